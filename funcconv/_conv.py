@@ -1,0 +1,251 @@
+"""Convolution and its transpose."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax
+from jax import lax
+
+from ._errors import FuncconvError, suggest
+from ._geometry import Axis, pad_modes, resolve, transposed_sizes
+from ._layout import image
+from ._padding import pad
+from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
+from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
+
+IMPLEMENTATIONS = ("lax",)
+
+
+def conv(
+    params: Params,
+    x: ArrayLike,
+    /,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    pad_mode: PadMode = "zeros",
+    layout: str | None = None,
+    flip: bool = False,
+    precision: Precision = None,
+    accumulate_dtype: DTypeLike | None = None,
+    implementation: str | None = None,
+) -> Array:
+    r"""Convolve the spatial axes of `x` with a kernel: the field's cross-correlation.
+
+    $$y_{i,d} = b_d + \sum_{t} \sum_{c} x_{i \cdot stride - lo + t \cdot dilation,\, c}\; w_{t,c,d}$$
+
+    for every position `i` and tap `t` of the window, over the channels `c` of the group that `d` belongs to.
+
+    Args:
+        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`; a missing or None bias means none. The
+            number of spatial axes is the kernel's rank less two.
+        x: `(*batch, *spatial, in)`, with any number of batch axes, or as `layout` says. Floating or complex.
+        stride: places from one window to the next.
+        padding: places added before and after each spatial axis; negative ones crop. An integer, one for each axis,
+            one pair `(before, after)` for each axis, or a name. `"VALID"`: none. `"SAME"`: so many that there are
+            `ceil(size / stride)` windows, the odd one after; `"SAME_LOWER"`: the odd one before. `"HALF"`:
+            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
+            `"CAUSAL"`: as many before, none after.
+        dilation: places from one tap of a window to the next.
+        groups: the channels are cut into so many groups that do not see each other; as many groups as input
+            channels make a depthwise convolution.
+        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with it),
+            `"replicate"`, `"circular"`; one for all spatial axes or one for each. Wider than the axis allows, it goes
+            on as `numpy.pad` does.
+        layout: the order of the axes of `x` and of the result, such as `"NCHW"`; `N` stands for all batch axes. The
+            default is channels last.
+        flip: reverse the kernel along its window axes: the convolution of mathematics.
+        precision: of the products, as for `jax.lax.conv_general_dilated`.
+        accumulate_dtype: the dtype in which products are summed and the bias added; the default is the platform's,
+            at least float32 where sums of 16-bit products are formed by XLA. The result has the dtype of `x` anyway.
+        implementation: `"lax"` asks for the form of `jax.lax`; None chooses.
+
+    Returns:
+        `(*batch, *positions, out)` with `1 + (size + before + after - extent) // stride` positions on each axis,
+        where a window's extent is `1 + (window - 1) * dilation`.
+
+    Raises:
+        FuncconvError: if dtypes differ or are integers, if the channels, groups or bias do not match the kernel, if
+            an option is not one of the above, or if the window does not fit.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([[1.0], [2.0], [3.0], [4.0]])  # four positions, one channel, no batch axis
+        >>> kernel = jnp.array([3.0, 2.0]).reshape(2, 1, 1)
+        >>> fc.conv({"kernel": kernel}, x)[:, 0].tolist()
+        [7.0, 12.0, 17.0]
+    """
+    kernel, bias, x = kernel_and_bias("conv", params, x)
+    options = _options("conv", kernel, groups, pad_mode, flip, precision, accumulate_dtype, implementation, x.dtype)
+    inside = image("conv", x, options.spatial, f"a kernel of shape {kernel.shape}", layout)
+    check_channels("conv", inside, kernel.shape[-2] * groups, "takes")
+    check_bias("conv", bias, kernel.shape[-1:])
+    axes = resolve("conv", inside.spatial, kernel.shape[:-2], stride=stride, padding=padding, dilation=dilation)
+    y = _correlate(kernel, inside.array, axes, options)
+    return inside.restore(add_bias(y, bias).astype(x.dtype))
+
+
+def conv_transpose(
+    params: Params,
+    y: ArrayLike,
+    /,
+    *,
+    size: Sizes | None = None,
+    output_padding: Sizes | None = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    pad_mode: PadMode = "zeros",
+    layout: str | None = None,
+    flip: bool = False,
+    precision: Precision = None,
+    accumulate_dtype: DTypeLike | None = None,
+    implementation: str | None = None,
+) -> Array:
+    r"""Apply the transpose of a convolution: the linear map that takes its outputs back to its inputs.
+
+    With the same kernel and the same options, for every `x` and `y`,
+
+    $$\langle conv(x), y \rangle = \langle x, conv\_transpose(y) \rangle$$
+
+    where the convolution has no bias and nothing is conjugated. It is the backward pass of `conv` by its input.
+
+    Args:
+        params: `{"kernel": (*window, in // groups, out), "bias": (in,)}`, the kernel being that of the convolution
+            that is transposed; the bias is added to the result.
+        y: `(*batch, *positions, out)`, or as `layout` says.
+        size: the spatial sizes of the result. A stride above one takes images of several sizes to the same
+            positions; this says which is meant. By default the smallest, or `positions * stride` for the paddings
+            `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
+        output_padding: the same said in PyTorch's way: by how much the result exceeds the smallest.
+        stride: of the convolution that is transposed, like all that follow.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`; values that the convolution saw several times receive the sum.
+        layout: see `conv`.
+        flip: see `conv`.
+        precision: see `conv`.
+        accumulate_dtype: see `conv`.
+        implementation: see `conv`.
+
+    Returns:
+        `(*batch, *size, in)`, the smallest size being `(positions - 1) * stride + extent - before - after`.
+
+    Raises:
+        FuncconvError: as `conv`, and if the convolution takes no image of that size to the positions of `y`.
+
+    Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> kernel = jnp.ones((3, 3, 1, 1))
+        >>> y = fc.conv({"kernel": kernel}, jnp.ones((1, 5, 5, 1)), stride=2)
+        >>> y.shape, fc.conv_transpose({"kernel": kernel}, y, stride=2).shape
+        ((1, 2, 2, 1), (1, 5, 5, 1))
+    """
+    op = "conv_transpose"
+    kernel, bias, y = kernel_and_bias(op, params, y)
+    options = _options(op, kernel, groups, pad_mode, flip, precision, accumulate_dtype, implementation, y.dtype)
+    inside = image(op, y, options.spatial, f"a kernel of shape {kernel.shape}", layout)
+    check_channels(op, inside, kernel.shape[-1], "gives")
+    channels = kernel.shape[-2] * groups
+    check_bias(op, bias, (channels,))
+    window = kernel.shape[:-2]
+    sizes = transposed_sizes(
+        op, inside.spatial, window,
+        size=size, output_padding=output_padding, stride=stride, padding=padding, dilation=dilation,
+    )  # fmt: skip
+    axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation)
+
+    def forward(x: Array) -> Array:
+        return _correlate(kernel, x, axes, options)
+
+    x_like = jax.ShapeDtypeStruct((inside.array.shape[0], *sizes, channels), y.dtype)  # type: ignore[no-untyped-call]
+    cotangent = inside.array.astype(options.accumulate_dtype or y.dtype)
+    (x,) = jax.linear_transpose(forward, x_like)(cotangent)
+    return inside.restore(add_bias(x, bias))
+
+
+class _Options(NamedTuple):
+    """What does not depend on the sizes of the image."""
+
+    spatial: int
+    groups: int
+    modes: tuple[str | None, ...]
+    flip: bool
+    precision: Precision
+    accumulate_dtype: DTypeLike | None
+
+
+def _options(
+    op: str,
+    kernel: Array,
+    groups: int,
+    pad_mode: PadMode,
+    flip: bool,  # noqa: FBT001
+    precision: Precision,
+    accumulate_dtype: DTypeLike | None,
+    implementation: str | None,
+    dtype: DTypeLike,
+) -> _Options:
+    """Check what the two share."""
+    spatial = kernel.ndim - 2
+    if spatial < 1 or 0 in kernel.shape:
+        msg = (
+            f"{op}: the kernel must be (*window, in // groups, out), with at least one window axis and none empty; "
+            f"got shape {kernel.shape}"
+        )
+        raise FuncconvError(msg)
+    check_groups(op, groups, kernel.shape[-1])
+    if implementation not in (None, *IMPLEMENTATIONS):
+        msg = f"{op}: unknown implementation {implementation!r}{suggest(implementation, IMPLEMENTATIONS)}"
+        raise FuncconvError(msg)
+    check_accumulate(op, accumulate_dtype, dtype)
+    return _Options(spatial, groups, pad_modes(op, pad_mode, spatial), flip, precision, accumulate_dtype)
+
+
+def _correlate(kernel: Array, x: Array, axes: Sequence[Axis], options: _Options) -> Array:
+    """Return the correlation of `(batch, *spatial, in)` with the kernel, in the dtype of accumulation.
+
+    Which padding is left to XLA, see `_spare`.
+    """
+    n = options.spatial
+    spare = [_spare(axis) if mode == "zeros" else (0, 0) for axis, mode in zip(axes, options.modes, strict=True)]
+    if options.flip:
+        kernel = lax.rev(kernel, range(n))
+    return lax.conv_general_dilated(
+        pad(x, axes, options.modes, spare=spare),
+        kernel,
+        window_strides=[axis.stride for axis in axes],
+        padding=spare,
+        rhs_dilation=[axis.dilation for axis in axes],
+        dimension_numbers=lax.ConvDimensionNumbers(
+            (0, n + 1, *range(1, n + 1)),  # x: (batch, *spatial, in)
+            (n + 1, n, *range(n)),  # kernel: (*window, in // groups, out)
+            (0, n + 1, *range(1, n + 1)),  # y: (batch, *positions, out)
+        ),
+        feature_group_count=options.groups,
+        precision=options.precision,
+        preferred_element_type=options.accumulate_dtype,
+    )
+
+
+def _spare(axis: Axis) -> tuple[int, int]:
+    """Return how many of the zeros before and after an axis XLA is to add, so that it stays on ground that holds.
+
+    Only zeros that some window with a tap on the image reads, and only up to the last place that is read: then no
+    padding is negative, in this contraction or in its two transposes, which have `extent - 1 - spare` zeros. (XLA for
+    the CPU has read out of bounds where a negative padding comes before an axis and a positive one after it.)
+
+    And not all of those on both sides: where a transpose has no padding at all, XLA takes an axis with a window of two
+    and a stride of two for groups when it swaps the operands, and aborts the process.
+    """
+    most = axis.extent - 1
+    before, after = (min(max(margin, 0), most) for margin in (axis.lo, axis.reach))
+    return before, after - 1 if before == after == most > 0 else after

@@ -1,0 +1,72 @@
+"""A parameter tree as nested dicts of entries, each under a path such as `("trunk", "conv1")`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ._errors import FuncconvError, suggest
+from ._typing import Params
+
+Path = tuple[str, ...]
+
+
+def get(tree: Params, path: Path) -> Any:
+    """Return the entry at a path; KeyError where there is none."""
+    for name in path:
+        if not isinstance(tree, Mapping):
+            raise KeyError(name)
+        tree = tree[name]
+    return tree
+
+
+def put(tree: dict[str, Any], path: Path, value: Any) -> None:
+    """Set the entry at a path, making the dicts above it."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def check(tree: Params, paths: Iterable[Path], *, partial: bool = False) -> None:
+    """Refuse a tree that has not just the entries of these paths; a partial one may lack some."""
+    _check(tree, _nested(paths), (), partial=partial)
+
+
+def select(tree: Params, paths: Iterable[Path]) -> dict[str, Any]:
+    """Return the part of a tree that has the entries of these paths."""
+    selected: dict[str, Any] = {}
+    for path in paths:
+        try:
+            put(selected, path, get(tree, path))
+        except KeyError:
+            msg = f"the parameters have no entry {'/'.join(path)!r}{_suggest_entry(tree, path)}"
+            raise FuncconvError(msg) from None
+    return selected
+
+
+def _nested(paths: Iterable[Path]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for path in paths:
+        put(known, path, None)
+    return known
+
+
+def _check(tree: Any, known: dict[str, Any], above: Path, *, partial: bool) -> None:
+    if not isinstance(tree, Mapping):
+        where = f"the entry {'/'.join(above)!r}" if above else "params"
+        msg = f"{where} must be a dict with the entries {sorted(known)}; got {type(tree).__name__}"
+        raise FuncconvError(msg)
+    for name in tree:
+        if name not in known:
+            msg = f"the parameters have an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
+            msg += suggest(name, known) if partial else "; graph.select(params) leaves such out"
+            raise FuncconvError(msg)
+    for name, below in known.items():
+        if name not in tree:
+            if not partial:
+                msg = f"the parameters lack the entry {'/'.join((*above, name))!r}{_suggest_entry(tree, (name,))}"
+                raise FuncconvError(msg)
+        elif below is not None:
+            _check(tree[name], below, (*above, name), partial=partial)
+
+
+def _suggest_entry(tree: Params, path: Path) -> str:
+    return suggest(path[0], map(str, tree)) if isinstance(tree, Mapping) and tree else "; they are empty"

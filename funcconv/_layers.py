@@ -1,0 +1,321 @@
+"""The ops with parameters or options as layers."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ._conv import conv, conv_transpose
+from ._dense import dense, flatten
+from ._errors import FuncconvError
+from ._geometry import channels_last_order, resolve
+from ._init import init_conv, init_conv_transpose, init_dense, init_local_conv
+from ._local_conv import local_conv
+from ._node import Layer
+from ._pool import pool
+from ._typing import Array, DTypeLike, Initializer, Padding, PadMode, Precision, Shape, Sizes
+
+
+@dataclass(frozen=True, repr=False)
+class _Windowed(Layer):
+    """What the convolutional layers have in common."""
+
+    out_channels: int
+    window: Sizes
+    stride: Sizes = field(default=1, kw_only=True)
+    padding: Padding = field(default=0, kw_only=True)
+    dilation: Sizes = field(default=1, kw_only=True)
+    groups: int = field(default=1, kw_only=True)
+    pad_mode: PadMode = field(default="zeros", kw_only=True)
+    layout: str | None = field(default=None, kw_only=True)
+    flip: bool = field(default=False, kw_only=True)
+    precision: Precision = field(default=None, kw_only=True)
+    accumulate_dtype: DTypeLike | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Initializer = field(default="lecun_normal", kw_only=True)
+    dtype: DTypeLike | None = field(default=None, kw_only=True)
+
+    parametric: ClassVar[bool] = True
+    _options: ClassVar[tuple[str, ...]] = (
+        "stride", "padding", "dilation", "groups", "pad_mode", "layout", "flip", "precision", "accumulate_dtype",
+    )  # fmt: skip
+
+    def options(self) -> dict[str, Any]:
+        """Return the options of the op."""
+        return {name: getattr(self, name) for name in self._options}
+
+    def image(self, shape: Shape) -> tuple[Shape, int]:
+        """Return the spatial sizes and the channels of an input of this shape."""
+        order = channels_last_order(self.label, self.layout, len(shape)) if self.layout else range(len(shape))
+        *sizes, channels = (shape[i] for i in order) if shape else (0,)
+        n = len(self.window) if isinstance(self.window, Sequence) else len(sizes)
+        if not 1 <= n <= len(sizes):
+            msg = f"{self!r} needs {max(n, 1)} spatial axes and the channels; its input has shape {tuple(shape)}"
+            raise FuncconvError(msg)
+        return tuple(sizes[-n:]), channels
+
+    def drawn(self) -> dict[str, Any]:
+        """Return the options of drawing."""
+        return {"groups": self.groups, "bias": self.bias, "init": self.init, "dtype": self.dtype}
+
+
+@dataclass(frozen=True, repr=False)
+class Conv(_Windowed):
+    """`conv` as a layer that draws its kernel for the channels that come.
+
+    Args:
+        out_channels: channels of the result.
+        window: taps on each spatial axis, or on all.
+        stride: see `conv`, like those that follow.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`.
+        layout: see `conv`.
+        flip: see `conv`.
+        precision: see `conv`.
+        accumulate_dtype: see `conv`.
+        implementation: see `conv`.
+        bias: whether there is one.
+        init: see `init_conv`.
+        dtype: of the parameters; None is JAX's default float.
+        name: of its nodes and its entry in the parameters; by default `conv1`, `conv2`, ... in order of first use.
+        params: the name of its entry; layers that give the same share it.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (32, 32, 3))
+        >>> graph = fc.Graph(x, fc.Conv(16, 3, padding="SAME", stride=2)(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((4, 32, 32, 3))).shape
+        (4, 16, 16, 16)
+    """
+
+    implementation: str | None = field(default=None, kw_only=True)
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw kernel and bias."""
+        (shape,) = shapes
+        sizes, channels = self.image(shape)
+        return init_conv(key, channels, self.out_channels, self.window, spatial=len(sizes), **self.drawn())
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Convolve."""
+        del batch  # the kernel says how many axes are spatial
+        (x,) = xs
+        return conv(params, x, implementation=self.implementation, **self.options())
+
+
+@dataclass(frozen=True, repr=False)
+class ConvTranspose(_Windowed):
+    """`conv_transpose` as a layer.
+
+    Args:
+        out_channels: channels of the result.
+        window: taps on each spatial axis, or on all.
+        size: see `conv_transpose`.
+        output_padding: see `conv_transpose`.
+        stride: see `conv`, like those that follow: they are the options of the convolution that is transposed.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`.
+        layout: see `conv`.
+        flip: see `conv`.
+        precision: see `conv`.
+        accumulate_dtype: see `conv`.
+        implementation: see `conv`.
+        bias: whether there is one.
+        init: see `init_conv_transpose`.
+        dtype: see `Conv`.
+        name: see `Conv`; by default `conv_transpose1` and so on.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 4))
+        >>> graph = fc.Graph(x, fc.ConvTranspose(2, 4, stride=2, padding=1)(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((1, 8, 8, 4))).shape
+        (1, 16, 16, 2)
+    """
+
+    size: Sizes | None = field(default=None, kw_only=True)
+    output_padding: Sizes | None = field(default=None, kw_only=True)
+    implementation: str | None = field(default=None, kw_only=True)
+
+    _options: ClassVar[tuple[str, ...]] = (*_Windowed._options, "size", "output_padding", "implementation")
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw kernel and bias."""
+        (shape,) = shapes
+        sizes, channels = self.image(shape)
+        return init_conv_transpose(key, channels, self.out_channels, self.window, spatial=len(sizes), **self.drawn())
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Convolve backwards."""
+        del batch
+        (x,) = xs
+        return conv_transpose(params, x, **self.options())
+
+
+@dataclass(frozen=True, repr=False)
+class LocalConv(_Windowed):
+    """`local_conv` as a layer.
+
+    Args:
+        out_channels: channels of the result.
+        window: taps on each spatial axis, or on all.
+        stride: see `conv`, like those that follow.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`.
+        layout: see `conv`.
+        flip: see `conv`.
+        precision: see `conv`.
+        accumulate_dtype: see `conv`.
+        bias: whether there is one, of its own at every position.
+        init: see `init_conv`.
+        dtype: see `Conv`.
+        name: see `Conv`; by default `local_conv1` and so on.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (6, 6, 1))
+        >>> graph = fc.Graph(x, fc.LocalConv(2, 3)(x))
+        >>> graph.init(jax.random.key(0))["local_conv1"]["kernel"].shape
+        (4, 4, 3, 3, 1, 2)
+    """
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw kernel and bias."""
+        (shape,) = shapes
+        sizes, channels = self.image(shape)
+        axes = resolve(
+            "local_conv", sizes, self.window, stride=self.stride, padding=self.padding, dilation=self.dilation
+        )
+        positions = tuple(axis.outputs for axis in axes)
+        return init_local_conv(key, channels, self.out_channels, self.window, positions, **self.drawn())
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Convolve with the weights of each position."""
+        del batch
+        (x,) = xs
+        return local_conv(params, x, **self.options())
+
+
+@dataclass(frozen=True, repr=False)
+class Dense(Layer):
+    """`dense` as a layer, on the last axis of what comes.
+
+    Args:
+        features: of the result.
+        precision: see `dense`.
+        accumulate_dtype: see `dense`.
+        bias: whether there is one.
+        init: see `init_conv`.
+        dtype: see `Conv`.
+        name: see `Conv`.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (10,))
+        >>> fc.Graph(x, fc.Dense(2)(x)).init(jax.random.key(0))["dense1"]["kernel"].shape
+        (10, 2)
+    """
+
+    features: int
+    precision: Precision = field(default=None, kw_only=True)
+    accumulate_dtype: DTypeLike | None = field(default=None, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    init: Initializer = field(default="lecun_normal", kw_only=True)
+    dtype: DTypeLike | None = field(default=None, kw_only=True)
+
+    parametric: ClassVar[bool] = True
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw kernel and bias."""
+        (shape,) = shapes
+        if not shape:
+            msg = f"{self!r} needs an axis of features; its input is one number for each example"
+            raise FuncconvError(msg)
+        return init_dense(key, shape[-1], self.features, bias=self.bias, init=self.init, dtype=self.dtype)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Multiply by the kernel."""
+        del batch
+        (x,) = xs
+        return dense(params, x, precision=self.precision, accumulate_dtype=self.accumulate_dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class Pool(Layer):
+    """`pool` as a layer.
+
+    Args:
+        window: taps on each spatial axis, or on all.
+        reduce: see `pool`, like those that follow.
+        stride: see `pool`.
+        padding: see `pool`.
+        dilation: see `pool`.
+        pad_mode: see `pool`.
+        ties: see `pool`.
+        count_include_pad: see `pool`.
+        ceil_mode: see `pool`.
+        layout: see `pool`.
+        name: of its nodes; by default `pool1` and so on.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> fc.Graph(x, fc.Pool(2, reduce="mean")(x))({}, jnp.ones((5, 8, 8, 3))).shape
+        (5, 4, 4, 3)
+    """
+
+    window: Sizes = 2
+    reduce: str = field(default="max", kw_only=True)
+    stride: Sizes | None = field(default=None, kw_only=True)
+    padding: Padding = field(default=0, kw_only=True)
+    dilation: Sizes = field(default=1, kw_only=True)
+    pad_mode: PadMode | None = field(default=None, kw_only=True)
+    ties: str = field(default="first", kw_only=True)
+    count_include_pad: bool = field(default=False, kw_only=True)
+    ceil_mode: bool = field(default=False, kw_only=True)
+    layout: str | None = field(default=None, kw_only=True)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Reduce the windows."""
+        del params
+        (x,) = xs
+        spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
+        return pool(
+            x, self.window, reduce=self.reduce, stride=self.stride, padding=self.padding, dilation=self.dilation,
+            pad_mode=self.pad_mode, ties=self.ties, count_include_pad=self.count_include_pad,
+            ceil_mode=self.ceil_mode, spatial=spatial, layout=self.layout,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class Flatten(Layer):
+    """`flatten` as a layer: everything but the batch axes becomes one axis of features.
+
+    Args:
+        order: see `flatten`.
+        layout: see `flatten`.
+        name: of its nodes; by default `flatten1` and so on.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> fc.Graph(x, fc.Flatten()(x))({}, jnp.ones((5, 8, 8, 3))).shape
+        (5, 192)
+    """
+
+    order: str = field(default="channels_last", kw_only=True)
+    layout: str | None = field(default=None, kw_only=True)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Flatten."""
+        del params
+        (x,) = xs
+        return flatten(x, spatial=x.ndim - len(batch) - 1, order=self.order, layout=self.layout)

@@ -1,0 +1,95 @@
+"""Convolution with unshared weights: a kernel of its own at every position."""
+
+import math
+
+import jax.numpy as jnp
+from jax import lax
+
+from ._errors import FuncconvError
+from ._geometry import pad_modes, resolve
+from ._layout import image
+from ._padding import pad
+from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
+from ._taps import patches
+from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
+
+
+def local_conv(
+    params: Params,
+    x: ArrayLike,
+    /,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    pad_mode: PadMode = "zeros",
+    layout: str | None = None,
+    flip: bool = False,
+    precision: Precision = None,
+    accumulate_dtype: DTypeLike | None = None,
+) -> Array:
+    r"""Slide a window over `x` as `conv` does, with other weights at each position.
+
+    $$y_{i,d} = b_{i,d} + \sum_{t} \sum_{c} x_{i \cdot stride - lo + t \cdot dilation,\, c}\; w_{i,t,c,d}$$
+
+    Args:
+        params: `{"kernel": (*positions, *window, in // groups, out), "bias": (*positions, out) or (out,)}`; a
+            missing or None bias means none.
+        x: `(*batch, *spatial, in)`, or as `layout` says.
+        stride: see `conv`.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`.
+        layout: see `conv`.
+        flip: reverse each kernel along its window axes.
+        precision: see `conv`.
+        accumulate_dtype: see `conv`.
+
+    Returns:
+        `(*batch, *positions, out)`, the positions being those of `conv`.
+
+    Raises:
+        FuncconvError: as `conv`, and if the kernel has not one window for each position.
+
+    Source: LeCun, "Generalization and network design strategies", 1989 (locally connected layers).
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([[1.0], [2.0], [3.0], [4.0]])
+        >>> kernel = jnp.array([[1.0, 0.0], [0.0, 1.0], [1.0, 1.0]]).reshape(3, 2, 1, 1)
+        >>> fc.local_conv({"kernel": kernel}, x)[:, 0].tolist()
+        [1.0, 3.0, 7.0]
+    """
+    op = "local_conv"
+    kernel, bias, x = kernel_and_bias(op, params, x)
+    n, odd = divmod(kernel.ndim - 2, 2)
+    if n < 1 or odd or 0 in kernel.shape:
+        msg = (
+            f"{op}: the kernel must be (*positions, *window, in // groups, out), as many positions as window axes "
+            f"and none empty; got shape {kernel.shape}"
+        )
+        raise FuncconvError(msg)
+    check_groups(op, groups, kernel.shape[-1])
+    check_accumulate(op, accumulate_dtype, x.dtype)
+    inside = image(op, x, n, f"a kernel of shape {kernel.shape}", layout)
+    check_channels(op, inside, kernel.shape[-2] * groups, "takes")
+    axes = resolve(op, inside.spatial, kernel.shape[n : 2 * n], stride=stride, padding=padding, dilation=dilation)
+    positions = tuple(axis.outputs for axis in axes)
+    if kernel.shape[:n] != positions:
+        msg = f"{op}: the windows have positions {positions}, but the kernel is for {kernel.shape[:n]}"
+        raise FuncconvError(msg)
+    check_bias(op, bias, kernel.shape[-1:], (*positions, kernel.shape[-1]))
+
+    if flip:
+        kernel = lax.rev(kernel, range(n, 2 * n))
+    places, taps = math.prod(positions), math.prod(kernel.shape[n : 2 * n])
+    x_windows = patches(pad(inside.array, axes, pad_modes(op, pad_mode, n)), axes)  # (batch, *positions, *window, in)
+    x_windows = x_windows.reshape(inside.array.shape[0], places, taps, groups, kernel.shape[-2])
+    kernels = kernel.reshape(places, taps, kernel.shape[-2], groups, -1)
+    y = jnp.einsum(
+        "bptgc,ptcgd->bpgd", x_windows, kernels, precision=precision, preferred_element_type=accumulate_dtype
+    )
+    y = y.reshape(inside.array.shape[0], *positions, kernel.shape[-1])
+    return inside.restore(add_bias(y, bias).astype(x.dtype))

@@ -1,0 +1,73 @@
+"""Windows as shifted slices: tap `t` of every window at once is one strided slice of the array."""
+
+import math
+from collections.abc import Callable, Sequence
+from functools import reduce
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ._geometry import Axis
+from ._typing import Array
+
+# Folding a window costs one slice a tap up to so many; wider windows are folded in two stages.
+_WIDE = 8
+
+
+def patches(x: Array, axes: Sequence[Axis]) -> Array:
+    """Gather the windows of a padded array.
+
+    Args:
+        x: `(batch, *padded, channels)`.
+        axes: one for each spatial axis.
+
+    Returns:
+        `(batch, *positions, *window, channels)`.
+    """
+    for i, axis in enumerate(axes, start=1):
+        taps = [_slice(x, i, t * axis.dilation, axis.stride, axis.outputs) for t in range(axis.window)]
+        x = jnp.stack(taps, axis=-2)
+    return x
+
+
+def fold(
+    op: Callable[[Any, Any], Any], x: Any, axis: int, window: int, stride: int, dilation: int, outputs: int
+) -> Any:
+    """Reduce each window along one axis by an associative operation, its taps in order.
+
+    Derivatives of any order and in any mode are those of `op` and of slices: nothing is scattered.
+
+    Args:
+        op: `op(earlier, later)`, elementwise on trees like `x`.
+        x: a tree of arrays of one shape.
+        axis: the axis to fold.
+        window: taps of a window.
+        stride: places from one window to the next.
+        dilation: places from one tap to the next.
+        outputs: the number of windows, all of which must lie inside.
+
+    Returns:
+        The tree, with `outputs` in place of what the axis had.
+    """
+    if window <= _WIDE:
+        taps = (_slice(x, axis, t * dilation, stride, outputs) for t in range(window))
+        return reduce(op, taps)
+    # Fold `chunk` neighbouring taps first, at those places only that the second stage reads.
+    apart = 0 if outputs == 1 else stride
+    chunk = max(range(2, _WIDE + 1), key=lambda size: (math.gcd(apart, size * dilation), size))
+    blocks, rest = divmod(window, chunk)
+    step = math.gcd(apart, chunk * dilation)
+    places = 1 + ((outputs - 1) * stride + (blocks - 1) * chunk * dilation) // step
+    head = fold(op, x, axis, chunk, step, dilation, places)
+    head = fold(op, head, axis, blocks, stride // step if apart else 1, chunk * dilation // step, outputs)
+    if not rest:
+        return head
+    tail = _slice(x, axis, blocks * chunk * dilation, 1, 1 + (outputs - 1) * stride + (rest - 1) * dilation)
+    return op(head, fold(op, tail, axis, rest, stride, dilation, outputs))
+
+
+def _slice(tree: Any, axis: int, start: int, stride: int, count: int) -> Any:
+    stop = start + (count - 1) * stride + 1
+    return jax.tree.map(lambda x: lax.slice_in_dim(x, start, stop, stride, axis), tree)

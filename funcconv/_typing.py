@@ -1,0 +1,26 @@
+"""The words that signatures use."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, TypeAlias
+
+import jax
+import numpy as np
+from jax.typing import DTypeLike
+from jaxtyping import Shaped
+
+Array: TypeAlias = jax.Array
+ArrayLike: TypeAlias = Shaped[jax.Array | np.ndarray, "..."]
+Params: TypeAlias = Mapping[str, Any]
+Shape: TypeAlias = tuple[int, ...]
+
+# One value for all spatial axes, or one for each.
+Sizes: TypeAlias = int | Sequence[int]
+Padding: TypeAlias = int | str | Sequence[int | Sequence[int]]
+PadMode: TypeAlias = str | Sequence[str | None]
+
+Precision: TypeAlias = Any  # whatever jax.lax takes: None, a name, a jax.lax.Precision, a pair of either
+Initializer: TypeAlias = str | Callable[..., Any]
+
+__all__ = [
+    "Array", "ArrayLike", "DTypeLike", "Initializer", "PadMode", "Padding", "Params", "Precision", "Shape", "Sizes",
+]  # fmt: skip

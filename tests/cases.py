@@ -1,0 +1,179 @@
+"""Each op once, or once for each way in which it can be written: the laws run over this table."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import oracles
+
+import funcconv as fc
+
+
+@dataclass(frozen=True)
+class Case:
+    """An op as a function of parameters and one array, with what it should give for one example."""
+
+    name: str
+    op: Callable[[Any, Any], Any]
+    oracle: Callable[[Any, Any], Any]
+    x: tuple[int, ...]  # without batch axes
+    params: dict[str, Any] = field(default_factory=dict)  # a tree of shapes
+    largest: bool = False  # selects by comparison, so integers will do and ties matter
+
+    def draw(self, rng, dtype=np.float64, batch=()):
+        """Return parameters and an input; no two numbers are equal."""
+
+        def array(shape):
+            size = int(np.prod(shape))
+            return jnp.asarray((rng.permutation(size) - size / 2 + 0.25).reshape(shape) / max(size, 1) * 2, dtype)
+
+        return _map(array, self.params), array((*batch, *self.x))
+
+
+def _map(f, shapes):
+    return {name: _map(f, below) if isinstance(below, dict) else f(below) for name, below in shapes.items()}
+
+
+def conv_case(name, kernel, x, bias=True, **options):
+    shapes = {"kernel": kernel} | ({"bias": kernel[-1:]} if bias else {})
+    return Case(name, partial(fc.conv, **options), partial(oracles.conv, **options), x, shapes)
+
+
+def transpose_case(name, kernel, y, size, bias=True, say_size=False, **options):
+    shapes = {"kernel": kernel} | ({"bias": (kernel[-2] * options.get("groups", 1),)} if bias else {})
+    op = partial(fc.conv_transpose, **options, **({"size": size} if say_size else {}))
+    options.pop("output_padding", None)
+    return Case(name, op, partial(oracles.conv_transpose, size=size, **options), y, shapes)
+
+
+def local_case(name, kernel, x, bias, **options):
+    op, oracle = partial(fc.local_conv, **options), partial(oracles.local_conv, **options)
+    return Case(name, op, oracle, x, {"kernel": kernel, "bias": bias})
+
+
+def pool_case(name, x, window, **options):
+    def op(params, x):
+        del params
+        return fc.pool(x, window, **options)
+
+    def oracle(params, x):
+        del params
+        ours = {key: value for key, value in options.items() if key != "ties"}
+        return oracles.pool(x, window, **ours)
+
+    return Case(name, op, oracle, x, largest=options.get("reduce", "max") in ("max", "min"))
+
+
+def plain_case(name, op, oracle, x, *, largest=False):
+    return Case(name, lambda params, x: op(x), lambda params, x: oracle(x), x, largest=largest)  # noqa: ARG005
+
+
+def channels_last(f):
+    """Return the oracle for an array of one image whose channels are first."""
+    return lambda params, x: np.moveaxis(f(params, np.moveaxis(x, 0, -1)), -1, 0)
+
+
+def _twin_graph():
+    a, b = fc.Input("a", (6, 6, 2)), fc.Input("b", (6, 6, 2))
+    trunk = fc.serial(fc.Conv(3, 3), jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(4))
+    return fc.Graph((a, b), fc.siamese(trunk, jnp.subtract)(a, b))
+
+
+def _twin(params, x):
+    return _twin_graph()(params, x[..., :2], x[..., 2:])
+
+
+def _twin_oracle(params, x):
+    def trunk(x):
+        x = oracles.pool(np.tanh(oracles.conv(params["conv1"], x)), 2)
+        return x.reshape(-1) @ params["dense1"]["kernel"] + params["dense1"]["bias"]
+
+    return trunk(x[..., :2]) - trunk(x[..., 2:])
+
+
+_TWIN = {
+    "conv1": {"kernel": (3, 3, 2, 3), "bias": (3,)},
+    "dense1": {"kernel": (12, 4), "bias": (4,)},
+}
+
+CASES = [
+    conv_case("conv", (3, 2, 2, 3), (5, 4, 2)),
+    conv_case("conv-1d-no-bias", (3, 2, 2), (6, 2), bias=False),
+    conv_case("conv-3d", (2, 2, 3, 1, 2), (3, 3, 4, 1), padding=1),
+    conv_case(
+        "conv-everything", (3, 2, 2, 6), (7, 5, 4),
+        stride=(2, 1), padding=((1, 3), (-1, 4)), dilation=(1, 2), groups=2,
+    ),
+    conv_case("conv-depthwise", (3, 3, 1, 6), (5, 5, 3), groups=3, padding=1),
+    conv_case("conv-leftover", (2, 1, 1, 2), (8, 6, 1), stride=(3, 4), bias=False),
+    conv_case("conv-wide-padding", (2, 2, 1, 2), (4, 3, 1), padding=((5, 0), (0, 4))),
+    conv_case("conv-modes", (3, 3, 2, 2), (4, 5, 2), padding=(2, 3), pad_mode=("reflect", "circular"), stride=2),
+    conv_case("conv-modes-wide", (3, 2, 1, 2), (3, 2, 1), padding=((5, 4), (3, -1)), pad_mode=("symmetric", "reflect")),
+    conv_case("conv-replicate-and-zeros", (2, 3, 1, 2), (4, 4, 1), padding=2, pad_mode=("replicate", "zeros")),
+    conv_case("conv-flip", (3, 2, 2, 2), (5, 4, 2), flip=True),
+    Case(
+        "conv-channels-first", partial(fc.conv, layout="NCHW", stride=2),
+        channels_last(partial(oracles.conv, stride=2)), (3, 6, 5), {"kernel": (2, 3, 3, 4), "bias": (4,)},
+    ),
+    transpose_case("conv_transpose", (3, 2, 2, 3), (3, 2, 3), (5, 3)),
+    transpose_case("conv_transpose-1d", (4, 2, 1), (3, 1), 8, stride=2, padding=((1, -1),), bias=False),
+    transpose_case(
+        "conv_transpose-size", (3, 3, 1, 2), (2, 3, 2), (8, 7), say_size=True, stride=(3, 2), padding=((0, 0), (0, 1))
+    ),
+    transpose_case("conv_transpose-output-padding", (3, 2, 2), (3, 2), 6, stride=2, padding=1, output_padding=1),
+    transpose_case(
+        "conv_transpose-everything", (2, 3, 2, 4), (3, 2, 4), (5, 6), say_size=True,
+        stride=2, dilation=(2, 1), padding=(1, 0), groups=2, pad_mode=("circular", "zeros"), flip=True,
+    ),
+    Case(
+        "conv_transpose-channels-first", partial(fc.conv_transpose, layout="NCHW", stride=2),
+        channels_last(partial(oracles.conv_transpose, size=(6, 5), stride=2)), (4, 3, 2), {"kernel": (2, 3, 2, 4)},
+    ),
+    local_case("local_conv", (3, 2, 2, 2, 2, 3), (4, 3, 2), (3, 2, 3)),
+    local_case(
+        "local_conv-everything", (3, 2, 2, 2, 1, 4), (5, 4, 2), (4,),
+        stride=2, padding=((2, 0), (1, 0)), dilation=(2, 1), groups=2, pad_mode=("reflect", "zeros"), flip=True,
+    ),
+    pool_case("max_pool", (4, 6, 2), (2, 2)),
+    pool_case("max_pool-overlapping", (5, 7, 2), (3, 2), stride=(2, 1), padding=((1, 1), (0, 1))),
+    pool_case("max_pool-dilated", (7, 5, 1), (2, 3), stride=1, dilation=(3, 2)),
+    pool_case("max_pool-wide", (25, 2), (11,), stride=3, dilation=2),
+    pool_case("max_pool-modes", (4, 5, 2), (3, 3), stride=2, padding=2, pad_mode=("circular", None)),
+    pool_case("max_pool-split", (5, 6, 2), (3, 2), stride=1, padding=1, ties="split"),
+    pool_case("min_pool-3d", (4, 3, 4, 1), (2, 2, 3), reduce="min", stride=1),
+    pool_case("sum_pool", (6, 5, 2), (3, 3), reduce="sum", stride=(1, 2), padding=1),
+    pool_case("sum_pool-wide", (40, 1), (17,), reduce="sum", stride=4, padding=3),
+    pool_case("avg_pool", (5, 5, 2), (2, 3), reduce="mean", stride=2, padding=1),
+    pool_case("avg_pool-include", (5, 4, 2), (3, 2), reduce="mean", stride=2, padding=1, count_include_pad=True),
+    pool_case("avg_pool-ceil", (6, 5, 1), (3, 2), reduce="mean", stride=2, padding=1, ceil_mode=True),
+    pool_case(
+        "avg_pool-ceil-include", (6, 5, 1), (3, 2), reduce="mean", stride=2, padding=1, ceil_mode=True,
+        count_include_pad=True,
+    ),
+    plain_case(
+        "global_pool-max", partial(fc.global_pool, reduce="max", spatial=2), lambda x: x.max((0, 1)), (3, 11, 2),
+        largest=True,
+    ),
+    plain_case("global_pool-mean", partial(fc.global_pool, spatial=1), lambda x: x.mean(0), (5, 2)),
+    plain_case(
+        "adaptive_pool", partial(fc.adaptive_pool, output_size=(3, 4)),
+        partial(oracles.adaptive_pool, output_size=(3, 4)), (5, 6, 2),
+    ),
+    plain_case(
+        "adaptive_pool-max-up", partial(fc.adaptive_pool, output_size=(5,), reduce="max"),
+        partial(oracles.adaptive_pool, output_size=(5,), reduce="max"), (3, 2), largest=True,
+    ),
+    Case(
+        "dense", fc.dense, lambda params, x: x @ params["kernel"] + params["bias"],
+        (4,), {"kernel": (4, 3), "bias": (3,)},
+    ),
+    plain_case("flatten", partial(fc.flatten, spatial=2), np.ravel, (2, 3, 2)),
+    plain_case(
+        "flatten-channels-first", partial(fc.flatten, spatial=2, order="channels_first"),
+        lambda x: np.moveaxis(x, -1, 0).ravel(), (2, 3, 2),
+    ),
+    Case("graph-siamese", _twin, _twin_oracle, (6, 6, 4), _TWIN),
+]  # fmt: skip

@@ -1,0 +1,34 @@
+"""The climate of the tests: float64 at hand, nothing promoted or spread in silence, compilations shared."""
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import jax
+import numpy as np
+import pytest
+
+jax.config.update("jax_enable_x64", True)
+jax.config.update("jax_numpy_dtype_promotion", "strict")
+jax.config.update("jax_numpy_rank_promotion", "raise")
+jax.config.update("jax_compilation_cache_dir", str(Path(__file__).parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"))
+jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture
+def rng(request):
+    """Random numbers that differ from test to test, and not from run to run."""
+    return np.random.default_rng(list(request.node.nodeid.encode()))
+
+
+@pytest.fixture
+def climate_of_a_user():
+    """JAX as it comes."""
+    with (
+        jax.enable_x64(False),
+        jax.numpy_dtype_promotion("standard"),
+        jax.numpy_rank_promotion("allow"),
+    ):
+        yield

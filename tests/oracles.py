@@ -1,0 +1,148 @@
+"""What the ops mean, by loops over positions and taps in NumPy, for one example `(*spatial, channels)`.
+
+Nothing here is shared with the library: extents, paddings and counts come from walking over the places.
+"""
+
+from itertools import product
+
+import numpy as np
+
+NUMPY_MODES = {
+    "zeros": "constant",
+    "reflect": "reflect",
+    "symmetric": "symmetric",
+    "replicate": "edge",
+    "circular": "wrap",
+}
+
+
+def tuples(value, n):
+    return (value,) * n if isinstance(value, int) else tuple(value)
+
+
+def pairs(padding, n):
+    return tuple((p, p) if isinstance(p, int) else tuple(p) for p in tuples(padding, n))
+
+
+def starts(padded, window, stride, dilation, *, last=None):
+    """Where windows begin: as long as they fit, and with `last` (the end of the image) one that hangs over it."""
+    found = [i for i in range(0, max(padded, 1), stride) if i + (window - 1) * dilation < padded]
+    if last is not None:
+        following = found[-1] + stride if found else 0
+        hangs = not found or found[-1] + (window - 1) * dilation + 1 < padded
+        if hangs and following < last:
+            found.append(following)
+    return found
+
+
+def extended(x, padding, modes):
+    """Pad each spatial axis in its mode; negative padding crops."""
+    for axis, ((lo, hi), mode) in enumerate(zip(padding, modes, strict=True)):
+        widths = [(0, 0)] * x.ndim
+        widths[axis] = (max(lo, 0), max(hi, 0))
+        x = np.pad(x, widths, NUMPY_MODES[mode])
+        x = np.take(x, range(max(-lo, 0), x.shape[axis] - max(-hi, 0)), axis)
+    return x
+
+
+def conv(params, x, *, stride=1, padding=0, dilation=1, groups=1, pad_mode="zeros", flip=False):
+    kernel = np.asarray(params["kernel"])
+    *window, per_group, outputs = kernel.shape
+    n = len(window)
+    strides, dilations = tuples(stride, n), tuples(dilation, n)
+    modes = (pad_mode,) * n if isinstance(pad_mode, str) else pad_mode
+    x = extended(x, pairs(padding, n), modes)
+    begin = [starts(x.shape[i], window[i], strides[i], dilations[i]) for i in range(n)]
+    y = np.zeros([len(b) for b in begin] + [outputs], x.dtype)
+    for position in product(*(range(len(b)) for b in begin)):
+        for tap in product(*map(range, window)):
+            place = tuple(begin[i][position[i]] + tap[i] * dilations[i] for i in range(n))
+            weight = kernel[tuple(k - 1 - t for k, t in zip(window, tap, strict=True)) if flip else tap]
+            for d in range(outputs):
+                first = d // (outputs // groups) * per_group
+                for c in range(per_group):
+                    y[(*position, d)] += x[(*place, first + c)] * weight[c, d]
+    return y + (0 if params.get("bias") is None else np.asarray(params["bias"]))
+
+
+def conv_transpose(params, y, size, **options):
+    """The transpose, from what the convolution does to each unit image."""
+    kernel = np.asarray(params["kernel"])
+    groups = options.get("groups", 1)
+    shape = (*tuples(size, kernel.ndim - 2), kernel.shape[-2] * groups)
+    x = np.zeros(shape, y.dtype)
+    for place in np.ndindex(shape):
+        unit = np.zeros(shape, y.dtype)
+        unit[place] = 1
+        x[place] = (conv({"kernel": kernel}, unit, **options) * y).sum()
+    return x + (0 if params.get("bias") is None else np.asarray(params["bias"]))
+
+
+def local_conv(params, x, **options):
+    """At each position the convolution with that position's kernel."""
+    kernel = np.asarray(params["kernel"])
+    n = (kernel.ndim - 2) // 2
+    y = np.zeros((*kernel.shape[:n], kernel.shape[-1]), x.dtype)
+    for position in np.ndindex(kernel.shape[:n]):
+        y[position] = conv({"kernel": kernel[position]}, x, **options)[position]
+    return y + (0 if params.get("bias") is None else np.asarray(params["bias"]))
+
+
+REDUCE = {"max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean}
+
+
+def pool(
+    x,
+    window,
+    *,
+    reduce="max",
+    stride=None,
+    padding=0,
+    dilation=1,
+    pad_mode=None,
+    count_include_pad=False,
+    ceil_mode=False,
+):
+    n = x.ndim - 1
+    window = tuples(window, n)
+    strides, dilations, padding = (
+        tuples(window if stride is None else stride, n),
+        tuples(dilation, n),
+        pairs(padding, n),
+    )
+    modes = (pad_mode,) * n if pad_mode is None or isinstance(pad_mode, str) else pad_mode
+    real = np.ones(x.shape[:n], bool)
+    for i, mode in enumerate(modes):  # padding that takes no part is not real
+        alone = [padding[j] if i == j else (0, 0) for j in range(n)]
+        x = extended(x, alone, ["zeros" if mode is None else mode] * n)
+        real = extended(real, alone, ["zeros" if mode is None else "replicate"] * n)
+    size_end = [x.shape[i] - max(padding[i][1], 0) for i in range(n)]
+    begin = [
+        starts(x.shape[i], window[i], strides[i], dilations[i], last=size_end[i] if ceil_mode else None)
+        for i in range(n)
+    ]
+    y = np.zeros([len(b) for b in begin] + [x.shape[-1]], x.dtype)
+    for position in product(*(range(len(b)) for b in begin)):
+        places = [
+            tuple(begin[i][position[i]] + tap[i] * dilations[i] for i in range(n))
+            for tap in product(*map(range, window))
+        ]
+        inside = [place for place in places if all(p < m for p, m in zip(place, x.shape, strict=False))]
+        seen = np.array([x[place] for place in inside if real[place]])
+        y[position] = REDUCE[reduce](seen, axis=0)
+        if reduce == "mean" and count_include_pad:
+            y[position] = seen.sum(0) / len(inside)
+    return y
+
+
+def adaptive_pool(x, output_size, reduce="mean"):
+    n = x.ndim - 1
+    sizes = tuples(output_size, n)
+    y = np.zeros((*sizes, x.shape[-1]), x.dtype)
+    for position in np.ndindex(sizes):
+        share = x
+        for axis, (i, m) in enumerate(zip(position, sizes, strict=True)):
+            size = x.shape[axis]
+            share = np.take(share, range(int(np.floor(i * size / m)), int(np.ceil((i + 1) * size / m))), axis)
+        y[position] = REDUCE[reduce](share, axis=tuple(range(n)))
+    return y

@@ -1,0 +1,339 @@
+"""Every way of misusing an op, a layer or a graph that a user meets, and what the message says of it."""
+
+import operator
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import funcconv as fc
+
+KEY = jax.random.key(0)
+KERNEL = jnp.ones((3, 3, 2, 4))
+PARAMS = {"kernel": KERNEL, "bias": jnp.zeros(4)}
+X = jnp.ones((1, 8, 8, 2))
+Y = jnp.ones((1, 8, 8, 4))
+LOCAL = {"kernel": jnp.ones((6, 6, 3, 3, 2, 4))}
+
+
+def conv(**options):
+    return lambda: fc.conv(PARAMS, X, **options)
+
+
+def back(**options):
+    return lambda: fc.conv_transpose(PARAMS | {"bias": None}, Y, **options)
+
+
+def pool(*args, **options):
+    return lambda: fc.pool(X, *args, **options)
+
+
+def conv_of(params, x=X, **options):
+    return lambda: fc.conv(params, x, **options)
+
+
+# name: (what is done, parts of the message in order)
+OPS = {
+    # parameters and input
+    "not a dict": (conv_of(KERNEL), ["conv: params must be", "kernel", "an array of shape (3, 3, 2, 4)"]),
+    "no kernel": (conv_of({"bias": PARAMS["bias"]}), ["params have no kernel", "['bias']"]),
+    "kernel of none": (conv_of({"kernel": None}), ["params have no kernel"]),
+    "unknown entry": (conv_of(PARAMS | {"weight": 1}), ["unknown entry 'weight'", "'kernel', 'bias'"]),
+    "misspelt entry": (conv_of({"kernal": KERNEL}), ["unknown entry 'kernal'", "did you mean 'kernel'?"]),
+    "kernel rank": (conv_of({"kernel": jnp.ones((3, 3))}), ["(*window, in // groups, out)", "got shape (3, 3)"]),
+    "empty kernel": (conv_of({"kernel": jnp.ones((3, 3, 2, 0))}), ["none empty", "(3, 3, 2, 0)"]),
+    "not an array": (conv_of(PARAMS, object()), ["the input must be an array", "object"]),
+    "too few axes": (conv_of(PARAMS, jnp.ones((8, 2))), ["must have 2 spatial axes", "got shape (8, 2)"]),
+    "wrong channels": (conv_of(PARAMS, jnp.ones((1, 8, 8, 3))), ["takes 2 channels", "input has 3", "(1, 8, 8, 3)"]),
+    "channels first": (conv_of(PARAMS, jnp.ones((1, 2, 8, 8))), ["takes 2", "channels-first", "layout='NCHW'"]),
+    "channels first, 1-d": (
+        conv_of({"kernel": jnp.ones((3, 2, 1))}, jnp.ones((1, 2, 8))), ["channels-first", "layout='NCW'"],
+    ),
+    "channels last": (conv_of(PARAMS, X, layout="NCHW"), ["takes 2 channels", "has 8", "leave layout out"]),
+    "grouped channels": (conv_of(PARAMS, X, groups=2), ["takes 4 channels", "the input has 2"]),
+    "bias shape": (conv_of({"kernel": KERNEL, "bias": jnp.zeros(3)}), ["the bias must have shape (4,)", "got (3,)"]),
+    "mixed dtypes": (conv_of(PARAMS, X.astype(jnp.bfloat16)), ["the input is bfloat16", "kernel is float64", "cast"]),
+    "mixed bias": (
+        conv_of({"kernel": KERNEL, "bias": jnp.zeros(4, jnp.float32)}), ["input is float64", "bias is float32"],
+    ),
+    "complex and real": (conv_of(PARAMS, jax.lax.complex(X, X)), ["the input is complex128", "kernel is float64"]),
+    "integers": (conv_of(PARAMS, X.astype(jnp.uint8)), ["uint8", "cast it first: x.astype(jnp.float32)"]),
+    "empty image": (conv_of(PARAMS, jnp.ones((1, 0, 8, 2)), padding=3), ["spatial axis 0 is empty", "(0, 8)"]),
+    # options of windows
+    "stride zero": (conv(stride=0), ["stride must be at least 1", "got 0"]),
+    "stride negative": (conv(stride=(1, -2)), ["stride must be at least 1", "(1, -2)"]),
+    "stride of a number": (conv(stride=1.5), ["stride must be an integer or 2 of them", "1.5"]),
+    "stride of True": (conv(stride=True), ["stride must be an integer", "True"]),
+    "too many strides": (conv(stride=(1, 1, 1)), ["stride must be an integer or 2 of them", "(1, 1, 1)"]),
+    "dilation zero": (conv(dilation=(0, 1)), ["dilation must be at least 1", "(0, 1)"]),
+    "unknown padding": (conv(padding="same"), ["unknown padding 'same'", "did you mean 'SAME'?"]),
+    "unlike any padding": (conv(padding="bottom"), ["unknown padding 'bottom'", "'VALID', 'SAME'"]),
+    "padding rank": (conv(padding=(1, 2, 3)), ["2 integers, 2 pairs (before, after)", "(1, 2, 3)"]),
+    "padding pair": (conv(padding=((1, 2, 3), 1)), ["2 pairs (before, after)", "((1, 2, 3), 1)"]),
+    "padding number": (conv(padding=0.5), ["padding must be an integer", "0.5"]),
+    "crops all": (conv(padding=((-4, -4), (0, 0))), ["padding (-4, -4) crops away all 8 positions of spatial axis 0"]),
+    "unknown pad mode": (conv(pad_mode="reflection"), ["unknown pad_mode 'reflection'", "did you mean 'reflect'?"]),
+    "pad mode of none": (conv(pad_mode=None), ["unknown pad_mode None"]),
+    "pad mode rank": (conv(pad_mode=("zeros",)), ["one name or 2 of them", "('zeros',)"]),
+    "does not fit": (conv(dilation=4), ["3 with dilation 4", "(3 - 1) * 4 = 9", "does not fit", "8 + 0 + 0 = 8"]),
+    "groups of zero": (conv(groups=0), ["groups must be a positive integer", "got 0"]),
+    "groups do not divide": (conv(groups=3), ["divides the kernel's 4 outputs", "got 3"]),
+    "implementation": (conv(implementation="cudnn"), ["unknown implementation 'cudnn'", "'lax'"]),
+    "accumulate": (conv(accumulate_dtype=jnp.float32), ["accumulate_dtype=float32 cannot hold sums of float64"]),
+    "layout rank": (conv(layout="NCW"), ["layout 'NCW' has 1 spatial axes", "kernel of shape (3, 3, 2, 4) says 2"]),
+    "no layout": (conv(layout="NHW"), ["a layout is a word such as 'NCHW'", "'NHW'"]),
+    "layout letters": (conv(layout="NCHH"), ["a letter for each spatial axis", "'NCHH'"]),
+    "layout without batch": (conv(layout="CHW"), ["layout 'CHW' cannot have 4 axes"]),
+    # the others
+    "size and output padding": (back(size=10, output_padding=0), ["say the same thing"]),
+    "impossible size": (back(stride=2, size=30), ["can have 17 to 18 positions", "to the 8 given", "got 30"]),
+    "output padding": (back(stride=2, output_padding=2), ["can have 17 to 18 positions", "got 19"]),
+    "transposed channels": (lambda: fc.conv_transpose(PARAMS, X), ["the kernel gives 4 channels", "has 2"]),
+    "transposed bias": (lambda: fc.conv_transpose(PARAMS, Y), ["the bias must have shape (2,)", "got (4,)"]),
+    "crops all of the result": (back(padding=9), ["no image has 8 windows", "padding 9"]),
+    "local kernel": (
+        lambda: fc.local_conv({"kernel": KERNEL[0]}, X), ["(*positions, *window, in // groups, out)", "(3, 2, 4)"],
+    ),
+    "local positions": (lambda: fc.local_conv(LOCAL, X, stride=2), ["positions (3, 3)", "the kernel is for (6, 6)"]),
+    "local bias": (lambda: fc.local_conv(LOCAL | {"bias": jnp.zeros(6)}, X), ["(4,) or (6, 6, 4)", "got (6,)"]),
+    "unknown reduce": (pool(reduce="avg"), ["unknown reduce 'avg'", "'max', 'min', 'sum', 'mean'"]),
+    "unknown ties": (pool(ties="spilt"), ["unknown ties 'spilt'", "did you mean 'split'?"]),
+    "no window": (pool(0), ["window must be at least 1", "got 0"]),
+    "window too large": (pool(9), ["pool: a window of 9 does not fit on spatial axis 0", "8 + 0 + 0 = 8 positions"]),
+    "in the padding": (pool(2, padding=2), ["window 0 of spatial axis 0 lies wholly in the padding"]),
+    "straddles the image": (
+        lambda: fc.pool(jnp.ones((1, 1, 1)), 2, padding=1, dilation=2), ["window 0", "lies wholly in the padding"],
+    ),
+    "window and spatial": (pool((2, 2), spatial=1), ["the window (2, 2) is for 2 spatial axes", "spatial= says 1"]),
+    "window and layout": (pool((2, 2), layout="NCW"), ["'NCW' has 1 spatial axes", "the window (2, 2) says 2"]),
+    "no batch axis": (lambda: fc.pool(jnp.ones((8, 2))), ["one batch axis", "(8, 2)", "spatial=n"]),
+    "no batch axis to flatten": (lambda: fc.flatten(jnp.ones((8, 2))), ["flatten", "(8, 2)", "spatial=n"]),
+    "no spatial axis": (lambda: fc.pool(X, 2, spatial=0), ["at least one spatial axis"]),
+    "mean of integers": (lambda: fc.avg_pool(X.astype(int)), ["a mean of int64", "x.astype(jnp.float32)"]),
+    "sum of booleans": (lambda: fc.sum_pool(X > 0), ["a sum of bool", "cast first"]),
+    "largest complex": (lambda: fc.max_pool(jax.lax.complex(X, X)), ["complex numbers have no max", "complex128"]),
+    "global reduce": (lambda: fc.global_pool(X, "median"), ["global_pool: unknown reduce 'median'"]),
+    "adaptive size": (lambda: fc.adaptive_pool(X, 0), ["output_size must be at least 1", "got"]),
+    "adaptive sizes": (lambda: fc.adaptive_pool(X, (2, 2), spatial=1), ["output_size (2, 2) is for 2 spatial axes"]),
+    "dense features": (lambda: fc.dense({"kernel": jnp.ones((3, 2))}, X), ["takes 3 features", "(1, 8, 8, 2)"]),
+    "dense image": (lambda: fc.dense({"kernel": jnp.ones((128, 2))}, X), ["128 features", "flatten the image first"]),
+    "dense kernel": (lambda: fc.dense(PARAMS, X), ["dense: the kernel must be (in, out)", "(3, 3, 2, 4)"]),
+    "dense integers": (lambda: fc.dense({"kernel": jnp.ones((2, 2))}, jnp.ones(2, int)), ["int64", "cast"]),
+    "flatten order": (lambda: fc.flatten(X, order="first"), ["unknown order 'first'", "'channels_first'"]),
+    "init name": (partial(fc.init_conv, KEY, 1, 1, (3,), init="he_norm"), ["unknown init 'he_norm'", "'he_normal'"]),
+    "init window": (partial(fc.init_conv, KEY, 1, 1, 3), ["how many spatial axes", "(3, 3)", "spatial="]),
+    "init groups": (partial(fc.init_conv, KEY, 6, 4, (3,), groups=3), ["3 groups must divide the 6", "the 4 output"]),
+    "init channels": (partial(fc.init_conv, KEY, 0, 4, (3,)), ["at least 1", "(0, 4, 1)"]),
+    "init features": (partial(fc.init_dense, KEY, 4, -1), ["init_dense: features must be at least 1", "(4, -1)"]),
+    "matrix shape": (partial(fc.conv_matrix, PARAMS, (8,)), ["spatial_shape must be an integer or 2", "(8,)"]),
+    "matrix window": (partial(fc.conv_matrix, PARAMS, 2), ["conv_matrix: a window of 3 does not fit"]),
+    "matrix kernel": (partial(fc.conv_matrix, {"kernel": jnp.ones(3)}, 2), ["(*window, in // groups, out)", "(3,)"]),
+    "dense to conv": (
+        partial(fc.dense_to_conv, {"kernel": jnp.ones((10, 2))}, (3, 3)), ["(10, 2)", "multiple of (3, 3)"],
+    ),
+    "dense to conv, int": (partial(fc.dense_to_conv, {"kernel": jnp.ones((9, 2))}, 3), ["must be a tuple", "got 3"]),
+    "conv to dense": (partial(fc.conv_to_dense, PARAMS, order="C"), ["conv_to_dense: unknown order 'C'"]),
+    "concat": (lambda: fc.concat(X, X[:, 1:]), ["same axes but for the channels", "[1, 8, 8, 2]", "[1, 7, 8, 2]"]),
+    "concat dtypes": (lambda: fc.concat(X, X > 0), ["one dtype", "float64[1, 8, 8, 2], bool[1, 8, 8, 2]"]),
+    "add": (lambda: fc.add(X, Y), ["one shape and dtype", "float64[1, 8, 8, 2] and float64[1, 8, 8, 4]"]),
+}  # fmt: skip
+
+
+def says(do, parts):
+    with pytest.raises(fc.FuncconvError) as caught:
+        do()
+    text = str(caught.value)
+    at = 0
+    for part in parts:
+        assert part in text[at:], text
+        at = text.index(part, at)
+    return text
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops(name):
+    says(*OPS[name])
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_ops_say_the_same_under_jit_and_in_a_graph(name):
+    do, parts = OPS[name]
+    text = says(do, parts)
+    assert says(lambda: jax.jit(do)(), parts) == text
+    x = fc.Input("x", (1,))
+    graph = fc.Graph(x, fc.node(lambda x: (do(), x), x, name="here"))
+    assert says(lambda: graph.init(KEY), ["node 'here': "]) == f"node 'here': {text}"
+    assert says(lambda: graph({}, jnp.ones(1)), ["node 'here': "]) == f"node 'here': {text}"
+
+
+# graphs ----------------------------------------------------------------------------------------------------
+
+
+def image(name="x", shape=(8, 8, 2)):
+    return fc.Input(name, shape)
+
+
+def built(*layers, shape=(8, 8, 2)):
+    x = image(shape=shape)
+    return fc.Graph(x, fc.serial(*layers)(x))
+
+
+def test_layers_name_their_node():
+    says(
+        lambda: built(fc.Conv(4, 3), fc.Conv(4, 7)).init(KEY),
+        ["node 'conv2': conv: a window of 7 does not fit", "6 + 0"],
+    )
+    says(lambda: built(fc.Pool(3, reduce="mode")).init(KEY), ["node 'pool1': pool: unknown reduce 'mode'"])
+    says(lambda: built(fc.Conv(4, 3, groups=3)).init(KEY), ["node 'conv1': init_conv: 3 groups", "the 2 input"])
+    says(lambda: built(fc.Conv(4, 3, init="no")).init(KEY), ["node 'conv1': init_conv: unknown init 'no'"])
+    says(lambda: built(fc.Flatten(), fc.Conv(4, 3)).init(KEY), ["node 'conv1'", "1 spatial axes", "(128,)"])
+    says(lambda: built(fc.Flatten(), fc.Pool()).init(KEY), ["node 'pool1'", "at least one spatial axis"])
+    says(lambda: built(fc.Conv(4, (3, 3, 3))).init(KEY), ["node 'conv1'", "3 spatial axes", "(8, 8, 2)"])
+    says(lambda: built(fc.global_pool, lambda x: x.sum(), fc.Dense(2)).init(KEY), ["node 'dense1'", "one number"])
+    graph = built(fc.Conv(4, 3), fc.Conv(4, 3, name="second"))
+    params = graph.init(KEY)
+    broken = params | {"second": {"kernel": params["second"]["kernel"][..., :3, :]}}
+    says(lambda: graph(broken, X), ["node 'second': conv: the kernel takes 3 channels", "has 4"])
+    says(lambda: graph(params, X.astype(jnp.bfloat16)), ["node 'conv1': conv: the input is bfloat16"])
+
+
+def test_an_op_that_fails_is_reported_with_a_hint():
+    graph = built(lambda x: x.mean((1, 2, 3)))
+    parts = [
+        "node 'lambda1'",
+        "failed on inputs of shape (8, 8, 2)",
+        "without batch axes",
+        "x.mean((-3, -2))",
+        "batched=True",
+    ]
+    says(lambda: graph.init(KEY), parts)
+    with pytest.raises((IndexError, ValueError)) as caught:
+        graph({}, X)
+    assert "in node 'lambda1' of the graph" in caught.value.__notes__[-1]
+    says(lambda: fc.Graph(x := image(), fc.node(jnp.mean, x, batched=True)).init(KEY), ["keep the batch axis of 1"])
+
+
+def test_a_cycle():
+    x = image()
+    a = fc.node(jnp.tanh, x, name="a")
+    b = fc.node(jnp.sin, a, name="b")
+    a.inputs = (b,)
+    says(lambda: fc.Graph(x, b), ["cycle", "<node b: sin> needs <node a: tanh> needs <node b: sin>"])
+
+
+def test_parameters_that_are_missing_or_too_many():
+    graph = built(fc.Conv(4, 3), fc.Conv(4, 3), fc.Flatten(), fc.Dense(2))
+    params = graph.init(KEY)
+    missing = {name: entry for name, entry in params.items() if name != "conv2"}
+    says(lambda: graph(missing, X), ["lack the entry 'conv2'", "did you mean 'conv1'?"])
+    says(lambda: graph({}, X), ["lack the entry 'conv1'", "they are empty"])
+    says(lambda: graph(params | {"conv9": 0}, X), ["entry 'conv9' that the graph does not use", "graph.select(params)"])
+    says(lambda: graph(X, X), ["params must be a dict with the entries ['conv1', 'conv2', 'dense1']"])
+    says(lambda: graph.select(missing), ["no entry 'conv2'"])
+    x = image()
+    nested = fc.Graph(x, fc.Graph(x, fc.Conv(2, 3)(x), name="trunk")(x))
+    says(lambda: nested({"trunk": {}}, X), ["lack the entry 'trunk/conv1'"])
+    says(lambda: nested({"trunk": 0}, X), ["the entry 'trunk' must be a dict with the entries ['conv1']", "got int"])
+
+
+def test_parameters_that_are_given():
+    x = image(shape=(2,))
+    graph = fc.Graph(x, fc.serial(fc.Dense(2))(fc.node(jnp.matmul, x, params="w1", name="first")))
+    says(lambda: graph.init(KEY), ["node 'first': nothing draws its parameters 'w1'", "graph.init(key, w1=...)"])
+    says(lambda: graph.init(KEY, w2=0), ["entry 'w2' that the graph does not use", "did you mean 'w1'?"])
+    says(lambda: graph.init(KEY, w1=jnp.eye(3)), ["node 'first'", "matmul failed on inputs of shape (2,)"])
+    wrong = {"kernel": jnp.ones((3, 2))}
+    says(
+        lambda: graph.init(KEY, w1=jnp.eye(2), dense1=wrong),
+        ["node 'dense1'", "as given", "(3, 2)", "it needs", "(2, 2)"],
+    )
+
+
+def test_a_shared_name_with_two_shapes():
+    graph = built(fc.Conv(2, 3, params="w"), fc.Conv(2, 5, params="w"))
+    parts = ["node 'conv2': the parameters 'w', as node 'conv1' has them", "(3, 3, 2, 2)", "it needs", "(5, 5, 2, 2)"]
+    says(lambda: graph.init(KEY), parts)
+    c = fc.Conv(4, 3)
+    says(lambda: built(c, c).init(KEY), ["node 'conv1@2'", "as node 'conv1' has them", "(3, 3, 2, 4)", "(3, 3, 4, 4)"])
+
+
+def test_wrong_inputs():
+    a, b = image("a"), image("b")
+    graph = fc.Graph((a, b), a + b)
+    says(lambda: graph({}, X), ["takes 2 inputs (a, b) after the parameters; got 1"])
+    says(lambda: graph(), ["called as graph(params, *xs)"])
+    says(lambda: graph({}, X, X[:, 1:]), ["input 'b' must have shape (*batch, 8, 8, 2)", "got (1, 7, 8, 2)"])
+    says(lambda: graph({}, X, jnp.ones((1, 2, 8, 8))), ["input 'b'", "(1, 2, 8, 8)", "the channels look first"])
+    says(lambda: graph({}, X, X[0]), ["the same batch axes", "'a': (1,), 'b': ()"])
+    says(lambda: graph({}, X, "x"), ["input 'b' must be an array", "str"])
+    says(lambda: graph(a), ["takes 2 inputs (a, b)", "called on 1 nodes"])
+    says(lambda: graph(a, X), ["called on nodes while a graph is declared", "ArrayImpl"])
+
+
+def test_unknown_nodes():
+    graph = built(fc.Conv(4, 3), jnp.tanh)
+    says(lambda: graph.subgraph("conv_1"), ["no node 'conv_1'", "did you mean 'conv1'?"])
+    says(lambda: graph.subgraph("conv1", "nothing"), ["no node 'nothing'", "'x', 'conv1', 'tanh1'"])
+
+
+def test_declarations():
+    x, y = image("x"), image("y")
+    says(lambda: fc.Graph(x, x + y), ["depend on the input 'y'", "not among the graph's inputs: 'x'"])
+    says(lambda: fc.Graph((x, x), x), ["two inputs of a graph are called 'x'"])
+    says(lambda: fc.Graph((x, image("x")), x), ["two inputs of a graph are called 'x'"])
+    says(lambda: fc.Graph(X, x), ["inputs of a graph must be an fc.Input"])
+    says(lambda: fc.Graph(x + x, x), ["inputs of a graph must be an fc.Input"])
+    says(lambda: fc.Graph(x, X), ["outputs of a graph must be a node"])
+    says(lambda: fc.Graph(x, ()), ["outputs of a graph must be a node"])
+    says(
+        lambda: fc.Graph(x, (fc.node(jnp.sin, x, name="a"), fc.node(jnp.sin, x, name="a"))),
+        ["two nodes are called 'a'"],
+    )
+    says(lambda: fc.Graph(x, fc.node(jnp.sin, x, name="x")), ["two nodes are called 'x'"])
+    says(
+        lambda: fc.Graph(x, fc.Pool(2, name="a")(fc.Pool(3, name="a")(x))),
+        ["two nodes are called 'a'", "Pool(2", "Pool(3"][:1],
+    )
+    trunk = [fc.Graph(x, fc.Conv(2, k, padding="SAME")(x), name="trunk") for k in (1, 3)]
+    says(lambda: fc.Graph(x, fc.serial(*trunk)(x)), ["two different graphs are called 'trunk'"])
+    says(lambda: fc.Graph(x, fc.Conv(2, 1, name="trunk")(trunk[0](x))), ["'trunk'"])
+    says(lambda: fc.Input("a/b", (1,)), ["a word without '/' and '@'", "'a/b'"])
+    says(lambda: fc.Input("", (1,)), ["a word"])
+    says(lambda: fc.Conv(2, 3, name="a@2"), ["a word without '/' and '@'"])
+    says(lambda: fc.Input("a", 3), ["input 'a': the shape must be a tuple of integers", "got 3"])
+    says(lambda: fc.Input("a", (None, 3)), ["a tuple of integers", "None"])
+    says(lambda: fc.Input("a", (-1, 3)), ["negative", "batch axes are not declared"])
+
+
+def test_layers_are_called_on_nodes():
+    x = image()
+    says(lambda: fc.Conv(4, 3)(X), ["Conv(4, 3) is called on nodes", "fc.conv(params, x)"])
+    says(lambda: fc.Conv(4, 3)(x, x), ["Conv(4, 3) takes 1 input", "2 nodes"])
+    says(lambda: fc.serial(fc.Conv(4, 3))(X), ["serial(Conv(4, 3)) is called on nodes"])
+    says(lambda: fc.node(fc.Conv(4, 3), x), ["is a layer: call it"])
+    says(lambda: fc.node(3, x), ["3 is not a function"])
+    says(lambda: fc.node(jnp.sin, X), ["called on nodes"])
+    says(lambda: x + X, ["called on nodes"])
+    says(lambda: np.ones(2) + x, ["called on nodes"])
+    says(lambda: fc.serial(fc.Flatten), ["expected a layer", "Flatten"])
+    says(lambda: fc.serial(None), ["expected a layer", "None"])
+    says(lambda: fc.residual(fc.Conv(4, 3))(x, x), ["residual adds its one input", "2 nodes"])
+    says(lambda: built(fc.residual(fc.Conv(4, 1))).init(KEY), ["node 'add1': add", "[8, 8, 4] and float64[8, 8, 2]"])
+    says(
+        lambda: built(fc.parallel(fc.Conv(1, 1), fc.Conv(1, 3), merge=fc.concat)).init(KEY), ["node 'concat1': concat"]
+    )
+    says(lambda: list(x), ["cannot be iterated"])
+    says(lambda: x[..., 0], ["does not name an entry", "slice with fc.node"])
+    says(lambda: fc.node(partial(operator.add, [1]), x), ["must be hashable"])
+
+
+def test_bad_values_never_pass_in_silence():
+    """What looks like an option of another library is refused by Python itself."""
+    with pytest.raises(TypeError, match="strides"):
+        fc.conv(PARAMS, X, strides=2)
+    with pytest.raises(TypeError, match="kernel_size"):
+        fc.Conv(4, kernel_size=3)
+    with pytest.raises(TypeError, match="positional"):
+        fc.conv(PARAMS, X, 2)

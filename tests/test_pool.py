@@ -1,0 +1,227 @@
+"""Pools: what the table of laws does not say."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import oracles
+import pytest
+from compare import close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import funcconv as fc
+
+
+def row(*values, dtype=jnp.float64):
+    """Return one image of one axis and one channel, without batch axes."""
+    return jnp.array(values, dtype).reshape(-1, 1)
+
+
+@st.composite
+def pools(draw):
+    """Return an image's shape, a window and options that go with it; some do not fit."""
+    n = draw(st.integers(1, 3))
+
+    def each(values):
+        return draw(st.lists(values, min_size=n, max_size=n).map(tuple))
+
+    pair = st.tuples(st.integers(-1, 2), st.integers(-1, 2))
+    options = {
+        "reduce": draw(st.sampled_from(["max", "min", "sum", "mean"])),
+        "stride": each(st.integers(1, 3)),
+        "dilation": each(st.integers(1, 2)),
+        "padding": each(pair),
+        "pad_mode": draw(st.none() | st.just(each(st.none() | st.sampled_from(sorted(oracles.NUMPY_MODES))))),
+        "ceil_mode": draw(st.booleans()),
+        "count_include_pad": draw(st.booleans()),
+    }
+    window = each(st.integers(1, 12 if n == 1 else 3))
+    sizes = (draw(st.integers(1, 30)),) if n == 1 else each(st.integers(1, 6))
+    return (*sizes, 2), window, options
+
+
+@settings(max_examples=120, deadline=None)
+@given(pools(), st.integers(0, 2**32 - 1))
+def test_any_pool_equals_the_loops(drawn, seed):
+    shape, window, options = drawn
+    x = np.random.default_rng(seed).integers(-3, 3, shape).astype(np.float64)  # with ties
+    try:
+        y = jax.jit(partial(fc.pool, window=window, **options))(x)
+    except fc.FuncconvError:
+        return
+    close(y, oracles.pool(x, window, **options))
+
+
+@pytest.mark.parametrize("window", range(1, 40))
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (3, 2), (None, 1)])
+def test_wide_windows_select_in_order(window, stride, dilation, rng):
+    """Folding in stages gives the same values, and the same first maximum, as looking at all taps at once."""
+    x = rng.integers(0, 3, (1, 3 * window * dilation + 5, 1)).astype(np.float64)
+
+    @jax.jit
+    def ours(x):
+        y, pullback = jax.vjp(lambda x: fc.pool(x, (window,), stride=stride, dilation=dilation), x)
+        return y, pullback(jnp.arange(1.0, y.size + 1).reshape(y.shape))[0]
+
+    y, x_bar = ours(x)
+    expected = np.zeros(x.shape)
+    for o in range(y.shape[1]):
+        places = o * (stride or window) + dilation * np.arange(window)
+        assert y[0, o, 0] == x[0, places, 0].max()
+        expected[0, places[np.argmax(x[0, places, 0])], 0] += o + 1
+    np.testing.assert_array_equal(x_bar, expected)
+
+
+@pytest.mark.parametrize("reduce", ["max", "min"])
+@pytest.mark.parametrize("shape", [(4, 6), (3, 2, 4)])
+@pytest.mark.parametrize("ties", ["first", "split"])
+def test_ties(reduce, shape, ties, rng):
+    """Every mode of differentiation sends the gradient to the first extreme in row-major order, or shares it."""
+    x = jnp.asarray(rng.integers(0, 2, (*shape, 1)), jnp.float64)
+    n = len(shape)
+    window, stride = (2,) * n, (1,) * n
+
+    def pool(x):
+        return fc.pool(x, window, stride=stride, reduce=reduce, ties=ties)
+
+    y = pool(x)
+    jacobian = np.zeros((*y.shape, *x.shape))
+    for position in np.ndindex(y.shape[:-1]):
+        taps = [tuple(np.add(position, tap)) for tap in np.ndindex(window)]
+        tied = [tap for tap in taps if x[(*tap, 0)] == y[(*position, 0)]]
+        for tap in tied[:1] if ties == "first" else tied:
+            jacobian[(*position, 0, *tap, 0)] = 1 if ties == "first" else 1 / len(tied)
+
+    def squares(x):
+        return (pool(x) ** 2).sum()
+
+    direction = jnp.asarray(rng.normal(size=x.shape))
+    flat = jacobian.reshape(y.size, x.size)
+    hvp = (2 * flat.T @ flat @ direction.ravel()).reshape(x.shape)
+
+    @jax.jit
+    def derivatives(x, v):
+        return (
+            jax.jacfwd(pool)(x),
+            jax.jacrev(pool)(x),
+            jax.jvp(jax.grad(squares), (x,), (v,))[1],
+            jax.grad(lambda x: jax.jvp(squares, (x,), (v,))[1])(x),
+            jax.grad(lambda x: jnp.vdot(jax.grad(squares)(x), v))(x),
+        )
+
+    by_forward, by_reverse, *hvps = derivatives(x, direction)
+    np.testing.assert_allclose(by_forward, jacobian, atol=1e-15)
+    np.testing.assert_allclose(by_reverse, jacobian, atol=1e-15)
+    for each in hvps:
+        close(each, hvp)
+
+
+def test_infinities_and_padding():
+    x = row(-np.inf, -np.inf, 1.0, np.inf)
+    assert fc.max_pool(x, (2,), stride=1, padding=1)[:, 0].tolist() == [-np.inf, -np.inf, 1, np.inf, np.inf]
+    for ties in ("first", "split"):
+        gradient = jax.grad(lambda x, ties=ties: fc.pool(x, (2,), padding=1, ties=ties)[1:].sum())(x)
+        assert np.isfinite(gradient).all()
+
+
+def test_the_first_nan_is_selected():
+    x = row(1.0, np.nan, np.nan, 3.0)
+    for pool in (fc.max_pool, fc.min_pool):
+        assert np.isnan(pool(x, (4,))).all()
+        assert jax.grad(lambda x, pool=pool: pool(x, (4,)).sum())(x)[:, 0].tolist() == [0, 1, 0, 0]
+        assert jax.jacfwd(lambda x, pool=pool: pool(x, (4,)).sum())(x)[:, 0].tolist() == [0, 1, 0, 0]
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize(
+    "pool", [partial(fc.avg_pool, window=64), fc.global_pool, partial(fc.adaptive_pool, output_size=1)]
+)
+def test_sixteen_bit_averages_are_formed_in_float32(pool, dtype):
+    x = jnp.full((1, 64, 64, 1), 20.25, dtype)
+    y = jax.jit(pool)(x)
+    assert y.dtype == dtype
+    assert y.item() == 20.25
+
+
+@pytest.mark.parametrize("ceil_mode", [False, True])
+@pytest.mark.parametrize("include", [False, True])
+def test_averages_of_ones_count_the_window(ceil_mode, include):
+    """Without padding counted, an average of ones is one everywhere; with it, it is the share of real inputs."""
+    x = jnp.ones((1, 5, 6, 1))
+    options = {"stride": 2, "padding": 1, "ceil_mode": ceil_mode, "count_include_pad": include}
+    y = fc.avg_pool(x, 3, **options)
+    close(y[0], oracles.pool(x[0], 3, reduce="mean", **options))
+    if not include:
+        assert (y == 1).all()
+
+
+def test_a_pad_mode_shows_values_that_take_part():
+    x = row(1.0, 2.0, 3.0)
+    assert fc.avg_pool(x, (2,), stride=1, padding=1)[:, 0].tolist() == [1, 1.5, 2.5, 3]
+    assert fc.avg_pool(x, (2,), stride=1, padding=1, pad_mode="zeros")[:, 0].tolist() == [0.5, 1.5, 2.5, 1.5]
+    assert fc.avg_pool(x, (2,), stride=1, padding=1, pad_mode="circular")[:, 0].tolist() == [2, 1.5, 2.5, 2]
+    assert fc.max_pool(-x, (2,), stride=1, padding=1, pad_mode="zeros")[:, 0].tolist() == [0, -1, -2, 0]
+
+
+def test_how_many_axes_are_spatial(rng):
+    x = rng.normal(size=(3, 4, 6, 2))
+    close(fc.pool(x), fc.pool(x, (2, 2)))
+    close(fc.pool(x, 2, spatial=1), fc.pool(x, (2,)))
+    assert fc.pool(x, 2, spatial=1).shape == (3, 4, 3, 2)
+    assert fc.pool(x, 2, layout="NHWC").shape == (3, 2, 3, 2)
+    assert fc.pool(x, 2, layout="NCW").shape == (3, 4, 6, 1)
+    assert fc.pool(x, 2, layout="NWC").shape == (3, 4, 3, 2)
+    assert fc.pool(x[0], 2, layout="HWC").shape == (2, 3, 2)
+    assert fc.global_pool(x).shape == (3, 2)
+    assert fc.global_pool(x, spatial=1).shape == (3, 4, 2)
+    assert fc.global_pool(x, layout="NCHW").shape == (3, 4)
+    assert fc.global_pool(x, layout="CHWN").shape == (3, 2)
+    assert fc.adaptive_pool(x, 3).shape == (3, 3, 3, 2)
+    assert fc.adaptive_pool(x, (None, 5)).shape == (3, 4, 5, 2)
+    assert fc.adaptive_pool(x, (5,)).shape == (3, 4, 5, 2)
+    assert fc.adaptive_pool(x, 3, layout="NCHW").shape == (3, 4, 3, 3)
+    assert fc.flatten(x).shape == (3, 48)
+    assert fc.flatten(x, spatial=1).shape == (3, 4, 12)
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(1, 13), st.integers(1, 13), st.sampled_from(["max", "min", "sum", "mean"]), st.integers(0, 9))
+def test_adaptive_pools(size, outputs, reduce, seed):
+    x = np.random.default_rng(seed).normal(size=(size, 2))
+    close(jax.jit(lambda x: fc.adaptive_pool(x, (outputs,), reduce))(x), oracles.adaptive_pool(x, (outputs,), reduce))
+
+
+def test_large_arrays(rng):
+    """A window of one beside a wider one, at a size where XLA's own windows go wrong in the derivative."""
+    x = rng.normal(size=(8, 120, 34, 16)).astype(np.float32)
+    for reduce in ("max", "mean"):
+        y, pullback = jax.vjp(partial(fc.pool, window=(1, 3), stride=2, reduce=reduce), x)
+        (x_bar,) = jax.jit(pullback)(y)
+        windows = np.stack([x[:, ::2, t : t + 31 : 2] for t in range(3)])
+        close(y, windows.max(0) if reduce == "max" else windows.mean(0), np.float32)
+        expected = np.zeros_like(x)
+        for t in range(3):
+            share = np.where(windows[t] == windows.max(0), y, 0) if reduce == "max" else y / 3
+            expected[:, ::2, t : t + 31 : 2] += share
+        close(x_bar, expected, np.float32)
+
+
+def test_derivatives_neither_scatter_nor_select_and_scatter(rng):
+    x = rng.normal(size=(2, 9, 9, 3))
+    for options in (
+        {"padding": 1},
+        {"dilation": 2},
+        {"stride": 3},
+        {"ties": "split"},
+        {"reduce": "mean", "padding": 1},
+    ):
+        f = jax.grad(lambda x, options=options: (fc.pool(x, 3, **{"stride": 1} | options) ** 2).sum())
+        text = jax.jit(lambda x, f=f: jax.jvp(f, (x,), (x,))[1]).lower(x).as_text()
+        assert "scatter" not in text
+
+
+def test_the_forward_pass_alone_computes_no_index(rng):
+    text = str(jax.make_jaxpr(partial(fc.pool, window=3, stride=2, padding=1))(rng.normal(size=(2, 9, 9, 3))))
+    assert not any(word in text for word in ("argmax", "iota", "i32[2", "gather"))
