@@ -86,9 +86,15 @@ def pool(
     )  # fmt: skip
     modes = pad_modes("pool", pad_mode, len(axes), optional=True)
     counts = [_tap_counts(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
-    for i, count in enumerate(counts):
+    for i, (axis, count) in enumerate(zip(axes, counts, strict=True)):
         if not count.all():
-            msg = f"pool: window {int(np.argmin(count))} of spatial axis {i} lies wholly in the padding: {axes[i]}"
+            at = int(np.argmin(count))
+            first = at * axis.stride - axis.lo
+            places = [first + tap * axis.dilation for tap in range(axis.window)]
+            msg = (
+                f"pool: window {at} on spatial axis {i} lies wholly in the padding, which takes no part: it reads "
+                f"the places {places}, and the inputs are at 0 to {axis.size - 1}"
+            )
             raise FuncconvError(msg)
     if count_include_pad:
         counts = [_tap_counts(axis, padded=True) for axis in axes]

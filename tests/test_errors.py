@@ -102,7 +102,7 @@ OPS = {
     "unknown ties": (pool(ties="spilt"), ["unknown ties 'spilt'", "did you mean 'split'?"]),
     "no window": (pool(0), ["window must be at least 1", "got 0"]),
     "window too large": (pool(9), ["pool: a window of 9 does not fit on spatial axis 0", "8 + 0 + 0 = 8 positions"]),
-    "in the padding": (pool(2, padding=2), ["window 0 of spatial axis 0 lies wholly in the padding"]),
+    "in the padding": (pool(2, padding=2), ["window 0 on spatial axis 0 lies wholly in the padding"]),
     "straddles the image": (
         lambda: fc.pool(jnp.ones((1, 1, 1)), 2, padding=1, dilation=2), ["window 0", "lies wholly in the padding"],
     ),
