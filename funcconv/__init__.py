@@ -11,6 +11,7 @@ from ._conv import conv_transpose as conv_transpose
 from ._dense import dense as dense
 from ._dense import flatten as flatten
 from ._errors import FuncconvError as FuncconvError
+from ._family import checkpoint_policy as checkpoint_policy
 from ._graph import Graph as Graph
 from ._init import init_conv as init_conv
 from ._init import init_conv_transpose as init_conv_transpose

@@ -1,19 +1,22 @@
 """Convolution and its transpose."""
 
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
+from . import _family
 from ._errors import FuncconvError, suggest
-from ._geometry import Axis, pad_modes, resolve, transposed_sizes
+from ._geometry import Axis, pad_modes, parted, resolve, transposed_sizes
 from ._layout import image
+from ._lowering import Form, reference
 from ._padding import pad
 from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
 from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
 
-IMPLEMENTATIONS = ("lax",)
+Map: TypeAlias = Callable[[Array, Array, Form], Array]
 
 
 def conv(
@@ -60,7 +63,8 @@ def conv(
         precision: of the products, as for `jax.lax.conv_general_dilated`.
         accumulate_dtype: the dtype in which products are summed and the bias added; the default is the platform's,
             at least float32 where sums of 16-bit products are formed by XLA. The result has the dtype of `x` anyway.
-        implementation: `"lax"` asks for the form of `jax.lax`; None chooses.
+        implementation: None computes it by the family of maps to which all its derivatives belong; `"lax"` leaves the
+            operations of `jax.lax` in the traced program, for tools that know no others.
 
     Returns:
         `(*batch, *positions, out)` with `1 + (size + before + after - extent) // stride` positions on each axis,
@@ -80,12 +84,15 @@ def conv(
         [7.0, 12.0, 17.0]
     """
     kernel, bias, x = kernel_and_bias("conv", params, x)
-    options = _options("conv", kernel, groups, pad_mode, flip, precision, accumulate_dtype, implementation, x.dtype)
-    inside = image("conv", x, options.spatial, f"a kernel of shape {kernel.shape}", layout)
+    options = _options("conv", kernel, groups, pad_mode, precision, accumulate_dtype, implementation, x.dtype)
+    window = kernel.shape[:-2]
+    inside = image("conv", x, len(window), f"a kernel of shape {kernel.shape}", layout)
     check_channels("conv", inside, kernel.shape[-2] * groups, "takes")
     check_bias("conv", bias, kernel.shape[-1:])
-    axes = resolve("conv", inside.spatial, kernel.shape[:-2], stride=stride, padding=padding, dilation=dilation)
-    y = _correlate(kernel, inside.array, axes, options)
+    axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
+    shown, left = parted(axes, options.modes)
+    forward, _ = options.maps
+    y = forward(pad(inside.array, shown, options.modes), _flipped(kernel, flip), options.form(left))
     return inside.restore(add_bias(y, bias).astype(x.dtype))
 
 
@@ -151,36 +158,39 @@ def conv_transpose(
     """
     op = "conv_transpose"
     kernel, bias, y = kernel_and_bias(op, params, y)
-    options = _options(op, kernel, groups, pad_mode, flip, precision, accumulate_dtype, implementation, y.dtype)
-    inside = image(op, y, options.spatial, f"a kernel of shape {kernel.shape}", layout)
+    options = _options(op, kernel, groups, pad_mode, precision, accumulate_dtype, implementation, y.dtype)
+    window = kernel.shape[:-2]
+    inside = image(op, y, len(window), f"a kernel of shape {kernel.shape}", layout)
     check_channels(op, inside, kernel.shape[-1], "gives")
     channels = kernel.shape[-2] * groups
     check_bias(op, bias, (channels,))
-    window = kernel.shape[:-2]
     sizes = transposed_sizes(
         op, inside.spatial, window,
         size=size, output_padding=output_padding, stride=stride, padding=padding, dilation=dilation,
     )  # fmt: skip
     axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation)
-
-    def forward(x: Array) -> Array:
-        return _correlate(kernel, x, axes, options)
-
-    x_like = jax.ShapeDtypeStruct((inside.array.shape[0], *sizes, channels), y.dtype)  # type: ignore[no-untyped-call]
+    shown, left = parted(axes, options.modes)
+    _, backward = options.maps
     cotangent = inside.array.astype(options.accumulate_dtype or y.dtype)
-    (x,) = jax.linear_transpose(forward, x_like)(cotangent)
+    x = backward(_flipped(kernel, flip), cotangent, options.form(left))
+    if any(mode != "zeros" for mode in options.modes):
+        image_type = jax.typeof(x).update(shape=(x.shape[0], *sizes, channels))
+        (x,) = jax.linear_transpose(lambda x: pad(x, shown, options.modes), image_type)(x)
     return inside.restore(add_bias(x, bias))
 
 
 class _Options(NamedTuple):
     """What does not depend on the sizes of the image."""
 
-    spatial: int
-    groups: int
     modes: tuple[str | None, ...]
-    flip: bool
+    groups: int
     precision: Precision
     accumulate_dtype: DTypeLike | None
+    maps: tuple[Map, Map]  # a convolution and its transpose by the image
+
+    def form(self, axes: tuple[Axis, ...]) -> Form:
+        """Return the convolution over these axes."""
+        return Form(axes, self.groups, self.precision, self.accumulate_dtype)
 
 
 def _options(
@@ -188,7 +198,6 @@ def _options(
     kernel: Array,
     groups: int,
     pad_mode: PadMode,
-    flip: bool,  # noqa: FBT001
     precision: Precision,
     accumulate_dtype: DTypeLike | None,
     implementation: str | None,
@@ -203,49 +212,25 @@ def _options(
         )
         raise FuncconvError(msg)
     check_groups(op, groups, kernel.shape[-1])
-    if implementation not in (None, *IMPLEMENTATIONS):
+    if implementation not in _MAPS:
         msg = f"{op}: unknown implementation {implementation!r}{suggest(implementation, IMPLEMENTATIONS)}"
         raise FuncconvError(msg)
     check_accumulate(op, accumulate_dtype, dtype)
-    return _Options(spatial, groups, pad_modes(op, pad_mode, spatial), flip, precision, accumulate_dtype)
+    accumulate = None if accumulate_dtype is None else jnp.dtype(accumulate_dtype)
+    return _Options(pad_modes(op, pad_mode, spatial), groups, precision, accumulate, _MAPS[implementation])
 
 
-def _correlate(kernel: Array, x: Array, axes: Sequence[Axis], options: _Options) -> Array:
-    """Return the correlation of `(batch, *spatial, in)` with the kernel, in the dtype of accumulation.
-
-    Which padding is left to XLA, see `_spare`.
-    """
-    n = options.spatial
-    spare = [_spare(axis) if mode == "zeros" else (0, 0) for axis, mode in zip(axes, options.modes, strict=True)]
-    if options.flip:
-        kernel = lax.rev(kernel, range(n))
-    return lax.conv_general_dilated(
-        pad(x, axes, options.modes, spare=spare),
-        kernel,
-        window_strides=[axis.stride for axis in axes],
-        padding=spare,
-        rhs_dilation=[axis.dilation for axis in axes],
-        dimension_numbers=lax.ConvDimensionNumbers(
-            (0, n + 1, *range(1, n + 1)),  # x: (batch, *spatial, in)
-            (n + 1, n, *range(n)),  # kernel: (*window, in // groups, out)
-            (0, n + 1, *range(1, n + 1)),  # y: (batch, *positions, out)
-        ),
-        feature_group_count=options.groups,
-        precision=options.precision,
-        preferred_element_type=options.accumulate_dtype,
-    )
+def _flipped(kernel: Array, flip: bool) -> Array:  # noqa: FBT001
+    return lax.rev(kernel, range(kernel.ndim - 2)) if flip else kernel
 
 
-def _spare(axis: Axis) -> tuple[int, int]:
-    """Return how many of the zeros before and after an axis XLA is to add, so that it stays on ground that holds.
+def _transposed_reference(kernel: Array, g: Array, form: Form) -> Array:
+    image_type = jax.typeof(g).update(shape=form.image(g, kernel), dtype=kernel.dtype)
+    return jax.linear_transpose(lambda x: reference(x, kernel, form), image_type)(g)[0]  # type: ignore[no-any-return]
 
-    Only zeros that some window with a tap on the image reads, and only up to the last place that is read: then no
-    padding is negative, in this contraction or in its two transposes, which have `extent - 1 - spare` zeros. (XLA for
-    the CPU has read out of bounds where a negative padding comes before an axis and a positive one after it.)
 
-    And not all of those on both sides: where a transpose has no padding at all, XLA takes an axis with a window of two
-    and a stride of two for groups when it swaps the operands, and aborts the process.
-    """
-    most = axis.extent - 1
-    before, after = (min(max(margin, 0), most) for margin in (axis.lo, axis.reach))
-    return before, after - 1 if before == after == most > 0 else after
+_MAPS: dict[str | None, tuple[Map, Map]] = {
+    None: (_family.conv, _family.conv_input_grad),
+    "lax": (reference, _transposed_reference),
+}
+IMPLEMENTATIONS = tuple(name for name in _MAPS if name is not None)

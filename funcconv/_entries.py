@@ -25,6 +25,13 @@ def put(tree: dict[str, Any], path: Path, value: Any) -> None:
     tree[path[-1]] = value
 
 
+def replaced(tree: Any, path: Path, value: Any) -> Any:
+    """Return the tree with another value at a path."""
+    if not path:
+        return value
+    return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
+
+
 def check(tree: Params, paths: Iterable[Path], *, partial: bool = False) -> None:
     """Refuse a tree that has not just the entries of these paths; a partial one may lack some."""
     _check(tree, _nested(paths), (), partial=partial)

@@ -45,6 +45,26 @@ class Axis(NamedTuple):
         """
         return max((self.outputs - 1) * self.stride + self.extent - self.lo - self.size, 1 - self.size)
 
+    @property
+    def plain(self) -> "Axis":
+        """The same places without padding, each a window of its own."""
+        return Axis(self.size, 1, 1, 1, 0, 0, self.size)
+
+
+def parted(axes: Sequence[Axis], modes: Sequence[str | None]) -> tuple[tuple[Axis, ...], tuple[Axis, ...]]:
+    """Part the padding from the windows, except for zeros, which stay with the windows.
+
+    Returns:
+        The axes to extend by what the modes show, and those on which the windows then lie.
+    """
+    pairs = tuple(zip(axes, modes, strict=True))
+    extended = tuple(axis.plain if mode == "zeros" else axis for axis, mode in pairs)
+    windows = tuple(
+        axis if mode == "zeros" else axis._replace(size=axis.size + axis.lo + axis.reach, lo=0, hi=0)
+        for axis, mode in pairs
+    )
+    return extended, windows
+
 
 def per_axis(op: str, name: str, value: Sizes, n: int, least: int) -> Shape:
     """Return `value`, one integer for all axes or one for each, as a tuple of `n` integers."""

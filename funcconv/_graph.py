@@ -1,31 +1,23 @@
-"""Networks as values: a directed acyclic graph of nodes, flattened into rows."""
+"""Graphs: networks with derivatives at every node and by every use of their parameters."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from . import _entries
+from ._at_nodes import Backward, Run, backward, jacobian, own_jacobian
 from ._errors import FuncconvError, suggest
-from ._flatten import Row, flatten
-from ._init import fold_in_name
+from ._evaluate import evaluate
+from ._flatten import Row
 from ._layout import as_array
-from ._node import Application, Input, Node, Place, check_name, check_nodes
+from ._network import Network
 from ._typing import Array, Params, Shape
 
 
-class InputRow(NamedTuple):
-    """An input of a graph."""
-
-    name: str
-    shape: Shape
-    dtype: Any
-
-
-class Graph:
+class Graph(Network):
     """A network: a directed acyclic graph of pure functions, some of which share parameters.
 
     It holds no arrays: `graph.init(key)` draws a parameter tree, with one entry for each distinct layer, and
@@ -55,381 +47,239 @@ class Graph:
         (5, 26, 26, 8)
     """
 
-    takes_nodes = True
-
-    def __init__(self, inputs: Any, outputs: Any, name: str | None = None) -> None:
-        declared, keys = _declared(inputs)
-        leaves, tree = jax.tree.flatten(outputs)
-        if not leaves or not all(isinstance(leaf, Node) for leaf in leaves):
-            msg = f"the outputs of a graph must be a node, or a tuple, list or dict of nodes; got {outputs!r}"
-            raise FuncconvError(msg)
-        check_name(name)
-        rows, places, numbers = flatten(declared, leaves)
-        signature = tuple(InputRow(each.name, each.shape, each.dtype) for each in declared)
-        self._set(signature, keys, rows, tuple(numbers[leaf] for leaf in leaves), tree, name, places)
-
-    def _set(
-        self,
-        signature: tuple[InputRow, ...],
-        keys: tuple[Any, ...] | None,
-        rows: tuple[Row, ...],
-        results: tuple[int, ...],
-        tree: Any,
-        name: str | None,
-        places: Sequence[Place | None],
-    ) -> None:
-        self._signature, self._keys, self._rows, self._results = signature, keys, rows, results
-        self._tree, self._name, self._places = tree, name, tuple(places)
-        self._paths = tuple(tuple(row.params.split("/")) if row.params else None for row in rows)
-        self._entries = tuple(dict.fromkeys(path for path in self._paths if path))
-        self._value = (signature, keys, rows, results, tree, name)
-        self._hash = hash(self._value)
-
-    @property
-    def name(self) -> str | None:
-        """The name of its subtree, where it is a part of another graph."""
-        return self._name
-
-    @property
-    def rows(self) -> tuple[Row, ...]:
-        """The nodes in the order of evaluation, as `(name, op, inputs, params)`.
-
-        Values are numbered, first the inputs, then the rows; `inputs` are such numbers, and `params` is the path of
-        the node's entry in the parameters, or None.
-        """
-        return self._rows
-
-    @property
-    def inputs(self) -> tuple[str, ...]:
-        """The names of the inputs."""
-        return tuple(each.name for each in self._signature)
-
-    @property
-    def nodes(self) -> tuple[str, ...]:
-        """The names of all values: the inputs, then the nodes in the order of evaluation."""
-        return self.inputs + tuple(row.name for row in self._rows)
-
-    @property
-    def outputs(self) -> tuple[str, ...]:
-        """The names of the nodes whose values are the results."""
-        return tuple(self.nodes[i] for i in self._results)
-
-    @property
-    def entries(self) -> tuple[str, ...]:
-        """The paths of the parameter entries, in the order of first use."""
-        return tuple("/".join(path) for path in self._entries)
-
-    def init(self, key: Array, /, **given: Any) -> dict[str, Any]:
-        """Draw the parameters.
-
-        Every shape is inferred from those of the inputs. The key of an entry is folded from its name, so that adding a
-        layer changes neither those before it nor those that have a name of their own.
+    def values(self, params: Params, /, *xs: Any) -> dict[str, Any]:
+        """Evaluate, and return every node's value.
 
         Args:
-            key: a JAX random key.
-            **given: entries that are taken as they are: those that no node draws must be among them. What belongs to
-                a nested graph is given as a dict.
+            params: as for a call.
+            *xs: as for a call.
 
         Returns:
-            A tree of nested dicts, one entry for each distinct layer.
-
-        Raises:
-            FuncconvError: if an op does not accept what comes to it, one entry would need two shapes, or an entry is
-                missing or unknown.
-        """
-        _entries.check(given, self._entries, partial=True)
-        params: dict[str, Any] = {}
-        users: dict[Any, str] = {}
-        inferred: dict[Any, Any] = {}
-        specs: list[Any] = [
-            jax.ShapeDtypeStruct(each.shape, each.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
-            for each in self._signature
-        ]
-        for row, path in zip(self._rows, self._paths, strict=True):
-            xs = [specs[i] for i in row.inputs]
-            entry = None
-            if path and path in users:
-                entry = _entries.get(params, path)
-                _check_shapes(row, f"as node {users[path]!r} has them", entry, xs)
-            elif path:
-                entry = self._entry(row, path, key, given, xs)
-                _entries.put(params, path, entry)
-                users[path] = row.name
-            leaves, tree = jax.tree.flatten((entry, xs))
-            same = (row.op, tree, *((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-            if same not in inferred:
-                inferred[same] = _infer(row, entry, xs)
-            specs.append(inferred[same])
-        return params
-
-    def _entry(self, row: Row, path: _entries.Path, key: Array, given: Params, xs: Sequence[Any]) -> Any:
-        """Return what was given for a row, or draw it."""
-        try:
-            entry = _entries.get(given, path)
-        except KeyError:
-            pass
-        else:
-            _check_shapes(row, "as given", entry, xs)
-            return entry
-        if not row.op.draws:
-            msg = (
-                f"node {row.name!r}: nothing draws its parameters {row.params!r}; give them, "
-                f"graph.init(key, {path[0]}=...), or an init= to the first node that uses them"
-            )
-            raise FuncconvError(msg)
-        for name in path:
-            key = fold_in_name(key, name)
-        return _reported(row, xs, lambda: row.op.draw(key, *_shapes(xs)))
-
-    def __call__(self, *args: Any) -> Any:
-        """Evaluate on a parameter tree and arrays, `graph(params, *xs)`; or apply to nodes, as a layer.
-
-        Args:
-            *args: the parameters and the inputs in the order of declaration, each with the same batch axes in front
-                (none, one or several); where the inputs were declared as a dict, a dict will do. Or nodes.
-
-        Returns:
-            The outputs, in the structure in which they were declared.
-
-        Raises:
-            FuncconvError: if the parameters or inputs are not those of the graph, or an op refuses what comes to it;
-                the text names the node.
-        """
-        if any(isinstance(each, Node) for each in args):
-            return self._on_nodes(args)
-        if not args:
-            msg = f"a graph is called as graph(params, *xs), with {self._wanted()}"
-            raise FuncconvError(msg)
-        params, *xs = args
-        return self.apply(params, {}, *xs)[0]
-
-    def apply(
-        self, params: Params, state: Mapping[str, Any], /, *xs: Any, key: Array | None = None, train: bool = False
-    ) -> tuple[Any, Mapping[str, Any]]:
-        """Evaluate a graph whose nodes may draw random numbers or keep a state.
-
-        No op of today does either, so the state comes back as it is.
-
-        Args:
-            params: the parameter tree.
-            state: `{}`.
-            *xs: the inputs.
-            key: a JAX random key.
-            train: whether to behave as in training.
-
-        Returns:
-            `(outputs, state)`.
+            The values of `graph.nodes` by name, inputs included.
 
         Raises:
             FuncconvError: as a call does.
-        """
-        del key, train
-        values = self._evaluate(params, self._arrays(xs))
-        return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), state
-
-    def _evaluate(self, params: Params, xs: Sequence[Array]) -> list[Any]:
-        """Return every value: the inputs, then the rows."""
-        _entries.check(params, self._entries)
-        batch = self._batch(xs)
-        values: list[Any] = list(xs)
-        for row, path in zip(self._rows, self._paths, strict=True):
-            entry = _entries.get(params, path) if path else None
-            try:
-                values.append(row.op.apply(entry, *(values[i] for i in row.inputs), batch=batch))
-            except FuncconvError as error:
-                msg = f"node {row.name!r}: {error}"
-                raise FuncconvError(msg) from None
-            except Exception as error:
-                error.add_note(f"in node {row.name!r} of the graph, which is {row.op!r}")
-                raise
-        return values
-
-    def _arrays(self, xs: Sequence[Any]) -> list[Array]:
-        """Return the inputs in the order of declaration."""
-        if self._keys is not None and len(xs) == 1 and isinstance(xs[0], Mapping):
-            if set(xs[0]) != set(self._keys):
-                msg = f"the graph takes a dict of inputs with the keys {list(self._keys)}; got {list(xs[0])}"
-                raise FuncconvError(msg)
-            xs = [xs[0][name] for name in self._keys]
-        if len(xs) != len(self._signature):
-            msg = f"the graph takes {self._wanted()} after the parameters; got {len(xs)}"
-            raise FuncconvError(msg)
-        return [as_array("graph", f"input {each.name!r}", x) for each, x in zip(self._signature, xs, strict=True)]
-
-    def _batch(self, xs: Sequence[Array]) -> Shape:
-        """Return the batch axes, which all inputs have in common."""
-        batches = {}
-        for (name, shape, _), x in zip(self._signature, xs, strict=True):
-            k = x.ndim - len(shape)
-            if k < 0 or x.shape[k:] != shape:
-                hint = "; the channels look first" if sorted(x.shape[max(k, 0) :]) == sorted(shape) else ""
-                msg = f"input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
-                raise FuncconvError(msg)
-            batches[name] = x.shape[:k]
-        if len(set(batches.values())) > 1:
-            msg = f"all inputs must have the same batch axes; got {batches}"
-            raise FuncconvError(msg)
-        return next(iter(batches.values()), ())
-
-    def _on_nodes(self, args: Sequence[Node]) -> Any:
-        """Repeat the rows as nodes of the graph that is being declared."""
-        check_nodes(self, args)
-        if len(args) != len(self._signature):
-            msg = f"the graph takes {self._wanted()}; it was called on {len(args)} nodes"
-            raise FuncconvError(msg)
-        nodes: list[Node] = list(args)
-        uses: dict[Any, object] = {}  # this use of the graph, or for each use of a graph within, one of its own
-        for row, place in zip(self._rows, self._places, strict=True):
-            if self.name is not None:
-                place = Place(self, uses.setdefault(None, object()), row.name, row.params)
-            elif place is not None:
-                place = place._replace(use=uses.setdefault(place.use, object()))
-            nodes.append(Application(row.op, [nodes[i] for i in row.inputs], row.op.name, place))
-        return jax.tree.unflatten(self._tree, [nodes[i] for i in self._results])
-
-    def subgraph(self, *names: str) -> "Graph":
-        """Return a part as a network of its own.
-
-        Args:
-            *names: a nested graph, or nodes: then the part that computes them, from those inputs that it needs.
-
-        Returns:
-            A graph; its outputs are one node or a tuple, as names were given. `part.select(params)` are its parameters.
-
-        Raises:
-            FuncconvError: if there is no such name.
 
         Example:
-            >>> import funcconv as fc, jax
+            >>> import funcconv as fc, jax, jax.numpy as jnp
             >>> x = fc.Input("x", (8, 8, 1))
-            >>> trunk = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.flatten, fc.Dense(2))(x), name="trunk")
-            >>> a, b = fc.Input("a", (8, 8, 1)), fc.Input("b", (8, 8, 1))
-            >>> graph = fc.Graph((a, b), fc.siamese(trunk, fc.add)(a, b))
-            >>> graph.subgraph("trunk") == trunk, graph.subgraph("trunk/conv1").nodes
-            (True, ('a', 'trunk/conv1'))
+            >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jnp.tanh, fc.max_pool)(x))
+            >>> values = graph.values(graph.init(jax.random.key(0)), jnp.ones((5, 8, 8, 1)))
+            >>> {name: value.shape for name, value in values.items()}
+            {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
-        nested: dict[str, Graph] = {place.graph.name: place.graph for place in self._places if place}
-        if len(names) == 1 and names[0] not in self.nodes:
-            first, _, rest = names[0].partition("/")
-            if first in nested:
-                return nested[first].subgraph(rest) if rest else nested[first]
-        known = {name: i for i, name in enumerate(self.nodes)}
-        for name in names:
-            if name not in known:
-                msg = f"the graph has no node {name!r}{suggest(name, [*nested, *known])}"
-                raise FuncconvError(msg)
-        results = [known[name] for name in names]
-        return self._part(results, jax.tree.structure(names[0] if len(names) == 1 else names))
+        return dict(zip(self.nodes, self._evaluate(params, self._arrays(xs)), strict=True))
 
-    def _part(self, results: Sequence[int], tree: Any) -> "Graph":
-        """Return the graph of those values that the results need."""
-        first = len(self._signature)
-        needed = set(results)
-        for i in reversed(range(len(self._rows))):
-            if first + i in needed:
-                needed.update(self._rows[i].inputs)
-        new = {old: i for i, old in enumerate(sorted(needed))}
-        rows = [
-            (row, place) for i, (row, place) in enumerate(zip(self._rows, self._places, strict=True), first) if i in new
-        ]
-        part = object.__new__(Graph)
-        part._set(
-            tuple(each for i, each in enumerate(self._signature) if i in new),
-            None,
-            tuple(row._replace(inputs=tuple(new[i] for i in row.inputs)) for row, _ in rows),
-            tuple(new[i] for i in results),
-            tree,
-            None,
-            [place for _, place in rows],
-        )
-        return part
+    def backward(self, params: Params, /, *xs: Any, cotangent: Any = None) -> Backward:
+        """Return the derivative of a loss by every node's value and by the parameters.
 
-    def select(self, params: Params) -> dict[str, Any]:
-        """Return those entries of a parameter tree that this graph needs.
+        The loss is the sum of the products of the outputs with `cotangent`. The derivative by a node's value is that of
+        the whole rest of the graph, along all paths from the node.
 
         Args:
-            params: the tree of a larger graph. Where this graph has a name, and the tree an entry of that name, they
-                are taken from there.
+            params: as for a call.
+            *xs: as for a call.
+            cotangent: the derivative of the loss by the outputs, in their structure; None means ones, so that the loss
+                is the sum over the batch, where the outputs are one number for each example.
 
         Returns:
-            A tree of the same arrays.
+            `(nodes, params)`: a dict by node's name, and a tree like the parameters.
 
         Raises:
-            FuncconvError: if an entry is missing.
+            FuncconvError: as a call does, and if the cotangent is not like the outputs, or None where they are more
+                than one number.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x0 = fc.Input("x0", (3,))
+            >>> x1 = fc.node(lambda x: x**2, x0, name="x1")
+            >>> graph = fc.Graph(x0, fc.node(jnp.sum, x1 * x0, name="loss"))
+            >>> nodes, _ = graph.backward({}, jnp.array([1.0, 2.0, 3.0]))
+            >>> nodes["x1"].tolist(), nodes["x0"].tolist()
+            ([1.0, 2.0, 3.0], [3.0, 12.0, 27.0])
         """
-        if self.name is not None and self.name in params and all(path[0] != self.name for path in self._entries):
-            params = params[self.name]
-        return _entries.select(params, self._entries)
+        arrays = self._arrays(xs)
+        run = self._runner(arrays, self._batch(arrays))
+        outputs = jax.eval_shape(lambda params: [run(params, {})[i] for i in self._results], params)
+        return backward(run, self.nodes, self._results, params, self._cotangents(cotangent, outputs, arrays))
 
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Graph):
-            return NotImplemented
-        return self is other or (self._hash == other._hash and self._value == other._value)
+    def jacobian(self, params: Params, /, *xs: Any, of: str, wrt: str, local: bool = False) -> Any:
+        """Return the Jacobian of a node by a node, or by parameters, for each example by itself.
 
-    def __hash__(self) -> int:
-        return self._hash
+        Args:
+            params: as for a call.
+            *xs: as for a call.
+            of: a node.
+            wrt: a node, an entry of the parameters such as `"w1"`, or a part of one such as `"conv1/kernel"`; an entry
+                that is called as a node is said with `params/` in front, `"params/conv1"`.
+            local: only the Jacobian of the operation at `of`, by one of its own inputs or parameters, and not along all
+                paths that lead there.
 
-    def __repr__(self) -> str:
-        names = self.nodes
-        lines = [f"{each.name}: {each.shape}" for each in self._signature]
-        for row in self._rows:
-            entry = "" if row.params in (None, row.name) else f" with {row.params}"
-            lines.append(f"{row.name} = {row.op!r}({', '.join(names[i] for i in row.inputs)}){entry}")
-        title = f"Graph {self.name}" if self.name else "Graph"
-        return "\n  ".join([f"{title}:", *lines, f"-> {', '.join(self.outputs)}"])
+        Returns:
+            `(*batch, *of, *wrt)`; where a value or the parameters are a tree, a tree of such.
 
-    def _wanted(self) -> str:
-        count = len(self._signature)
-        return f"{count} input{'s' * (count != 1)} ({', '.join(self.inputs)})"
+        Raises:
+            FuncconvError: as a call does, and if there is no such node or parameter, or `local` is asked for something
+                that the operation does not take.
 
+        Example:
+            >>> import funcconv as fc, jax.numpy as jnp
+            >>> x0 = fc.Input("x0", (2,))
+            >>> x1 = fc.node(jnp.dot, x0, params="w", name="x1")
+            >>> graph = fc.Graph(x0, fc.node(jnp.dot, x1, params="w", name="x2"))
+            >>> params = {"w": jnp.array([[1.0, 2.0], [0.0, 1.0]])}
+            >>> graph.jacobian(params, jnp.ones(2), of="x2", wrt="x0").tolist()
+            [[1.0, 4.0], [0.0, 1.0]]
+        """
+        arrays = self._arrays(xs)
+        batch = self._batch(arrays)
+        _entries.check(params, self._entries)
+        number, variable = self._number(of), self._variable(wrt, params)
+        row = self._rows[number - len(self._signature)] if number >= len(self._signature) else None
+        if local:
+            variable = self._own_variable(of, row, wrt, variable)
 
-def _declared(inputs: Any) -> tuple[list[Input], tuple[Any, ...] | None]:
-    """Return the inputs in order, and the keys of a dict of them."""
-    keys = tuple(inputs) if isinstance(inputs, Mapping) else None
-    if keys is not None:
-        inputs = tuple(inputs.values())
-    declared = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
-    for each in declared:
-        if not isinstance(each, Input):
-            msg = f"the inputs of a graph must be an fc.Input, a tuple or a dict of them; got {each!r}"
+        def each(*xs: Array) -> Any:
+            run = self._runner(xs, ())
+            if not local or row is None:
+                return jacobian(run, number, variable, params)
+            values = run(params, {})
+            entry = _entries.get(params, tuple(row.params.split("/"))) if row.params else None
+            return own_jacobian(row, entry, [values[i] for i in row.inputs], variable)
+
+        for _ in batch:
+            each = jax.vmap(each)
+        return each(*arrays)
+
+    def continuation(self, params: Params, /, *xs: Any, at: str) -> tuple[Any, Callable[[Any], Any]]:
+        """Return a node's value, and the outputs as a function of it.
+
+        Whatever one does to functions can so be done to the rest of a network, a Hessian-vector product among it.
+
+        Args:
+            params: as for a call.
+            *xs: as for a call.
+            at: a node.
+
+        Returns:
+            `(value, rest)`, where `rest(value)` gives the outputs of the graph.
+
+        Raises:
+            FuncconvError: as a call does, and if there is no such node.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x = fc.Input("x", (2,))
+            >>> graph = fc.Graph(x, fc.node(jnp.sum, fc.node(jnp.exp, x, name="h") * x))
+            >>> value, rest = graph.continuation({}, jnp.array([0.0, 3.0]), at="h")
+            >>> jax.grad(rest)(value).tolist()
+            [0.0, 3.0]
+        """
+        arrays = self._arrays(xs)
+        run, number = self._runner(arrays, self._batch(arrays)), self._number(at)
+
+        def rest(value: Any) -> Any:
+            values = run(params, {number: lambda _: value})
+            return jax.tree.unflatten(self._tree, [values[i] for i in self._results])
+
+        return run(params, {})[number], rest
+
+    def grad_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., dict[str, Any]]:
+        """Return the function that gives the gradient of a loss by each use of the parameters.
+
+        Args:
+            loss: of the graph's outputs, a number.
+
+        Returns:
+            A function of the parameters and the inputs, as the graph is one. Its result is like `graph.copies(params)`.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x, c = fc.Input("x", (8, 8, 2)), fc.Conv(2, 3, bias=False)
+            >>> graph = fc.Graph(x, c(c(x)))
+            >>> params, x = graph.init(jax.random.key(0)), jnp.ones((1, 8, 8, 2))
+            >>> by_use = graph.grad_by_use(jnp.sum)(params, x)
+            >>> shared = jax.grad(lambda params: graph(params, x).sum())(params)
+            >>> total = by_use["conv1"]["kernel"] + by_use["conv1@2"]["kernel"]
+            >>> bool(jnp.allclose(total, shared["conv1"]["kernel"], rtol=1e-5))
+            True
+        """
+        unshared = self.unshared()
+
+        gradient = jax.grad(lambda copies, *xs: loss(unshared(copies, *xs)))
+
+        return lambda params, *xs: gradient(self.copies(params), *xs)
+
+    def _runner(self, xs: Sequence[Array], batch: Shape) -> Run:
+        """Return the evaluation at these inputs as a function of the parameters and of edits on the way."""
+        return lambda params, edits: evaluate(self._rows, self._uses(params), xs, batch, edits)
+
+    def _number(self, name: str) -> int:
+        """Return the number of a node's value."""
+        if name not in self.nodes:
+            msg = f"the graph has no node {name!r}{suggest(name, self.nodes)}"
             raise FuncconvError(msg)
-    return declared, keys
+        return self.nodes.index(name)
+
+    def _variable(self, name: str, params: Params) -> int | _entries.Path:
+        """Return the number of a node's value, or the path of parameters."""
+        if name in self.nodes:
+            return self._number(name)
+        path = tuple(name.removeprefix("params/").split("/"))
+        try:
+            _entries.get(params, path)
+        except (KeyError, IndexError, TypeError):
+            msg = f"the graph has no node and no parameters {name!r}{suggest(name, (*self.nodes, *self.entries))}"
+            raise FuncconvError(msg) from None
+        return path
+
+    def _own_variable(self, of: str, row: Row | None, name: str, variable: int | _entries.Path) -> int | _entries.Path:
+        """Return the variable as a row sees it: one of its inputs, or a path below its entry."""
+        if row is not None:
+            if isinstance(variable, int) and variable in row.inputs:
+                return variable
+            entry = tuple(row.params.split("/")) if row.params else None
+            if not isinstance(variable, int) and entry and variable[: len(entry)] == entry:
+                return variable[len(entry) :]
+        takes = [self.nodes[i] for i in row.inputs] + ([row.params] if row.params else []) if row else []
+        msg = f"node {of!r} does not take {name!r}; it takes {', '.join(map(repr, takes)) or 'nothing'}"
+        raise FuncconvError(msg)
+
+    def _cotangents(self, cotangent: Any, outputs: Sequence[Any], xs: Sequence[Array]) -> list[Any]:
+        """Return the cotangents of the results, of their types."""
+        if cotangent is None:
+            batch = self._batch(xs)
+            if any(leaf.shape != batch for leaf in jax.tree.leaves(outputs)):
+                msg = (
+                    f"backward: the outputs have shapes {_shapes(outputs)}, more than one number for each example; "
+                    "give cotangent=, the derivative of the loss by them"
+                )
+                raise FuncconvError(msg)
+            return [jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), output) for output in outputs]
+        try:
+            given = self._tree.flatten_up_to(cotangent)
+            return [
+                jax.tree.map(partial(_like, op="backward"), output, each)
+                for output, each in zip(outputs, given, strict=True)
+            ]
+        except ValueError as error:
+            if isinstance(error, FuncconvError):
+                raise
+            expected = jax.tree.unflatten(self._tree, [_shapes(output) for output in outputs])
+            msg = f"backward: the cotangent must be like the outputs, {expected}; got {_shapes(cotangent)}"
+            raise FuncconvError(msg) from None
+
+
+def _like(output: Any, cotangent: Any, *, op: str) -> Array:
+    array = as_array(op, "the cotangent", cotangent)
+    if (array.shape, array.dtype) != (output.shape, output.dtype):
+        msg = (
+            f"{op}: the cotangent of an output {output.dtype}{list(output.shape)} must be like it; "
+            f"got {array.dtype}{list(array.shape)}"
+        )
+        raise FuncconvError(msg)
+    return array
 
 
 def _shapes(tree: Any) -> Any:
-    return jax.tree.map(np.shape, tree)
-
-
-def _check_shapes(row: Row, whose: str, entry: Any, xs: Sequence[Any]) -> None:
-    """Refuse parameters of other shapes than the layer would draw."""
-    if not row.op.draws:
-        return
-    drawn = _reported(row, xs, lambda: jax.eval_shape(lambda key: row.op.draw(key, *_shapes(xs)), jax.random.key(0)))
-    if _shapes(entry) != _shapes(drawn):
-        msg = (
-            f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {_shapes(entry)}, "
-            f"but it needs {_shapes(drawn)}"
-        )
-        raise FuncconvError(msg)
-
-
-def _infer(row: Row, entry: Any, xs: Sequence[Any]) -> Any:
-    """Return the shape and dtype of a row's value, without batch axes."""
-    return _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
-
-
-def _reported(row: Row, xs: Sequence[Any], infer: Any) -> Any:
-    """Call, and retell what goes wrong as an error of the node."""
-    try:
-        return infer()
-    except FuncconvError as error:
-        msg = f"node {row.name!r}: {error}"
-        raise FuncconvError(msg) from None
-    except Exception as error:
-        shapes = ", ".join(str(shape) for shape in _shapes(list(xs)))
-        msg = (
-            f"node {row.name!r}: {row.op!r} failed on inputs of shape {shapes}: {type(error).__name__}: {error}\n"
-            "Shapes are inferred without batch axes, and an op sees none: count axes from the end, as in "
-            "x.mean((-3, -2)), or declare the node with batched=True."
-        )
-        raise FuncconvError(msg) from error
+    return jax.tree.map(jnp.shape, tree)

@@ -39,7 +39,8 @@ def pad(
         shown, beyond = (max(before, 0), max(after, 0)), axis.reach - after
         if mode in _NUMPY_MODES and any(shown):
             x = jnp.pad(x, [shown if i == j else (0, 0) for j in range(x.ndim)], mode=_NUMPY_MODES[mode])
-        x = lax.slice_in_dim(x, max(-before, 0), x.shape[i] - max(-after, 0), axis=i)
+        if min(before, after) < 0:
+            x = lax.slice_in_dim(x, max(-before, 0), x.shape[i] - max(-after, 0), axis=i)
         if mode == "zeros":
             left = spare[i - 1] if spare else (0, 0)
             zeros[i] = (shown[0] - left[0], shown[1] - left[1], 0)

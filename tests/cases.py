@@ -77,13 +77,13 @@ def channels_last(f):
 
 
 def _twin_graph():
-    a, b = fc.Input("a", (6, 6, 2)), fc.Input("b", (6, 6, 2))
-    trunk = fc.serial(fc.Conv(3, 3), jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(4))
+    a, b = fc.Input("a", (5, 4, 1)), fc.Input("b", (5, 4, 1))
+    trunk = fc.serial(fc.Conv(2, 2), jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(2))
     return fc.Graph((a, b), fc.siamese(trunk, jnp.subtract)(a, b))
 
 
 def _twin(params, x):
-    return _twin_graph()(params, x[..., :2], x[..., 2:])
+    return _twin_graph()(params, x[..., :1], x[..., 1:])
 
 
 def _twin_oracle(params, x):
@@ -91,12 +91,12 @@ def _twin_oracle(params, x):
         x = oracles.pool(np.tanh(oracles.conv(params["conv1"], x)), 2)
         return x.reshape(-1) @ params["dense1"]["kernel"] + params["dense1"]["bias"]
 
-    return trunk(x[..., :2]) - trunk(x[..., 2:])
+    return trunk(x[..., :1]) - trunk(x[..., 1:])
 
 
 _TWIN = {
-    "conv1": {"kernel": (3, 3, 2, 3), "bias": (3,)},
-    "dense1": {"kernel": (12, 4), "bias": (4,)},
+    "conv1": {"kernel": (2, 2, 1, 2), "bias": (2,)},
+    "dense1": {"kernel": (4, 2), "bias": (2,)},
 }
 
 CASES = [
@@ -175,5 +175,5 @@ CASES = [
         "flatten-channels-first", partial(fc.flatten, spatial=2, order="channels_first"),
         lambda x: np.moveaxis(x, -1, 0).ravel(), (2, 3, 2),
     ),
-    Case("graph-siamese", _twin, _twin_oracle, (6, 6, 4), _TWIN),
+    Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
 ]  # fmt: skip

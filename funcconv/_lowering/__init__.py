@@ -1,0 +1,8 @@
+"""How the three maps of a convolution are computed: the forms, and the choice among them."""
+
+from ._form import Form as Form
+from ._form import Type as Type
+from ._lax import reference as reference
+from ._maps import conv as conv
+from ._maps import conv_input_grad as conv_input_grad
+from ._maps import conv_kernel_grad as conv_kernel_grad

@@ -1,0 +1,44 @@
+"""What every form of a convolution is given beside its operands."""
+
+from typing import Any, NamedTuple, TypeAlias
+
+from .._geometry import Axis
+from .._typing import Array, DTypeLike, Precision, Shape
+
+Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varying axes
+
+
+class Form(NamedTuple):
+    """A convolution but for its batch and its channels.
+
+    The image is `(batch, *spatial, in)`, the kernel `(*window, in // groups, out)`, the result `(batch, *positions,
+    out)`; what lies beyond the image is zero.
+    """
+
+    axes: tuple[Axis, ...]
+    groups: int = 1
+    precision: Precision = None
+    accumulate_dtype: DTypeLike | None = None
+
+    @property
+    def spatial(self) -> Shape:
+        """The sizes of the image."""
+        return tuple(axis.size for axis in self.axes)
+
+    @property
+    def window(self) -> Shape:
+        """The taps of the kernel."""
+        return tuple(axis.window for axis in self.axes)
+
+    @property
+    def positions(self) -> Shape:
+        """The sizes of the result."""
+        return tuple(axis.outputs for axis in self.axes)
+
+    def image(self, result: Array, kernel: Array) -> Shape:
+        """The shape of the image that this kernel takes to this result."""
+        return (result.shape[0], *self.spatial, kernel.shape[-2] * self.groups)
+
+    def result(self, image: Array, kernel: Array) -> Shape:
+        """The shape of the result that this kernel takes this image to."""
+        return (image.shape[0], *self.positions, kernel.shape[-1])

@@ -1,0 +1,44 @@
+"""The reference: `lax.conv_general_dilated`, which the other forms must equal."""
+
+from jax import lax
+
+from .._geometry import Axis
+from .._padding import pad
+from .._typing import Array
+from ._form import Form
+
+
+def reference(image: Array, kernel: Array, form: Form) -> Array:
+    """Return the correlation in the dtype of accumulation. Which padding is left to XLA, see `_spare`."""
+    n = len(form.axes)
+    spare = [_spare(axis) for axis in form.axes]
+    return lax.conv_general_dilated(
+        pad(image, form.axes, ("zeros",) * n, spare=spare),
+        kernel,
+        window_strides=[axis.stride for axis in form.axes],
+        padding=spare,
+        rhs_dilation=[axis.dilation for axis in form.axes],
+        dimension_numbers=lax.ConvDimensionNumbers(
+            (0, n + 1, *range(1, n + 1)),  # image: (batch, *spatial, in)
+            (n + 1, n, *range(n)),  # kernel: (*window, in // groups, out)
+            (0, n + 1, *range(1, n + 1)),  # result: (batch, *positions, out)
+        ),
+        feature_group_count=form.groups,
+        precision=form.precision,
+        preferred_element_type=form.accumulate_dtype,
+    )
+
+
+def _spare(axis: Axis) -> tuple[int, int]:
+    """Return how many of the zeros before and after an axis XLA is to add, so that it stays on ground that holds.
+
+    Only zeros that some window with a tap on the image reads, and only up to the last place that is read: then no
+    padding is negative, in this contraction or in its two transposes, which have `extent - 1 - spare` zeros. (XLA for
+    the CPU has read out of bounds where a negative padding comes before an axis and a positive one after it.)
+
+    And not all of those on both sides: where a transpose has no padding at all, XLA takes an axis with a window of two
+    and a stride of two for groups when it swaps the operands, and aborts the process.
+    """
+    most = axis.extent - 1
+    before, after = (min(max(margin, 0), most) for margin in (axis.lo, axis.reach))
+    return before, after - 1 if before == after == most > 0 else after

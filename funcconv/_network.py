@@ -1,0 +1,440 @@
+"""Networks as values: a directed acyclic graph of nodes, flattened into rows, drawn, evaluated and cut into parts."""
+
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any, NamedTuple, Self
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from . import _entries
+from ._errors import FuncconvError, suggest
+from ._evaluate import evaluate
+from ._flatten import Row, flatten
+from ._init import fold_in_name
+from ._layout import as_array
+from ._node import Application, Input, Node, Place, check_name, check_nodes
+from ._typing import Array, Params, Shape
+
+
+class InputRow(NamedTuple):
+    """An input of a graph."""
+
+    name: str
+    shape: Shape
+    dtype: Any
+
+
+class Network:
+    """What a `Graph` is but for its derivatives: rows, parameters, evaluation, parts, and its value."""
+
+    takes_nodes = True
+
+    def __init__(self, inputs: Any, outputs: Any, name: str | None = None) -> None:
+        declared, keys = _declared(inputs)
+        leaves, tree = jax.tree.flatten(outputs)
+        if not leaves or not all(isinstance(leaf, Node) for leaf in leaves):
+            msg = f"the outputs of a graph must be a node, or a tuple, list or dict of nodes; got {outputs!r}"
+            raise FuncconvError(msg)
+        check_name(name)
+        rows, places, numbers = flatten(declared, leaves)
+        signature = tuple(InputRow(each.name, each.shape, each.dtype) for each in declared)
+        self._set(signature, keys, rows, tuple(numbers[leaf] for leaf in leaves), tree, name, places)
+
+    def _set(
+        self,
+        signature: tuple[InputRow, ...],
+        keys: tuple[Any, ...] | None,
+        rows: tuple[Row, ...],
+        results: tuple[int, ...],
+        tree: Any,
+        name: str | None,
+        places: Sequence[Place | None],
+    ) -> None:
+        self._signature, self._keys, self._rows, self._results = signature, keys, rows, results
+        self._tree, self._name, self._places = tree, name, tuple(places)
+        self._paths = tuple(tuple(row.params.split("/")) if row.params else None for row in rows)
+        self._entries = tuple(dict.fromkeys(path for path in self._paths if path))
+        self._value = (signature, keys, rows, results, tree, name)
+        self._hash = hash(self._value)
+
+    @property
+    def name(self) -> str | None:
+        """The name of its subtree, where it is a part of another graph."""
+        return self._name
+
+    @property
+    def rows(self) -> tuple[Row, ...]:
+        """The nodes in the order of evaluation, as `(name, op, inputs, params)`.
+
+        Values are numbered, first the inputs, then the rows; `inputs` are such numbers, and `params` is the path of
+        the node's entry in the parameters, or None.
+        """
+        return self._rows
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """The names of the inputs."""
+        return tuple(each.name for each in self._signature)
+
+    @property
+    def nodes(self) -> tuple[str, ...]:
+        """The names of all values: the inputs, then the nodes in the order of evaluation."""
+        return self.inputs + tuple(row.name for row in self._rows)
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The names of the nodes whose values are the results."""
+        return tuple(self.nodes[i] for i in self._results)
+
+    @property
+    def entries(self) -> tuple[str, ...]:
+        """The paths of the parameter entries, in the order of first use."""
+        return tuple("/".join(path) for path in self._entries)
+
+    def init(self, key: Array, /, **given: Any) -> dict[str, Any]:
+        """Draw the parameters.
+
+        Every shape is inferred from those of the inputs. The key of an entry is folded from its name, so that adding a
+        layer changes neither those before it nor those that have a name of their own.
+
+        Args:
+            key: a JAX random key.
+            **given: entries that are taken as they are: those that no node draws must be among them. What belongs to
+                a nested graph is given as a dict.
+
+        Returns:
+            A tree of nested dicts, one entry for each distinct layer.
+
+        Raises:
+            FuncconvError: if an op does not accept what comes to it, one entry would need two shapes, or an entry is
+                missing or unknown.
+        """
+        _entries.check(given, self._entries, partial=True)
+        params: dict[str, Any] = {}
+        users: dict[Any, str] = {}
+        inferred: dict[Any, Any] = {}
+        specs: list[Any] = [
+            jax.ShapeDtypeStruct(each.shape, each.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
+            for each in self._signature
+        ]
+        for row, path in zip(self._rows, self._paths, strict=True):
+            xs = [specs[i] for i in row.inputs]
+            entry = None
+            if path and path in users:
+                entry = _entries.get(params, path)
+                _check_shapes(row, f"as node {users[path]!r} has them", entry, xs)
+            elif path:
+                entry = self._entry(row, path, key, given, xs)
+                _entries.put(params, path, entry)
+                users[path] = row.name
+            leaves, tree = jax.tree.flatten((entry, xs))
+            same = (row.op, tree, *((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+            if same not in inferred:
+                inferred[same] = _infer(row, entry, xs)
+            specs.append(inferred[same])
+        return params
+
+    def _entry(self, row: Row, path: _entries.Path, key: Array, given: Params, xs: Sequence[Any]) -> Any:
+        """Return what was given for a row, or draw it."""
+        try:
+            entry = _entries.get(given, path)
+        except KeyError:
+            pass
+        else:
+            _check_shapes(row, "as given", entry, xs)
+            return entry
+        if not row.op.draws:
+            msg = (
+                f"node {row.name!r}: nothing draws its parameters {row.params!r}; give them, "
+                f"graph.init(key, {path[0]}=...), or an init= to the first node that uses them"
+            )
+            raise FuncconvError(msg)
+        for name in path:
+            key = fold_in_name(key, name)
+        return _reported(row, xs, lambda: row.op.draw(key, *_shapes(xs)))
+
+    def __call__(self, *args: Any) -> Any:
+        """Evaluate on a parameter tree and arrays, `graph(params, *xs)`; or apply to nodes, as a layer.
+
+        Args:
+            *args: the parameters and the inputs in the order of declaration, each with the same batch axes in front
+                (none, one or several); where the inputs were declared as a dict, a dict will do. Or nodes.
+
+        Returns:
+            The outputs, in the structure in which they were declared.
+
+        Raises:
+            FuncconvError: if the parameters or inputs are not those of the graph, or an op refuses what comes to it;
+                the text names the node.
+        """
+        if any(isinstance(each, Node) for each in args):
+            return self._on_nodes(args)
+        if not args:
+            msg = f"a graph is called as graph(params, *xs), with {self._wanted()}"
+            raise FuncconvError(msg)
+        params, *xs = args
+        return self.apply(params, {}, *xs)[0]
+
+    def apply(
+        self, params: Params, state: Mapping[str, Any], /, *xs: Any, key: Array | None = None, train: bool = False
+    ) -> tuple[Any, Mapping[str, Any]]:
+        """Evaluate a graph whose nodes may draw random numbers or keep a state.
+
+        No op of today does either, so the state comes back as it is.
+
+        Args:
+            params: the parameter tree.
+            state: `{}`.
+            *xs: the inputs.
+            key: a JAX random key.
+            train: whether to behave as in training.
+
+        Returns:
+            `(outputs, state)`.
+
+        Raises:
+            FuncconvError: as a call does.
+        """
+        del key, train
+        values = self._evaluate(params, self._arrays(xs))
+        return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), state
+
+    def _evaluate(self, params: Params, xs: Sequence[Array]) -> list[Any]:
+        """Return every value: the inputs, then the rows."""
+        return evaluate(self._rows, self._uses(params), xs, self._batch(xs))
+
+    def _uses(self, params: Params) -> list[Any]:
+        """Return the entry that each row uses, None where it uses none."""
+        _entries.check(params, self._entries)
+        return [_entries.get(params, path) if path else None for path in self._paths]
+
+    def _arrays(self, xs: Sequence[Any]) -> list[Array]:
+        """Return the inputs in the order of declaration."""
+        if self._keys is not None and len(xs) == 1 and isinstance(xs[0], Mapping):
+            if set(xs[0]) != set(self._keys):
+                msg = f"the graph takes a dict of inputs with the keys {list(self._keys)}; got {list(xs[0])}"
+                raise FuncconvError(msg)
+            xs = [xs[0][name] for name in self._keys]
+        if len(xs) != len(self._signature):
+            msg = f"the graph takes {self._wanted()} after the parameters; got {len(xs)}"
+            raise FuncconvError(msg)
+        return [as_array("graph", f"input {each.name!r}", x) for each, x in zip(self._signature, xs, strict=True)]
+
+    def _batch(self, xs: Sequence[Array]) -> Shape:
+        """Return the batch axes, which all inputs have in common."""
+        batches = {}
+        for (name, shape, _), x in zip(self._signature, xs, strict=True):
+            k = x.ndim - len(shape)
+            if k < 0 or x.shape[k:] != shape:
+                hint = "; the channels look first" if sorted(x.shape[max(k, 0) :]) == sorted(shape) else ""
+                msg = f"input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
+                raise FuncconvError(msg)
+            batches[name] = x.shape[:k]
+        if len(set(batches.values())) > 1:
+            msg = f"all inputs must have the same batch axes; got {batches}"
+            raise FuncconvError(msg)
+        return next(iter(batches.values()), ())
+
+    def _on_nodes(self, args: Sequence[Node]) -> Any:
+        """Repeat the rows as nodes of the graph that is being declared."""
+        check_nodes(self, args)
+        if len(args) != len(self._signature):
+            msg = f"the graph takes {self._wanted()}; it was called on {len(args)} nodes"
+            raise FuncconvError(msg)
+        nodes: list[Node] = list(args)
+        uses: dict[Any, object] = {}  # this use of the graph, or for each use of a graph within, one of its own
+        for row, place in zip(self._rows, self._places, strict=True):
+            if self.name is not None:
+                place = Place(self, uses.setdefault(None, object()), row.name, row.params)
+            elif place is not None:
+                place = place._replace(use=uses.setdefault(place.use, object()))
+            nodes.append(Application(row.op, [nodes[i] for i in row.inputs], row.op.name, place))
+        return jax.tree.unflatten(self._tree, [nodes[i] for i in self._results])
+
+    def subgraph(self, *names: str) -> Self:
+        """Return a part as a network of its own.
+
+        Args:
+            *names: a nested graph, or nodes: then the part that computes them, from those inputs that it needs.
+
+        Returns:
+            A graph; its outputs are one node or a tuple, as names were given. `part.select(params)` are its parameters.
+
+        Raises:
+            FuncconvError: if there is no such name.
+
+        Example:
+            >>> import funcconv as fc, jax
+            >>> x = fc.Input("x", (8, 8, 1))
+            >>> trunk = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.flatten, fc.Dense(2))(x), name="trunk")
+            >>> a, b = fc.Input("a", (8, 8, 1)), fc.Input("b", (8, 8, 1))
+            >>> graph = fc.Graph((a, b), fc.siamese(trunk, fc.add)(a, b))
+            >>> graph.subgraph("trunk") == trunk, graph.subgraph("trunk/conv1").nodes
+            (True, ('a', 'trunk/conv1'))
+        """
+        nested: dict[str, Self] = {place.graph.name: place.graph for place in self._places if place}
+        if len(names) == 1 and names[0] not in self.nodes:
+            first, _, rest = names[0].partition("/")
+            if first in nested:
+                return nested[first].subgraph(rest) if rest else nested[first]
+        known = {name: i for i, name in enumerate(self.nodes)}
+        for name in names:
+            if name not in known:
+                msg = f"the graph has no node {name!r}{suggest(name, [*nested, *known])}"
+                raise FuncconvError(msg)
+        results = [known[name] for name in names]
+        return self._part(results, jax.tree.structure(names[0] if len(names) == 1 else names))
+
+    def _part(self, results: Sequence[int], tree: Any) -> Self:
+        """Return the graph of those values that the results need."""
+        first = len(self._signature)
+        needed = set(results)
+        for i in reversed(range(len(self._rows))):
+            if first + i in needed:
+                needed.update(self._rows[i].inputs)
+        new = {old: i for i, old in enumerate(sorted(needed))}
+        rows = [
+            (row, place) for i, (row, place) in enumerate(zip(self._rows, self._places, strict=True), first) if i in new
+        ]
+        part = object.__new__(type(self))
+        part._set(
+            tuple(each for i, each in enumerate(self._signature) if i in new),
+            None,
+            tuple(row._replace(inputs=tuple(new[i] for i in row.inputs)) for row, _ in rows),
+            tuple(new[i] for i in results),
+            tree,
+            None,
+            [place for _, place in rows],
+        )
+        return part
+
+    def select(self, params: Params) -> dict[str, Any]:
+        """Return those entries of a parameter tree that this graph needs.
+
+        Args:
+            params: the tree of a larger graph. Where this graph has a name, and the tree an entry of that name, they
+                are taken from there.
+
+        Returns:
+            A tree of the same arrays.
+
+        Raises:
+            FuncconvError: if an entry is missing.
+        """
+        if self.name is not None and self.name in params and all(path[0] != self.name for path in self._entries):
+            params = params[self.name]
+        return _entries.select(params, self._entries)
+
+    def unshared(self) -> Self:
+        """Return the graph in which every use of a parameter entry has an entry of its own, called as its node.
+
+        With `graph.copies(params)` it computes the same. Derivatives by the copies are those by each use: their sum
+        over the uses is the derivative by the shared entry.
+
+        Returns:
+            A graph with the same nodes.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x, c = fc.Input("x", (8, 8, 2)), fc.Conv(2, 3)
+            >>> graph = fc.Graph(x, c(c(x)))
+            >>> graph.entries, graph.unshared().entries
+            (('conv1',), ('conv1', 'conv1@2'))
+        """
+        rows = tuple(row._replace(params=row.name if row.params else None) for row in self._rows)
+        part = object.__new__(type(self))
+        part._set(self._signature, self._keys, rows, self._results, self._tree, None, [None] * len(rows))
+        return part
+
+    def copies(self, params: Params) -> dict[str, Any]:
+        """Return the parameters of `graph.unshared()`: each use has the entry that it shares.
+
+        Args:
+            params: as for a call.
+
+        Returns:
+            A tree with one entry for each node that has parameters, of the same arrays.
+
+        Raises:
+            FuncconvError: if the parameters are not those of the graph.
+        """
+        tree: dict[str, Any] = {}
+        for row, entry in zip(self._rows, self._uses(params), strict=True):
+            if row.params:
+                _entries.put(tree, tuple(row.name.split("/")), entry)
+        return tree
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Network):
+            return NotImplemented
+        return self is other or (self._hash == other._hash and self._value == other._value)
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __repr__(self) -> str:
+        names = self.nodes
+        lines = [f"{each.name}: {each.shape}" for each in self._signature]
+        for row in self._rows:
+            entry = "" if row.params in (None, row.name) else f" with {row.params}"
+            lines.append(f"{row.name} = {row.op!r}({', '.join(names[i] for i in row.inputs)}){entry}")
+        title = f"Graph {self.name}" if self.name else "Graph"
+        return "\n  ".join([f"{title}:", *lines, f"-> {', '.join(self.outputs)}"])
+
+    def _wanted(self) -> str:
+        count = len(self._signature)
+        return f"{count} input{'s' * (count != 1)} ({', '.join(self.inputs)})"
+
+
+def _declared(inputs: Any) -> tuple[list[Input], tuple[Any, ...] | None]:
+    """Return the inputs in order, and the keys of a dict of them."""
+    keys = tuple(inputs) if isinstance(inputs, Mapping) else None
+    if keys is not None:
+        inputs = tuple(inputs.values())
+    declared = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
+    for each in declared:
+        if not isinstance(each, Input):
+            msg = f"the inputs of a graph must be an fc.Input, a tuple or a dict of them; got {each!r}"
+            raise FuncconvError(msg)
+    return declared, keys
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(np.shape, tree)
+
+
+def _check_shapes(row: Row, whose: str, entry: Any, xs: Sequence[Any]) -> None:
+    """Refuse parameters of other shapes than the layer would draw."""
+    if not row.op.draws:
+        return
+    drawn = _reported(row, xs, lambda: jax.eval_shape(lambda key: row.op.draw(key, *_shapes(xs)), jax.random.key(0)))
+    if _shapes(entry) != _shapes(drawn):
+        msg = (
+            f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {_shapes(entry)}, "
+            f"but it needs {_shapes(drawn)}"
+        )
+        raise FuncconvError(msg)
+
+
+def _infer(row: Row, entry: Any, xs: Sequence[Any]) -> Any:
+    """Return the shape and dtype of a row's value, without batch axes."""
+    return _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
+
+
+def _reported(row: Row, xs: Sequence[Any], infer: Any) -> Any:
+    """Call, and retell what goes wrong as an error of the node."""
+    try:
+        return infer()
+    except FuncconvError as error:
+        msg = f"node {row.name!r}: {error}"
+        raise FuncconvError(msg) from None
+    except Exception as error:
+        shapes = ", ".join(str(shape) for shape in _shapes(list(xs)))
+        msg = (
+            f"node {row.name!r}: {row.op!r} failed on inputs of shape {shapes}: {type(error).__name__}: {error}\n"
+            "Shapes are inferred without batch axes, and an op sees none: count axes from the end, as in "
+            "x.mean((-3, -2)), or declare the node with batched=True."
+        )
+        raise FuncconvError(msg) from error

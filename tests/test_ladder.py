@@ -1,0 +1,185 @@
+"""The ladder of derivatives, climbed by every op: each order in every mode, and the modes against each other.
+
+The op is seen as a function `y = f(z)` of all its numbers, its parameters and its input alike, and `s(z)` is the sum of
+`c sin(y)`, whose derivatives of every order show those of `f`.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from compare import close
+from jax import export
+from jax.experimental.jet import jet
+from jax.flatten_util import ravel_pytree
+
+each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+
+
+class Problem:
+    """A case as functions of one vector, at a point, with directions."""
+
+    def __init__(self, case, rng, dtype=np.float64):
+        self.z, unravel = ravel_pytree(case.draw(rng, dtype))
+        self.f = lambda z: case.op(*unravel(z))
+        self.like_y = jax.eval_shape(self.f, self.z)
+        self.c = jnp.asarray(rng.normal(size=self.like_y.shape), dtype)
+        self.u, self.v, self.w = (jnp.asarray(rng.normal(size=self.z.shape), dtype) for _ in range(3))
+
+    def s(self, z):
+        return (self.c * jnp.sin(self.f(z))).sum()
+
+    def gradient(self, z):
+        return jax.grad(self.s)(z)
+
+
+def forward_over_reverse(s, z, v):
+    return jax.jvp(jax.grad(s), (z,), (v,))[1]
+
+
+def reverse_over_forward(s, z, v):
+    return jax.grad(lambda z: jax.jvp(s, (z,), (v,))[1])(z)
+
+
+def reverse_over_reverse(s, z, v):
+    return jax.grad(lambda z: (jax.grad(s)(z) * v).sum())(z)
+
+
+HVPS = (forward_over_reverse, reverse_over_forward, reverse_over_reverse)
+
+
+@each_case
+def test_first_order(case, rng):
+    problem = Problem(case, rng)
+    f, z, v = problem.f, problem.z, problem.v
+
+    eps = 1e-5
+
+    @jax.jit
+    def climb(z, v, c):
+        y, along = jax.jvp(f, (z,), (v,))
+        _, pullback = jax.vjp(f, z)
+        at_z, linear = jax.linearize(f, z)
+        return {
+            "values": (y, at_z, f(z)),
+            "along": (along, linear(v), jax.vmap(linear)(jnp.stack([v, -v]))[0]),
+            "back": (
+                pullback(c)[0],
+                jax.linear_transpose(linear, z)(c)[0],
+                jax.vmap(pullback)(jnp.stack([c, -c]))[0][0],
+                jax.grad(jax.checkpoint(lambda z: (c * f(z)).sum()))(z),
+            ),
+            "jacobians": (jax.jacrev(f)(z), jax.jacfwd(f)(z)),
+        }, jax.vmap(lambda e: (f(z + e) - f(z - e)) / (2 * eps), out_axes=-1)(eps * jnp.eye(z.size))
+
+    found, differences = climb(z, v, problem.c)
+    jacobian = np.asarray(found["jacobians"][0])
+    np.testing.assert_allclose(jacobian, differences, rtol=0, atol=1e-8 * max(np.abs(jacobian).max(), 1))
+    expected = {
+        "values": problem.f(z),
+        "along": jacobian @ np.asarray(v),
+        "back": np.tensordot(problem.c, jacobian, problem.c.ndim),
+        "jacobians": jacobian,
+    }
+    for name, ways in found.items():
+        for way in ways:
+            close(way, expected[name], ulps=1024)
+
+
+@each_case
+def test_second_order(case, rng):
+    problem = Problem(case, rng)
+    z, u, v = problem.z, problem.u, problem.v
+
+    @jax.jit
+    def climb(z, u, v):
+        products = [hvp(problem.s, z, v) for hvp in HVPS]
+        stacked = jax.vmap(lambda v: forward_over_reverse(problem.s, z, v))(jnp.stack([v, u]))
+        linear = jax.linearize(jax.grad(problem.s), z)[1]
+        remat = jax.jvp(jax.grad(jax.checkpoint(problem.s)), (z,), (v,))[1]
+        many = jax.vmap(lambda z: reverse_over_reverse(problem.s, z, v))(jnp.stack([z, z]))
+        ways = (*products, stacked[0], linear(v), jax.linear_transpose(linear, z)(v)[0], remat, many[1])
+        return ways, stacked[1], jax.hessian(problem.s)(z)
+
+    ways, of_u, hessian = climb(z, u, v)
+    gradient = jax.jit(problem.gradient)
+    eps = 1e-5
+    columns = [(gradient(z + e) - gradient(z - e)) / (2 * eps) for e in eps * np.eye(z.size)]
+    scale = max(np.abs(columns).max(), 1)
+    np.testing.assert_allclose(hessian, np.stack(columns, -1), rtol=0, atol=1e-7 * scale)
+    close(hessian, np.asarray(hessian).T, ulps=1024)
+    for way in ways:
+        close(way, np.asarray(hessian) @ np.asarray(v), ulps=1024)
+    np.testing.assert_allclose(u @ ways[0], v @ of_u, rtol=1e-10, atol=1e-10)
+
+
+@each_case
+def test_third_order(case, rng):
+    problem = Problem(case, rng)
+    z, v, w = problem.z, problem.v, problem.w
+
+    @jax.jit
+    def climb(z, v, w):
+        forward = jax.jvp(lambda z: forward_over_reverse(problem.s, z, v), (z,), (w,))[1]
+        backward = jax.grad(lambda z: (w * forward_over_reverse(problem.s, z, v)).sum())(z)
+        scalars = jax.jvp(lambda z: jax.jvp(lambda z: jax.jvp(problem.s, (z,), (v,))[1], (z,), (v,))[1], (z,), (v,))
+        again = jax.jvp(lambda z: jax.jvp(problem.s, (z,), (v,))[1], (z,), (v,))[1]
+        taylor = jet(problem.s, (z,), ((v, jnp.zeros_like(v), jnp.zeros_like(v)),))
+        nested = (problem.s(z), [jax.jvp(problem.s, (z,), (v,))[1], again, scalars[1]])
+        return forward, backward, taylor, nested
+
+    forward, backward, taylor, nested = climb(z, v, w)
+    close(forward, backward, ulps=4096)
+    jax.tree.map(lambda a, b: close(a, b, ulps=4096), taylor, nested)
+
+
+@each_case
+def test_float32(case, rng):
+    exact, single = (Problem(case, np.random.default_rng(7), dtype) for dtype in (np.float64, np.float32))
+
+    def climb(problem):
+        products = tuple(hvp(problem.s, problem.z, problem.v) for hvp in HVPS)
+        return problem.gradient(problem.z), *products
+
+    for found, expected in zip(jax.jit(lambda: climb(single))(), jax.jit(lambda: climb(exact))(), strict=True):
+        assert found.dtype == np.float32
+        close(found, expected, np.float32, ulps=256)
+    del rng
+
+
+@each_case
+def test_exports_for_every_platform(case, rng):
+    params, x = case.draw(rng, np.float32, batch=(2,))
+    (batch,) = export.symbolic_shape("batch")
+    any_batch = jax.ShapeDtypeStruct((batch, *case.x), x.dtype)
+
+    def value_gradient_and_product(params, x):
+        def s(x):
+            return jnp.sin(case.op(params, x)).sum()
+
+        return case.op(params, x), jax.grad(s)(x), forward_over_reverse(s, x, x)
+
+    exported = export.export(jax.jit(value_gradient_and_product), platforms=("cpu", "cuda", "tpu"))(params, any_batch)
+    assert set(exported.platforms) == {"cpu", "cuda", "tpu"}
+    jax.tree.map(
+        lambda a, b: close(a, b, np.float32), exported.call(params, x), jax.jit(value_gradient_and_product)(params, x)
+    )
+
+
+@each_case
+def test_empty_batches(case, rng):
+    params, x = case.draw(rng, batch=(0,))
+
+    @jax.jit
+    def derivatives(params, x):
+        def s(params, x):
+            return jnp.sin(case.op(params, x)).sum()
+
+        gradients = jax.grad(s, argnums=(0, 1))(params, x)
+        return gradients, jax.jvp(jax.grad(s), (params, x), (params, x))[1]
+
+    (by_params, by_x), product = derivatives(params, x)
+    assert by_x.shape == x.shape
+    for array in jax.tree.leaves((by_params, product)):
+        assert not array.any()
