@@ -125,33 +125,39 @@ def _batch(
     """
     if None not in dims:
         stacked = [jnp.moveaxis(each, dim, 0) for each, dim in zip(operands, dims, strict=True)]
-        spread = jax.typeof(stacked[0]).sharding.spec[0]
-        sharding = NamedSharding(out.sharding.mesh, PartitionSpec(spread, *out.sharding.spec))
-        out = out.update(shape=(stacked[0].shape[0], *out.shape), sharding=sharding)
+        out = _retyped(out, (stacked[0].shape[0], *out.shape), (_spread(stacked[0], 0), *out.sharding.spec))
         return primitive.bind(*stacked, form=form, stack=stack + 1, out=out), 0
     mapped = 0 if dims[1] is None else 1
     own, others, result = (_INDICES[PRIMITIVES[primitive][i]] for i in (mapped, 1 - mapped, 2))
     (index,) = own.keys() - others.keys()
-    axis, axis_out = (i if i < 0 else i + stack for i in (own[index], result[index]))
+    axis, axis_out = (i % out.ndim if i < 0 else i + stack for i in (own[index], result[index]))
     size = operands[mapped].shape[dims[mapped]]
     folded = [_fold(each, dim, axis) if dim is not None else each for each, dim in zip(operands, dims, strict=True)]
-    shape = list(out.shape)
+    shape, spec = list(out.shape), list(out.sharding.spec)
     shape[axis_out] *= size
-    y = primitive.bind(*folded, form=form, stack=stack, out=out.update(shape=tuple(shape)))
+    spec[axis_out] = _spread(folded[mapped], axis)
+    y = primitive.bind(*folded, form=form, stack=stack, out=_retyped(out, shape, spec))
     return _unfold(y, axis_out, size), 0
+
+
+def _spread(array: Array, axis: int) -> Any:
+    """Return the axes of the mesh over which an axis of an array is spread, by its type."""
+    return jax.typeof(array).sharding.spec[axis]
+
+
+def _retyped(out: Type, shape: Sequence[int], spec: Sequence[Any]) -> Type:
+    return out.update(shape=tuple(shape), sharding=NamedSharding(out.sharding.mesh, PartitionSpec(*spec)))
 
 
 def _fold(array: Array, dim: int, axis: int) -> Array:
     """Merge the axis `dim` into another, which is counted without it."""
     array = jnp.moveaxis(array, dim, 0)
     size, *shape = array.shape
-    axis %= len(shape)
     return jnp.moveaxis(array, 0, axis + 1).reshape(*shape[:axis], shape[axis] * size, *shape[axis + 1 :])
 
 
 def _unfold(array: Array, axis: int, size: int) -> Array:
     """Take what was merged out again, to the front."""
-    axis %= array.ndim
     shape = array.shape
     return jnp.moveaxis(array.reshape(*shape[:axis], shape[axis] // size, size, *shape[axis + 1 :]), axis + 1, 0)
 

@@ -1,7 +1,5 @@
 """Convolution with unshared weights: a kernel of its own at every position."""
 
-import math
-
 import jax.numpy as jnp
 from jax import lax
 
@@ -84,12 +82,13 @@ def local_conv(
 
     if flip:
         kernel = lax.rev(kernel, range(n, 2 * n))
-    places, taps = math.prod(positions), math.prod(kernel.shape[n : 2 * n])
-    x_windows = patches(pad(inside.array, axes, pad_modes(op, pad_mode, n)), axes)  # (batch, *positions, *window, in)
-    x_windows = x_windows.reshape(inside.array.shape[0], places, taps, groups, kernel.shape[-2])
-    kernels = kernel.reshape(places, taps, kernel.shape[-2], groups, -1)
+    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
+    windows = patches(pad(inside.array, axes, pad_modes(op, pad_mode, n)), axes)  # (batch, *positions, *window, in)
     y = jnp.einsum(
-        "bptgc,ptcgd->bpgd", x_windows, kernels, precision=precision, preferred_element_type=accumulate_dtype
-    )
-    y = y.reshape(inside.array.shape[0], *positions, kernel.shape[-1])
+        windows.reshape(*windows.shape[:-1], groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
+        kernel.reshape(*kernel.shape[:-1], groups, -1), [*range(2 * n), inputs, group, outputs],
+        [batch, *range(n), group, outputs],
+        precision=precision, preferred_element_type=accumulate_dtype,
+    )  # fmt: skip
+    y = y.reshape(*y.shape[:-2], kernel.shape[-1])
     return inside.restore(add_bias(y, bias).astype(x.dtype))

@@ -14,15 +14,12 @@ from ._form import Form
 def conv(image: Array, kernel: Array, form: Form) -> Array:
     """Return the correlation in the dtype of accumulation."""
     n = len(form.axes)
+    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
     windows = patches(pad(image, form.axes, ("zeros",) * n), form.axes)  # (batch, *positions, *window, in)
-    windows = windows.reshape(*windows.shape[:-1], form.groups, kernel.shape[-2])
-    kernels = kernel.reshape(*kernel.shape[:-1], form.groups, -1)
-    batch, group, channel, output = range(4)
-    positions, taps = range(4, 4 + n), range(4 + n, 4 + 2 * n)
-    result = jnp.einsum(
-        windows, [batch, *positions, *taps, group, channel],
-        kernels, [*taps, channel, group, output],
-        [batch, *positions, group, output],
+    y = jnp.einsum(
+        windows.reshape(*windows.shape[:-1], form.groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
+        kernel.reshape(*kernel.shape[:-1], form.groups, -1), [*range(n, 2 * n), inputs, group, outputs],
+        [batch, *range(n), group, outputs],
         precision=form.precision, preferred_element_type=form.accumulate_dtype,
     )  # fmt: skip
-    return result.reshape(form.result(image, kernel))
+    return y.reshape(form.result(image, kernel))
