@@ -2,8 +2,9 @@
 
 import ast
 import doctest
-import importlib
 import inspect
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -20,11 +21,30 @@ ROOMS = [  # each imports only from the rooms above it
     {"_node"},
     {"_flatten", "_entries"},
     {"_graph", "_layers", "_compose"},
+    {"derivatives/__init__"},
     {"__init__"},
 ]
+PACKAGES = {  # what a package below the house may import of it, and its own rooms
+    "derivatives": [
+        {"_errors", "_typing"},
+        {"_extras", "_trees"},
+        {"_hvp", "_per_example", "_linear_map", "_blocks"},
+        {"_in_batches", "_hutchinson", "_density", "_scipy"},
+        {"_operator"},
+        {"_curvature"},
+        {"__init__"},
+    ],
+}
 HOUSE = Path(inspect.getfile(fc)).parent
-FILES = {path.stem: ast.parse(path.read_text()) for path in HOUSE.glob("*.py")}
+FILES = {
+    path.relative_to(HOUSE).with_suffix("").as_posix(): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
+}
 PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_")}
+METHODS = [
+    f"Operator.{name}" for name, value in inspect.getmembers(fc.Operator)
+    if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+]  # fmt: skip
+EXTRAS = {"lineax", "matfree", "matplotlib", "scipy"}  # imported where they are used, never with the file
 
 
 def imported(tree):
@@ -36,18 +56,36 @@ def imported(tree):
             yield from (("." * node.level + (node.module or ""), alias.name) for alias in node.names)
 
 
+def rooms_of(package):
+    """Return the rooms of a package, with its own files by their whole names."""
+    shared, *own = PACKAGES[package]
+    return [shared, *({f"{package}/{name}" for name in room} for room in own)]
+
+
+def target(name, module, member):
+    """Return the file that a relative import names."""
+    path = module.lstrip(".")
+    up = len(module) - len(path)
+    folder = Path(name).parents[up - 1]
+    found = (folder / (path or member)).as_posix()
+    return found if found in FILES else f"{found}/__init__"
+
+
 def test_every_file_has_a_room():
-    assert sorted(FILES) == sorted(set().union(*ROOMS))
+    rooms = [*ROOMS, *(room for package in PACKAGES for room in rooms_of(package))]
+    assert sorted(FILES) == sorted(set().union(*rooms))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_go_one_way(name):
-    floor = next(i for i, room in enumerate(ROOMS) if name in room)
-    above = set().union(*ROOMS[:floor])
+    package = Path(name).parent.as_posix()
+    rooms = rooms_of(package) if package in PACKAGES else ROOMS
+    floor = next(i for i, room in enumerate(rooms) if name in room)
+    above = set().union(*rooms[:floor])
     for module, member in imported(FILES[name]):
         assert not module.startswith("funcconv"), "relative imports only"
         if module.startswith("."):
-            other = module[1:] or member
+            other = target(name, module, member)
             assert other in above, f"{name} imports {other}, which is not above it"
 
 
@@ -68,13 +106,27 @@ def test_geometry_is_integers_only():
 
 
 def test_runtime_dependencies_are_the_declared_ones():
-    outside = {module.split(".")[0] for tree in FILES.values() for module, _ in imported(tree) if module[0] != "."}
-    standard = {name for name in outside if name in importlib.import_module("sys").stdlib_module_names}
-    assert outside - standard == {"jax", "numpy", "jaxtyping"}  # numpy is JAX's own
+    standard = sys.stdlib_module_names
+    anywhere, with_the_file = set(), set()
+    for tree in FILES.values():
+        anywhere |= {module.split(".")[0] for module, _ in imported(tree) if module[0] != "."}
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        with_the_file |= {module.split(".")[0] for module, _ in imported(top) if module[0] != "."}
+    assert with_the_file - standard == {"jax", "numpy", "jaxtyping"}  # numpy is JAX's own
+    assert anywhere - standard - with_the_file == EXTRAS
 
 
-def test_the_facade_is_nothing_else():
-    body = FILES["__init__"].body
+def test_the_package_needs_no_extra():
+    """It is imported, and multiplies by a Hessian, in a process that has none of them."""
+    hidden = "".join(f"sys.modules[{name!r}] = None; " for name in sorted(EXTRAS))
+    code = f"import sys; {hidden}import funcconv as fc; print(fc.hessian(lambda x: x * x, 1.0).mv(1.0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2.0"], done.stderr[-2000:]
+
+
+@pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])
+def test_the_facade_is_nothing_else(name):
+    body = FILES[name].body
     assert all(isinstance(node, ast.ImportFrom | ast.Expr | ast.Assign) for node in body)
     for node in body:
         if isinstance(node, ast.ImportFrom):
@@ -97,7 +149,19 @@ def test_public_names_are_documented(name):
             )
 
 
-@pytest.mark.parametrize("name", [*PUBLIC, "Graph.subgraph"])
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_documented(name):
+    value = getattr(fc.Operator, name.split(".")[1])
+    text = inspect.getdoc(value)
+    assert text
+    if not isinstance(value, property):
+        assert "Returns:" in text
+        assert "Raises:" in text
+        for parameter in [*inspect.signature(value).parameters][1:]:
+            assert f"\n    {parameter}:" in text, parameter
+
+
+@pytest.mark.parametrize("name", [*PUBLIC, "Graph.subgraph", "Operator.block"])
 @pytest.mark.usefixtures("climate_of_a_user")
 def test_examples_in_docstrings_run(name):
     value = fc
