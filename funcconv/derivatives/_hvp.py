@@ -51,8 +51,8 @@ def hvp(f: Callable[[Tree], Any], params: Tree, v: Tree, mode: str = "forward-ov
 def linearize_hvp(f: Callable[[Tree], Any], params: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
     """Return the gradient of `f` at a point, and the product with its Hessian there, for many products.
 
-    `f` is evaluated once; each product then only repeats what is linear in `v`, in about half the time of `hvp`. The
-    price is the memory of what was computed on the way.
+    `f` and its gradient are evaluated once; a product then repeats only what is linear in `v`. The price is the memory
+    of what was computed on the way.
 
     Args:
         f: as for `hvp`.
