@@ -10,6 +10,14 @@ from ._conv import conv as conv
 from ._conv import conv_transpose as conv_transpose
 from ._dense import dense as dense
 from ._dense import flatten as flatten
+from .derivatives import Operator as Operator
+from .derivatives import fisher as fisher
+from .derivatives import gauss_newton as gauss_newton
+from .derivatives import hessian as hessian
+from .derivatives import hvp as hvp
+from .derivatives import linearize_hvp as linearize_hvp
+from .derivatives import per_example_grad as per_example_grad
+from .derivatives import value_and_grad_in_batches as value_and_grad_in_batches
 from ._errors import FuncconvError as FuncconvError
 from ._family import checkpoint_policy as checkpoint_policy
 from ._graph import Graph as Graph

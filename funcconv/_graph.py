@@ -193,6 +193,9 @@ class Graph(Network):
         Returns:
             A function of the parameters and the inputs, as the graph is one. Its result is like `graph.copies(params)`.
 
+        Raises:
+            FuncconvError: when it is called, as a call of the graph does.
+
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
             >>> x, c = fc.Input("x", (8, 8, 2)), fc.Conv(2, 3, bias=False)

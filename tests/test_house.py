@@ -2,8 +2,9 @@
 
 import ast
 import doctest
-import importlib
 import inspect
+import subprocess
+import sys
 from functools import partial
 from pathlib import Path
 
@@ -28,16 +29,31 @@ ROOMS = [  # each imports only from the rooms above it
     {"_at_nodes"},
     {"_network"},
     {"_graph", "_layers", "_compose"},
+    {"derivatives/__init__"},
     {"__init__"},
 ]
+PACKAGES = {  # what a package below the house may import of it, and its own rooms
+    "derivatives": [
+        {"_errors", "_typing"},
+        {"_extras", "_trees"},
+        {"_hvp", "_per_example", "_linear_map", "_blocks"},
+        {"_in_batches", "_hutchinson", "_density", "_scipy"},
+        {"_operator"},
+        {"_curvature"},
+        {"__init__"},
+    ],
+}
 HOUSE = Path(inspect.getfile(fc)).parent
 FILES = {
     path.relative_to(HOUSE).with_suffix("").as_posix(): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
 }
-METHODS = [
-    f"Graph.{name}" for name, value in inspect.getmembers(fc.Graph) if ">>>" in (getattr(value, "__doc__", "") or "")
-]
 PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_")}
+METHODS = {
+    f"{kind.__name__}.{name}": value for kind in (fc.Graph, fc.Operator) for name, value in inspect.getmembers(kind)
+    if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
+}  # fmt: skip
+EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
+EXTRAS = {"lineax", "matfree", "matplotlib", "scipy"}  # imported where they are used, never with the file
 
 
 def imported(tree):
@@ -49,22 +65,32 @@ def imported(tree):
             yield from (("." * node.level + (node.module or ""), alias.name) for alias in node.names)
 
 
+def rooms_of(package):
+    """Return the rooms of a package, with its own files by their whole names."""
+    shared, *own = PACKAGES[package]
+    return [shared, *({f"{package}/{name}" for name in room} for room in own)]
+
+
 def target(name, module, member):
     """Return the file that a relative import names."""
     path = module.lstrip(".")
-    folder = Path(name).parents[len(module) - len(path) - 1]
+    up = len(module) - len(path)
+    folder = Path(name).parents[up - 1]
     found = (folder / (path or member)).as_posix()
     return found if found in FILES else f"{found}/__init__"
 
 
 def test_every_file_has_a_room():
-    assert sorted(FILES) == sorted(set().union(*ROOMS))
+    rooms = [*ROOMS, *(room for package in PACKAGES for room in rooms_of(package))]
+    assert sorted(FILES) == sorted(set().union(*rooms))
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_go_one_way(name):
-    floor = next(i for i, room in enumerate(ROOMS) if name in room)
-    above = set().union(*ROOMS[:floor])
+    package = Path(name).parent.as_posix()
+    rooms = rooms_of(package) if package in PACKAGES else ROOMS
+    floor = next(i for i, room in enumerate(rooms) if name in room)
+    above = set().union(*rooms[:floor])
     for module, member in imported(FILES[name]):
         assert not module.startswith("funcconv"), "relative imports only"
         if module.startswith("."):
@@ -89,9 +115,22 @@ def test_geometry_is_integers_only():
 
 
 def test_runtime_dependencies_are_the_declared_ones():
-    outside = {module.split(".")[0] for tree in FILES.values() for module, _ in imported(tree) if module[0] != "."}
-    standard = {name for name in outside if name in importlib.import_module("sys").stdlib_module_names}
-    assert outside - standard == {"jax", "numpy", "jaxtyping"}  # numpy is JAX's own
+    standard = sys.stdlib_module_names
+    anywhere, with_the_file = set(), set()
+    for tree in FILES.values():
+        anywhere |= {module.split(".")[0] for module, _ in imported(tree) if module[0] != "."}
+        top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
+        with_the_file |= {module.split(".")[0] for module, _ in imported(top) if module[0] != "."}
+    assert with_the_file - standard == {"jax", "numpy", "jaxtyping"}  # numpy is JAX's own
+    assert anywhere - standard - with_the_file == EXTRAS
+
+
+def test_the_package_needs_no_extra():
+    """It is imported, and multiplies by a Hessian, in a process that has none of them."""
+    hidden = "".join(f"sys.modules[{name!r}] = None; " for name in sorted(EXTRAS))
+    code = f"import sys; {hidden}import funcconv as fc; print(fc.hessian(lambda x: x * x, 1.0).mv(1.0))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.split() == ["2.0"], done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])
@@ -105,21 +144,30 @@ def test_a_facade_is_nothing_else(name):
 
 @pytest.mark.parametrize("name", PUBLIC)
 def test_public_names_are_documented(name):
-    value = PUBLIC[name]
-    text = inspect.getdoc(value)
-    assert text
+    text = inspect.getdoc(PUBLIC[name])
     assert ">>>" in text, "has no example"
-    if inspect.isfunction(value):
-        assert "Returns:" in text
+    if inspect.isfunction(PUBLIC[name]):
+        check_sections(text, inspect.signature(PUBLIC[name]).parameters)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_methods_are_documented(name):
+    text = inspect.getdoc(METHODS[name])
+    assert text
+    if not isinstance(METHODS[name], property):
+        check_sections(text, [*inspect.signature(METHODS[name]).parameters][1:])
+
+
+def check_sections(text, parameters):
+    assert "Returns:" in text
+    if parameters:
         assert "Args:" in text
         assert "Raises:" in text
-        for parameter in inspect.signature(value).parameters:
-            assert f"\n    {parameter}:" in text or f"\n    *{parameter}:" in text or f"\n    **{parameter}:" in text, (
-                parameter
-            )
+    for parameter in parameters:
+        assert any(f"\n    {stars}{parameter}:" in text for stars in ("", "*", "**")), parameter
 
 
-@pytest.mark.parametrize("name", [*PUBLIC, *METHODS])
+@pytest.mark.parametrize("name", [*PUBLIC, *EXAMPLES])
 @pytest.mark.usefixtures("climate_of_a_user")
 def test_examples_in_docstrings_run(name):
     value = fc

@@ -17,6 +17,17 @@ for case in CASES:
     node = funcconv.Input("x", case.x)
     graph = funcconv.Graph(node, funcconv.node(case.op, node, params="p"))
     graph.init(jax.random.key(0), p=params)
+from networks import problem
+model, loss, params = problem()
+key = jax.random.key(0)
+h = funcconv.hessian(lambda params: loss(model(params)), params)
+for operator in (h, funcconv.gauss_newton(model, loss, params), funcconv.fisher(model, params)):
+    jax.eval_shape(lambda: (operator.shifted(0.1).mv(params), operator.diag(), operator.trace(), operator.dense()))
+    jax.eval_shape(lambda: (operator.diag("hutchinson", key=key), operator.density(key)))
+    jax.eval_shape(lambda: (operator.block("trunk").diag(), operator.block("trunk", "dense1").mv(params["dense1"])))
+operator.eigsh(1), operator.to_scipy(), operator.to_lineax(), funcconv.hvp(lambda x: x * x, 1.0, 2.0)
+jax.eval_shape(funcconv.value_and_grad_in_batches(lambda w, x: (w * x).mean(), 2), 1.0, np.ones(3))
+jax.eval_shape(funcconv.per_example_grad(lambda w, x: w * x), 1.0, np.ones(3))
 try:
     funcconv.conv({"kernel": np.ones((2, 1, 1))}, np.ones((3, 1)), flip="no")
 except Exception as error:

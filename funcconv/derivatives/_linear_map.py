@@ -1,0 +1,110 @@
+"""A linear map between trees, known by its products."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import FuncconvError
+from .._typing import Array
+from ._trees import Flat, Tree, check_like, leading_size
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class LinearMap:
+    """A linear map from trees to trees: `name` for messages, the forms of both sides, and the product.
+
+    `product` is a pytree of arrays, as `jax.linearize` gives one: a compiled function takes it as an argument, so that
+    no array becomes a constant of the program.
+    """
+
+    name: str
+    rows: Tree
+    columns: Tree
+    product: Callable[[Tree], Tree]
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """The number of rows and of columns, as a matrix."""
+        return Flat(self.rows).size, Flat(self.columns).size
+
+    def mv(self, v: Tree) -> Tree:
+        """Multiply by one vector: `A v`.
+
+        Args:
+            v: a tree like the columns.
+
+        Returns:
+            A tree like the rows.
+
+        Raises:
+            FuncconvError: if the structure, a shape or a dtype differs.
+        """
+        return self.product(check_like(f"{self.name}.mv", "v", v, self.columns))
+
+    def mm(self, vs: Tree) -> Tree:
+        """Multiply by several vectors at once: `A V`, by `jax.vmap` of the product.
+
+        Args:
+            vs: a tree like the columns, each leaf with one more axis in front, of the same size.
+
+        Returns:
+            A tree like the rows, each leaf with that axis in front.
+
+        Raises:
+            FuncconvError: if the structure, a shape or a dtype differs.
+        """
+        count = leading_size(f"{self.name}.mm", "vs", vs)
+        return jax.vmap(self.product)(check_like(f"{self.name}.mm", "vs", vs, self.columns, (count,)))
+
+    def __matmul__(self, v: Tree) -> Tree:
+        return self.mv(v)
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.name}, {self.shape[0]} x {self.shape[1]})"
+
+    def dense(self, *, chunk: int = 32, max_size: int = 4096) -> Array:
+        """Form the matrix, its rows and columns in the order of `jax.flatten_util.ravel_pytree`.
+
+        Args:
+            chunk: how many columns are computed at once.
+            max_size: the most rows or columns that are not taken for a mistake.
+
+        Returns:
+            `(rows, columns)`, in the widest dtype of the leaves, and at least float32.
+
+        Raises:
+            FuncconvError: if the matrix would be larger than `max_size`.
+        """
+        rows, columns = Flat(self.rows), Flat(self.columns)
+        if max(rows.size, columns.size) > max_size:
+            size = rows.size * columns.size * rows.dtype.itemsize
+            msg = (
+                f"{self.name}.dense: the matrix would be {rows.size} x {columns.size}, {size / 1e9:.3g} GB of "
+                f"{rows.dtype}; max_size={max(rows.size, columns.size)} allows it (now {max_size})"
+            )
+            raise FuncconvError(msg)
+        return over_basis(self, lambda column, _: column, chunk).T
+
+
+def over_basis(linear: LinearMap, read: Callable[[Array, Array], Array], chunk: int) -> Array:
+    """Return `read(A e_i, i)` for every basis vector `e_i`, stacked; `chunk` of them are in memory at a time."""
+    rows, columns = Flat(linear.rows), Flat(linear.columns)
+    positive(f"{linear.name}: chunk", chunk)
+
+    def one(i: Array) -> Array:
+        basis = (jnp.arange(columns.size) == i).astype(columns.dtype)
+        return read(rows.ravel(linear.product(columns.unravel(basis))), i)
+
+    stacked: Array = jax.lax.map(one, jnp.arange(columns.size), batch_size=min(chunk, columns.size))
+    return stacked
+
+
+def positive(what: str, number: Any, least: int = 1) -> int:
+    """Return an integer that is large enough."""
+    if isinstance(number, bool) or not isinstance(number, int) or number < least:
+        msg = f"{what} must be an integer of at least {least}; got {number!r}"
+        raise FuncconvError(msg)
+    return number
