@@ -15,6 +15,7 @@ from ._flatten import Row
 from ._layout import as_array
 from ._network import Network
 from ._typing import Array, Params, Shape
+from .derivatives import Operator, hessian
 
 
 class Graph(Network):
@@ -212,6 +213,31 @@ class Graph(Network):
         gradient = jax.grad(lambda copies, *xs: loss(unshared(copies, *xs)))
 
         return lambda params, *xs: gradient(self.copies(params), *xs)
+
+    def hessian_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., Operator]:
+        """Return the function that gives the Hessian of a loss by the uses of the parameters.
+
+        Its blocks are the second derivatives by pairs of uses; the Hessian by a shared entry is their sum over all pairs.
+
+        Args:
+            loss: of the graph's outputs, a number.
+
+        Returns:
+            A function of the parameters and the inputs that gives an `Operator` on trees like `graph.copies(params)`.
+
+        Raises:
+            FuncconvError: when it is called, as a call of the graph does.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x, square = fc.Input("x", ()), lambda w, x: (w * x) ** 2
+            >>> graph = fc.Graph(x, fc.node(square, fc.node(square, x, params="w", name="a"), params="w", name="b"))
+            >>> h = graph.hessian_by_use(jnp.sum)({"w": jnp.float32(1)}, jnp.ones(1))  # of b^2 a^4
+            >>> h.block("a").dense().item(), h.block("a", "b").dense().item(), h.block("b").dense().item()
+            (12.0, 8.0, 2.0)
+        """
+        unshared = self.unshared()
+        return lambda params, *xs: hessian(lambda copies: loss(unshared(copies, *xs)), self.copies(params))
 
     def _runner(self, xs: Sequence[Array], batch: Shape) -> Run:
         """Return the evaluation at these inputs as a function of the parameters and of edits on the way."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -16,6 +16,9 @@ from ._init import fold_in_name
 from ._layout import as_array
 from ._node import Application, Input, Node, Place, check_name, check_nodes
 from ._typing import Array, Params, Shape
+
+
+Same = TypeVar("Same", bound="Network")
 
 
 class InputRow(NamedTuple):
@@ -253,7 +256,7 @@ class Network:
             nodes.append(Application(row.op, [nodes[i] for i in row.inputs], row.op.name, place))
         return jax.tree.unflatten(self._tree, [nodes[i] for i in self._results])
 
-    def subgraph(self, *names: str) -> Self:
+    def subgraph(self: Same, *names: str) -> Same:
         """Return a part as a network of its own.
 
         Args:
@@ -274,7 +277,7 @@ class Network:
             >>> graph.subgraph("trunk") == trunk, graph.subgraph("trunk/conv1").nodes
             (True, ('a', 'trunk/conv1'))
         """
-        nested: dict[str, Self] = {place.graph.name: place.graph for place in self._places if place}
+        nested: dict[str, Same] = {place.graph.name: place.graph for place in self._places if place}
         if len(names) == 1 and names[0] not in self.nodes:
             first, _, rest = names[0].partition("/")
             if first in nested:
@@ -287,7 +290,7 @@ class Network:
         results = [known[name] for name in names]
         return self._part(results, jax.tree.structure(names[0] if len(names) == 1 else names))
 
-    def _part(self, results: Sequence[int], tree: Any) -> Self:
+    def _part(self: Same, results: Sequence[int], tree: Any) -> Same:
         """Return the graph of those values that the results need."""
         first = len(self._signature)
         needed = set(results)
@@ -327,7 +330,7 @@ class Network:
             params = params[self.name]
         return _entries.select(params, self._entries)
 
-    def unshared(self) -> Self:
+    def unshared(self: Same) -> Same:
         """Return the graph in which every use of a parameter entry has an entry of its own, called as its node.
 
         With `graph.copies(params)` it computes the same. Derivatives by the copies are those by each use: their sum

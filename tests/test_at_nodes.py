@@ -210,6 +210,17 @@ def test_the_sharing_law(pair, rng):
     jax.tree.map(lambda one, other: close(one, other, ulps=1024), transposed(in_copies), product)
 
 
+def test_the_hessian_by_pairs_of_uses(pair):
+    graph, params, a, b = pair
+    by_use = graph.hessian_by_use(loss)(params, a, b)
+    shared = fc.hessian(lambda params: loss(graph(params, a, b)), params).block("trunk/conv1").dense()
+    uses = ("trunk/conv1", "trunk@2/conv1")
+    blocks = {(one, other): by_use.block(one, other).dense() for one in uses for other in uses}
+    close(sum(blocks.values()), shared, ulps=1024)
+    close(blocks[uses], blocks[uses[::-1]].T, ulps=1024)
+    assert float(jnp.abs(blocks[uses]).max()) > 1e-3
+
+
 def test_one_array_used_by_different_operations(weights, rng):
     x0 = jnp.asarray(rng.normal(size=(5, 3)))
     graph = course()

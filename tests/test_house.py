@@ -14,6 +14,7 @@ import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
+    {"derivatives/__init__"},
     {"_geometry"},
     {"_layout", "_taps"},
     {"_padding", "_parameters"},
@@ -29,7 +30,6 @@ ROOMS = [  # each imports only from the rooms above it
     {"_at_nodes"},
     {"_network"},
     {"_graph", "_layers", "_compose"},
-    {"derivatives/__init__"},
     {"__init__"},
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
