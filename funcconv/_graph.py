@@ -217,7 +217,8 @@ class Graph(Network):
     def hessian_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., Operator]:
         """Return the function that gives the Hessian of a loss by the uses of the parameters.
 
-        Its blocks are the second derivatives by pairs of uses; the Hessian by a shared entry is their sum over all pairs.
+        Its blocks are the second derivatives by pairs of uses; their sum over all pairs is the Hessian by the shared
+        entry.
 
         Args:
             loss: of the graph's outputs, a number.

@@ -17,7 +17,6 @@ from ._layout import as_array
 from ._node import Application, Input, Node, Place, check_name, check_nodes
 from ._typing import Array, Params, Shape
 
-
 Same = TypeVar("Same", bound="Network")
 
 
