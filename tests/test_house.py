@@ -13,7 +13,7 @@ import pytest
 import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
-    {"_errors", "_typing"},
+    {"_errors", "_typing", "_dtypes"},
     {"derivatives/__init__"},
     {"_geometry"},
     {"_layout", "_taps"},
@@ -23,6 +23,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"_lowering/_maps"},
     {"_lowering/__init__"},
     {"_family"},
+    {"_gradient_norm"},
     {"_init", "_conv", "_local_conv", "_pool", "_dense", "_matrix"},
     {"_node"},
     {"_flatten", "_entries"},
@@ -34,7 +35,7 @@ ROOMS = [  # each imports only from the rooms above it
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
     "derivatives": [
-        {"_errors", "_typing"},
+        {"_errors", "_typing", "_dtypes"},
         {"_extras", "_trees"},
         {"_hvp", "_per_example", "_linear_map", "_blocks"},
         {"_in_batches", "_hutchinson", "_density", "_scipy"},
@@ -76,7 +77,7 @@ def target(name, module, member):
     path = module.lstrip(".")
     up = len(module) - len(path)
     folder = Path(name).parents[up - 1]
-    found = (folder / (path or member)).as_posix()
+    found = (folder / (path or member).replace(".", "/")).as_posix()
     return found if found in FILES else f"{found}/__init__"
 
 

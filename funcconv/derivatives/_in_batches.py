@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._dtypes import wide
 from .._typing import Array
 from ._linear_map import positive
 from ._trees import Tree, float_tree, leading_size, scalar
@@ -52,13 +53,13 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
 
         def part(begin: Any, size: int) -> Tree:
             cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, size), examples)
-            return jax.tree.map(lambda x: x.astype(_wide(x)) * (size / n), derivative(params, *cut))
+            return jax.tree.map(lambda x: x.astype(wide(x.dtype)) * (size / n), derivative(params, *cut))
 
         def step(total: Tree, begin: Array) -> tuple[Tree, None]:
             return jax.tree.map(jnp.add, total, part(begin, size)), None
 
         form = jax.eval_shape(derivative, params, *jax.tree.map(lambda x: x[:size], examples))
-        total = jax.tree.map(lambda x: jnp.zeros(x.shape, _wide(x)), form)
+        total = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), form)
         total, _ = jax.lax.scan(step, total, jnp.arange(count) * size)
         if rest:
             total = jax.tree.map(jnp.add, total, part(n - rest, rest))
@@ -66,8 +67,3 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
         return value, gradient
 
     return value_and_grad
-
-
-def _wide(x: Any) -> Any:
-    """Return the dtype in which numbers like `x` are summed."""
-    return jnp.float32 if x.dtype.itemsize < 4 else x.dtype

@@ -1,0 +1,124 @@
+"""Norms of each example's gradient, against the gradients themselves; and that they are not formed where that costs."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import close
+from jaxprs import equations
+
+import funcconv as fc
+
+KEY = jax.random.key(0)
+
+
+def network(layers, shape):
+    x = fc.Input("x", shape)
+    graph = fc.Graph(x, layers(x))
+    return graph, graph.init(KEY)
+
+
+def convolution_twice():
+    c = fc.Conv(3, 3, padding=1)
+    return fc.serial(
+        fc.Conv(3, 3, padding=1), jnp.tanh, c, jnp.tanh, c, jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(3)
+    )
+
+
+def dense_twice():
+    d = fc.Dense(12)
+    return fc.serial(fc.Flatten(), fc.Dense(12), jnp.tanh, d, jnp.tanh, d, jnp.tanh, fc.Dense(3))
+
+
+def to_three(*layers):
+    return fc.serial(*layers, fc.Flatten(), fc.Dense(3))
+
+
+NETWORKS = {
+    "one use": to_three(fc.Conv(4, 3, stride=2), jnp.tanh, fc.Flatten(), fc.Dense(20), jnp.tanh),
+    "few places": to_three(fc.Conv(8, 5, stride=3), jnp.tanh, fc.Conv(40, 2), jnp.tanh),
+    "groups": to_three(fc.Conv(24, 5, stride=4), jnp.tanh, fc.Conv(48, 2, groups=2), jnp.tanh),
+    "a kernel twice": convolution_twice(),
+    "a matrix twice": dense_twice(),
+    "no bias": to_three(fc.Conv(4, 4, bias=False, padding="SAME", pad_mode="circular"), jnp.tanh, fc.Pool(3)),
+    "transposed and local": to_three(fc.ConvTranspose(3, 3, stride=2), jnp.tanh, fc.Pool(4), fc.LocalConv(2, 2)),
+    "a matrix on places": to_three(fc.Dense(5), jnp.tanh, fc.Dense(5), fc.Pool(3)),
+}
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_equals_the_norm_of_the_gradient(name, rng):
+    graph, params = network(NETWORKS[name], (9, 9, 2))
+    xs, labels = jnp.asarray(rng.normal(size=(5, 9, 9, 2))), jnp.arange(5) % 3
+
+    def loss(params, x, label):
+        return -jax.nn.log_softmax(graph(params, x))[label]
+
+    gradients = jax.jit(fc.per_example_grad(loss))(params, xs, labels)
+    expected = np.sqrt(sum(np.square(np.asarray(g)).reshape(5, -1).sum(1) for g in jax.tree.leaves(gradients)))
+    close(jax.jit(fc.per_example_grad_norm(loss))(params, xs, labels), expected, ulps=1024)
+
+
+def shapes_formed(f, *args):
+    return {var.aval.shape for eqn in equations(jax.make_jaxpr(f)(*args)) for var in eqn.outvars}
+
+
+def test_the_cheaper_way_forms_no_gradient(rng):
+    shared = fc.Dense(30)
+    graph, params = network(
+        fc.serial(fc.Conv(30, 4, stride=4), jnp.tanh, fc.global_pool, shared, jnp.tanh, shared, fc.Dense(2)), (8, 8, 3)
+    )
+    xs = jnp.asarray(rng.normal(size=(7, 8, 8, 3)))
+
+    def loss(params, x):
+        return jnp.sin(graph(params, x)).sum()
+
+    forming = shapes_formed(fc.per_example_grad(loss), params, xs)
+    factored = shapes_formed(fc.per_example_grad_norm(loss), params, xs)
+    for shape in ((7, 4, 4, 3, 30), (7, 30, 30)):
+        assert shape in forming
+        assert shape not in factored
+
+
+def test_many_places_form_the_gradient(rng):
+    graph, params = network(fc.serial(fc.Conv(2, 2), fc.global_pool), (8, 8, 1))
+    xs = jnp.asarray(rng.normal(size=(7, 8, 8, 1)))
+    assert (7, 2, 2, 1, 2) in shapes_formed(fc.per_example_grad_norm(lambda p, x: graph(p, x).sum()), params, xs)
+
+
+def test_inside_of_other_programs(rng):
+    w = jnp.asarray(rng.normal(size=(20, 20)))
+    xs = jnp.asarray(rng.normal(size=(3, 20)))
+
+    @jax.jit
+    def twice(w, x):
+        return jnp.tanh(w @ jnp.tanh(w @ x))
+
+    def loss(w, x):
+        looped = jax.lax.scan(lambda x, _: (jnp.tanh(w @ x), None), x, length=2)[0]
+        return (twice(w, x) + looped + twice(w.T, x)).sum()
+
+    expected = jnp.linalg.norm(jax.vmap(jax.grad(loss), (None, 0))(w, xs).reshape(3, -1), axis=1)
+    close(jax.jit(fc.per_example_grad_norm(loss))(w, xs), expected)
+    close(jax.grad(lambda w: fc.per_example_grad_norm(loss)(w, xs).sum())(w).sum(), jax.grad(
+        lambda w: jnp.linalg.norm(jax.vmap(jax.grad(loss), (None, 0))(w, xs).reshape(3, -1), axis=1).sum()
+    )(w).sum(), ulps=4096)  # fmt: skip
+
+
+def test_sixteen_bits(rng):
+    graph, params = network(fc.serial(fc.Flatten(), fc.Dense(16), jnp.tanh, fc.Dense(16)), (4, 4, 1))
+    xs = jnp.asarray(rng.normal(size=(3, 4, 4, 1)))
+
+    def loss(params, x):
+        return graph(params, x).sum()
+
+    exact = fc.per_example_grad_norm(loss)(params, xs)
+    half, xs16 = jax.tree.map(lambda a: a.astype(jnp.bfloat16), (params, xs))
+    found = fc.per_example_grad_norm(loss)(half, xs16)
+    assert found.dtype == jnp.float32
+    np.testing.assert_allclose(found, exact, rtol=0.05)
+
+
+def test_errors():
+    with pytest.raises(fc.FuncconvError, match="per_example_grad: the examples must share one leading axis"):
+        fc.per_example_grad_norm(lambda w, x, y: w * x * y)(1.0, np.ones(3), np.ones(4))
