@@ -14,9 +14,9 @@ import funcconv as fc
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
     {"_geometry"},
-    {"_layout", "_taps"},
-    {"_padding", "_parameters"},
-    {"_init", "_conv", "_local_conv", "_pool", "_dense", "_matrix"},
+    {"_layout", "_taps", "_folds", "_joint"},
+    {"_padding", "_parameters", "_reduce"},
+    {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix"},
     {"_node"},
     {"_flatten", "_entries"},
     {"_graph", "_layers", "_compose"},
