@@ -1,5 +1,6 @@
 """Convolutional networks as pure functions in JAX."""
 
+from ._adaptive import adaptive_pool as adaptive_pool
 from ._compose import add as add
 from ._compose import concat as concat
 from ._compose import parallel as parallel
@@ -38,12 +39,12 @@ from ._matrix import conv_to_dense as conv_to_dense
 from ._matrix import dense_to_conv as dense_to_conv
 from ._node import Input as Input
 from ._node import node as node
-from ._pool import adaptive_pool as adaptive_pool
 from ._pool import avg_pool as avg_pool
 from ._pool import global_pool as global_pool
 from ._pool import max_pool as max_pool
 from ._pool import min_pool as min_pool
 from ._pool import pool as pool
 from ._pool import sum_pool as sum_pool
+from ._unpool import max_unpool as max_unpool
 
 __version__ = "0.1.0"

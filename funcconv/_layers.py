@@ -1,6 +1,6 @@
 """The ops with parameters or options as layers."""
 
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
@@ -10,9 +10,9 @@ from ._errors import FuncconvError
 from ._geometry import channels_last_order, resolve
 from ._init import init_conv, init_conv_transpose, init_dense, init_local_conv
 from ._local_conv import local_conv
-from ._node import Layer
+from ._node import Layer, by_value, check_hash
 from ._pool import pool
-from ._typing import Array, DTypeLike, Initializer, Padding, PadMode, Precision, Shape, Sizes
+from ._typing import Array, DTypeLike, Initializer, Padding, PadMode, Precision, Reduce, Shape, Sizes
 
 
 @dataclass(frozen=True, repr=False)
@@ -260,8 +260,11 @@ class Pool(Layer):
         dilation: see `pool`.
         pad_mode: see `pool`.
         ties: see `pool`.
+        p: see `pool`.
+        temperature: see `pool`, here a plain number.
         count_include_pad: see `pool`.
         ceil_mode: see `pool`.
+        return_indices: see `pool`; the node's value is then a pair, of which `node[0]` and `node[1]` are the entries.
         layout: see `pool`.
         name: of its nodes; by default `pool1` and so on.
 
@@ -273,15 +276,25 @@ class Pool(Layer):
     """
 
     window: Sizes = 2
-    reduce: str = field(default="max", kw_only=True)
+    reduce: Reduce = field(default="max", kw_only=True, compare=False)
     stride: Sizes | None = field(default=None, kw_only=True)
     padding: Padding = field(default=0, kw_only=True)
     dilation: Sizes = field(default=1, kw_only=True)
     pad_mode: PadMode | None = field(default=None, kw_only=True)
     ties: str = field(default="first", kw_only=True)
+    p: float = field(default=2, kw_only=True)
+    temperature: float = field(default=1.0, kw_only=True)
     count_include_pad: bool = field(default=False, kw_only=True)
     ceil_mode: bool = field(default=False, kw_only=True)
+    return_indices: bool = field(default=False, kw_only=True)
     layout: str | None = field(default=None, kw_only=True)
+    value: Hashable = field(init=False, kw_only=True)  # what `reduce` is compared by
+
+    def __post_init__(self) -> None:
+        """Freeze the options."""
+        super().__post_init__()
+        object.__setattr__(self, "value", by_value(self.reduce))
+        check_hash(self, "the options of a layer must be hashable, numbers rather than arrays")
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Reduce the windows."""
@@ -290,8 +303,9 @@ class Pool(Layer):
         spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
         return pool(
             x, self.window, reduce=self.reduce, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            pad_mode=self.pad_mode, ties=self.ties, count_include_pad=self.count_include_pad,
-            ceil_mode=self.ceil_mode, spatial=spatial, layout=self.layout,
+            pad_mode=self.pad_mode, ties=self.ties, p=self.p, temperature=self.temperature,
+            count_include_pad=self.count_include_pad, ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices, spatial=spatial, layout=self.layout,
         )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
 """How every op sees an array inside: `(batch, *spatial, channels)`, with one batch axis."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -79,3 +80,13 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
         x = x.transpose(channels_last_order(op, layout, x.ndim))
     batch = x.shape[: x.ndim - spatial - 1]
     return Image(x.reshape((math.prod(batch), *x.shape[len(batch) :])), batch, op, layout)
+
+
+def spatial_axes(op: str, name: str, sizes: Any, spatial: int | None) -> tuple[int | None, str]:
+    """Return the number of spatial axes that a tuple or `spatial` says, and which of them says it."""
+    if not isinstance(sizes, Sequence):
+        return spatial, "spatial="
+    if spatial not in (None, len(sizes)):
+        msg = f"{op}: the {name} {sizes!r} is for {len(sizes)} spatial axes, but spatial= says {spatial}"
+        raise FuncconvError(msg)
+    return len(sizes), f"the {name} {sizes!r}"

@@ -211,12 +211,8 @@ class Function(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        object.__setattr__(self, "value", _by_value(self.op))
-        try:
-            hash(self)
-        except TypeError:
-            msg = f"{self!r}: the op of a node must be hashable"
-            raise FuncconvError(msg) from None
+        object.__setattr__(self, "value", by_value(self.op))
+        check_hash(self, "the op of a node must be hashable")
 
     def __repr__(self) -> str:
         return getattr(self.op, "__name__", None) or repr(self.op)
@@ -363,11 +359,20 @@ def _frozen(value: Any) -> Any:
     return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 
-def _by_value(op: Any) -> Hashable:
+def check_hash(layer: Layer, rule: str) -> None:
+    """Refuse a layer that cannot be compared by value."""
+    try:
+        hash(layer)
+    except TypeError:
+        msg = f"{layer!r}: {rule}"
+        raise FuncconvError(msg) from None
+
+
+def by_value(op: Any) -> Hashable:
     """Return what an op is compared by: partial applications of equal functions to equal arguments are equal."""
     if isinstance(op, partial):
         options = (*op.args, *(each for item in sorted(op.keywords.items()) for each in item))
-        return (_by_value(op.func), len(op.args), tuple((type(each), each) for each in options))
+        return (by_value(op.func), len(op.args), tuple((type(each), each) for each in options))
     return op  # type: ignore[no-any-return]
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from ._geometry import Axis
@@ -30,6 +31,33 @@ def patches(x: Array, axes: Sequence[Axis]) -> Array:
         taps = [_slice(x, i, t * axis.dilation, axis.stride, axis.outputs) for t in range(axis.window)]
         x = jnp.stack(taps, axis=-2)
     return x
+
+
+def taps(x: Array, axes: Sequence[Axis], unrolled: int) -> list[Array]:
+    """Return the taps of each window of a padded array in row-major order.
+
+    Args:
+        x: `(batch, *padded, channels)`.
+        axes: one for each spatial axis.
+        unrolled: of windows with so many taps each tap is a slice of its own, which XLA fuses with what uses it; the
+            windows of others are gathered in one array.
+
+    Returns:
+        Arrays `(batch, *positions, some taps, channels)`.
+    """
+    window = tuple(axis.window for axis in axes)
+    if math.prod(window) > unrolled:
+        y = patches(x, axes)
+        positions = y.shape[1 : 1 + len(axes)]
+        return [y.reshape(y.shape[0], *positions, math.prod(window), y.shape[-1])]
+    strides = (1, *(axis.stride for axis in axes), 1)
+    found = []
+    for tap in np.ndindex(window):
+        starts = [t * axis.dilation for t, axis in zip(tap, axes, strict=True)]
+        stops = [i + (axis.outputs - 1) * axis.stride + 1 for i, axis in zip(starts, axes, strict=True)]
+        part = lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), strides)
+        found.append(part[..., None, :])
+    return found
 
 
 def fold(

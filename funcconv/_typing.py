@@ -18,9 +18,14 @@ Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | str | Sequence[int | Sequence[int]]
 PadMode: TypeAlias = str | Sequence[str | None]
 
+# A name, or a function of taps (..., taps) that is called with axis=-1.
+Reduce: TypeAlias = str | Callable[..., Any]
+Scalar: TypeAlias = int | float | ArrayLike
+
 Precision: TypeAlias = Any  # whatever jax.lax takes: None, a name, a jax.lax.Precision, a pair of either
 Initializer: TypeAlias = str | Callable[..., Any]
 
 __all__ = [
-    "Array", "ArrayLike", "DTypeLike", "Initializer", "PadMode", "Padding", "Params", "Precision", "Shape", "Sizes",
+    "Array", "ArrayLike", "DTypeLike", "Initializer", "PadMode", "Padding", "Params", "Precision", "Reduce", "Scalar",
+    "Shape", "Sizes",
 ]  # fmt: skip

@@ -5,11 +5,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
 
 import funcconv as fc
+
+SELECTIONS = ("max", "min", "median")
 
 
 @dataclass(frozen=True)
@@ -22,6 +25,7 @@ class Case:
     x: tuple[int, ...]  # without batch axes
     params: dict[str, Any] = field(default_factory=dict)  # a tree of shapes
     largest: bool = False  # selects by comparison, so integers will do and ties matter
+    windows: Callable[[Any, Any], Any] | None = None  # of a pool: the same windows summed
 
     def draw(self, rng, dtype=np.float64, batch=()):
         """Return parameters and an input; no two numbers are equal."""
@@ -64,11 +68,63 @@ def pool_case(name, x, window, **options):
         ours = {key: value for key, value in options.items() if key != "ties"}
         return oracles.pool(x, window, **ours)
 
-    return Case(name, op, oracle, x, largest=options.get("reduce", "max") in ("max", "min"))
+    def windows(params, x):
+        del params
+        return fc.pool(x, window, **options | {"reduce": "sum"})
+
+    return Case(name, op, oracle, x, largest=options.get("reduce", "max") in SELECTIONS, windows=windows)
 
 
-def plain_case(name, op, oracle, x, *, largest=False):
-    return Case(name, lambda params, x: op(x), lambda params, x: oracle(x), x, largest=largest)  # noqa: ARG005
+def plain_case(name, op, oracle, x, *, largest=False, windows=None):
+    return Case(
+        name, lambda params, x: op(x), lambda params, x: oracle(x), x, largest=largest,  # noqa: ARG005
+        windows=windows and (lambda params, x: windows(x)),  # noqa: ARG005
+    )  # fmt: skip
+
+
+def shape_case(name, op, x, *args, **options):
+    """Return a case of `global_pool` or `adaptive_pool`."""
+    sizes = (1,) * (len(x) - 1) if op is fc.global_pool else args[0]
+    oracle = partial(oracles.adaptive_pool, output_size=sizes, **options)
+    given = {"spatial": len(x) - 1} if op is fc.global_pool else {}
+
+    def ours(x, **changed):
+        return op(x, *args, **given | options | changed)
+
+    return plain_case(
+        name, ours, lambda x: oracle(x).reshape(-1, x.shape[-1])[0] if given else oracle(x), x,
+        largest=options.get("reduce") in SELECTIONS, windows=partial(ours, reduce="sum"),
+    )  # fmt: skip
+
+
+def unpool_case(name, x, window, **options):
+    """Return a case of `max_unpool`, with the indices of a pool of some image."""
+    image = np.random.default_rng(0).permutation(int(np.prod(x))).reshape(x)
+    indices = oracles.pool(image, window, indices=True, **options).astype(np.int32)
+
+    def op(params, y):
+        del params
+        whose = jnp.broadcast_to(indices, y.shape)
+        return fc.max_unpool(y, whose, window, size=x[:-1], **{k: v for k, v in options.items() if k != "ceil_mode"})
+
+    def oracle(params, y):
+        del params
+        return oracles.max_unpool(y, indices, x[:-1])
+
+    return Case(name, op, oracle, indices.shape)
+
+
+def warm_pool(params, x):
+    return fc.pool(x, (2, 3), reduce="lse", stride=1, temperature=jnp.exp(params["log_temperature"]))
+
+
+def warm_oracle(params, x):
+    return oracles.pool(x, (2, 3), reduce="lse", stride=1, temperature=np.exp(params["log_temperature"]))
+
+
+def std(seen, axis):
+    """Compute the deviation by NumPy or by JAX."""
+    return (jnp if isinstance(seen, jax.Array) else np).std(seen, axis=axis)
 
 
 def channels_last(f):
@@ -153,19 +209,47 @@ CASES = [
         "avg_pool-ceil-include", (6, 5, 1), (3, 2), reduce="mean", stride=2, padding=1, ceil_mode=True,
         count_include_pad=True,
     ),
-    plain_case(
-        "global_pool-max", partial(fc.global_pool, reduce="max", spatial=2), lambda x: x.max((0, 1)), (3, 11, 2),
-        largest=True,
+    pool_case("prod_pool", (4, 6, 2), (2, 2), reduce="prod"),
+    pool_case("prod_pool-overlapping", (5, 4, 2), (3, 2), reduce="prod", stride=(2, 1), padding=1),
+    pool_case("prod_pool-dilated", (7, 5, 1), (2, 3), reduce="prod", stride=1, dilation=(3, 2)),
+    pool_case("prod_pool-modes", (4, 5, 1), (3, 2), reduce="prod", stride=2, padding=1, pad_mode=("reflect", None)),
+    pool_case("prod_pool-wide", (14, 2), (11,), reduce="prod", stride=2, padding=3, ceil_mode=True),
+    pool_case("lse_pool", (4, 6, 2), (2, 2), reduce="lse"),
+    pool_case("lse_pool-overlapping", (5, 4, 2), (3, 2), reduce="lse", stride=(2, 1), padding=1, temperature=0.2),
+    pool_case("lse_pool-dilated", (7, 5, 1), (2, 3), reduce="lse", stride=1, dilation=(3, 2), temperature=2),
+    pool_case("lse_pool-modes", (4, 5, 1), (3, 2), reduce="lse", stride=2, padding=1, pad_mode=(None, "zeros")),
+    pool_case("lse_pool-wide", (14, 2), (11,), reduce="lse", stride=2, padding=3, ceil_mode=True),
+    Case(
+        "lse_pool-temperature", warm_pool, warm_oracle, (4, 5, 2), {"log_temperature": ()},
+        windows=lambda params, x: fc.pool(x, (2, 3), reduce="sum", stride=1),  # noqa: ARG005
     ),
-    plain_case("global_pool-mean", partial(fc.global_pool, spatial=1), lambda x: x.mean(0), (5, 2)),
-    plain_case(
-        "adaptive_pool", partial(fc.adaptive_pool, output_size=(3, 4)),
-        partial(oracles.adaptive_pool, output_size=(3, 4)), (5, 6, 2),
-    ),
-    plain_case(
-        "adaptive_pool-max-up", partial(fc.adaptive_pool, output_size=(5,), reduce="max"),
-        partial(oracles.adaptive_pool, output_size=(5,), reduce="max"), (3, 2), largest=True,
-    ),
+    pool_case("lp_pool", (4, 6, 2), (2, 2), reduce="lp"),
+    pool_case("lp_pool-overlapping", (5, 4, 2), (3, 2), reduce="lp", stride=(2, 1), padding=1, p=3),
+    pool_case("lp_pool-dilated", (7, 5, 1), (2, 3), reduce="lp", stride=1, dilation=(3, 2), p=float("inf")),
+    pool_case("lp_pool-modes", (4, 5, 1), (3, 2), reduce="lp", stride=2, padding=1, pad_mode=("circular", None), p=1),
+    pool_case("lp_pool-wide", (43, 2), (41,), reduce="lp", padding=2, stride=3, p=4),
+    pool_case("median_pool", (4, 6, 2), (2, 2), reduce="median"),
+    pool_case("median_pool-overlapping", (5, 4, 2), (3, 3), reduce="median", stride=(2, 1), padding=1),
+    pool_case("median_pool-dilated", (7, 5, 1), (2, 3), reduce="median", stride=1, dilation=(3, 2)),
+    pool_case("median_pool-modes", (5, 6, 1), (5, 4), reduce="median", padding=1, pad_mode=("symmetric", "zeros")),
+    pool_case("median_pool-wide", (30, 1), (19,), reduce="median", stride=5, padding=4, ceil_mode=True),
+    pool_case("median_pool-sorted", (70, 1), (67,), reduce="median", stride=5, padding=5),
+    pool_case("std_pool", (5, 4, 2), (2, 3), reduce=std, stride=1),
+    pool_case("std_pool-modes", (4, 5, 1), (3, 2), reduce=std, stride=2, padding=1, pad_mode="replicate"),
+    unpool_case("max_unpool", (4, 6, 2), (2, 2)),
+    unpool_case("max_unpool-overlapping", (5, 7, 1), (3, 2), stride=(2, 1), padding=((1, 1), (0, 1)), ceil_mode=True),
+    unpool_case("max_unpool-dilated", (9, 7, 1), (3, 2), stride=(1, 3), dilation=(2, 3), padding=((2, 0), (-1, 2))),
+    shape_case("global_pool-max", fc.global_pool, (3, 11, 2), reduce="max"),
+    shape_case("global_pool-mean", fc.global_pool, (5, 2)),
+    shape_case("global_pool-lse", fc.global_pool, (3, 4, 2), reduce="lse", temperature=0.5),
+    shape_case("global_pool-lp", fc.global_pool, (3, 4, 2), reduce="lp", p=4),
+    shape_case("global_pool-median", fc.global_pool, (3, 4, 2), reduce="median"),
+    shape_case("adaptive_pool", fc.adaptive_pool, (5, 6, 2), (3, 4)),
+    shape_case("adaptive_pool-max-up", fc.adaptive_pool, (3, 2), (5,), reduce="max"),
+    shape_case("adaptive_pool-prod", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="prod"),
+    shape_case("adaptive_pool-lp", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="lp", p=3),
+    shape_case("adaptive_pool-median", fc.adaptive_pool, (6, 4, 1), (4, 4), reduce="median"),
+    shape_case("adaptive_pool-std", fc.adaptive_pool, (6, 8, 1), (2, 3), reduce=std),
     Case(
         "dense", fc.dense, lambda params, x: x @ params["kernel"] + params["bias"],
         (4,), {"kernel": (4, 3), "bias": (3,)},

@@ -3,6 +3,7 @@
 Nothing here is shared with the library: extents, paddings and counts come from walking over the places.
 """
 
+from functools import partial
 from itertools import product
 
 import numpy as np
@@ -88,7 +89,28 @@ def local_conv(params, x, **options):
     return y + (0 if params.get("bias") is None else np.asarray(params["bias"]))
 
 
-REDUCE = {"max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean}
+def lower_median(seen, axis):
+    return np.sort(seen, axis).take((seen.shape[axis] - 1) // 2, axis)
+
+
+def log_sum_exp(seen, axis, temperature):
+    return temperature * np.log(np.exp(seen / temperature).sum(axis))
+
+
+def norm(seen, axis, p):
+    return np.linalg.norm(seen, p, axis)
+
+
+REDUCE = {"max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean, "prod": np.prod, "median": lower_median}
+
+
+def reducer(reduce, p=2, temperature=1.0):
+    """Return the function of an array of taps and their axis that a name means."""
+    if reduce == "lse":
+        return partial(log_sum_exp, temperature=temperature)
+    if reduce == "lp":
+        return partial(norm, p=p)
+    return REDUCE.get(reduce, reduce)
 
 
 def pool(
@@ -102,8 +124,13 @@ def pool(
     pad_mode=None,
     count_include_pad=False,
     ceil_mode=False,
+    p=2,
+    temperature=1.0,
+    indices=False,
 ):
+    """With `indices` the places of what is selected, in the row-major order of the image."""
     n = x.ndim - 1
+    shown = np.arange(x[..., 0].size).reshape(x.shape[:n]) + 1
     window = tuples(window, n)
     strides, dilations, padding = (
         tuples(window if stride is None else stride, n),
@@ -116,6 +143,7 @@ def pool(
         alone = [padding[j] if i == j else (0, 0) for j in range(n)]
         x = extended(x, alone, ["zeros" if mode is None else mode] * n)
         real = extended(real, alone, ["zeros" if mode is None else "replicate"] * n)
+        shown = extended(shown, alone, ["zeros" if mode is None else mode] * n)
     size_end = [x.shape[i] - max(padding[i][1], 0) for i in range(n)]
     begin = [
         starts(x.shape[i], window[i], strides[i], dilations[i], last=size_end[i] if ceil_mode else None)
@@ -129,13 +157,24 @@ def pool(
         ]
         inside = [place for place in places if all(p < m for p, m in zip(place, x.shape, strict=False))]
         seen = np.array([x[place] for place in inside if real[place]])
-        y[position] = REDUCE[reduce](seen, axis=0)
+        y[position] = reducer(reduce, p, temperature)(seen, axis=0)
+        if indices:
+            best = {"max": np.argmax, "min": np.argmin}[reduce](seen, axis=0)
+            y[position] = np.array([shown[place] for place in inside if real[place]])[best] - 1
         if reduce == "mean" and count_include_pad:
             y[position] = seen.sum(0) / len(inside)
     return y
 
 
-def adaptive_pool(x, output_size, reduce="mean"):
+def max_unpool(y, indices, size):
+    x = np.zeros((int(np.prod(size)), y.shape[-1]), y.dtype)
+    for place in np.ndindex(y.shape):
+        if indices[place] >= 0:
+            x[indices[place], place[-1]] += y[place]
+    return x.reshape(*size, y.shape[-1])
+
+
+def adaptive_pool(x, output_size, reduce="mean", **options):
     n = x.ndim - 1
     sizes = tuples(output_size, n)
     y = np.zeros((*sizes, x.shape[-1]), x.dtype)
@@ -144,5 +183,5 @@ def adaptive_pool(x, output_size, reduce="mean"):
         for axis, (i, m) in enumerate(zip(position, sizes, strict=True)):
             size = x.shape[axis]
             share = np.take(share, range(int(np.floor(i * size / m)), int(np.ceil((i + 1) * size / m))), axis)
-        y[position] = REDUCE[reduce](share, axis=tuple(range(n)))
+        y[position] = reducer(reduce, **options)(share.reshape(-1, x.shape[-1]), axis=0)
     return y

@@ -114,7 +114,60 @@ OPS = {
     "mean of integers": (lambda: fc.avg_pool(X.astype(int)), ["a mean of int64", "x.astype(jnp.float32)"]),
     "sum of booleans": (lambda: fc.sum_pool(X > 0), ["a sum of bool", "cast first"]),
     "largest complex": (lambda: fc.max_pool(jax.lax.complex(X, X)), ["complex numbers have no max", "complex128"]),
-    "global reduce": (lambda: fc.global_pool(X, "median"), ["global_pool: unknown reduce 'median'"]),
+    "global reduce": (lambda: fc.global_pool(X, "mode"), ["global_pool: unknown reduce 'mode'"]),
+    "reduce of a number": (pool(reduce=2), ["unknown reduce 2", "'lp', 'median'"]),
+    "p below one": (pool(reduce="lp", p=0.5), ["p must be a number from 1 to math.inf", "got 0.5"]),
+    "p of none": (lambda: fc.global_pool(X, "lp", p=None), ["global_pool: p must be a number", "None"]),
+    "p not a number": (pool(reduce="lp", p=float("nan")), ["p must be a number", "nan"]),
+    "temperature zero": (pool(reduce="lse", temperature=0), ["temperature must be one positive number", "got 0"]),
+    "temperature negative": (pool(reduce="lse", temperature=jnp.float32(-1)), ["one positive number", "-1"]),
+    "temperature infinite": (pool(reduce="lse", temperature=float("inf")), ["one positive number", "got inf"]),
+    "temperature of none": (pool(reduce="lse", temperature=None), ["one positive number", "got None"]),
+    "temperatures": (
+        lambda: fc.adaptive_pool(X, 2, "lse", temperature=jnp.ones(2)),
+        ["adaptive_pool: temperature must be one positive number", "got float64 of shape (2,)"],
+    ),
+    "indices of a mean": (
+        lambda: fc.avg_pool(X, return_indices=True), ["return_indices=True needs reduce='max' or 'min'", "'mean'"],
+    ),
+    "indices of ties": (pool(return_indices=True, ties="split"), ["return_indices=True needs", "ties='split'"]),
+    "global indices": (lambda: fc.global_pool(X, return_indices=True), ["global_pool: return_indices=True needs"]),
+    "function of padding": (
+        pool(3, reduce=jnp.std, padding=1),
+        ["window 0 on spatial axis 0 has only 2 of 3", "reads the places [-1, 0, 1]", "are at 0 to 7", "pad_mode="],
+    ),
+    "function of an overhang": (
+        pool(3, reduce=jnp.std, ceil_mode=True, pad_mode="reflect"), ["window 2", "only 2 of 3", "[6, 7, 8]"],
+    ),
+    "function that keeps the axis": (
+        pool(reduce=jnp.cumsum), ["cumsum was called with shape (1, 4, 4, 2, 4)", "gave shape (1, 4, 4, 2, 4)"],
+    ),
+    "function that counts": (
+        pool(reduce=jnp.argmax), ["must keep the dtype: argmax made int", "of float64"],
+    ),
+    "norm of integers": (
+        lambda: fc.pool(X.astype(int), reduce="lp"), ["an lp of int64 would have to be rounded", "cast first"],
+    ),
+    "product of booleans": (lambda: fc.pool(X > 0, reduce="prod"), ["a prod of bool", "cast first"]),
+    "median complex": (lambda: fc.pool(jax.lax.complex(X, X), reduce="median"), ["complex numbers have no median"]),
+    "unpool shape": (
+        lambda: fc.max_unpool(X, jnp.zeros((1, 8, 8, 1), int)),
+        ["integers of the shape of y, (1, 8, 8, 2)", "got int64 of shape (1, 8, 8, 1)"],
+    ),
+    "unpool floats": (lambda: fc.max_unpool(X, X), ["max_unpool: the indices must be integers", "got float64"]),
+    "unpool nothing": (lambda: fc.max_unpool(X, None), ["max_unpool: indices must be an array", "NoneType"]),
+    "unpool outside": (
+        lambda: fc.max_unpool(X[:, :2, :2], np.full((1, 2, 2, 2), 3)),
+        ["the index 3 is not a place of its window, number (0, 0)", "[0, 1] x [0, 1] of an image of (4, 4)"],
+    ),
+    "unpool negative": (lambda: fc.max_unpool(X[:, :2, :2], np.full((1, 2, 2, 2), -2)), ["the index -2"]),
+    "unpool between taps": (
+        lambda: fc.max_unpool(X[0, 0, :1], np.array([[1, 1]]), (2,), dilation=2), ["the index 1", "which reads [0, 2]"],
+    ),
+    "unpool size": (
+        lambda: fc.max_unpool(X, jnp.zeros(X.shape, int), size=20),
+        ["a size of 20 on spatial axis 0 has 10 windows, but y has 8"],
+    ),
     "adaptive size": (lambda: fc.adaptive_pool(X, 0), ["output_size must be at least 1", "got"]),
     "adaptive sizes": (lambda: fc.adaptive_pool(X, (2, 2), spatial=1), ["output_size (2, 2) is for 2 spatial axes"]),
     "dense features": (lambda: fc.dense({"kernel": jnp.ones((3, 2))}, X), ["takes 3 features", "(1, 8, 8, 2)"]),
@@ -186,6 +239,7 @@ def test_layers_name_their_node():
         ["node 'conv2': conv: a window of 7 does not fit", "6 + 0"],
     )
     says(lambda: built(fc.Pool(3, reduce="mode")).init(KEY), ["node 'pool1': pool: unknown reduce 'mode'"])
+    says(lambda: fc.Pool(3, reduce="lse", temperature=jnp.ones(())), ["options of a layer must be hashable", "numbers"])
     says(lambda: built(fc.Conv(4, 3, groups=3)).init(KEY), ["node 'conv1': init_conv: 3 groups", "the 2 input"])
     says(lambda: built(fc.Conv(4, 3, init="no")).init(KEY), ["node 'conv1': init_conv: unknown init 'no'"])
     says(lambda: built(fc.Flatten(), fc.Conv(4, 3)).init(KEY), ["node 'conv1'", "1 spatial axes", "(128,)"])

@@ -29,7 +29,7 @@ def pools(draw):
 
     pair = st.tuples(st.integers(-1, 2), st.integers(-1, 2))
     options = {
-        "reduce": draw(st.sampled_from(["max", "min", "sum", "mean"])),
+        "reduce": draw(st.sampled_from(["max", "min", "sum", "mean", "prod", "lse", "lp", "median"])),
         "stride": each(st.integers(1, 3)),
         "dilation": each(st.integers(1, 2)),
         "padding": each(pair),
@@ -225,3 +225,154 @@ def test_derivatives_neither_scatter_nor_select_and_scatter(rng):
 def test_the_forward_pass_alone_computes_no_index(rng):
     text = str(jax.make_jaxpr(partial(fc.pool, window=3, stride=2, padding=1))(rng.normal(size=(2, 9, 9, 3))))
     assert not any(word in text for word in ("argmax", "iota", "i32[2", "gather"))
+
+
+# indices and where they lead -------------------------------------------------------------------------------
+
+
+@settings(max_examples=80, deadline=None)
+@given(pools(), st.sampled_from(["max", "min"]), st.integers(0, 2**32 - 1))
+def test_indices_say_where(drawn, reduce, seed):
+    """They are those of the loops, and `max_unpool` is the transpose of the selection."""
+    shape, window, options = drawn
+    rng = np.random.default_rng(seed)
+    x = rng.integers(-3, 3, shape).astype(np.float64)  # with ties
+    options = options | {"reduce": reduce}
+    try:
+        y, indices = jax.jit(partial(fc.pool, window=window, return_indices=True, **options))(x)
+    except fc.FuncconvError:
+        return
+    assert indices.dtype == np.int32
+    np.testing.assert_array_equal(y, oracles.pool(x, window, **options))
+    np.testing.assert_array_equal(indices, oracles.pool(x, window, indices=True, **options))
+    if options["pad_mode"] is None:
+        v = rng.normal(size=y.shape)
+        back = {key: options[key] for key in ("stride", "padding", "dilation")}
+        image = fc.max_unpool(v, indices, window, size=shape[:-1], **back)
+        close(image, oracles.max_unpool(v, np.asarray(indices), shape[:-1]))
+        np.testing.assert_allclose((image * x).sum(), (v * y).sum(), atol=1e-12)
+
+
+def test_indices_are_of_real_inputs():
+    """Padding that takes no part has no index, even where the inputs are as low as it is."""
+    for x in (row(-np.inf, -np.inf), row(0, 0, dtype=jnp.uint8), row(*[np.iinfo(np.int32).min] * 2, dtype=jnp.int32)):
+        _, indices = fc.max_pool(x, (2,), stride=1, padding=1, return_indices=True)
+        assert indices[:, 0].tolist() == [0, 0, 1]
+    _, indices = fc.max_pool(row(1.0, np.nan, np.nan), (3,), return_indices=True)
+    assert indices[0] == 1
+    _, indices = fc.max_pool(row(-1.0, -2.0), (2,), stride=1, padding=1, pad_mode="zeros", return_indices=True)
+    assert indices[:, 0].tolist() == [-1, 0, -1]
+    _, indices = fc.min_pool(row(1.0, 2.0, 3.0), (2,), padding=((3, 0),), pad_mode="circular", return_indices=True)
+    assert indices[:, 0].tolist() == [0, 0, 1]
+
+
+def test_indices_in_every_form(rng):
+    x = jnp.asarray(rng.normal(size=(2, 4, 6, 3)))
+    y, indices = fc.max_pool(x, return_indices=True)
+    first = x.transpose(0, 3, 1, 2)
+    ours = fc.max_pool(first, layout="NCHW", return_indices=True)
+    for a, b in zip(ours, (y, indices), strict=True):
+        np.testing.assert_array_equal(a, b.transpose(0, 3, 1, 2))
+    np.testing.assert_array_equal(
+        fc.max_unpool(*ours, layout="NCHW").transpose(0, 2, 3, 1), fc.max_unpool(y, indices, size=(4, 6))
+    )
+    y, indices = fc.global_pool(x, "max", return_indices=True)
+    np.testing.assert_array_equal(indices, x.reshape(2, 24, 3).argmax(1))
+    np.testing.assert_array_equal(y, x.max((1, 2)))
+    y, indices = jax.jit(partial(fc.adaptive_pool, output_size=3, reduce="min", return_indices=True))(x)
+    np.testing.assert_array_equal(y, fc.adaptive_pool(x, 3, "min"))
+    np.testing.assert_array_equal(
+        np.take_along_axis(x.reshape(2, 24, 3), indices.reshape(2, 9, 3), 1), y.reshape(2, 9, 3)
+    )
+
+
+def test_values_with_indices_have_the_same_derivatives(rng):
+    x = jnp.asarray(rng.integers(0, 3, (1, 7, 7, 2)), jnp.float64)
+    plain = partial(fc.max_pool, window=3, stride=2, padding=1)
+
+    def beside(x):
+        return plain(x, return_indices=True)[0]
+
+    for derivative in (jax.jacfwd, jax.jacrev):
+        np.testing.assert_array_equal(derivative(beside)(x), derivative(plain)(x))
+    _, pullback, indices = jax.vjp(partial(plain, return_indices=True), x, has_aux=True)
+    y = jnp.ones(indices.shape)
+    np.testing.assert_array_equal(pullback(y)[0], fc.max_unpool(y, indices, 3, stride=2, padding=1, size=7))
+
+
+def test_unpooling():
+    y, indices = row(1.0, 2.0, 4.0), jnp.array([[1], [1], [-1]])
+    assert fc.max_unpool(y, indices, (3,), stride=1, padding=1)[:, 0].tolist() == [0, 3, 0]  # added, and dropped
+    astray = jnp.array([[2], [7], [1]])
+    dropped = jax.jit(partial(fc.max_unpool, window=(3,), stride=1, padding=1))(y, astray)
+    assert dropped[:, 0].tolist() == [0, 4, 0]
+    assert fc.max_unpool(y, jnp.array([[0], [2], [4]]), (2,), size=5)[:, 0].tolist() == [1, 0, 2, 0, 4]  # ceil_mode's
+    nan = fc.max_unpool(row(np.nan, 1.0), jnp.array([[0], [3]]), (2,))[:, 0]
+    np.testing.assert_array_equal(nan, [np.nan, 0, 0, 1])
+
+
+# functions -------------------------------------------------------------------------------------------------
+
+
+def test_a_function_sees_the_taps_in_order(rng):
+    x = jnp.asarray(rng.normal(size=(2, 5, 6, 3)))
+    weights = jnp.arange(6.0)
+
+    def dot(taps, axis):
+        assert axis == -1
+        return jnp.sum(taps * weights[(None,) * (taps.ndim - 1)], axis)
+
+    kernel = jnp.zeros((2, 3, 3, 3)).at[:, :, np.arange(3), np.arange(3)].set(weights.reshape(2, 3, 1))
+    close(fc.pool(x, (2, 3), reduce=dot), fc.conv({"kernel": kernel}, x, stride=(2, 3)))
+    quarter = fc.pool(x, (2, 3), reduce=partial(jnp.quantile, q=0.25), padding=1, pad_mode="zeros")
+    assert quarter.shape == (2, 3, 2, 3)
+    close(fc.adaptive_pool(x, 1, jnp.var)[:, 0, 0], x.var((1, 2)))
+    close(fc.global_pool(x, jnp.ptp, layout="NHWC"), jnp.ptp(x, (1, 2)))
+
+
+def test_padding_that_no_window_reads_is_no_matter(rng):
+    x = rng.normal(size=(1, 6, 1))
+    close(fc.pool(x, 3, reduce=jnp.std, padding=((0, 1),)), fc.pool(x, 3, reduce=jnp.std))
+
+
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
+@pytest.mark.parametrize("options", [{"reduce": "prod"}, {"reduce": "lse"}, {"reduce": "lp", "p": 1}, {"reduce": "lp"}])
+def test_sixteen_bit_results_are_rounded_once(dtype, options, rng):
+    x = jnp.asarray(1 + rng.normal(size=(1, 40, 2)) / 16, dtype)
+    y = fc.pool(x, 10, **options)
+    exact = fc.pool(x.astype(jnp.float32), 10, **options)
+    np.testing.assert_array_equal(y, exact.astype(dtype))
+
+
+# layers ----------------------------------------------------------------------------------------------------
+
+
+def test_layers_of_every_reduction(rng):
+    x = fc.Input("x", (6, 6, 2))
+    image = jnp.asarray(rng.normal(size=(3, 6, 6, 2)))
+
+    def graph():
+        norm = fc.Pool(2, reduce="lp", p=3)(x)
+        warm = fc.Pool(2, reduce="lse", temperature=0.5)(x)
+        low = fc.Pool(2, reduce=partial(jnp.quantile, q=0.25))(x)
+        return fc.Graph(x, norm + warm * low)
+
+    assert graph() == graph()
+    assert hash(graph()) == hash(graph())
+    assert fc.Pool(2, reduce=partial(jnp.quantile, q=0.25)) != fc.Pool(2, reduce=partial(jnp.quantile, q=0.5))
+    assert fc.Pool(2, reduce="lp", p=3) != fc.Pool(2, reduce="lp")
+    norm, warm = fc.pool(image, reduce="lp", p=3), fc.pool(image, reduce="lse", temperature=0.5)
+    close(jax.jit(graph())({}, image), norm + warm * fc.pool(image, reduce=partial(jnp.quantile, q=0.25)))
+
+
+def test_a_layer_with_indices_is_a_pair(rng):
+    x = fc.Input("x", (6, 6, 2))
+    pooled = fc.Pool(2, return_indices=True)(x)
+    back = fc.node(fc.max_unpool, pooled[0], pooled[1])
+    graph = fc.Graph(x, (pooled, back))
+    image = jnp.asarray(rng.normal(size=(2, 3, 6, 6, 2)))
+    (y, indices), unpooled = jax.jit(graph)({}, image)
+    expected = fc.max_pool(image, (2, 2), return_indices=True)
+    np.testing.assert_array_equal(y, expected[0])
+    np.testing.assert_array_equal(indices, expected[1])
+    np.testing.assert_array_equal(unpooled, fc.max_unpool(*expected, (2, 2)))

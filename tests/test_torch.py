@@ -40,6 +40,20 @@ def kernel_first(kernel):
     return torch.tensor(np.ascontiguousarray(np.moveaxis(np.asarray(kernel), (-1, -2), (0, 1)))).requires_grad_()
 
 
+def compare_curvature(ours, theirs, x):
+    """Compare the Hessian-vector product of a sum of cubes by the input."""
+    v = np.random.default_rng(1).normal(size=x.shape)
+
+    @jax.jit
+    def hvp(x, v):
+        return jax.jvp(jax.grad(lambda x: (ours({}, x) ** 3).sum()), (x,), (v,))[1]
+
+    tensor = spatial_first(x)
+    (gradient,) = torch.autograd.grad((theirs(tensor) ** 3).sum(), tensor, create_graph=True)
+    (expected,) = torch.autograd.grad((gradient * spatial_first(v).detach()).sum(), tensor)
+    close(hvp(jnp.asarray(x), jnp.asarray(v)), last(expected.numpy()), ulps=4096)
+
+
 def compare(ours, theirs, params, x, tensors, back):
     """Compare a value, and the gradients of its product with random numbers."""
     y = jax.eval_shape(ours, params, x)
@@ -161,6 +175,88 @@ def check_adaptive(rng, reduce):
     compare(pool, lambda x: getattr(F, name)(x, outputs), {}, x, [spatial_first(x)], [last])
 
 
+def windows_of(tensor, window, stride):
+    """Return PyTorch's windows, (batch, channels, *positions, taps)."""
+    for axis, (k, s) in enumerate(zip(window, stride, strict=True)):
+        tensor = tensor.unfold(2 + axis, k, s)
+    return tensor.flatten(-len(window))
+
+
+def check_reduce(rng, reduce):
+    """Products, medians, log-sum-exps and norms, against PyTorch's on its own windows."""
+    options = draw(rng, "pool")[1]
+    window, stride = options["window"], options["stride"]
+    x = rng.normal(size=(2, *(k + int(rng.integers(0, 5)) for k in window), 2))
+    p, temperature = int(rng.integers(2, 6)), float(rng.uniform(0.5, 2))
+    theirs = {
+        "prod": lambda taps: taps.prod(-1),
+        "median": lambda taps: taps.median(-1).values,
+        "lse": lambda taps: temperature * torch.logsumexp(taps / temperature, -1),
+        "lp": lambda taps: torch.linalg.vector_norm(taps, p, -1),
+    }[reduce]
+
+    def pool(params, x):
+        del params
+        return fc.pool(x, window, reduce=reduce, stride=stride, p=p, temperature=temperature)
+
+    def their_pool(x):
+        return theirs(windows_of(x, window, stride))
+
+    compare(pool, their_pool, {}, x, [spatial_first(x)], [last])
+    compare_curvature(pool, their_pool, x)
+
+
+def check_lp(rng):
+    """PyTorch's own lp_pool has no absolute value, so it is compared where that does not matter."""
+    n, options, *_ = draw(rng, "pool")
+    window, stride = options["window"], options["stride"]
+    p = int(rng.integers(1, 6))
+    x = rng.normal(size=(2, *(k + int(rng.integers(0, 5)) for k in window), 2))
+    x = x if p % 2 == 0 else abs(x)
+
+    def pool(params, x):
+        del params
+        return fc.pool(x, window, reduce="lp", stride=stride, p=p)
+
+    def theirs(x):
+        sizes = (window, stride) if n > 1 else (*window, *stride)
+        return getattr(F, f"lp_pool{n}d")(x, p, *sizes)
+
+    compare(pool, theirs, {}, x, [spatial_first(x)], [last])
+    compare_curvature(pool, theirs, x)
+
+
+def check_indices(rng):
+    """Indices with overlap, padding and dilation, and back where PyTorch's way back is the transpose too."""
+    n, options, *_, each = draw(rng, "pool")
+    window, dilation = options["window"], each(1, 3)
+    extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
+    padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
+    options |= {"padding": padding, "dilation": dilation, "ceil_mode": bool(rng.integers(2))}
+    sizes = [e + int(rng.integers(0, 8)) for e in extents]
+    x = rng.integers(-4, 5, size=(2, *sizes, 2)).astype(float)  # with ties
+    theirs = {{"window": "kernel_size"}.get(key, key): value for key, value in options.items()}
+    z, where = getattr(F, f"max_pool{n}d_with_indices")(spatial_first(x), **theirs)
+    y, indices = jax.jit(lambda x: fc.max_pool(x, return_indices=True, **options))(x)
+    np.testing.assert_array_equal(y, last(z.detach().numpy()))
+    np.testing.assert_array_equal(indices, last(where.numpy()))
+
+    stride = each(4, 7)  # beyond the window, so that no input is taken twice
+    sizes = [k + s * int(rng.integers(0, 3)) for k, s in zip(window, stride, strict=True)]
+    x = rng.normal(size=(2, *sizes, 2))
+    y, indices = jax.jit(lambda x: fc.max_pool(x, window, stride=stride, return_indices=True))(x)
+    pulled = torch.tensor(np.moveaxis(np.asarray(indices), -1, 1)).long()
+
+    def unpool(params, y):
+        del params
+        return fc.max_unpool(y, indices, window, stride=stride)
+
+    def their_unpool(y):
+        return getattr(F, f"max_unpool{n}d")(y, pulled, window, stride)
+
+    compare(unpool, their_unpool, {}, np.asarray(y), [spatial_first(y)], [last])
+
+
 CHECKS = {
     "conv": check_conv,
     "conv_transpose": check_conv_transpose,
@@ -168,8 +264,17 @@ CHECKS = {
     "avg_pool": lambda rng: check_pool(rng, "mean"),
     "adaptive_max": lambda rng: check_adaptive(rng, "max"),
     "adaptive_avg": lambda rng: check_adaptive(rng, "mean"),
+    "prod": lambda rng: check_reduce(rng, "prod"),
+    "median": lambda rng: check_reduce(rng, "median"),
+    "lse": lambda rng: check_reduce(rng, "lse"),
+    "norm": lambda rng: check_reduce(rng, "lp"),
+    "lp": check_lp,
+    "indices": check_indices,
 }
-SHARE = {"conv": 100, "conv_transpose": 80, "max_pool": 40, "avg_pool": 40, "adaptive_max": 20, "adaptive_avg": 20}
+SHARE = {
+    "conv": 100, "conv_transpose": 80, "max_pool": 40, "avg_pool": 40, "adaptive_max": 20, "adaptive_avg": 20,
+    "prod": 6, "median": 6, "lse": 6, "norm": 6, "lp": 12, "indices": 20,
+}  # fmt: skip
 
 
 @pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, count in SHARE.items() for seed in range(count)])

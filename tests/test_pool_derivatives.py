@@ -1,0 +1,261 @@
+"""Pools can be differentiated to any order, in every mode, and no derivative scatters or gathers."""
+
+import math
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from cases import CASES
+from compare import close
+from jax.experimental.jet import jet
+
+import funcconv as fc
+
+POOLS = [case for case in CASES if "pool" in case.name]
+each_pool = pytest.mark.parametrize("case", POOLS, ids=lambda case: case.name)
+MOVES = ("scatter", "gather", "reduce_window")
+
+
+def squares(case, params):
+    return lambda x: (case.op(params, x) ** 3).sum()
+
+
+def hvp(f, x, v):
+    return jax.jvp(jax.grad(f), (x,), (v,))[1]
+
+
+def primitives(jaxpr):
+    """Return the names of all primitives in a jaxpr and in those that its equations hold."""
+    found = set()
+    for equation in jaxpr.eqns:
+        found.add(equation.primitive.name)
+        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
+            inner = getattr(value, "jaxpr", value)
+            if hasattr(inner, "eqns"):
+                found |= primitives(inner)
+    return found
+
+
+@each_pool
+def test_nothing_is_scattered(case, rng):
+    params, x = case.draw(rng)
+    f = squares(case, params)
+    forward = primitives(jax.make_jaxpr(partial(case.op, params))(x).jaxpr)
+    assert "iota" not in forward, "an index is computed where none is asked for"
+    assert not forward & {"argmax", "argmin"}
+    for derivative in (jax.grad(f), lambda x: hvp(f, x, x), lambda x: jax.grad(lambda x: hvp(f, x, x).sum())(x)):
+        names = forward | primitives(jax.make_jaxpr(derivative)(x).jaxpr)
+        assert not [name for name in names if any(word in name for word in MOVES)]
+
+
+def test_the_walk_sees_what_is_inside():
+    def f(x):
+        return jax.jit(jax.checkpoint(lambda x: x[jnp.argsort(x)] ** 2))(x).sum()
+
+    names = primitives(jax.make_jaxpr(jax.grad(f))(jnp.ones(3)).jaxpr)
+    assert {"sort", "gather"} <= names
+    assert any("scatter" in name for name in names)
+
+
+@each_pool
+def test_every_mode_agrees(case, rng):
+    params, x = case.draw(rng)
+    u, v = (jnp.asarray(rng.normal(size=x.shape)) for _ in range(2))
+    op, f = partial(case.op, params), squares(case, params)
+
+    @jax.jit
+    def everything(x, u, v):
+        first = jax.jacfwd(op)(x), jax.jacrev(op)(x), jax.jacrev(jax.remat(op))(x)
+        value, linear = jax.linearize(op, x)
+        pushed = jax.jvp(op, (x,), (v,)), (value, linear(v))
+        second = (
+            hvp(f, x, v),
+            jax.grad(lambda x: jax.jvp(f, (x,), (v,))[1])(x),
+            jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), v))(x),
+            jax.vmap(partial(hvp, f), in_axes=(None, 0))(x, jnp.stack([v, u]))[0],
+            jax.vmap(lambda x: hvp(f, x, v))(jnp.stack([x, u]))[0],
+            hvp(jax.remat(f), x, v),
+        )
+        third = (
+            jax.jvp(lambda x: hvp(f, x, v), (x,), (u,))[1],
+            jax.grad(lambda x: jnp.vdot(hvp(f, x, v), u))(x),
+            jax.grad(lambda x: jax.jvp(lambda x: jax.jvp(f, (x,), (v,))[1], (x,), (u,))[1])(x),
+        )
+        return first, pushed, second, third
+
+    for same in everything(x, u, v):
+        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(each)]) for each in same]
+        for other in flat[1:]:
+            close(other, flat[0], ulps=4096)
+
+
+@each_pool
+def test_jet_is_the_taylor_series(case, rng):
+    params, x = case.draw(rng)
+    v = jnp.asarray(rng.normal(size=x.shape))
+
+    def along(t):
+        return case.op(params, x + t * v)
+
+    @jax.jit
+    def both(x, v):
+        zero = jnp.zeros_like(x)
+        y, series = jet(partial(case.op, params), (x,), ((v, zero, zero),))
+        expected, f = [], along
+        for _ in range(4):
+            expected.append(f(0.0))
+            f = jax.jacfwd(f)
+        return (y, *series), expected
+
+    for ours, theirs in zip(*both(x, v), strict=True):
+        close(ours, theirs, ulps=4096)
+
+
+@each_pool
+def test_derivatives_are_exported_for_all_platforms(case, rng):
+    params, x = case.draw(rng)
+    f = squares(case, params)
+
+    def derivatives(x, v):
+        return case.op(params, x), jax.grad(f)(x), hvp(f, x, v)
+
+    exported = jax.export.export(jax.jit(derivatives), platforms=("cpu", "cuda", "tpu"))(x, x)
+    assert exported.platforms == ("cpu", "cuda", "tpu")
+
+
+@pytest.mark.parametrize("reduce", ["max", "min", "lse", "lp", "median"])
+def test_derivatives_are_finite_beside_a_nan_and_infinities(reduce):
+    x = jnp.array([1.0, jnp.nan, 2.0, 3.0, jnp.inf, 4.0, -jnp.inf, -jnp.inf, 0.0, 0.0]).reshape(10, 1)
+
+    def f(x):
+        return fc.pool(x, (2,), reduce=reduce)[:, 0]
+
+    y = f(x)
+    assert np.isnan(y[0])
+    for jacobian in (jax.jacfwd(f)(x), jax.jacrev(f)(x)):
+        assert np.isfinite(jacobian).all()
+
+
+# lse -------------------------------------------------------------------------------------------------------
+
+
+def lse(values, **options):
+    return fc.global_pool(jnp.asarray(values)[:, None], "lse", spatial=1, **options)[0]
+
+
+def test_lse_of_infinities():
+    assert lse([-np.inf, -np.inf]) == -np.inf
+    assert lse([-np.inf, np.inf]) == np.inf
+    assert lse([-np.inf, 2.0]) == 2
+    assert np.isnan(lse([np.nan, np.inf]))
+    x = jnp.array([-np.inf, -np.inf, -np.inf, 2.0, np.inf, 1.0]).reshape(6, 1)
+    for order in (1, 2):
+        f = partial(fc.pool, window=(2,), reduce="lse", padding=1)
+        for _ in range(order):
+            f = jax.jacfwd(f)
+        assert np.isfinite(f(x)).all()
+
+
+def test_lse_of_large_values_and_low_temperatures():
+    assert lse([1e300, 1e300], temperature=1e-300) == 1e300
+    assert lse(np.float32([1e38, 1e38]), temperature=1e-6) == np.float32(1e38)
+    x = np.linspace(-1, 1, 5)
+    close(lse(x, temperature=0.25), 0.25 * np.log(np.exp(x / 0.25).sum()))
+    assert abs(lse(x, temperature=1e-4) - 1) < 1e-3
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e3, 1e100])
+def test_lse_is_differentiated_by_its_temperature(scale):
+    x = jnp.array([0.3, -1.0, 0.7, 0.1]) * scale
+
+    def ours(x, t):
+        return lse(x, temperature=t)
+
+    def plain(x, t):
+        return t * jax.nn.logsumexp(x / t)
+
+    t = jnp.asarray(0.8 * scale)
+    for f in (jax.grad, jax.jacfwd, jax.hessian):
+        both = (f(g, argnums=1)(x, t) for g in (ours, plain))
+        np.testing.assert_allclose(*both, rtol=1e-9)
+    far = jax.grad(ours, argnums=1)(jnp.float32([1e30, -1e30, -jnp.inf]), jnp.float32(1e-6))
+    assert far == 0  # log(1), and not a NaN
+    hot = jax.vmap(lambda t: ours(x, t))(jnp.array([0.5, 1.0]) * scale)
+    close(hot / scale, jnp.stack([plain(x, 0.5 * scale), plain(x, scale)]) / scale)
+
+
+# lp --------------------------------------------------------------------------------------------------------
+
+
+def lp(x, p):
+    return fc.global_pool(x[:, None], "lp", p=p, spatial=1)[0]
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, 3.5, 4, 10, math.inf])
+def test_lp_of_large_and_small_values(p):
+    for size in (1e-300, 1e-30, 1.0, 1e30, 1e300):
+        x = np.array([-3.0, 0.0, 1.0, 2.0])
+        np.testing.assert_allclose(lp(jnp.asarray(x * size), p) / size, np.linalg.norm(x, p), rtol=1e-13)
+    for dtype in (jnp.float16, jnp.bfloat16, jnp.float32):
+        largest = float(jnp.finfo(dtype).max) / 4
+        y = lp(jnp.array([-largest, 0, 0], dtype), p)
+        assert y.dtype == dtype
+        np.testing.assert_allclose(float(y), largest, rtol=2e-6 if dtype == jnp.float32 else 0)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2, 3, 3.5, 4, math.inf])
+def test_lp_at_zeros(p):
+    """At a window of zeros every derivative is zero; at single zeros too, but for the curvature of even powers."""
+    f = partial(lp, p=p)
+    zeros, one = jnp.zeros(3), jnp.array([0.0, -2.0, 0.0])
+    for derivative in (jax.grad(f), jax.hessian(f), jax.jacrev(jax.hessian(f))):
+        assert not derivative(zeros).any()
+    np.testing.assert_array_equal(jax.grad(f)(one), [0, -1, 0])
+    np.testing.assert_allclose(jax.hessian(f)(one), np.diag([0.5, 0, 0.5]) if p == 2 else np.zeros((3, 3)), atol=1e-15)
+    if p == 4:  # the fourth derivative of |x| (1 + x^4 / |x|^4)^(1/4) is 6 / |x|^3
+        fourth = jax.grad(jax.grad(jax.grad(jax.grad(lambda t: f(jnp.array([t, -2.0]))))))(0.0)
+        np.testing.assert_allclose(fourth, 6 / 8)
+
+
+def test_lp_of_infinities():
+    for p in (1, 2, 3.5, math.inf):
+        assert lp(jnp.array([1.0, -np.inf]), p) == np.inf
+        assert np.isnan(lp(jnp.array([1.0, np.nan, np.inf]), p))
+
+
+def test_lp_beside_a_tiny_tap():
+    """The scale is that of the window, so the curvature by a tap far below it is neither lost nor infinite."""
+    for dtype, tiny in ((jnp.float32, 1e-30), (jnp.float64, 1e-200)):
+        x = jnp.array([1.0, tiny], dtype)
+        np.testing.assert_allclose(jax.hessian(partial(lp, p=2))(x)[1, 1], 1, rtol=1e-6)
+
+
+# median ----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("count", [1, 2, 9, 16, 17, 20, 64, 65, 70])
+def test_medians_select_the_first_of_equals(count, rng):
+    """By rank of slices, by rank of one array and by sorting."""
+    x = rng.integers(0, 3, (2, count + 3, 2)).astype(np.float64)
+
+    def f(x):
+        return fc.pool(x, (count,), stride=1, reduce="median")
+
+    y, jacobian = f(x), jax.jacrev(f)(x)
+    expected = np.zeros(jacobian.shape)
+    for b, o, c in np.ndindex(y.shape):
+        taps = x[b, o : o + count, c]
+        which = np.argsort(taps, stable=True)[(count - 1) // 2]
+        assert y[b, o, c] == taps[which]
+        expected[b, o, c, b, o + which, c] = 1
+    np.testing.assert_array_equal(jacobian, expected)
+
+
+def test_medians_of_infinities_and_nans():
+    for count in (3, 70):
+        x = jnp.full((count, 1), jnp.inf)
+        assert fc.global_pool(x, "median", spatial=1)[0] == np.inf
+        assert fc.pool(x, (count,), stride=1, padding=1, reduce="median").tolist() == [[np.inf]] * 3
+        assert np.isnan(fc.global_pool(x.at[0].set(jnp.nan), "median", spatial=1)[0])
