@@ -45,7 +45,7 @@ def by_function(op: str, function: Callable[..., Any]) -> Joint:
 
 
 def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: Number) -> Array:
-    """Return `m (sum of |x / m|^p)^(1 / p)` with the constant `m` the largest `|x|`, which any constant equals."""
+    """Return `m (sum of |x / m|^p)^(1 / p)` where `m` is the largest `|x|`, and a constant: any gives the same."""
     del missing  # padding shows zeros
     largest = functools.reduce(lax.max, [jnp.max(jnp.abs(lax.stop_gradient(x)), -2) for x in taps])
     usual = (largest > 0) & jnp.isfinite(largest)
