@@ -14,7 +14,7 @@ from ._joint import Joint
 from ._layout import as_array, image, spatial_axes
 from ._reduce import How, places, reduction, restored
 from ._taps import fold
-from ._typing import Array, ArrayLike, Reduce, Scalar, Shape
+from ._typing import Array, ArrayLike, Number, Reduce, Scalar, Shape
 
 
 def adaptive_pool(
@@ -23,7 +23,7 @@ def adaptive_pool(
     reduce: Reduce = "mean",
     *,
     ties: str = "first",
-    p: float = 2,
+    p: Number = 2,
     temperature: Scalar = 1.0,
     return_indices: bool = False,
     spatial: int | None = None,

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 from ._errors import FuncconvError
-from ._typing import Array
+from ._typing import Array, Number
 
 _SORTED = 64  # a median of more taps is found by sorting, of fewer by comparing all pairs
 
@@ -29,7 +29,7 @@ class Joint(NamedTuple):
     unrolled: int  # of windows with so many taps each tap is an array of its own
 
 
-def norm(p: float, wide: Any) -> Joint:
+def norm(p: Number, wide: Any) -> Joint:
     """Return the `p`-norm for a finite `p`, formed in the dtype `wide`."""
     return Joint(lambda taps, missing: _norm([x.astype(wide) for x in taps], missing, p), partly=True, unrolled=36)
 
@@ -44,8 +44,8 @@ def by_function(op: str, function: Callable[..., Any]) -> Joint:
     return Joint(partial(_by_function, op, function), partly=False, unrolled=0)
 
 
-def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: float) -> Array:
-    """Return `m (sum of |x / m|^p)^(1 / p)` with the constant `m` the largest `|x|`, which any constant equals."""
+def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: Number) -> Array:
+    """Return `m (sum of |x / m|^p)^(1 / p)` where `m` is the largest `|x|`, and a constant: any gives the same."""
     del missing  # padding shows zeros
     largest = functools.reduce(lax.max, [jnp.max(jnp.abs(lax.stop_gradient(x)), -2) for x in taps])
     usual = (largest > 0) & jnp.isfinite(largest)
@@ -56,7 +56,7 @@ def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: float) -> A
     return jnp.where(usual, scale * _root(jnp.where(usual, total, 1), p), largest)
 
 
-def _power(x: Array, p: float) -> Array:
+def _power(x: Array, p: Number) -> Array:
     """Return `|x|^p`, with all derivatives at zero those of a polynomial if `p` is even and zero if it is not."""
     whole = int(p) if p == int(p) else None
     if whole is not None and whole % 2 == 0:
@@ -68,7 +68,7 @@ def _power(x: Array, p: float) -> Array:
     return jnp.where(zero, 0, power)
 
 
-def _root(x: Array, p: float) -> Array:
+def _root(x: Array, p: Number) -> Array:
     return jnp.sqrt(x) if p == 2 else jnp.power(x, 1 / float(p))
 
 

@@ -12,7 +12,7 @@ from ._init import init_conv, init_conv_transpose, init_dense, init_local_conv
 from ._local_conv import local_conv
 from ._node import Layer, by_value, check_hash
 from ._pool import pool
-from ._typing import Array, DTypeLike, Initializer, Padding, PadMode, Precision, Reduce, Shape, Sizes
+from ._typing import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 
 
 @dataclass(frozen=True, repr=False)
@@ -282,8 +282,8 @@ class Pool(Layer):
     dilation: Sizes = field(default=1, kw_only=True)
     pad_mode: PadMode | None = field(default=None, kw_only=True)
     ties: str = field(default="first", kw_only=True)
-    p: float = field(default=2, kw_only=True)
-    temperature: float = field(default=1.0, kw_only=True)
+    p: Number = field(default=2, kw_only=True)
+    temperature: Number = field(default=1.0, kw_only=True)
     count_include_pad: bool = field(default=False, kw_only=True)
     ceil_mode: bool = field(default=False, kw_only=True)
     return_indices: bool = field(default=False, kw_only=True)

@@ -17,7 +17,7 @@ from ._layout import as_array, image, spatial_axes
 from ._padding import pad
 from ._reduce import How, places, reduction, restored
 from ._taps import fold, taps
-from ._typing import ArrayLike, Padding, PadMode, Reduce, Scalar, Sizes
+from ._typing import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
 
 
 def pool(
@@ -30,7 +30,7 @@ def pool(
     dilation: Sizes = 1,
     pad_mode: PadMode | None = None,
     ties: str = "first",
-    p: float = 2,
+    p: Number = 2,
     temperature: Scalar = 1.0,
     count_include_pad: bool = False,
     ceil_mode: bool = False,
@@ -163,7 +163,7 @@ def global_pool(
     reduce: Reduce = "mean",
     *,
     ties: str = "first",
-    p: float = 2,
+    p: Number = 2,
     temperature: Scalar = 1.0,
     return_indices: bool = False,
     spatial: int | None = None,

@@ -14,7 +14,7 @@ from ._errors import FuncconvError, suggest
 from ._folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
 from ._joint import Joint, by_function, median, norm
 from ._layout import Image
-from ._typing import Array, Reduce, Scalar, Shape
+from ._typing import Array, Number, Reduce, Scalar, Shape
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")
@@ -25,7 +25,7 @@ class How(NamedTuple):
 
     reduce: Reduce
     ties: str = "first"
-    p: float = 2
+    p: Number = 2
     temperature: Scalar = 1.0
     indices: bool = False
 

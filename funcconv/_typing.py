@@ -20,12 +20,13 @@ PadMode: TypeAlias = str | Sequence[str | None]
 
 # A name, or a function of taps (..., taps) that is called with axis=-1.
 Reduce: TypeAlias = str | Callable[..., Any]
-Scalar: TypeAlias = int | float | ArrayLike
+Number: TypeAlias = int | float
+Scalar: TypeAlias = Number | ArrayLike
 
 Precision: TypeAlias = Any  # whatever jax.lax takes: None, a name, a jax.lax.Precision, a pair of either
 Initializer: TypeAlias = str | Callable[..., Any]
 
 __all__ = [
-    "Array", "ArrayLike", "DTypeLike", "Initializer", "PadMode", "Padding", "Params", "Precision", "Reduce", "Scalar",
-    "Shape", "Sizes",
+    "Array", "ArrayLike", "DTypeLike", "Initializer", "Number", "PadMode", "Padding", "Params", "Precision", "Reduce",
+    "Scalar", "Shape", "Sizes",
 ]  # fmt: skip
