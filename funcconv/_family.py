@@ -49,8 +49,9 @@ _INDICES = {"x": {"batch": 0, "in": -1}, "w": {"in": -2, "out": -1}, "g": {"batc
 def conv(x: Array, w: Array, form: Form) -> Array:
     """Return the result to which the kernel takes the image."""
     x, w = _varying_alike(x, w)
-    out = jax.typeof(x).update(shape=form.result(x, w), dtype=form.accumulate_dtype or x.dtype, weak_type=False)
-    if not out.sharding.mesh.empty:  # on a mesh JAX knows best, and refuses what it cannot shard
+    if jax.typeof(x).sharding.mesh.empty:
+        out = jax.typeof(x).update(shape=form.result(x, w), dtype=form.accumulate_dtype or x.dtype, weak_type=False)
+    else:  # on a mesh JAX knows best, and refuses what it cannot shard
         (out,) = jax.make_jaxpr(partial(_lowering.reference, form=form))(x, w).out_avals
     return conv_p.bind(x, w, form=form, stack=0, out=out)
 

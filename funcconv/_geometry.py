@@ -91,6 +91,9 @@ def resolve(
 ) -> tuple[Axis, ...]:
     """Lay windows over axes of the given sizes; what does not fit raises."""
     n = len(sizes)
+    if not all(isinstance(size, int) for size in sizes):
+        msg = f"{op}: the sizes of spatial axes must be known integers, only batch axes can be symbolic; got {sizes}"
+        raise FuncconvError(msg)
     windows = per_axis(op, "window", window, n, least=1)
     strides = per_axis(op, "stride", stride, n, least=1)
     dilations = per_axis(op, "dilation", dilation, n, least=1)

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import oracles
+import pytest
 
 import funcconv as fc
 
@@ -261,3 +262,24 @@ CASES = [
     ),
     Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
 ]  # fmt: skip
+
+# Rows that show what others in the table show too: they run with `pytest -m slow`.
+SLOW = {
+    "prod_pool", "prod_pool-dilated", "prod_pool-modes", "prod_pool-wide",
+    "lse_pool", "lse_pool-dilated", "lse_pool-modes", "lse_pool-wide",
+    "lp_pool-modes", "lp_pool-dilated", "lp_pool-wide",
+    "median_pool", "median_pool-dilated", "median_pool-modes", "median_pool-wide",
+    "std_pool", "max_unpool", "max_unpool-dilated", "global_pool-lse", "global_pool-lp", "global_pool-median",
+    "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include", "sum_pool-wide",
+}  # fmt: skip
+assert {case.name for case in CASES} >= SLOW
+
+
+def each(keep=lambda case: True):  # noqa: ARG005
+    """Return the mark that runs a test over the rows that are kept."""
+    rows = (
+        pytest.param(case, id=case.name, marks=pytest.mark.slow if case.name in SLOW else ())
+        for case in CASES
+        if keep(case)
+    )
+    return pytest.mark.parametrize("case", list(rows))

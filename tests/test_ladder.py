@@ -7,14 +7,13 @@ The op is seen as a function `y = f(z)` of all its numbers, its parameters and i
 import jax
 import jax.numpy as jnp
 import numpy as np
-import pytest
-from cases import CASES
+from cases import each
 from compare import close
 from jax import export
 from jax.experimental.jet import jet
 from jax.flatten_util import ravel_pytree
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+each_case = each()
 
 
 class Problem:

@@ -4,14 +4,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import each
 from compare import close
 
 import funcconv as fc
 
-each_case = pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
-each_pool = pytest.mark.parametrize("case", [c for c in CASES if "pool" in c.name], ids=lambda case: case.name)
-each_selection = pytest.mark.parametrize("case", [c for c in CASES if c.largest], ids=lambda case: case.name)
+each_case = each()
+each_pool = each(lambda case: "pool" in case.name)
+each_selection = each(lambda case: case.largest)
 
 
 @each_case

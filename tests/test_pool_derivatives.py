@@ -1,4 +1,4 @@
-"""Pools can be differentiated to any order, in every mode, and no derivative scatters or gathers."""
+"""What is particular to pools: no derivative scatters or gathers, and their values at kinks and beyond all bounds."""
 
 import math
 from functools import partial
@@ -7,14 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES
+from cases import each
 from compare import close
-from jax.experimental.jet import jet
+from jaxprs import primitives
 
 import funcconv as fc
 
-POOLS = [case for case in CASES if "pool" in case.name]
-each_pool = pytest.mark.parametrize("case", POOLS, ids=lambda case: case.name)
+each_pool = each(lambda case: "pool" in case.name)
 MOVES = ("scatter", "gather", "reduce_window")
 
 
@@ -26,27 +25,15 @@ def hvp(f, x, v):
     return jax.jvp(jax.grad(f), (x,), (v,))[1]
 
 
-def primitives(jaxpr):
-    """Return the names of all primitives in a jaxpr and in those that its equations hold."""
-    found = set()
-    for equation in jaxpr.eqns:
-        found.add(equation.primitive.name)
-        for value in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda v: hasattr(v, "eqns")):
-            inner = getattr(value, "jaxpr", value)
-            if hasattr(inner, "eqns"):
-                found |= primitives(inner)
-    return found
-
-
 @each_pool
 def test_nothing_is_scattered(case, rng):
     params, x = case.draw(rng)
     f = squares(case, params)
-    forward = primitives(jax.make_jaxpr(partial(case.op, params))(x).jaxpr)
+    forward = primitives(jax.make_jaxpr(partial(case.op, params))(x))
     assert "iota" not in forward, "an index is computed where none is asked for"
     assert not forward & {"argmax", "argmin"}
     for derivative in (jax.grad(f), lambda x: hvp(f, x, x), lambda x: jax.grad(lambda x: hvp(f, x, x).sum())(x)):
-        names = forward | primitives(jax.make_jaxpr(derivative)(x).jaxpr)
+        names = forward | primitives(jax.make_jaxpr(derivative)(x))
         assert not [name for name in names if any(word in name for word in MOVES)]
 
 
@@ -54,75 +41,9 @@ def test_the_walk_sees_what_is_inside():
     def f(x):
         return jax.jit(jax.checkpoint(lambda x: x[jnp.argsort(x)] ** 2))(x).sum()
 
-    names = primitives(jax.make_jaxpr(jax.grad(f))(jnp.ones(3)).jaxpr)
+    names = primitives(jax.make_jaxpr(jax.grad(f))(jnp.ones(3)))
     assert {"sort", "gather"} <= names
     assert any("scatter" in name for name in names)
-
-
-@each_pool
-def test_every_mode_agrees(case, rng):
-    params, x = case.draw(rng)
-    u, v = (jnp.asarray(rng.normal(size=x.shape)) for _ in range(2))
-    op, f = partial(case.op, params), squares(case, params)
-
-    @jax.jit
-    def everything(x, u, v):
-        first = jax.jacfwd(op)(x), jax.jacrev(op)(x), jax.jacrev(jax.remat(op))(x)
-        value, linear = jax.linearize(op, x)
-        pushed = jax.jvp(op, (x,), (v,)), (value, linear(v))
-        second = (
-            hvp(f, x, v),
-            jax.grad(lambda x: jax.jvp(f, (x,), (v,))[1])(x),
-            jax.grad(lambda x: jnp.vdot(jax.grad(f)(x), v))(x),
-            jax.vmap(partial(hvp, f), in_axes=(None, 0))(x, jnp.stack([v, u]))[0],
-            jax.vmap(lambda x: hvp(f, x, v))(jnp.stack([x, u]))[0],
-            hvp(jax.remat(f), x, v),
-        )
-        third = (
-            jax.jvp(lambda x: hvp(f, x, v), (x,), (u,))[1],
-            jax.grad(lambda x: jnp.vdot(hvp(f, x, v), u))(x),
-            jax.grad(lambda x: jax.jvp(lambda x: jax.jvp(f, (x,), (v,))[1], (x,), (u,))[1])(x),
-        )
-        return first, pushed, second, third
-
-    for same in everything(x, u, v):
-        flat = [np.concatenate([np.ravel(leaf) for leaf in jax.tree.leaves(each)]) for each in same]
-        for other in flat[1:]:
-            close(other, flat[0], ulps=4096)
-
-
-@each_pool
-def test_jet_is_the_taylor_series(case, rng):
-    params, x = case.draw(rng)
-    v = jnp.asarray(rng.normal(size=x.shape))
-
-    def along(t):
-        return case.op(params, x + t * v)
-
-    @jax.jit
-    def both(x, v):
-        zero = jnp.zeros_like(x)
-        y, series = jet(partial(case.op, params), (x,), ((v, zero, zero),))
-        expected, f = [], along
-        for _ in range(4):
-            expected.append(f(0.0))
-            f = jax.jacfwd(f)
-        return (y, *series), expected
-
-    for ours, theirs in zip(*both(x, v), strict=True):
-        close(ours, theirs, ulps=4096)
-
-
-@each_pool
-def test_derivatives_are_exported_for_all_platforms(case, rng):
-    params, x = case.draw(rng)
-    f = squares(case, params)
-
-    def derivatives(x, v):
-        return case.op(params, x), jax.grad(f)(x), hvp(f, x, v)
-
-    exported = jax.export.export(jax.jit(derivatives), platforms=("cpu", "cuda", "tpu"))(x, x)
-    assert exported.platforms == ("cpu", "cuda", "tpu")
 
 
 @pytest.mark.parametrize("reduce", ["max", "min", "lse", "lp", "median"])

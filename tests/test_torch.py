@@ -1,5 +1,7 @@
 """Parity with PyTorch on random geometries: values, and the gradients by the input and by the parameters."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,7 +18,7 @@ TRANSPOSED = {1: "conv_transpose1d", 2: "conv_transpose2d", 3: "conv_transpose3d
 KINDS = ["conv", "conv_transpose", "max_pool", "avg_pool", "adaptive_avg", "adaptive_max"]
 
 
-def draw(rng, kind):
+def geometry(rng, kind):
     """Return a random problem: sizes, and options in both languages."""
     n = int(rng.integers(1, 4))
 
@@ -40,20 +42,6 @@ def kernel_first(kernel):
     return torch.tensor(np.ascontiguousarray(np.moveaxis(np.asarray(kernel), (-1, -2), (0, 1)))).requires_grad_()
 
 
-def compare_curvature(ours, theirs, x):
-    """Compare the Hessian-vector product of a sum of cubes by the input."""
-    v = np.random.default_rng(1).normal(size=x.shape)
-
-    @jax.jit
-    def hvp(x, v):
-        return jax.jvp(jax.grad(lambda x: (ours({}, x) ** 3).sum()), (x,), (v,))[1]
-
-    tensor = spatial_first(x)
-    (gradient,) = torch.autograd.grad((theirs(tensor) ** 3).sum(), tensor, create_graph=True)
-    (expected,) = torch.autograd.grad((gradient * spatial_first(v).detach()).sum(), tensor)
-    close(hvp(jnp.asarray(x), jnp.asarray(v)), last(expected.numpy()), ulps=4096)
-
-
 def compare(ours, theirs, params, x, tensors, back):
     """Compare a value, and the gradients of its product with random numbers."""
     y = jax.eval_shape(ours, params, x)
@@ -74,6 +62,25 @@ def compare(ours, theirs, params, x, tensors, back):
         close(a, b, ulps=1024)
 
 
+def compare_second(ours, theirs, params, x, tensors, back):
+    """Compare the product of the Hessian of the sum of `y³ / 3`, by all that it depends on, with random numbers."""
+    rng = np.random.default_rng(1)
+    directions = [rng.normal(size=tensor.shape) for tensor in tensors]
+    leaves, tree = jax.tree.flatten((params, jnp.asarray(x)))
+    along = tree.unflatten([jnp.asarray(convert(v)) for convert, v in zip(back, directions, strict=True)])
+
+    @jax.jit
+    def product(point, along):
+        return jax.jvp(jax.grad(lambda point: (ours(*point) ** 3).sum() / 3), (point,), (along,))[1]
+
+    found = jax.tree.leaves(product(tree.unflatten([jnp.asarray(leaf) for leaf in leaves]), along))
+    gradients = torch.autograd.grad((theirs(*tensors) ** 3).sum() / 3, tensors, create_graph=True)
+    inner = sum((g * torch.tensor(v)).sum() for g, v in zip(gradients, directions, strict=True))
+    expected = torch.autograd.grad(inner, tensors)
+    for ours_is, convert, theirs_is in zip(found, back, expected, strict=True):
+        close(ours_is, convert(theirs_is.numpy()), ulps=4096)
+
+
 def last(array):
     return np.moveaxis(array, 1, -1)
 
@@ -82,9 +89,9 @@ def kernel_last(array):
     return np.moveaxis(array, (0, 1), (-1, -2))
 
 
-def check_conv(rng):
+def check_conv(rng, compare):
     """A convolution with any padding, negative ones included, which PyTorch is given as a pad of its own."""
-    n, options, window, per_group, out, each = draw(rng, "conv")
+    n, options, window, per_group, out, each = geometry(rng, "conv")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
     padding = tuple(zip(each(-1, 4), each(-1, 4), strict=True))
     sizes = [max(e - lo - hi, 1 - min(lo, 0) - min(hi, 0)) for e, (lo, hi) in zip(extents, padding, strict=True)]
@@ -103,9 +110,9 @@ def check_conv(rng):
     )  # fmt: skip
 
 
-def check_conv_transpose(rng):
+def check_conv_transpose(rng, compare):
     """PyTorch's weight (in, out // groups, *window) is the kernel of the convolution that is transposed."""
-    n, options, window, per_group, channels, each = draw(rng, "conv_transpose")
+    n, options, window, per_group, channels, each = geometry(rng, "conv_transpose")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
     padding = tuple(int(rng.integers(0, e)) for e in extents)
     extra = tuple(int(rng.integers(0, s)) for s in options["stride"])
@@ -132,8 +139,8 @@ def check_conv_transpose(rng):
     del each
 
 
-def check_pool(rng, reduce):
-    n, options, *_, each = draw(rng, "pool")
+def check_pool(rng, compare, reduce):
+    n, options, *_, each = geometry(rng, "pool")
     window, stride = options["window"], options["stride"]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
     ceil_mode = bool(rng.integers(2))
@@ -162,8 +169,8 @@ def check_pool(rng, reduce):
     compare(pool, lambda x: getattr(F, name)(x, window, **theirs), {}, x, [spatial_first(x)], [last])
 
 
-def check_adaptive(rng, reduce):
-    n, *_, each = draw(rng, "pool")
+def check_adaptive(rng, compare, reduce):
+    n, *_, each = geometry(rng, "pool")
     sizes, outputs = each(1, 12), each(1, 12)
     x = rng.normal(size=(2, *sizes, 2))
     name = f"adaptive_{'max' if reduce == 'max' else 'avg'}_pool{n}d"
@@ -182,9 +189,9 @@ def windows_of(tensor, window, stride):
     return tensor.flatten(-len(window))
 
 
-def check_reduce(rng, reduce):
+def check_reduce(rng, compare, reduce):
     """Products, medians, log-sum-exps and norms, against PyTorch's on its own windows."""
-    options = draw(rng, "pool")[1]
+    options = geometry(rng, "pool")[1]
     window, stride = options["window"], options["stride"]
     x = rng.normal(size=(2, *(k + int(rng.integers(0, 5)) for k in window), 2))
     p, temperature = int(rng.integers(2, 6)), float(rng.uniform(0.5, 2))
@@ -203,12 +210,11 @@ def check_reduce(rng, reduce):
         return theirs(windows_of(x, window, stride))
 
     compare(pool, their_pool, {}, x, [spatial_first(x)], [last])
-    compare_curvature(pool, their_pool, x)
 
 
-def check_lp(rng):
+def check_lp(rng, compare):
     """PyTorch's own lp_pool has no absolute value, so it is compared where that does not matter."""
-    n, options, *_ = draw(rng, "pool")
+    n, options, *_ = geometry(rng, "pool")
     window, stride = options["window"], options["stride"]
     p = int(rng.integers(1, 6))
     x = rng.normal(size=(2, *(k + int(rng.integers(0, 5)) for k in window), 2))
@@ -223,12 +229,11 @@ def check_lp(rng):
         return getattr(F, f"lp_pool{n}d")(x, p, *sizes)
 
     compare(pool, theirs, {}, x, [spatial_first(x)], [last])
-    compare_curvature(pool, theirs, x)
 
 
-def check_indices(rng):
+def check_indices(rng, compare):
     """Indices with overlap, padding and dilation, and back where PyTorch's way back is the transpose too."""
-    n, options, *_, each = draw(rng, "pool")
+    n, options, *_, each = geometry(rng, "pool")
     window, dilation = options["window"], each(1, 3)
     extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
@@ -260,14 +265,14 @@ def check_indices(rng):
 CHECKS = {
     "conv": check_conv,
     "conv_transpose": check_conv_transpose,
-    "max_pool": lambda rng: check_pool(rng, "max"),
-    "avg_pool": lambda rng: check_pool(rng, "mean"),
-    "adaptive_max": lambda rng: check_adaptive(rng, "max"),
-    "adaptive_avg": lambda rng: check_adaptive(rng, "mean"),
-    "prod": lambda rng: check_reduce(rng, "prod"),
-    "median": lambda rng: check_reduce(rng, "median"),
-    "lse": lambda rng: check_reduce(rng, "lse"),
-    "norm": lambda rng: check_reduce(rng, "lp"),
+    "max_pool": partial(check_pool, reduce="max"),
+    "avg_pool": partial(check_pool, reduce="mean"),
+    "adaptive_max": partial(check_adaptive, reduce="max"),
+    "adaptive_avg": partial(check_adaptive, reduce="mean"),
+    "prod": partial(check_reduce, reduce="prod"),
+    "median": partial(check_reduce, reduce="median"),
+    "lse": partial(check_reduce, reduce="lse"),
+    "norm": partial(check_reduce, reduce="lp"),
     "lp": check_lp,
     "indices": check_indices,
 }
@@ -277,15 +282,43 @@ SHARE = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize(("kind", "seed"), [(kind, seed) for kind, count in SHARE.items() for seed in range(count)])
-def test_parity(kind, seed):
-    CHECKS[kind](np.random.default_rng([seed, *kind.encode()]))
+SHARE_OF_SECOND = {
+    "conv": 46, "conv_transpose": 36, "max_pool": 18, "avg_pool": 14, "adaptive_max": 8, "adaptive_avg": 8,
+    "prod": 4, "median": 4, "lse": 4, "norm": 4, "lp": 4,
+}  # fmt: skip
+
+
+def draws(share):
+    return pytest.mark.parametrize(("kind", "draw"), [(kind, i) for kind, count in share.items() for i in range(count)])
+
+
+def check(kind, seed, comparison):
+    CHECKS[kind](np.random.default_rng([seed, *kind.encode()]), comparison)
+
+
+@draws(SHARE)
+def test_parity(kind, draw):
+    check(kind, draw, compare)
+
+
+@draws(SHARE_OF_SECOND)
+def test_parity_of_second_derivatives(kind, draw):
+    check(kind, 500 + draw, compare_second)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("kind", "block"), [(kind, block) for kind, count in SHARE.items() for block in range(count)])
-def test_parity_on_many(kind, block):
-    for seed in range(1000 + 10 * block, 1010 + 10 * block):
-        CHECKS[kind](np.random.default_rng([seed, *kind.encode()]))
+@draws(SHARE)
+def test_parity_on_many(kind, draw):
+    for seed in range(1000 + 10 * draw, 1010 + 10 * draw):
+        check(kind, seed, compare)
+        if seed % 5 == 4:
+            jax.clear_caches()
+
+
+@pytest.mark.slow
+@draws(SHARE_OF_SECOND)
+def test_parity_of_second_derivatives_on_many(kind, draw):
+    for seed in range(9000 + 14 * draw, 9014 + 14 * draw):
+        check(kind, seed, compare_second)
         if seed % 5 == 4:
             jax.clear_caches()

@@ -1,0 +1,44 @@
+"""Run the measurements, print their tables, and keep them in `benchmarks/results/`."""
+
+import argparse
+import json
+import platform
+from pathlib import Path
+
+import jax
+
+from . import derivatives
+
+RESULTS = Path(__file__).parent / "results"
+SUITES = {"derivatives": derivatives.results}
+
+
+def show(title: str, table: dict[str, dict[str, float]]) -> None:
+    """Print one table."""
+    columns = list(next(iter(table.values())))
+    print(f"\n{title}\n{'':16}" + "".join(f"{column:>26}" for column in columns))
+    for name, row in table.items():
+        print(f"{name:16}" + "".join(f"{row[column]:26.2f}" for column in columns))
+
+
+def main() -> None:
+    """Run what the command line asks for."""
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
+    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], default=list(SUITES), help="which; default: all")
+    parser.add_argument("--gpu", action="store_true", help="insist on a GPU")
+    options = parser.parse_args()
+    device = jax.devices("gpu" if options.gpu else None)[0]
+    RESULTS.mkdir(exist_ok=True)
+    with jax.default_device(device):
+        for suite in options.suites:
+            tables = SUITES[suite]()
+            for title, table in tables.items():
+                show(title, table)
+            about = {"jax": jax.__version__, "device": device.device_kind, "machine": platform.machine()}
+            path = RESULTS / f"{suite}-{device.platform}-jax{jax.__version__}.json"
+            path.write_text(json.dumps(about | {"tables": tables}, indent=1) + "\n")
+            print(f"\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
+
+
+if __name__ == "__main__":
+    main()
