@@ -1,5 +1,6 @@
 """The climate of the tests: float64 at hand, nothing promoted or spread in silence, compilations shared."""
 
+import gc
 import os
 from pathlib import Path
 
@@ -13,10 +14,21 @@ jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
+# Most of the suite's time is LLVM's; JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs it on code as fast as users have it.
+jax.config.update("jax_disable_most_optimizations", os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0")
+gc.set_threshold(100_000, 20, 100)  # tracing makes objects by the thousand, few of them garbage
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
 jax.config.update("jax_persistent_cache_min_entry_size_bytes", -1)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def memory_is_given_back():
+    """Forget the programs of one file before the next: kept, they are gigabytes, and slow every collection."""
+    yield
+    jax.clear_caches()
+    gc.collect()
 
 
 @pytest.fixture

@@ -277,7 +277,7 @@ CHECKS = {
     "indices": check_indices,
 }
 SHARE = {
-    "conv": 100, "conv_transpose": 80, "max_pool": 40, "avg_pool": 40, "adaptive_max": 20, "adaptive_avg": 20,
+    "conv": 82, "conv_transpose": 66, "max_pool": 32, "avg_pool": 32, "adaptive_max": 16, "adaptive_avg": 16,
     "prod": 6, "median": 6, "lse": 6, "norm": 6, "lp": 12, "indices": 20,
 }  # fmt: skip
 
