@@ -21,9 +21,11 @@ def test_equals_the_loops(case, rng):
 
 
 @each_case
-def test_jit_is_eager(case, rng):
+def test_eager_calls_take_numpy_arrays_and_are_as_jitted(case, rng):
     params, x = case.draw(rng, batch=(2,))
-    close(jax.jit(case.op)(params, x), case.op(params, x))
+    y = case.op(*jax.tree.map(np.asarray, (params, x)))
+    assert isinstance(y, jax.Array)
+    close(y, jax.jit(case.op)(params, x))
 
 
 @each_case
@@ -63,7 +65,7 @@ def test_vmap_is_a_loop_on_every_axis(case, rng):
 
 
 @each_case
-@pytest.mark.parametrize("dtype", ["float64", "float32", "bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])  # the other laws are in float64
 def test_keeps_the_dtype(case, dtype, rng):
     params, x = case.draw(rng, dtype)
 
@@ -75,7 +77,7 @@ def test_keeps_the_dtype(case, dtype, rng):
     y, gradients = value_and_gradients(params, x)
     assert y.dtype == dtype
     exact = case.oracle(*jax.tree.map(lambda a: np.asarray(a, np.float64), (params, x)))
-    close(y, exact, dtype, ulps=64 if dtype in ("float64", "float32") else 4)
+    close(y, exact, dtype, ulps=64 if dtype == "float32" else 4)
     assert {g.dtype for g in jax.tree.leaves(gradients)} == {jnp.dtype(dtype)}
 
 
@@ -89,18 +91,10 @@ def test_selections_take_integers(case, dtype, rng):
 
 
 @each_case
-def test_takes_numpy_arrays(case, rng):
-    params, x = case.draw(rng)
-    y = case.op(*jax.tree.map(np.asarray, (params, x)))
-    assert isinstance(y, jax.Array)
-    close(y, case.op(params, x))
-
-
-@each_case
 def test_leaks_no_tracer(case, rng):
     params, x = case.draw(rng)
     with jax.checking_leaks():
-        jax.jit(jax.grad(lambda params, x: case.op(params, x).sum(), argnums=1))(params, x)
+        jax.jit(jax.grad(lambda params, x: case.op(params, x).sum(), argnums=1)).lower(params, x)
 
 
 @each_case
@@ -111,7 +105,7 @@ def test_shapes_are_predicted(case, rng):
     y = jax.jit(graph)({"p": params}, x)
     assert graph.init(jax.random.key(0), p=params) == {"p": params}  # infers every shape on its way
     assert y.shape == jax.eval_shape(case.op, params, x).shape
-    close(y, jax.jit(case.op)(params, x))
+    close(y, np.stack([case.oracle(*jax.tree.map(np.asarray, (params, each))) for each in x]))
 
 
 @each_pool
