@@ -37,7 +37,7 @@ INNER_STEPS = 5  # of gradient descent on a task
 INNER_RATE = 0.2
 RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # tried for the starts that were not trained for one rate
 ASKED = 400  # tasks of the new classes
-MARGIN = 0.03  # by which the start must be better than one that did not learn to learn
+MARGIN = 0.02  # by which the start must be better than one that did not learn to learn
 
 
 class Task(NamedTuple):
