@@ -8,7 +8,11 @@ import sys
 from pathlib import Path
 
 import digits
+import hessian_spectrum
 import jax
+import jax.numpy as jnp
+import maml
+import newton_cg
 import numpy as np
 import pytest
 import siamese_mnist
@@ -165,6 +169,115 @@ def test_siamese_mnist_has_help(capsys):
     assert caught.value.code == 0
     text = capsys.readouterr().out
     assert all(option in text for option in ("--data", "--steps", "--seed", "--out"))
+
+
+EXPERIMENTS = {
+    hessian_spectrum: r"loss=(\S+) outliers=(\S+) gap=(\S+) near_zero=(\S+) seconds=(\S+)",
+    newton_cg: r"newton=(\S+) momentum=(\S+) adam=(\S+) seconds=(\S+)",
+    maml: r"maml=(\S+) joint=(\S+) random=(\S+) seconds=(\S+)",
+}
+experiments = pytest.mark.parametrize("module", EXPERIMENTS, ids=lambda module: module.__name__)
+
+
+@experiments
+def test_experiment_runs_and_draws(tmp_path, module, monkeypatch, climate_of_a_user, capsys):
+    """On a few small images, where what it is to show need not hold yet."""
+    del climate_of_a_user
+    monkeypatch.setattr(newton_cg, "RATES", {"momentum": (0.3,), "adam": (0.01,)})
+    monkeypatch.setattr(maml, "ASKED", 10)
+    monkeypatch.setattr(maml, "RATES", (0.1,))
+    monkeypatch.setattr(maml, "INNER_STEPS", 2)
+    folder, out = write_set(tmp_path / "set", classes=6, count=10), tmp_path / "out"
+    steps = 30 if module is newton_cg else 1
+    status = module.main(["--data", str(folder), "--steps", str(steps), "--out", str(out)])
+    captured = capsys.readouterr()
+    assert status in (0, 1)
+    assert ("failed" in captured.err) == (status == 1)
+    assert re.fullmatch(EXPERIMENTS[module], captured.out.splitlines()[-1])
+    assert (out / f"{module.__name__}.png").read_bytes().startswith(b"\x89PNG")
+
+
+@experiments
+@pytest.mark.parametrize("what", ["missing folder", "missing file", "cut", "few classes"])
+def test_experiment_says_in_one_line_what_is_wrong_with_a_file(tmp_path, capsys, module, what):
+    folder, message = damage(write_set(tmp_path / "set"), what)
+    if what == "few classes":
+        if module is newton_cg:
+            pytest.skip("any number of classes will do")
+        for part in ("train", "t10k"):
+            write_idx(folder / f"{part}-labels-idx1-ubyte", (np.arange(200) % 2).astype(np.uint8))
+        message = "2 classes are too few"
+    status = module.main(["--data", str(folder), "--steps", "1", "--out", str(tmp_path)])
+    assert status == 2
+    captured = capsys.readouterr()
+    assert not captured.out
+    assert captured.err.startswith(f"{module.__name__}: ")
+    assert message in captured.err
+    assert captured.err.count("\n") == 1
+
+
+@experiments
+@pytest.mark.parametrize("arguments", [["--steps", "0"], ["--seed", "-1"], ["--sets", "x"]])
+def test_experiment_refuses_bad_options(module, arguments, capsys):
+    with pytest.raises(SystemExit) as caught:
+        module.main(arguments)
+    assert caught.value.code == 2
+    assert "error:" in capsys.readouterr().err
+
+
+def test_spectrum_is_described():
+    """Three of six large eigenvalues stand apart, by a factor of four; half of the spectrum is near zero."""
+    density = hessian_spectrum.fc.derivatives.Density(np.array([-1.0, 0.0, 1.0, 10.0]), np.array([1.0, 3.0, 2.0, 2.0]))
+    found = hessian_spectrum.Spectrum(7, 0.5, np.array([10.0, 9.0, 8.0, 2.0, 1.5, 1.2]), density)
+    assert (found.outliers, found.gap) == (3, 4)
+    assert found.near_zero == 3 / 8
+    assert str(found) == "loss=0.5000 outliers=3 gap=4.00 near_zero=0.3750"
+
+
+def test_newton_step_solves_a_quadratic(climate_of_a_user):
+    """A linear model with squared loss: nearly undamped, one step is to the minimum, and the model foretells it."""
+    del climate_of_a_user
+    a, b = np.array([[2.0, 1.0], [0.0, 1.0], [1.0, 1.0]], np.float32), np.array([1.0, 2.0, 3.0], np.float32)
+    newton = newton_cg.Newton(lambda w: a @ w, lambda y: ((y - b) ** 2).sum() / 2)
+    w = jnp.zeros(2)
+    value, gradient = newton.value_and_grad(w)
+    d, predicted, products = newton.direction(newton.curvature(w), np.asarray(gradient, float), 1e-9, rtol=1e-6)
+    np.testing.assert_allclose(d, np.linalg.lstsq(a, b)[0], rtol=1e-4)
+    np.testing.assert_allclose(newton.loss(d.astype(np.float32)) - value, predicted, rtol=1e-4)
+    assert products == 3  # two of conjugate gradients and one for the quadratic model
+
+
+def test_meta_gradient_is_that_of_the_loss_after_adaptation(monkeypatch):
+    """It has the second derivatives: it agrees with finite differences, in float64."""
+    monkeypatch.setattr(maml, "INNER_STEPS", 2)
+    rng = np.random.default_rng(0)
+    network = maml.convnet((8, 8, 1), maml.WAYS)
+    params = jax.tree.map(lambda p: p.astype(jnp.float64), network.init(jax.random.key(0)))
+    data = digits.Split(rng.random((60, 8, 8, 1)), np.arange(60) % 4)
+    tasks = maml.draw_tasks(rng, data, 2)
+    direction = jax.tree.map(lambda p: jnp.asarray(rng.normal(size=p.shape)), params)
+
+    @jax.jit
+    def along(t):
+        return maml.meta_loss(network, jax.tree.map(lambda p, d: p + t * d, params, direction), tasks)
+
+    h = 1e-6
+    np.testing.assert_allclose(jax.jit(jax.grad(along))(0.0), (along(h) - along(-h)) / (2 * h), rtol=1e-5)
+
+
+def test_tasks_are_drawn_rightly():
+    rng = np.random.default_rng(0)
+    labels = np.arange(80) % 5
+    data = digits.Split(np.arange(80, dtype=np.float32)[:, None, None, None], labels)  # an image is its number
+    tasks = maml.draw_tasks(rng, data, 20)
+    for known, names, asked, asked_names in zip(*tasks, strict=True):
+        known, asked = known.ravel().astype(int), asked.ravel().astype(int)
+        assert len({*known, *asked}) == maml.WAYS * (maml.SHOTS + maml.QUERIES)
+        classes = [
+            set(labels[known[names == way]]) | set(labels[asked[asked_names == way]]) for way in range(maml.WAYS)
+        ]
+        assert [len(each) for each in classes] == [1] * maml.WAYS
+        assert len(set.union(*classes)) == maml.WAYS
 
 
 @pytest.mark.parametrize(

