@@ -270,7 +270,9 @@ SLOW = {
     "lp_pool-modes", "lp_pool-dilated", "lp_pool-wide",
     "median_pool", "median_pool-dilated", "median_pool-modes", "median_pool-wide",
     "std_pool", "max_unpool", "max_unpool-dilated", "global_pool-lse", "global_pool-lp", "global_pool-median",
-    "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include", "sum_pool-wide",
+    "conv-leftover", "conv-modes-wide", "conv-replicate-and-zeros", "conv_transpose-1d", "avg_pool-ceil",
+    "adaptive_pool-max-up", "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include",
+    "sum_pool-wide",
 }  # fmt: skip
 assert {case.name for case in CASES} >= SLOW
 
