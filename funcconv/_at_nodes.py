@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from . import _entries
+from ._errors import FuncconvError
 from ._flatten import Row
 from ._typing import Params
 
@@ -67,12 +68,22 @@ def own_jacobian(row: Row, entry: Any, inputs: Sequence[Any], wrt: int | _entrie
 
 def _jacobian(f: Callable[[Any], Any], at: Any) -> Any:
     """Return the Jacobian in the mode that needs fewer passes."""
-    arguments, results = (sum(math.prod(jnp.shape(x)) for x in jax.tree.leaves(t)) for t in (at, jax.eval_shape(f, at)))
+    results = jax.eval_shape(f, at)
+    for what, tree in (("by", at), ("of", results)):
+        for leaf in jax.tree.leaves(tree):
+            if not _is_inexact(leaf):
+                msg = f"jacobian: the derivative {what} numbers of type {jnp.result_type(leaf)} is not defined"
+                raise FuncconvError(msg)
+    arguments, results = (sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)) for tree in (at, results))
     return (jax.jacfwd if arguments <= results else jax.jacrev)(f)(at)
 
 
+def _is_inexact(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.inexact))
+
+
 def _zero(leaf: Any) -> Any:
-    return jnp.zeros_like(leaf) if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact) else None
+    return jnp.zeros_like(leaf) if _is_inexact(leaf) else None
 
 
 def _changed(value: Any, change: Any) -> Any:

@@ -88,7 +88,7 @@ class Graph(Network):
 
         Raises:
             FuncconvError: as a call does, and if the cotangent is not like the outputs, or None where they are more
-                than one number.
+                than one number, or if an output is not floating.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -120,8 +120,8 @@ class Graph(Network):
             `(*batch, *of, *wrt)`; where a value or the parameters are a tree, a tree of such.
 
         Raises:
-            FuncconvError: as a call does, and if there is no such node or parameter, or `local` is asked for something
-                that the operation does not take.
+            FuncconvError: as a call does, and if there is no such node or parameter, one of the two is not floating, or
+                `local` is asked for something that the operation does not take.
 
         Example:
             >>> import funcconv as fc, jax.numpy as jnp
@@ -209,9 +209,7 @@ class Graph(Network):
             True
         """
         unshared = self.unshared()
-
         gradient = jax.grad(lambda copies, *xs: loss(unshared(copies, *xs)))
-
         return lambda params, *xs: gradient(self.copies(params), *xs)
 
     def hessian_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., Operator]:
@@ -277,6 +275,11 @@ class Graph(Network):
 
     def _cotangents(self, cotangent: Any, outputs: Sequence[Any], xs: Sequence[Array]) -> list[Any]:
         """Return the cotangents of the results, of their types."""
+        for name, output in zip(self.outputs, outputs, strict=True):
+            for leaf in jax.tree.leaves(output):
+                if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+                    msg = f"backward: the output {name!r} is {leaf.dtype}, which has no derivative"
+                    raise FuncconvError(msg)
         if cotangent is None:
             batch = self._batch(xs)
             if any(leaf.shape != batch for leaf in jax.tree.leaves(outputs)):

@@ -63,7 +63,8 @@ def pool(
         ties: where the derivative of `"max"` and `"min"` goes when several taps of a window are extreme: to the
             `"first"` in row-major order, or `"split"` evenly. The same in forward and in reverse mode.
         p: of `"lp"`, a number from 1 to `math.inf`.
-        temperature: of `"lse"`, a positive number, which may be traced and differentiated by.
+        temperature: of `"lse"`, a positive number, which may be traced, and differentiated by as long as its square is
+            neither zero nor infinite in the dtype.
         count_include_pad: let `"mean"` divide by the taps on the padding too, though never by those beyond it.
         ceil_mode: let a last window hang over the padded image, as PyTorch does, if it does not start in the padding
             on that side.

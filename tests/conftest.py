@@ -46,3 +46,16 @@ def climate_of_a_user():
         jax.numpy_rank_promotion("allow"),
     ):
         yield
+
+
+@pytest.fixture
+def compilations():
+    """The names of the compilations that are made from here on."""
+    found = []
+
+    def listen(name, *_, **__):
+        if name.endswith("backend_compile_duration"):
+            found.append(name)
+
+    jax.monitoring.register_event_duration_secs_listener(listen)
+    return found

@@ -271,3 +271,16 @@ def test_errors_of_backward(weights):
         fc.Graph(x, (fc.node(jnp.sin, x), x * 2)).backward({}, 1.0, cotangent=1.0)
     with pytest.raises(fc.FuncconvError, match="no node 'x9'"):
         graph.continuation(weights, np.ones(3), at="x9")
+
+
+def test_integers_have_no_derivative():
+    x = fc.Input("x", (3,))
+    place = fc.node(jnp.argmax, x, name="place")
+    graph = fc.Graph(x, place)
+    with pytest.raises(fc.FuncconvError, match="the output 'place' is int64, which has no derivative"):
+        graph.backward({}, np.ones((2, 3)))
+    with pytest.raises(fc.FuncconvError, match="derivative of numbers of type int64 is not defined"):
+        graph.jacobian({}, np.ones((2, 3)), of="place", wrt="x")
+    again = fc.Graph(x, fc.node(lambda place, x: x[place], place, x, name="largest"))
+    with pytest.raises(fc.FuncconvError, match="derivative by numbers of type int64 is not defined"):
+        again.jacobian({}, np.ones((2, 3)), of="largest", wrt="place")

@@ -331,6 +331,22 @@ def test_a_block_does_not_compute_what_its_column_does_not_reach():
     assert not convolutions(HESSIAN.block("dense1"), PARAMS["dense1"])
 
 
+def test_operators_leave_compiled_functions_and_share_what_is_compiled(compilations):
+    hessian_at = jax.jit(lambda params: fc.hessian(lambda params: LOSS(MODEL(params)), params))
+    first, second = hessian_at(PARAMS), hessian_at(jax.tree.map(lambda leaf: 2 * leaf, PARAMS))
+    assert isinstance(first, fc.Operator)
+    close(first.dense(), HESSIAN.dense())
+    assert (first.name, first.shape, first.semidefinite) == (HESSIAN.name, HESSIAN.shape, HESSIAN.semidefinite)
+    jax.tree.map(close, jax.jit(lambda h, v: h.shifted(2.0).mv(v))(first, PARAMS), HESSIAN.shifted(2.0).mv(PARAMS))
+    block = jax.jit(lambda h: h.block("dense1"))(first)
+    jax.tree.map(close, block.mv(PARAMS["dense1"]), HESSIAN.block("dense1").mv(PARAMS["dense1"]))
+    values, _ = first.eigsh(3)
+    compilations.clear()
+    other, _ = second.eigsh(3)
+    assert not compilations
+    assert np.abs(np.asarray(other) - np.asarray(values)).max() > 1e-3
+
+
 # other libraries -------------------------------------------------------------------------------------------
 
 

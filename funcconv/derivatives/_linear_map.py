@@ -1,8 +1,8 @@
 """A linear map between trees, known by its products."""
 
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -11,13 +11,33 @@ from .._errors import FuncconvError
 from .._typing import Array
 from ._trees import Flat, Tree, check_like, leading_size
 
+Kind = TypeVar("Kind", bound="LinearMap")
 
+
+def as_pytree(kind: type[Kind]) -> type[Kind]:
+    """Make a kind of map a pytree: its product, and around it what is known without numbers."""
+
+    def flatten(linear: Kind) -> tuple[tuple[Any], Any]:
+        options = {field.name: getattr(linear, field.name) for field in fields(linear)}
+        leaves, structure = jax.tree.flatten((options.pop("rows"), options.pop("columns")))
+        return (options.pop("product"),), (structure, tuple(leaves), tuple(options.items()))
+
+    def unflatten(known: Any, children: tuple[Any]) -> Kind:
+        structure, leaves, options = known
+        rows, columns = jax.tree.unflatten(structure, leaves)
+        return kind(rows=rows, columns=columns, product=children[0], **dict(options))
+
+    jax.tree_util.register_pytree_node(kind, flatten, unflatten)
+    return kind
+
+
+@as_pytree
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearMap:
     """A linear map from trees to trees: `name` for messages, the forms of both sides, and the product.
 
-    `product` is a pytree of arrays, as `jax.linearize` gives one: a compiled function takes it as an argument, so that
-    no array becomes a constant of the program.
+    `product` is a pytree of arrays, as `jax.linearize` gives one, and so is the map (`as_pytree`): a compiled function
+    takes and gives it like any other value, and no array becomes a constant of the program.
     """
 
     name: str

@@ -13,21 +13,25 @@ from ._blocks import part
 from ._density import Density, lanczos_density
 from ._extras import needs
 from ._hutchinson import Estimate, hutchinson
-from ._linear_map import LinearMap, over_basis
+from ._linear_map import LinearMap, as_pytree, over_basis
 from ._scipy import eigenpairs, scipy_operator
 from ._trees import Flat, Partial, Tree, described, is_float
 
 _METHODS = ("exact", "hutchinson")
 
 
+@as_pytree
 @dataclass(frozen=True, eq=False, repr=False)
 class Operator(LinearMap):
     """A symmetric linear operator on trees, known by its products: a Hessian, a Gauss–Newton matrix, a Fisher matrix.
 
     It is made by `hessian`, `gauss_newton` and `fisher`, which evaluate the network once; a product repeats only what
-    is linear. Nothing is compiled but for `eigsh` and `to_scipy`: the rest works inside `jax.jit` as it is. Vectors are
-    trees like the parameters. As a matrix, rows and columns are in the order of `jax.flatten_util.ravel_pytree`, in the
-    widest dtype of the leaves, and at least float32.
+    is linear. Nothing is compiled but for `eigsh` and `to_scipy`: the rest works inside `jax.jit` as it is. An operator
+    is itself a pytree: `jax.jit(lambda params: fc.hessian(f, params))` gives that of each point, and what was compiled
+    for one of them serves all.
+
+    Vectors are trees like the parameters. As a matrix, rows and columns are in the order of
+    `jax.flatten_util.ravel_pytree`, in the widest dtype of the leaves, and at least float32.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -223,7 +227,9 @@ class Operator(LinearMap):
                 caller knows that.
 
         Returns:
-            A `lineax.FunctionLinearOperator`, tagged as symmetric.
+            A `lineax.FunctionLinearOperator`, tagged as symmetric. `lineax.CG` makes its step a NaN where `<p, A p>` is
+            not above `100 * size * eps` of the squared residual: in float32 a damping may have to be large, or the
+            solver of scipy be taken.
 
         Raises:
             FuncconvError: if lineax is missing.

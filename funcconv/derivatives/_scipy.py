@@ -19,33 +19,34 @@ def scipy_operator(where: str, symmetric: LinearMap) -> Any:
     """Return the `scipy.sparse.linalg.LinearOperator` of a symmetric map, its product compiled."""
     with needs("curvature", where):
         from scipy.sparse.linalg import LinearOperator
-    flat = Flat(symmetric.rows)
-
-    @jax.jit
-    def multiplied(product: Any, x: Array) -> Array:
-        return flat.ravel(product(flat.unravel(x)))
-
-    @jax.jit
-    def all_multiplied(product: Any, xs: Array) -> Array:
-        ys: Array = jax.vmap(lambda x: multiplied(product, x), 1, 1)(xs)
-        return ys
+    dtype = Flat(symmetric.rows).dtype
 
     def called(function: Any, x: Any) -> Any:
         try:
-            return np.asarray(function(symmetric.product, jnp.asarray(x, flat.dtype)))
+            return np.asarray(function(symmetric, jnp.asarray(x, dtype)))
         except jax.errors.TracerArrayConversionError as error:
             msg = f"{where} works on numbers, which there are none of inside jax.jit; there, use mv"
             raise FuncconvError(msg) from error
 
     def matvec(x: Any) -> Any:
-        return called(multiplied, x.reshape(-1))  # (n,), or (n, 1)
+        return called(_multiplied, x.reshape(-1))  # (n,), or (n, 1)
 
     def matmat(xs: Any) -> Any:
-        return called(all_multiplied, xs)
+        return called(_all_multiplied, xs)
 
-    return LinearOperator(
-        symmetric.shape, matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.dtype(flat.dtype)
-    )
+    return LinearOperator(symmetric.shape, matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.dtype(dtype))
+
+
+@jax.jit
+def _multiplied(symmetric: LinearMap, x: Array) -> Array:
+    flat = Flat(symmetric.rows)
+    return flat.ravel(symmetric.product(flat.unravel(x)))
+
+
+@jax.jit
+def _all_multiplied(symmetric: LinearMap, xs: Array) -> Array:
+    ys: Array = jax.vmap(lambda x: _multiplied(symmetric, x), 1, 1)(xs)
+    return ys
 
 
 def eigenpairs(
