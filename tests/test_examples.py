@@ -280,6 +280,15 @@ def test_tasks_are_drawn_rightly():
         assert len(set.union(*classes)) == maml.WAYS
 
 
+@pytest.mark.parametrize(("width", "turns"), [(2, [0, 1, 2, 3]), (3, [0, 2])])
+def test_turned_images_are_other_classes(width, turns):
+    data = digits.Split(np.arange(4.0 * width).reshape(2, 2, width, 1), np.array([3, 8]))
+    found = maml.turned(data)
+    assert found.labels.tolist() == list(range(2 * len(turns)))
+    for image, label in zip(found.images, found.labels, strict=True):
+        np.testing.assert_array_equal(image, np.rot90(data.images[label % 2], turns[label // 2]))
+
+
 @pytest.mark.parametrize(
     ("code", "dtype"), [(0x08, "u1"), (0x09, "i1"), (0x0B, "i2"), (0x0C, "i4"), (0x0D, "f4"), (0x0E, "f8")]
 )
