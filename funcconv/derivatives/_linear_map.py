@@ -11,18 +11,18 @@ from .._errors import FuncconvError
 from .._typing import Array
 from ._trees import Flat, Tree, check_like, leading_size
 
-Kind = TypeVar("Kind", bound="LinearMap")
+Kind = TypeVar("Kind")
 
 
 def as_pytree(kind: type[Kind]) -> type[Kind]:
     """Make a kind of map a pytree: its product, and around it what is known without numbers."""
 
-    def flatten(linear: Kind) -> tuple[tuple[Any], Any]:
+    def flatten(linear: Any) -> tuple[tuple[Any], Any]:
         options = {field.name: getattr(linear, field.name) for field in fields(linear)}
         leaves, structure = jax.tree.flatten((options.pop("rows"), options.pop("columns")))
         return (options.pop("product"),), (structure, tuple(leaves), tuple(options.items()))
 
-    def unflatten(known: Any, children: tuple[Any]) -> Kind:
+    def unflatten(known: Any, children: tuple[Any]) -> Any:
         structure, leaves, options = known
         rows, columns = jax.tree.unflatten(structure, leaves)
         return kind(rows=rows, columns=columns, product=children[0], **dict(options))
