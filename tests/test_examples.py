@@ -74,24 +74,24 @@ def test_siamese_mnist_learns(tmp_path):
     assert abs(again - verification) < 0.02
 
 
-@pytest.mark.parametrize("ending", ["", ".gz"])
-def test_siamese_mnist_reads_idx(tmp_path, ending):
-    folder = write_set(tmp_path / "set", ending)
-    done = run("--data", folder, "--steps", 30, "--out", tmp_path / "out", cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    assert re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["siamese.msgpack", "siamese.png"]
+def test_siamese_mnist_reads_gzipped_idx(tmp_path, climate_of_a_user, capsys):
+    del climate_of_a_user
+    folder, out = write_set(tmp_path / "set", ".gz"), tmp_path / "out"
+    assert siamese_mnist.main(["--data", str(folder), "--steps", "30", "--out", str(out)]) == 0
+    assert re.fullmatch(LAST_LINE, capsys.readouterr().out.splitlines()[-1])
+    assert sorted(path.name for path in out.iterdir()) == ["siamese.msgpack", "siamese.png"]
 
 
-def test_siamese_mnist_fails_where_there_is_nothing_to_learn(tmp_path):
+def test_siamese_mnist_fails_where_there_is_nothing_to_learn(tmp_path, climate_of_a_user, capsys):
+    del climate_of_a_user
     folder = write_set(tmp_path / "set")
     rng = np.random.default_rng(1)
     for part in ("train", "t10k"):
         write_idx(folder / f"{part}-images-idx3-ubyte", rng.integers(0, 256, (200, 8, 8)).astype(np.uint8))
-    done = run("--data", folder, "--steps", 3, cwd=tmp_path)
-    assert done.returncode == 1
-    assert re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
-    assert "failed to learn" in done.stderr
+    assert siamese_mnist.main(["--data", str(folder), "--steps", "3", "--out", str(tmp_path)]) == 1
+    captured = capsys.readouterr()
+    assert re.fullmatch(LAST_LINE, captured.out.splitlines()[-1])
+    assert "failed to learn" in captured.err
 
 
 def damage(folder, what):

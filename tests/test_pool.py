@@ -42,7 +42,7 @@ def pools(draw):
     return (*sizes, 2), window, options
 
 
-@settings(max_examples=120, deadline=None)
+@settings(max_examples=70, deadline=None)
 @given(pools(), st.integers(0, 2**32 - 1))
 def test_any_pool_equals_the_loops(drawn, seed):
     shape, window, options = drawn
@@ -230,7 +230,7 @@ def test_the_forward_pass_alone_computes_no_index(rng):
 # indices and where they lead -------------------------------------------------------------------------------
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(pools(), st.sampled_from(["max", "min"]), st.integers(0, 2**32 - 1))
 def test_indices_say_where(drawn, reduce, seed):
     """They are those of the loops, and `max_unpool` is the transpose of the selection."""

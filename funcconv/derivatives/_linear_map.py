@@ -25,7 +25,7 @@ def as_pytree(kind: type[Kind]) -> type[Kind]:
     def unflatten(known: Any, children: tuple[Any]) -> Any:
         structure, leaves, options = known
         rows, columns = jax.tree.unflatten(structure, leaves)
-        return kind(rows=rows, columns=columns, product=children[0], **dict(options))
+        return kind(**dict(options, rows=rows, columns=columns, product=children[0]))
 
     jax.tree_util.register_pytree_node(kind, flatten, unflatten)
     return kind
