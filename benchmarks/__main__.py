@@ -7,18 +7,18 @@ from pathlib import Path
 
 import jax
 
-from . import derivatives, eager
+from . import convolutions, derivatives, eager
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"derivatives": derivatives.results, "eager": eager.results}
+SUITES = {"convolutions": convolutions.results, "derivatives": derivatives.results, "eager": eager.results}
 
 
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
     """Print one table."""
     columns = list(next(iter(table.values())))
-    print(f"\n{title}\n{'':16}" + "".join(f"{column:>26}" for column in columns))
+    print(f"\n{title}\n{'':20}" + "".join(f"{column:>26}" for column in columns))
     for name, row in table.items():
-        print(f"{name:16}" + "".join(f"{row[column]:26.2f}" for column in columns))
+        print(f"{name:20}" + "".join(f"{row[column]:26.2f}" for column in columns))
 
 
 def main() -> None:

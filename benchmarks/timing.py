@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-PATIENCE = 20.0  # seconds that a way may take in all; one that has is not run again
+PATIENCE = 10.0  # seconds that a way may take in all; one that has is not run again
 
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:

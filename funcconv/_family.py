@@ -29,10 +29,10 @@ from jax import lax
 from jax.experimental.jet import jet_rules
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
-from jax.sharding import NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from . import _lowering
-from ._lowering import Form, Type
+from ._lowering import Form, Type, Where
 from ._typing import Array
 
 conv_p = Primitive("conv")
@@ -172,11 +172,20 @@ def _taylor(primitive: Primitive, primals: Sequence[Array], series: Any, **param
     return first, others
 
 
+def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *operands: Any, **params: Any) -> Any:
+    """Lower a map to the form that is chosen for it where the program is to run."""
+    typed = any(kind != AxisType.Auto for aval in context.avals_in for kind in aval.sharding.mesh.axis_types)
+    devices = getattr(context.module_context.axis_context, "num_devices", None)  # None inside of jax.shard_map
+    where = Where(platform, devices, typed)
+    return mlir.lower_fun(partial(lower, where=where), multiple_results=False)(context, *operands, **params)
+
+
 def _define(primitive: Primitive, lower: Callable[..., Array]) -> None:
     first, second, _ = PRIMITIVES[primitive]
     primitive.def_impl(partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(lambda *operands, out, **params: out)  # noqa: ARG005
-    mlir.register_lowering(primitive, mlir.lower_fun(lower, multiple_results=False))
+    mlir.register_lowering(primitive, partial(_lower, lower, None))
+    mlir.register_lowering(primitive, partial(_lower, lower, "cpu"), platform="cpu")
     ad.defbilinear(primitive, partial(_transpose, primitive, first), partial(_transpose, primitive, second))
     batching.primitive_batchers[primitive] = partial(_batch, primitive)
     jet_rules[primitive] = partial(_taylor, primitive)

@@ -33,6 +33,25 @@ def patches(x: Array, axes: Sequence[Axis]) -> Array:
     return x
 
 
+def shifted(x: Array, axes: Sequence[Axis]) -> list[Array]:
+    """Return each tap of all windows of a padded array, in row-major order.
+
+    Args:
+        x: `(batch, *padded, channels)`.
+        axes: one for each spatial axis.
+
+    Returns:
+        Slices `(batch, *positions, channels)`, one for each tap.
+    """
+    strides = (1, *(axis.stride for axis in axes), 1)
+    found = []
+    for tap in np.ndindex(tuple(axis.window for axis in axes)):
+        starts = [t * axis.dilation for t, axis in zip(tap, axes, strict=True)]
+        stops = [i + (axis.outputs - 1) * axis.stride + 1 for i, axis in zip(starts, axes, strict=True)]
+        found.append(lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), strides))
+    return found
+
+
 def taps(x: Array, axes: Sequence[Axis], unrolled: int) -> list[Array]:
     """Return the taps of each window of a padded array in row-major order.
 
@@ -46,18 +65,11 @@ def taps(x: Array, axes: Sequence[Axis], unrolled: int) -> list[Array]:
         Arrays `(batch, *positions, some taps, channels)`.
     """
     window = tuple(axis.window for axis in axes)
-    if math.prod(window) > unrolled:
-        y = patches(x, axes)
-        positions = y.shape[1 : 1 + len(axes)]
-        return [y.reshape(y.shape[0], *positions, math.prod(window), y.shape[-1])]
-    strides = (1, *(axis.stride for axis in axes), 1)
-    found = []
-    for tap in np.ndindex(window):
-        starts = [t * axis.dilation for t, axis in zip(tap, axes, strict=True)]
-        stops = [i + (axis.outputs - 1) * axis.stride + 1 for i, axis in zip(starts, axes, strict=True)]
-        part = lax.slice(x, (0, *starts, 0), (x.shape[0], *stops, x.shape[-1]), strides)
-        found.append(part[..., None, :])
-    return found
+    if math.prod(window) <= unrolled:
+        return [part[..., None, :] for part in shifted(x, axes)]
+    y = patches(x, axes)
+    positions = y.shape[1 : 1 + len(axes)]
+    return [y.reshape(y.shape[0], *positions, math.prod(window), y.shape[-1])]
 
 
 def fold(

@@ -19,7 +19,11 @@ ROOMS = [  # each imports only from the rooms above it
     {"_layout", "_taps", "_folds", "_joint"},
     {"_padding", "_parameters", "_reduce"},
     {"_lowering/_form"},
-    {"_lowering/_lax", "_lowering/_windows"},
+    {
+        f"_lowering/{form}"
+        for form in ("_lax", "_windows", "_depthwise", "_pointwise", "_blocks", "_groups", "_depth", "_phases")
+    },
+    {"_lowering/_turned", "_lowering/_choice"},
     {"_lowering/_maps"},
     {"_lowering/__init__"},
     {"_family"},

@@ -1,5 +1,6 @@
 """How the three maps of a convolution are computed: the forms, and the choice among them."""
 
+from ._choice import Where as Where
 from ._form import Form as Form
 from ._form import Type as Type
 from ._lax import reference as reference

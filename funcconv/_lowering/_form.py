@@ -42,3 +42,7 @@ class Form(NamedTuple):
     def result(self, image: Array, kernel: Array) -> Shape:
         """The shape of the result that this kernel takes this image to."""
         return (image.shape[0], *self.positions, kernel.shape[-1])
+
+    def kernel(self, image: Array, result: Array) -> Shape:
+        """The shape of the kernel that takes this image to this result."""
+        return (*self.window, image.shape[-1] // self.groups, result.shape[-1])

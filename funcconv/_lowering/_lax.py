@@ -9,14 +9,14 @@ from ._form import Form
 
 
 def reference(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation in the dtype of accumulation. Which padding is left to XLA, see `_spare`."""
+    """Return the correlation in the dtype of accumulation. Which padding is left to XLA, see `spare`."""
     n = len(form.axes)
-    spare = [_spare(axis) for axis in form.axes]
+    margins = [spare(axis) for axis in form.axes]
     return lax.conv_general_dilated(
-        pad(image, form.axes, ("zeros",) * n, spare=spare),
+        pad(image, form.axes, ("zeros",) * n, spare=margins),
         kernel,
         window_strides=[axis.stride for axis in form.axes],
-        padding=spare,
+        padding=margins,
         rhs_dilation=[axis.dilation for axis in form.axes],
         dimension_numbers=lax.ConvDimensionNumbers(
             (0, n + 1, *range(1, n + 1)),  # image: (batch, *spatial, in)
@@ -29,7 +29,7 @@ def reference(image: Array, kernel: Array, form: Form) -> Array:
     )
 
 
-def _spare(axis: Axis) -> tuple[int, int]:
+def spare(axis: Axis) -> tuple[int, int]:
     """Return how many of the zeros before and after an axis XLA is to add, so that it stays on ground that holds.
 
     Only zeros that some window with a tap on the image reads, and only up to the last place that is read: then no

@@ -1,39 +1,79 @@
-"""The three maps of a convolution, in the form that is chosen for them."""
+"""The three maps of a convolution, in the forms that are chosen for them."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import TypeAlias
 
 import jax
 
+from .._dtypes import wide
 from .._typing import Array
-from . import _lax, _windows
+from . import _blocks, _depth, _depthwise, _groups, _lax, _phases, _pointwise, _turned, _windows
+from ._choice import CONV, INPUT_GRAD, KERNEL_GRAD, Problem, Where, choose
 from ._form import Form, Type
 
-Forward: TypeAlias = Callable[[Array, Array, Form], Array]
+Map: TypeAlias = Callable[[Array, Array, Form], Array]
 
 
-def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type) -> Array:
+def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the convolution of an image with a kernel; with `stack` axes in front of both, of each with its own."""
-    del out
-    form_of_conv = _choose(stack)
-    forward: Callable[[Array, Array], Array] = lambda image, kernel: form_of_conv(image, kernel, form)  # noqa: E731
+    name = choose(CONV, Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)).form
+    if name in ("lax", "windows"):
+        return _stacked(name, form, stack)(image, kernel)
+    dense = partial(_conv, where=where)
+    forms: dict[str, Map] = {
+        "taps": _depthwise.conv,
+        "product": _pointwise.conv,
+        "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
+        "depth": partial(_depth.conv, dense=dense),
+    }
+    return forms[name](_widened(image), _widened(kernel), form).astype(out.dtype)
+
+
+def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
+    """Return the transpose of `image -> conv(image, kernel)`, which gives an image of type `out`."""
+    name = choose(INPUT_GRAD, Problem.of(form, out.shape, kernel.shape, kernel.dtype, stack, where)).form
+    if name in ("lax", "windows"):
+        forward = lambda image: _stacked(name, form, stack)(image, kernel)  # noqa: E731
+        return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
+    return _phases.input_grad(_widened(kernel), _widened(g), form, partial(_conv, where=where)).astype(out.dtype)
+
+
+def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
+    """Return the transpose of `kernel -> conv(image, kernel)`, which gives a kernel of type `out`."""
+    name = choose(KERNEL_GRAD, Problem.of(form, image.shape, out.shape, out.dtype, stack, where)).form
+    if name in ("lax", "windows"):
+        forward = lambda kernel: _stacked(name, form, stack)(image, kernel)  # noqa: E731
+        return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
+    forms: dict[str, Map] = {
+        "taps": _depthwise.kernel_grad,
+        "product": _pointwise.kernel_grad,
+        "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
+        "turned": _turned.kernel_grad,
+        "blocks": _blocks.kernel_grad,
+    }
+    return forms[name](_widened(image), _widened(g), form).astype(out.dtype)
+
+
+def _conv(image: Array, kernel: Array, form: Form, *, where: Where) -> Array:
+    """Return a convolution of which another one is made."""
+    return conv(image, kernel, form=form, stack=0, out=jax.typeof(image), where=where)
+
+
+def _kernel_grad(image: Array, g: Array, form: Form, *, where: Where) -> Array:
+    """Return a kernel gradient of which another one is made."""
+    out = jax.typeof(image).update(shape=form.kernel(image, g))
+    return conv_kernel_grad(image, g, form=form, stack=0, out=out, where=where)
+
+
+def _stacked(name: str, form: Form, stack: int) -> Callable[[Array, Array], Array]:
+    """Return XLA's own convolution, or the product of windows, mapped over the stack."""
+    forward: Callable[[Array, Array], Array] = partial(_lax.reference if name == "lax" else _windows.conv, form=form)
     for _ in range(stack):
         forward = jax.vmap(forward)
-    return forward(image, kernel)
+    return forward
 
 
-def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Type) -> Array:
-    """Return the transpose of `image -> conv(image, kernel)`, which gives an image of type `out`."""
-    forward = lambda image: conv(image, kernel, form=form, stack=stack, out=None)  # noqa: E731
-    return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
-
-
-def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type) -> Array:
-    """Return the transpose of `kernel -> conv(image, kernel)`, which gives a kernel of type `out`."""
-    forward = lambda kernel: conv(image, kernel, form=form, stack=stack, out=None)  # noqa: E731
-    return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
-
-
-def _choose(stack: int) -> Forward:
-    """Return XLA's own convolution, but for a stack of kernels one product of windows."""
-    return _windows.conv if stack else _lax.reference
+def _widened(operand: Array) -> Array:
+    """Return a 16-bit operand in float32, in which its products are to be summed."""
+    return operand.astype(wide(operand.dtype))

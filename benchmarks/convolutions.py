@@ -1,0 +1,97 @@
+"""The three maps of a convolution, against those of `jax.lax`: how many times faster, and at what rate."""
+
+import math
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+import funcconv as fc
+
+from .timing import medians
+
+# The image, the outputs, the window, and options.
+ROWS: dict[str, tuple[tuple[int, ...], int, int, dict[str, Any]]] = {
+    "dense 56x56x64": ((8, 56, 56, 64), 64, 3, {"padding": 1}),
+    "dense 28x28x128": ((8, 28, 28, 128), 128, 3, {"padding": 1}),
+    "dense 7x7x256": ((32, 7, 7, 256), 256, 3, {"padding": 1}),
+    "dense 32x32x17": ((8, 32, 32, 17), 17, 3, {"padding": 1}),
+    "dense 16x16x100": ((8, 16, 16, 100), 100, 3, {"padding": 1}),
+    "narrow 32x32x16": ((8, 32, 32, 16), 16, 3, {"padding": 1}),
+    "one 224x224x64": ((1, 224, 224, 64), 64, 3, {"padding": 1}),
+    "one 513x513x17": ((1, 513, 513, 17), 17, 3, {"padding": 1}),
+    "dilated": ((8, 28, 28, 64), 64, 3, {"padding": 2, "dilation": 2}),
+    "strided": ((8, 56, 56, 64), 64, 3, {"padding": 1, "stride": 2}),
+    "k4 stride 2": ((8, 56, 56, 32), 64, 4, {"padding": 1, "stride": 2}),
+    "k2 stride 2": ((8, 32, 32, 32), 64, 2, {"stride": 2}),
+    "k11": ((8, 28, 28, 32), 32, 11, {"padding": 5}),
+    "stem": ((4, 224, 224, 3), 64, 7, {"padding": 3, "stride": 2}),
+    "patches of 16": ((8, 224, 224, 3), 192, 16, {"stride": 16}),
+    "digits": ((64, 28, 28, 1), 32, 5, {}),
+    "digits, deeper": ((64, 12, 12, 32), 64, 5, {}),
+    "1x1": ((8, 56, 56, 64), 256, 1, {}),
+    "1x1 stride 2": ((8, 56, 56, 256), 512, 1, {"stride": 2}),
+    "depthwise": ((8, 28, 28, 128), 128, 3, {"padding": 1, "groups": 128}),
+    "depthwise stride 2": ((8, 28, 28, 128), 128, 3, {"padding": 1, "stride": 2, "groups": 128}),
+    "depthwise k7": ((8, 56, 56, 96), 96, 7, {"padding": 3, "groups": 96}),
+    "depthwise doubled": ((8, 28, 28, 64), 128, 3, {"padding": 1, "groups": 64}),
+    "depthwise 1-d": ((16, 1024, 64), 64, 3, {"padding": 1, "groups": 64}),
+    "depthwise 3-d": ((2, 16, 16, 16, 32), 32, 3, {"padding": 1, "groups": 32}),
+    "2 groups": ((8, 28, 28, 64), 64, 3, {"padding": 1, "groups": 2}),
+    "3 groups": ((8, 28, 28, 48), 96, 3, {"padding": 1, "groups": 3}),
+    "4 groups": ((8, 28, 28, 256), 256, 3, {"padding": 1, "groups": 4}),
+    "8 groups": ((8, 16, 16, 64), 64, 3, {"padding": 1, "groups": 8}),
+    "32 groups": ((8, 28, 28, 256), 256, 3, {"padding": 1, "groups": 32}),
+    "64 groups": ((8, 28, 28, 128), 128, 3, {"padding": 1, "groups": 64}),
+    "8 groups, 1x1": ((8, 28, 28, 64), 64, 1, {"groups": 8}),
+    "1-d dilated": ((16, 4096, 32), 64, 3, {"padding": "CAUSAL", "dilation": 4}),
+    "1-d k9": ((16, 1000, 32), 32, 9, {"padding": 4}),
+    "1-d stride 2": ((16, 4096, 16), 32, 5, {"padding": 2, "stride": 2}),
+    "3-d": ((2, 16, 16, 16, 32), 32, 3, {"padding": 1}),
+    "3-d stride 2": ((2, 16, 16, 16, 32), 64, 3, {"padding": 1, "stride": 2}),
+    "3-d stem": ((1, 24, 24, 24, 4), 16, 7, {"padding": 3, "stride": 2}),
+}
+
+
+def maps(image: tuple[int, ...], outputs: int, window: int, options: dict[str, Any], implementation: str | None) -> Any:
+    """Return the three maps as functions of the kernel, the image and the cotangents, and these."""
+    rng = np.random.default_rng(0)
+    spatial = (window,) * (len(image) - 2)
+    kernel = rng.normal(size=(*spatial, image[-1] // options.get("groups", 1), outputs)).astype(np.float32)
+    x = rng.normal(size=image).astype(np.float32)
+
+    def conv(kernel: Any, x: Any) -> Any:
+        return fc.conv({"kernel": kernel}, x, implementation=implementation, **options)
+
+    g = rng.normal(size=jax.eval_shape(conv, kernel, x).shape).astype(np.float32)
+    return {
+        "conv": lambda kernel, x, g: conv(kernel, x),  # noqa: ARG005
+        "input_grad": lambda kernel, x, g: jax.vjp(partial(conv, kernel), x)[1](g)[0],
+        "kernel_grad": lambda kernel, x, g: jax.vjp(lambda kernel: conv(kernel, x), kernel)[1](g)[0],
+    }, tuple(map(jax.device_put, (kernel, x, g)))
+
+
+def results() -> dict[str, dict[str, dict[str, float]]]:
+    """Return one table for each map: milliseconds, times faster than lax, billions of operations a second."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for name, row in ROWS.items():
+        ours, arrays = maps(*row, None)
+        through_lax, _ = maps(*row, "lax")
+        kernel, _, g = arrays
+        operations = 2 * g.size * math.prod(kernel.shape[:-1])
+        for which in ours:
+            compiled = {"funcconv": jax.jit(ours[which]), "lax": jax.jit(through_lax[which])}
+            seconds = medians({way: partial(f, *arrays) for way, f in compiled.items()}, rounds=9)
+            tables.setdefault(f"{which}, against lax", {})[name] = {
+                "ms": 1e3 * seconds["funcconv"],
+                "lax, ms": 1e3 * seconds["lax"],
+                "times faster": seconds["lax"] / seconds["funcconv"],
+                "GFLOP/s": 1e-9 * operations / seconds["funcconv"],
+            }
+    for table in tables.values():
+        table["geometric mean"] = {
+            column: math.exp(float(np.mean([math.log(row[column]) for row in table.values()])))
+            for column in next(iter(table.values()))
+        }
+    return tables

@@ -1,0 +1,119 @@
+"""Which form a map of a convolution is computed in: the first row of its table that applies.
+
+The choice depends on the geometry, the dtype and the platform alone. Rows are the result of measurements, which
+`benchmarks/` repeats.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._typing import Shape
+from . import _phases
+from ._form import Form
+
+_TINY = 2**15  # products; below it nothing is gained, and what is compiled should be short
+_NARROW = 16  # channels
+_SMALL = 2**10  # positions
+_TAPS = 64  # of a depthwise kernel, at most
+
+
+class Where(NamedTuple):
+    """Where a program is to run."""
+
+    platform: str | None  # None: any but the CPU
+    devices: int | None = 1
+    typed: bool = False  # whether types say how arrays are spread over devices
+
+
+class Problem(NamedTuple):
+    """One map of one convolution: what the choice knows of it."""
+
+    form: Form
+    batch: Any  # an integer, or a symbolic dimension
+    inputs: int  # of a group
+    outputs: int  # of a group
+    dtype: np.dtype
+    stack: int  # axes of which each entry has a kernel of its own
+    where: Where
+
+    @classmethod
+    def of(cls, form: Form, image: Shape, kernel: Shape, dtype: np.dtype, stack: int, where: Where) -> "Problem":
+        """Return the problem for an image and a kernel of these shapes."""
+        return cls(form, image[stack], kernel[-2], kernel[-1] // form.groups, dtype, stack, where)
+
+    @property
+    def products(self) -> int:
+        """How many products of two numbers are summed, for one image where their number is symbolic."""
+        batch = self.batch if isinstance(self.batch, int) else 1
+        form = self.form
+        taps = math.prod(form.window) * math.prod(form.positions)
+        return batch * taps * self.inputs * self.outputs * form.groups
+
+    @property
+    def countable(self) -> bool:
+        """Whether the batch may be cut into blocks: its size is known, and it is not spread over devices."""
+        return isinstance(self.batch, int) and self.where.devices == 1
+
+    @property
+    def depthwise(self) -> bool:
+        """Whether groups have one input channel, and windows not too many taps."""
+        return self.inputs == 1 and self.form.groups > 1 and math.prod(self.form.window) <= _TAPS
+
+    @property
+    def narrow(self) -> bool:
+        """Whether products of matrices would have little to work on."""
+        return max(self.inputs, self.outputs) <= _NARROW and math.prod(self.form.positions) <= _SMALL
+
+
+class Row(NamedTuple):
+    """A form, when it is taken, and why."""
+
+    form: str
+    applies: Callable[[Problem], bool]
+    why: str
+
+
+_STACK = Row("windows", lambda p: p.stack > 0, "each image has a kernel of its own: one batched product")
+_ELSEWHERE = Row("lax", lambda p: p.where.platform != "cpu", "XLA for this platform is fast")
+_TYPED = Row("lax", lambda p: p.where.typed, "types say how arrays are spread: XLA's own has rules for them")
+_DTYPE = Row(
+    "lax", lambda p: not jnp.issubdtype(p.dtype, jnp.inexact) or p.form.accumulate_dtype is not None,
+    "sums in a dtype of their own",
+)  # fmt: skip
+_LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products < _TINY, "little to compute")
+_DEPTHWISE = Row("taps", lambda p: p.depthwise, "a channel to a group: a sum of slices, where XLA has slow loops")
+_GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
+_DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
+
+_POINTWISE = Row("product", lambda p: math.prod(p.form.window) == 1, "one tap: a product of matrices")
+
+CONV = (
+    _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE, _DEPTHWISE, _GROUPS, _POINTWISE,
+    Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
+    _DEFAULT,
+)  # fmt: skip
+
+INPUT_GRAD = (
+    _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
+    Row("lax", lambda p: _phases.too_many(p.form), "too many phases of stride and dilation"),
+    Row("phases", lambda p: True, "a convolution of stride one for each phase of the stride"),  # noqa: ARG005
+)  # fmt: skip
+
+KERNEL_GRAD = (
+    _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
+    _DEPTHWISE,
+    Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
+    _GROUPS, _POINTWISE,
+    Row("turned", lambda p: len(p.form.axes) == 1, "one axis: XLA's convolution with batch and channels exchanged"),
+    Row("turned", lambda p: p.narrow, "few channels and positions: the same"),
+    Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
+)  # fmt: skip
+
+
+def choose(table: tuple[Row, ...], problem: Problem) -> Row:
+    """Return the row of the table that is taken."""
+    return next(row for row in table if row.applies(problem))

@@ -1,0 +1,204 @@
+"""The forms in which convolutions are computed on the CPU: each equals the reference, and the choice among them."""
+
+import itertools
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import close
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+import funcconv as fc
+from funcconv import _lowering as lowering
+from funcconv._geometry import resolve
+from funcconv._lowering import _blocks, _choice, _lax, _maps, _phases
+
+TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
+
+# The kernel, the image, the options, and the forms of the convolution and of its gradients by image and kernel.
+CASES = {
+    "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "phases", "blocks")),
+    "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("lax", "phases", "turned")),
+    "narrow": ((3, 2, 3, 4), (2, 7, 6, 3), {"stride": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "turned")),
+    "three axes": (
+        (3, 2, 3, 2, 20), (2, 5, 4, 6, 2), {"padding": 1, "stride": (2, 1, 1)},
+        ("depth", "phases", "blocks"),
+    ),
+    "one tap": ((1, 1, 3, 5), (2, 4, 5, 3), {"stride": (1, 2), "padding": (0, 1)}, ("product", "phases", "product")),
+    "patches": ((4, 4, 2, 20), (2, 8, 12, 2), {"stride": 4}, ("lax", "phases", "blocks")),
+    "gaps": ((2, 1, 3, 20), (2, 9, 8, 3), {"stride": (3, 4)}, ("lax", "phases", "blocks")),
+    "few phases": ((5, 5, 9, 20), (2, 9, 8, 9), {"stride": (3, 2), "padding": 2}, ("lax", "phases", "blocks")),
+    "dilated phases": (
+        (3, 4, 3, 20), (2, 12, 9, 3), {"stride": (2, 4), "dilation": (3, 2), "padding": ((4, 1), (0, 5))},
+        ("lax", "phases", "blocks"),
+    ),
+    "many dilated phases": (
+        (6, 2, 20), (2, 30, 2), {"stride": 20, "dilation": 3, "padding": 9},
+        ("lax", "phases", "turned"),
+    ),
+    "depthwise": (
+        (3, 2, 1, 4), (2, 7, 6, 4), {"stride": (1, 2), "padding": 1, "groups": 4},
+        ("taps", "phases", "taps"),
+    ),
+    "depthwise, one axis": ((3, 1, 6), (2, 7, 6), {"dilation": 2, "groups": 6}, ("taps", "phases", "taps")),
+    "depthwise, three axes": (
+        (2, 3, 2, 1, 3), (2, 4, 5, 3, 3), {"padding": 1, "groups": 3},
+        ("taps", "phases", "taps"),
+    ),
+    "multiplied": ((3, 3, 1, 8), (2, 5, 6, 4), {"stride": 2, "padding": 1, "groups": 4}, ("taps", "phases", "taps")),
+    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("groups", "phases", "groups")),
+    "groups": ((3, 3, 2, 12), (2, 6, 5, 8), {"stride": 2, "padding": 1, "groups": 4}, ("groups", "phases", "groups")),
+    "uneven groups": ((2, 3, 3, 35), (2, 6, 5, 21), {"groups": 7}, ("groups", "phases", "groups")),
+    "wide groups": ((2, 2, 17, 180), (2, 4, 4, 153), {"groups": 9}, ("groups", "phases", "groups")),
+    "groups of one tap": ((1, 1, 2, 6), (2, 6, 5, 6), {"groups": 3}, ("groups", "phases", "groups")),
+    "cropped": ((3, 3, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 1), (3, -1)), "stride": 2}, ("lax", "phases", "blocks")),
+}  # fmt: skip
+
+
+@pytest.fixture
+def chosen(monkeypatch):
+    """Take forms at any size, and return which maps were lowered in which."""
+    monkeypatch.setattr(_choice, "_TINY", 0)
+    found = []
+
+    def choose(table, problem):
+        row = _choice.choose(table, problem)
+        found.append((table, row.form))
+        return row
+
+    monkeypatch.setattr(_maps, "choose", choose)
+    return found
+
+
+def draw(rng, kernel, image, dtype=np.float64):
+    def array(shape):
+        values = rng.normal(size=shape)
+        if jnp.issubdtype(dtype, jnp.complexfloating):
+            values = values + 1j * rng.normal(size=shape)
+        return jnp.asarray(values, dtype)
+
+    return {"kernel": array(kernel)}, array(image)
+
+
+def everything(implementation, options, params, x):
+    """Return the result, both gradients and the products with the Hessian of a nonlinear function of it."""
+
+    def f(params, x):
+        y = fc.conv(params, x, implementation=implementation, **options)
+        return jnp.sin(y).sum().real
+
+    gradient = jax.grad(f, argnums=(0, 1))
+    y = fc.conv(params, x, implementation=implementation, **options)
+    return y, gradient(params, x), jax.jvp(gradient, (params, x), (params, x))[1]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_each_form_is_the_reference(name, chosen, rng):
+    kernel, image, options, forms = CASES[name]
+    params, x = draw(rng, kernel, image)
+    found = jax.jit(partial(everything, None, options))(params, x)
+    for table, form in zip(TABLES, forms, strict=True):
+        assert next(one for other, one in chosen if other is table) == form
+    expected = jax.jit(partial(everything, "lax", options))(params, x)
+    jax.tree.map(partial(close, ulps=256), found, expected)
+
+
+@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16, np.complex64], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("name", ["dense", "narrow", "three axes", "one tap", "multiplied", "groups", "patches"])
+def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
+    del chosen
+    kernel, image, options, _ = CASES[name]
+    params, x = draw(rng, kernel, image, dtype)
+    g = jnp.ones_like(fc.conv(params, x, **options))
+
+    def maps(implementation, params, x):
+        y, pullback = jax.vjp(partial(fc.conv, implementation=implementation, **options), params, x)
+        return y, pullback(g)
+
+    found, expected = (jax.jit(partial(maps, how))(params, x) for how in (None, "lax"))
+    for ours, reference in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        assert ours.dtype == dtype
+        close(*(np.stack([np.real(each), np.imag(each)]) for each in (ours, reference)), dtype=dtype)
+
+
+@pytest.mark.parametrize("gathered", [1, 100, 2000])
+@pytest.mark.parametrize("name", ["dense", "three axes", "cropped"])
+def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
+    monkeypatch.setattr(_blocks, "_GATHERED", gathered)
+    kernel, image, options, _ = CASES[name]
+    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
+    _, x = draw(rng, kernel, image)
+    g = jnp.asarray(rng.normal(size=(image[0], *form.positions, kernel[-1])))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), jnp.zeros(kernel))(g)
+    close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
+
+
+@pytest.mark.parametrize("merges", [True, False])
+@pytest.mark.parametrize("groups", [1, 3])
+def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
+    monkeypatch.setattr(_phases, "_merges", lambda *_: merges)
+    for window, stride, lo, size in itertools.product((1, 2, 3, 5), (1, 2, 3), (-1, 0, 1, 4), (7, 8)):
+        form = lowering.Form(resolve("op", (size,), window, stride=stride, padding=((lo, 1),)), groups)
+        kernel = jnp.asarray(rng.normal(size=(window, 2, 2 * groups)))
+        g = jnp.asarray(rng.normal(size=(2, *form.positions, 2 * groups)))
+        image = jnp.zeros(form.image(g, kernel))
+        (expected,) = jax.linear_transpose(lambda x, w=kernel, form=form: _lax.reference(x, w, form), image)(g)
+        close(_phases.input_grad(kernel, g, form, _lax.reference), expected)
+
+
+@given(
+    st.tuples(*[st.tuples(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))] * 2),
+    st.integers(1, 6), st.integers(1, 4), st.integers(1, 4),
+    st.sampled_from([None, "cpu"]), st.sampled_from([None, 1, 4]),
+)  # fmt: skip
+@settings(max_examples=200, deadline=None)
+def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platform, devices):
+    form = lowering.Form(
+        tuple(resolve("op", (size + 12,), k, stride=s, dilation=d)[0] for size, k, s, d in axes), groups
+    )
+    image, kernel = (2, *form.spatial, inputs * groups), (*form.window, inputs, outputs * groups)
+    for stack, typed in ((0, False), (0, True), (1, False)):
+        where = lowering.Where(platform, devices, typed)
+        shapes = ((3,) * stack + image, (3,) * stack + kernel)
+        problem = _choice.Problem.of(form, *shapes, np.dtype(np.float32), stack, where)
+        forms = [
+            _choice.choose(table, problem).form for table in (_choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD)
+        ]
+        if stack:
+            assert forms == ["windows"] * 3
+        elif platform is None or typed:
+            assert forms == ["lax"] * 3
+        elif devices != 1:
+            assert not {"blocks", "product", "turned"} & {forms[2]}
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+@pytest.mark.parametrize("name", ["dense", "three axes", "one tap", "depthwise", "groups", "uneven groups", "patches"])
+def test_no_batch_is_gathered(name, chosen, rng):
+    kernel, image, options, _ = CASES[name]
+    params, x = draw(rng, kernel, (8, *image[1:]))
+    mesh = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Auto,))
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
+    spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
+    compiled = jax.jit(partial(everything, None, options)).lower(params, spread).compile()
+    assert chosen
+    assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all", "collective-permute"))
+    expected = jax.jit(partial(everything, "lax", options))(jax.device_get(params), x)
+    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=256), compiled(params, spread), expected)
+
+
+def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):
+    for name in ("dense", "one tap", "depthwise", "groups"):
+        kernel, image, options, _ = CASES[name]
+        params, x = draw(rng, kernel, image)
+        batch = jax.export.symbolic_shape("b")
+        f = jax.jit(lambda params, x, options=options: everything(None, options, params, x)[:2])
+        exported = jax.export.export(f)(params, jax.ShapeDtypeStruct((*batch, *image[1:]), x.dtype))
+        found = exported.call(params, jnp.concatenate([x, x, x]))
+        expected = everything("lax", options, params, jnp.concatenate([x, x, x]))[:2]
+        jax.tree.map(partial(close, ulps=256), found, expected)
+    assert "blocks" not in {form for table, form in chosen if table is _choice.KERNEL_GRAD}
