@@ -20,6 +20,7 @@ from .derivatives import linearize_hvp as linearize_hvp
 from .derivatives import per_example_grad as per_example_grad
 from .derivatives import value_and_grad_in_batches as value_and_grad_in_batches
 from ._errors import FuncconvError as FuncconvError
+from ._explain import explain as explain
 from ._family import checkpoint_policy as checkpoint_policy
 from ._gradient_norm import per_example_grad_norm as per_example_grad_norm
 from ._graph import Graph as Graph

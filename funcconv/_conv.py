@@ -63,8 +63,9 @@ def conv(
         precision: of the products, as for `jax.lax.conv_general_dilated`.
         accumulate_dtype: the dtype in which products are summed and the bias added; the default is the platform's,
             at least float32 where sums of 16-bit products are formed by XLA. The result has the dtype of `x` anyway.
-        implementation: None computes it by the family of maps to which all its derivatives belong; `"lax"` leaves the
-            operations of `jax.lax` in the traced program, for tools that know no others.
+        implementation: None computes it by the family of maps to which all its derivatives belong, each in a form that
+            fits its shape and the platform (`funcconv.explain` says which); `"lax"` leaves the operations of `jax.lax`
+            in the traced program, for tools that know no others.
 
     Returns:
         `(*batch, *positions, out)` with `1 + (size + before + after - extent) // stride` positions on each axis,

@@ -10,12 +10,17 @@ import jax
 import numpy as np
 import pytest
 
+from funcconv._lowering import _choice
+
 jax.config.update("jax_num_cpu_devices", 4)
 jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the suite's time is LLVM's; JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs it on code as fast as users have it.
 jax.config.update("jax_disable_most_optimizations", os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0")
+# Small arrays are left to XLA; FORMS_AT_ANY_SIZE=1 runs the suite with the forms that large ones are computed in.
+if os.environ.get("FORMS_AT_ANY_SIZE", "0") != "0":
+    _choice._TINY = 0
 gc.set_threshold(100_000, 20, 100)  # tracing makes objects by the thousand, few of them garbage
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))

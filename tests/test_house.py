@@ -27,7 +27,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"_lowering/_maps"},
     {"_lowering/__init__"},
     {"_family"},
-    {"_gradient_norm"},
+    {"_gradient_norm", "_explain"},
     {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix"},
     {"_node"},
     {"_flatten", "_entries"},

@@ -1,6 +1,9 @@
 """How the three maps of a convolution are computed: the forms, and the choice among them."""
 
+from ._choice import CHOICES as CHOICES
+from ._choice import Problem as Problem
 from ._choice import Where as Where
+from ._choice import choose as choose
 from ._form import Form as Form
 from ._form import Type as Type
 from ._lax import reference as reference

@@ -113,6 +113,8 @@ KERNEL_GRAD = (
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip
 
+CHOICES = {"conv": CONV, "conv_input_grad": INPUT_GRAD, "conv_kernel_grad": KERNEL_GRAD}
+
 
 def choose(table: tuple[Row, ...], problem: Problem) -> Row:
     """Return the row of the table that is taken."""
