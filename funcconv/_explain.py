@@ -71,7 +71,7 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         >>> import funcconv as fc, jax, jax.numpy as jnp
         >>> params = fc.init_conv(jax.random.key(0), 32, 32, (3, 3), groups=32, bias=False)
         >>> loss = lambda params: fc.conv(params, jnp.ones((8, 28, 28, 32)), groups=32).sum()
-        >>> [(row.map, row.form) for row in fc.explain(jax.grad(loss), params, platform="cpu")]
+        >>> [(row.map, row.form) for row in fc.explain(jax.value_and_grad(loss), params, platform="cpu")]
         [('conv', 'taps'), ('conv_kernel_grad', 'taps')]
     """
     where = Where("cpu" if (platform or jax.default_backend()) == "cpu" else None)

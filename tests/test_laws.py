@@ -4,12 +4,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import each
+from cases import CHIEF, each
 from compare import close
 
 import funcconv as fc
 
 each_case = each()
+each_chief = each(rows=CHIEF)
 each_pool = each(lambda case: "pool" in case.name)
 each_selection = each(lambda case: case.largest)
 
@@ -20,7 +21,7 @@ def test_equals_the_loops(case, rng):
     close(jax.jit(case.op)(params, x), case.oracle(jax.tree.map(np.asarray, params), np.asarray(x)))
 
 
-@each_case
+@each_chief
 def test_eager_calls_take_numpy_arrays_and_are_as_jitted(case, rng):
     params, x = case.draw(rng, batch=(2,))
     y = case.op(*jax.tree.map(np.asarray, (params, x)))

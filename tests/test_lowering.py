@@ -141,7 +141,7 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
 @pytest.mark.parametrize("groups", [1, 3])
 def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
     monkeypatch.setattr(_phases, "_merges", lambda *_: merges)
-    for window, stride, lo, size in itertools.product((1, 2, 3, 5), (1, 2, 3), (-1, 0, 1, 4), (7, 8)):
+    for window, stride, lo, size in itertools.product((1, 3, 5), (1, 2, 3), (-1, 0, 4), (8,)):
         form = lowering.Form(resolve("op", (size,), window, stride=stride, padding=((lo, 1),)), groups)
         kernel = jnp.asarray(rng.normal(size=(window, 2, 2 * groups)))
         g = jnp.asarray(rng.normal(size=(2, *form.positions, 2 * groups)))

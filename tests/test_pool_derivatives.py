@@ -130,11 +130,11 @@ def test_lp_of_large_and_small_values(p):
 def test_lp_at_zeros(p):
     """At a window of zeros every derivative is zero; at single zeros too, but for the curvature of even powers."""
     f = partial(lp, p=p)
-    zeros, one = jnp.zeros(3), jnp.array([0.0, -2.0, 0.0])
-    for derivative in (jax.grad(f), jax.hessian(f), jax.jacrev(jax.hessian(f))):
-        assert not derivative(zeros).any()
-    np.testing.assert_array_equal(jax.grad(f)(one), [0, -1, 0])
-    np.testing.assert_allclose(jax.hessian(f)(one), np.diag([0.5, 0, 0.5]) if p == 2 else np.zeros((3, 3)), atol=1e-15)
+    derivatives = jax.jit(lambda x: (jax.grad(f)(x), jax.hessian(f)(x), jax.jacrev(jax.hessian(f))(x)))
+    assert not any(derivative.any() for derivative in derivatives(jnp.zeros(3)))
+    gradient, hessian, _ = derivatives(jnp.array([0.0, -2.0, 0.0]))
+    np.testing.assert_array_equal(gradient, [0, -1, 0])
+    np.testing.assert_allclose(hessian, np.diag([0.5, 0, 0.5]) if p == 2 else np.zeros((3, 3)), atol=1e-15)
     if p == 4:  # the fourth derivative of |x| (1 + x^4 / |x|^4)^(1/4) is 6 / |x|^3
         fourth = jax.grad(jax.grad(jax.grad(jax.grad(lambda t: f(jnp.array([t, -2.0]))))))(0.0)
         np.testing.assert_allclose(fourth, 6 / 8)
@@ -156,7 +156,7 @@ def test_lp_beside_a_tiny_tap():
 # median ----------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("count", [1, 2, 9, 16, 17, 20, 64, 65, 70])
+@pytest.mark.parametrize("count", [1, 2, 9, 16, 17, 65])
 def test_medians_select_the_first_of_equals(count, rng):
     """By rank of slices, by rank of one array and by sorting."""
     x = rng.integers(0, 3, (2, count + 3, 2)).astype(np.float64)
@@ -164,7 +164,7 @@ def test_medians_select_the_first_of_equals(count, rng):
     def f(x):
         return fc.pool(x, (count,), stride=1, reduce="median")
 
-    y, jacobian = f(x), jax.jacrev(f)(x)
+    y, jacobian = jax.jit(lambda x: (f(x), jax.jacrev(f)(x)))(x)
     expected = np.zeros(jacobian.shape)
     for b, o, c in np.ndindex(y.shape):
         taps = x[b, o : o + count, c]
@@ -175,8 +175,10 @@ def test_medians_select_the_first_of_equals(count, rng):
 
 
 def test_medians_of_infinities_and_nans():
+    of_all = jax.jit(partial(fc.global_pool, reduce="median", spatial=1))
     for count in (3, 70):
         x = jnp.full((count, 1), jnp.inf)
-        assert fc.global_pool(x, "median", spatial=1)[0] == np.inf
-        assert fc.pool(x, (count,), stride=1, padding=1, reduce="median").tolist() == [[np.inf]] * 3
-        assert np.isnan(fc.global_pool(x.at[0].set(jnp.nan), "median", spatial=1)[0])
+        assert of_all(x)[0] == np.inf
+        assert np.isnan(of_all(x.at[0].set(jnp.nan))[0])
+        with_edges = jax.jit(partial(fc.pool, window=(count,), stride=1, padding=1, reduce="median"))
+        assert with_edges(x).tolist() == [[np.inf]] * 3
