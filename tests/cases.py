@@ -248,7 +248,10 @@ CASES = [
     pool_case("median_pool-dilated", (7, 5, 1), (2, 3), reduce="median", stride=1, dilation=(3, 2)),
     pool_case("median_pool-modes", (5, 6, 1), (5, 4), reduce="median", padding=1, pad_mode=("symmetric", "zeros")),
     pool_case("median_pool-wide", (30, 1), (19,), reduce="median", stride=5, padding=4, ceil_mode=True),
-    Case("median_pool-sorted", sorted_median, sorted_oracle, (18, 1), windows=partial(sorted_median, reduce="sum"), largest=True),
+    Case(
+        "median_pool-sorted", sorted_median, sorted_oracle, (18, 1), largest=True,
+        windows=partial(sorted_median, reduce="sum"),
+    ),
     pool_case("std_pool", (5, 4, 2), (2, 3), reduce=std, stride=1),
     pool_case("std_pool-modes", (4, 5, 1), (3, 2), reduce=std, stride=2, padding=1, pad_mode="replicate"),
     unpool_case("max_unpool", (4, 6, 2), (2, 2)),
