@@ -7,18 +7,23 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager
+from . import convolutions, derivatives, eager, peers
 
 RESULTS = Path(__file__).parent / "results"
-SUITES = {"convolutions": convolutions.results, "derivatives": derivatives.results, "eager": eager.results}
+SUITES = {
+    "convolutions": convolutions.results,
+    "networks": peers.results,
+    "derivatives": derivatives.results,
+    "eager": eager.results,
+}
 
 
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
     """Print one table."""
-    columns = list(next(iter(table.values())))
-    print(f"\n{title}\n{'':20}" + "".join(f"{column:>26}" for column in columns))
+    widths = {column: max(len(column), 8) + 2 for column in next(iter(table.values()))}
+    print(f"\n{title}\n{'':20}" + "".join(f"{column:>{width}}" for column, width in widths.items()))
     for name, row in table.items():
-        print(f"{name:20}" + "".join(f"{row[column]:26.2f}" for column in columns))
+        print(f"{name:20}" + "".join(f"{row[column]:{width}.2f}" for column, width in widths.items()))
 
 
 def main() -> None:
@@ -26,6 +31,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
     parser.add_argument("--gpu", action="store_true", help="insist on a GPU")
+    parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, smaller arrays; keeps nothing")
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
@@ -34,9 +40,11 @@ def main() -> None:
     RESULTS.mkdir(exist_ok=True)
     with jax.default_device(device):
         for suite in options.suites or SUITES:
-            tables = SUITES[suite]()
+            tables = SUITES[suite](quick=options.quick)
             for title, table in tables.items():
                 show(title, table)
+            if options.quick:
+                continue
             about = {"jax": jax.__version__, "device": device.device_kind, "machine": platform.machine()}
             path = RESULTS / f"{suite}-{device.platform}-jax{jax.__version__}.json"
             path.write_text(json.dumps(about | {"tables": tables}, indent=1) + "\n")

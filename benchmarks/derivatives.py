@@ -4,15 +4,26 @@ A product with the Hessian should cost at most 2.5 gradients; the gradients of 6
 mean, and a fifth of what `vmap(grad)` costs through the convolutions of `jax.lax`.
 """
 
+from typing import Any
+
 import jax
+import jax.numpy as jnp
 
 import funcconv as fc
 
-from .networks import NETWORKS, problem
+from .libraries import on_jax
+from .networks import NETWORKS
 from .timing import medians
 
 
-def products_with_the_hessian() -> dict[str, dict[str, float]]:
+def problem(name: str, library: str = "funcconv") -> tuple[Any, Any, Any]:
+    """Return the loss `f(params, x)`, parameters and a small batch; the loss of an example depends on it alone."""
+    net, _, shape = NETWORKS[name]
+    params, predict, x = on_jax()[library](net, jax.random.normal(jax.random.key(0), shape))
+    return lambda params, x: jnp.square(predict(params, x) - 1).mean(), params, x
+
+
+def products_with_the_hessian(rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each network, the cost of a product in each mode over that of a gradient."""
     table = {}
     for name in NETWORKS:
@@ -22,14 +33,14 @@ def products_with_the_hessian() -> dict[str, dict[str, float]]:
         for mode in ("forward-over-reverse", "reverse-over-forward", "reverse-over-reverse"):
             product = jax.jit(lambda p, x, f=loss, mode=mode: fc.hvp(lambda p: f(p, x), p, p, mode))
             ways[mode] = lambda h=product, p=params, x=x: h(p, x)
-        seconds = medians(ways)
+        seconds = medians(ways, rounds)
         table[name] = {"gradient, ms": 1e3 * seconds["gradient"]} | {
             mode: seconds[mode] / seconds["gradient"] for mode in ways if mode != "gradient"
         }
     return table
 
 
-def gradients_of_examples() -> dict[str, dict[str, float]]:
+def gradients_of_examples(rounds: int) -> dict[str, dict[str, float]]:
     """Return, for each network, the cost of all gradients of 64 examples over that of the gradient of their mean."""
     table = {}
     for name in NETWORKS:
@@ -52,16 +63,17 @@ def gradients_of_examples() -> dict[str, dict[str, float]]:
         }
         compiled = {way: jax.jit(f) for way, f in functions.items()}
         ways = {way: lambda f=f, p=params, x=x: f(p, x) for way, f in compiled.items()}
-        seconds = medians(ways, rounds=7)
+        seconds = medians(ways, rounds)
         table[name] = {"gradient, ms": 1e3 * seconds["gradient"]} | {
             way: seconds[way] / seconds["gradient"] for way in functions if way != "gradient"
         }
     return table
 
 
-def results() -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
     """Return all tables."""
+    rounds = 3 if quick else 9
     return {
-        "a product with the Hessian, in gradients": products_with_the_hessian(),
-        "gradients of 64 examples, in gradients of their mean": gradients_of_examples(),
+        "a product with the Hessian, in gradients": products_with_the_hessian(rounds),
+        "gradients of 64 examples, in gradients of their mean": gradients_of_examples(rounds),
     }

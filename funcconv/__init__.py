@@ -1,6 +1,7 @@
 """Convolutional networks as pure functions in JAX."""
 
 from ._adaptive import adaptive_pool as adaptive_pool
+from ._compiler import compiler_options as compiler_options
 from ._compose import add as add
 from ._compose import concat as concat
 from ._compose import parallel as parallel

@@ -25,7 +25,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.experimental.jet import jet_rules
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
@@ -34,6 +33,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from . import _lowering
 from ._lowering import Form, Type, Where
 from ._typing import Array
+from ._varying import varying_alike
 
 conv_p = Primitive("conv")
 conv_input_grad_p = Primitive("conv_input_grad")
@@ -48,7 +48,7 @@ _INDICES = {"x": {"batch": 0, "in": -1}, "w": {"in": -2, "out": -1}, "g": {"batc
 
 def conv(x: Array, w: Array, form: Form) -> Array:
     """Return the result to which the kernel takes the image."""
-    x, w = _varying_alike(x, w)
+    x, w = varying_alike(x, w)
     if jax.typeof(x).sharding.mesh.empty:
         out = jax.typeof(x).update(shape=form.result(x, w), dtype=form.accumulate_dtype or x.dtype, weak_type=False)
     else:  # on a mesh JAX knows best, and refuses what it cannot shard
@@ -58,7 +58,7 @@ def conv(x: Array, w: Array, form: Form) -> Array:
 
 def conv_input_grad(w: Array, g: Array, form: Form) -> Array:
     """Return the image to which the transpose takes the result back."""
-    w, g = _varying_alike(w, g)
+    w, g = varying_alike(w, g)
     out = jax.typeof(g).update(shape=form.image(g, w), dtype=w.dtype, weak_type=False)
     return conv_input_grad_p.bind(w, g, form=form, stack=0, out=out)
 
@@ -87,16 +87,6 @@ def checkpoint_policy(primitive: Primitive, *operands: Any, **params: Any) -> bo
         (1, 8, 8, 1)
     """
     return primitive in PRIMITIVES or bool(jax.checkpoint_policies.checkpoint_dots(primitive, *operands, **params))
-
-
-def _varying_alike(*arrays: Array) -> list[Array]:
-    """Return the arrays as varying over the same axes of a mesh; outside of `jax.shard_map` nothing varies."""
-    varying = [jax.typeof(array).manual_axis_type.varying for array in arrays]
-    everywhere = frozenset().union(*varying)
-    return [
-        lax.pcast(array, tuple(everywhere - here), to="varying") if everywhere - here else array
-        for array, here in zip(arrays, varying, strict=True)
-    ]
 
 
 def _transpose(

@@ -52,19 +52,17 @@ def absolute(operation: Fold) -> Fold:
 
 def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
     """Return the operation that selects the largest or smallest."""
-    beats = lax.gt if reduce == "max" else lax.lt
     identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
     if ties == "first" or not jnp.issubdtype(dtype, jnp.inexact):
-        return Fold(identity, _same, partial(_first, beats), _same)
-    return Fold(identity, lambda x: (x, jnp.ones_like(x, wide(dtype))), partial(_split, beats), lambda pair: pair[0])
+        return Fold(identity, _same, partial(first, reduce), _same)
+    return Fold(identity, lambda x: (x, jnp.ones_like(x, wide(dtype))), partial(_split, reduce), lambda pair: pair[0])
 
 
 def indexed(reduce: str, dtype: np.dtype) -> Fold:
     """Return the operation on pairs of a value and its index."""
-    beats = lax.gt if reduce == "max" else lax.lt
     identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
     return Fold(
-        identity, lambda pair: (pair[0], jnp.broadcast_to(pair[1], pair[0].shape)), partial(_first_pair, beats), _same
+        identity, lambda pair: (pair[0], jnp.broadcast_to(pair[1], pair[0].shape)), partial(_first_pair, reduce), _same
     )
 
 
@@ -80,26 +78,27 @@ def _highest(dtype: np.dtype) -> Any:
     return True if dtype == np.bool_ else np.iinfo(dtype).max
 
 
-def _later_wins(beats: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
-    return beats(b, a) | ((b != b) & (a == a))  # a NaN beats all, the first NaN all NaNs
+def later_wins(reduce: str, a: Array, b: Array) -> Array:
+    """Return where `b` is beyond `a`, or the first NaN of the two."""
+    return (b > a if reduce == "max" else b < a) | ((b != b) & (a == a))
 
 
-def _first(beats: Callable[[Array, Array], Array], a: Array, b: Array) -> Array:
+def first(reduce: str, a: Array, b: Array) -> Array:
     """Select the extreme of the two, `a` where they tie; its derivative goes with it."""
-    return lax.select(_later_wins(beats, a, b), b, a)
+    return lax.select(later_wins(reduce, a, b), b, a)
 
 
-def _first_pair(beats: Callable[[Array, Array], Array], one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
+def _first_pair(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
     """Select the extreme with its index; padding that takes no part loses even to its equal."""
     (a, i), (b, j) = one, two
-    later = _later_wins(beats, a, b) | (i == NO_PART)
+    later = later_wins(reduce, a, b) | (i == NO_PART)
     return lax.select(later, b, a), lax.select(later, j, i)
 
 
-def _split(beats: Callable[[Array, Array], Array], one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
+def _split(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
     """Select the extreme of two values that stand for `m` and `n` tied ones; where they tie, both share by number."""
     (a, m), (b, n) = one, two
-    later = _later_wins(beats, a, b)
+    later = later_wins(reduce, a, b)
     tie = a == b
     share = (n / (m + n)).astype(a.dtype)
     step = lax.select(tie & jnp.isfinite(a), b - a, jnp.zeros_like(a))  # zero, but its derivative is not

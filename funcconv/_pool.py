@@ -16,6 +16,7 @@ from ._joint import Joint
 from ._layout import as_array, image, spatial_axes
 from ._padding import pad
 from ._reduce import How, places, reduction, restored
+from ._select import select
 from ._taps import fold, taps
 from ._typing import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
 
@@ -131,6 +132,8 @@ def pool(
             missing = taps(absent, axes, reducer.unrolled)
         return restored(inside, reducer.apply(taps(padded, axes, reducer.unrolled), missing), how, counts)
     tree: Any = pad(inside.array, axes, modes, value=reducer.identity)
+    if how.selects and jnp.issubdtype(x.dtype, jnp.inexact):
+        return restored(inside, select(tree, axes, str(reduce)), how, counts)
     if return_indices:  # zeros, which a mode shows, stand for no input
         shifted = pad(places(inside.spatial) - NO_INPUT, axes, modes, value=NO_PART - NO_INPUT)
         tree = (tree, shifted + NO_INPUT)

@@ -29,6 +29,11 @@ class How(NamedTuple):
     temperature: Scalar = 1.0
     indices: bool = False
 
+    @property
+    def selects(self) -> bool:
+        """Whether windows are reduced to one of their taps, and no more is asked for than its value."""
+        return self.reduce in ("max", "min") and self.ties == "first" and not self.indices
+
 
 def reduction(op: str, how: How, dtype: np.dtype) -> Fold | Joint:
     """Return what `how` means for inputs of this dtype; what cannot be done raises.

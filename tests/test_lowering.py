@@ -137,6 +137,25 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
     close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
 
 
+@pytest.mark.parametrize(
+    ("kernel", "image", "options"),
+    [
+        ((5, 3, 2, 3), (3, 9, 8, 2), {"stride": (2, 1), "padding": 2}),
+        ((4, 4, 1, 2), (2, 9, 11, 1), {"dilation": (2, 1), "padding": ((1, -1), (0, 2))}),
+        ((3, 2, 3, 2, 1), (2, 5, 4, 6, 2), {"padding": 1, "stride": (1, 2, 2)}),
+    ],
+)
+@pytest.mark.parametrize("large", [3, 64])
+def test_kernels_of_many_taps(kernel, image, options, large, monkeypatch, rng):
+    """Gathered an axis at a time; and beyond some number, a line of the kernel at a time."""
+    monkeypatch.setattr(_blocks, "_LARGE", large)
+    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
+    _, x = draw(rng, kernel, image)
+    g = jnp.asarray(rng.normal(size=(image[0], *form.positions, kernel[-1])))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), jnp.zeros(kernel))(g)
+    close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
+
+
 @pytest.mark.parametrize("merges", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):

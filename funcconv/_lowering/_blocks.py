@@ -1,8 +1,7 @@
 """The kernel gradient as products of matrices, block by block, so that what is gathered stays in the cache.
 
-A block is some images of the batch or, where one is too large, a band of its positions. For each block the taps of a
-row of the kernel are put side by side as the columns of one matrix, and the transposed cotangents of the block are
-multiplied with it.
+A block is some images of the batch or, where one is too large, a band of its positions. The taps of a block are put
+side by side as the columns of one matrix, and the transposed cotangents of the block are multiplied with it.
 """
 
 import math
@@ -12,49 +11,55 @@ from jax import lax
 
 from .._geometry import Axis
 from .._padding import pad
-from .._taps import shifted
-from .._typing import Array
+from .._taps import patches, shifted
+from .._typing import Array, Precision
 from ._form import Form
 
 _GATHERED = 2**19  # numbers that are gathered at once, unless one row of positions has more
-_COLUMNS = 256  # of a matrix; with fewer it takes in several rows of taps
-_PRODUCTS = 16  # for a block, at most
+_LARGE = 64  # taps; a larger kernel is found a line at a time
+_TOGETHER = 9  # taps that are gathered at once; more take an axis at a time, which is much less to compile
 
 
 def kernel_grad(image: Array, g: Array, form: Form) -> Array:
     """Return the transpose of the convolution by its kernel."""
     x = pad(image, form.axes, ("zeros",) * len(form.axes))
-    outputs, heads = g.shape[-1], _heads(form, image.shape[-1])
-    row = math.prod(form.window) // heads  # taps
-    size, lines = _block(len(g), form.axes, row * image.shape[-1])
-    first = form.axes[0]._replace(outputs=lines)
-    axes, span = (first, *form.axes[1:]), (lines - 1) * first.stride + first.extent
-    bands = form.axes[0].outputs // lines
+    if math.prod(form.window) <= _LARGE:
+        return _sum_of_blocks(x, g, form.axes, form.precision)
+    first = form.axes[0]._replace(window=1)
+    reads = (first.outputs - 1) * first.stride + 1
 
-    def add_block(i: Array, sums: list[Array]) -> list[Array]:
+    def line(tap: Array) -> Array:
+        read = lax.dynamic_slice_in_dim(x, tap * first.dilation, reads, axis=1)
+        return _sum_of_blocks(read, g, (first, *form.axes[1:]), form.precision)[0]
+
+    lines: Array = lax.map(line, jnp.arange(form.window[0]))
+    return lines
+
+
+def _sum_of_blocks(x: Array, g: Array, axes: tuple[Axis, ...], precision: Precision) -> Array:
+    """Return the kernel gradient for a padded image."""
+    window, inputs, outputs = tuple(axis.window for axis in axes), x.shape[-1], g.shape[-1]
+    columns = math.prod(window) * inputs
+    size, lines = _block(len(g), axes, columns)
+    first = axes[0]._replace(outputs=lines)
+    span, bands = (lines - 1) * first.stride + first.extent, axes[0].outputs // lines
+
+    def add_block(i: Array, total: Array) -> Array:
         begin, line = i // bands * size, i % bands * lines
         part = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, begin, size), line * first.stride, span, axis=1)
         right = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, begin, size), line, lines, axis=1)
-        right = right.reshape(-1, outputs)
-        taps = shifted(part, axes)
-        found = []
-        for j, total in enumerate(sums):
-            left = jnp.concatenate(taps[j * row : (j + 1) * row], axis=-1).reshape(len(right), -1)
-            product = lax.dot_general(right, left, (((0,), (0,)), ((), ())), precision=form.precision)
-            found.append(total + product)
-        return found
+        left = _gathered(part, (first, *axes[1:])).reshape(-1, columns)
+        return total + lax.dot_general(right.reshape(-1, outputs), left, (((0,), (0,)), ((), ())), precision=precision)
 
-    zero = jnp.zeros((outputs, row * image.shape[-1]), g.dtype)
-    sums = lax.fori_loop(0, len(g) // size * bands, add_block, [zero] * heads)
-    return jnp.stack([total.T for total in sums]).reshape(form.kernel(image, g))
+    zero = jnp.zeros((outputs, columns), g.dtype)
+    total: Array = lax.fori_loop(0, len(g) // size * bands, add_block, zero)
+    return total.T.reshape(*window, inputs, outputs)
 
 
-def _heads(form: Form, inputs: int) -> int:
-    """Return into how many rows the taps are parted, each over one or more of the last axes."""
-    window = form.window
-    parted = [math.prod(window[:i]) for i in range(len(window))]
-    narrow = (heads for heads in parted if math.prod(window) // heads * inputs <= _COLUMNS)
-    return next(narrow, max(heads for heads in parted if heads <= _PRODUCTS))
+def _gathered(x: Array, axes: tuple[Axis, ...]) -> Array:
+    """Return the taps of each window side by side, with the channels last."""
+    few = math.prod(axis.window for axis in axes) <= _TOGETHER
+    return jnp.concatenate(shifted(x, axes), axis=-1) if few else patches(x, axes)
 
 
 def _block(batch: int, axes: tuple[Axis, ...], width: int) -> tuple[int, int]:

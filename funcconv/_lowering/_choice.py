@@ -18,7 +18,7 @@ from ._form import Form
 _TINY = 2**15  # products; below it nothing is gained, and what is compiled should be short
 _NARROW = 16  # channels
 _SMALL = 2**10  # positions
-_TAPS = 64  # of a depthwise kernel, at most
+_TAPS = 64  # of a kernel that is not large
 
 
 class Where(NamedTuple):
@@ -62,6 +62,11 @@ class Problem(NamedTuple):
     def depthwise(self) -> bool:
         """Whether groups have one input channel, and windows not too many taps."""
         return self.inputs == 1 and self.form.groups > 1 and math.prod(self.form.window) <= _TAPS
+
+    @property
+    def large(self) -> bool:
+        """Whether the kernel is large, and not much smaller than what it is moved over."""
+        return math.prod(self.form.window) > _TAPS and math.prod(self.form.positions) <= _SMALL
 
     @property
     def narrow(self) -> bool:
@@ -110,6 +115,7 @@ KERNEL_GRAD = (
     _GROUPS, _POINTWISE,
     Row("turned", lambda p: len(p.form.axes) == 1, "one axis: XLA's convolution with batch and channels exchanged"),
     Row("turned", lambda p: p.narrow, "few channels and positions: the same"),
+    Row("turned", lambda p: p.large, "a kernel almost as large as the image: the same"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip
 

@@ -1,0 +1,85 @@
+"""Whole networks in funcconv, in its peers and in PyTorch: a training step, inference and a product with the Hessian.
+
+A figure of another library is a ratio in one run: how many times what funcconv takes it takes. Beside the times stand
+what the training step costs to compile, and the memory it holds beside its arguments and results.
+"""
+
+import importlib.util
+import statistics
+import time
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .libraries import on_jax
+from .networks import NETWORKS
+from .timing import medians
+
+STEP = "training step"
+COMPILING, MEMORY = f"compiling a {STEP}", f"memory of a {STEP}"
+
+
+def programs(predict: Callable[[Any, Any], Any]) -> dict[str, Callable[[Any, Any], Any]]:
+    """Return what is timed, as functions of parameters and images."""
+
+    def loss(params: Any, x: Any) -> Any:
+        return jnp.square(predict(params, x) - 1).mean()
+
+    def step(params: Any, x: Any) -> Any:
+        value, gradient = jax.value_and_grad(loss)(params, x)
+        return value, jax.tree.map(lambda p, g: p - 1e-6 * g, params, gradient)
+
+    def product(params: Any, x: Any) -> Any:
+        return jax.jvp(jax.grad(lambda params: loss(params, x)), (params,), (params,))[1]
+
+    return {STEP: step, "inference": predict, "HVP": product}
+
+
+def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> dict[str, dict[str, float]]:
+    """Return what each library takes, in milliseconds or megabytes, for each task."""
+    x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
+    ways: dict[str, dict[str, Callable[[], Any]]] = {}
+    taken: dict[str, dict[str, float]] = {COMPILING: {}, MEMORY: {}}
+    for library, build in on_jax().items():
+        params, predict, images = build(net, jnp.asarray(x))
+        for task, f in programs(predict).items():
+            began = time.perf_counter()
+            compiled = jax.jit(f).lower(params, images).compile()
+            if task == STEP:
+                taken[COMPILING][library] = 1e3 * (time.perf_counter() - began)
+                taken[MEMORY][library] = compiled.memory_analysis().temp_size_in_bytes / 2**20
+            ways.setdefault(task, {})[library] = partial(compiled, params, images)
+    if importlib.util.find_spec("torch"):
+        from . import torch_eager
+
+        layouts = [torch_eager.programs(net, x, channels_last=last) for last in (False, True)]
+        for task, of_task in ways.items():
+            of_task["torch"], of_task["torch, last"] = (programs[task] for programs in layouts)
+    for task, of_task in ways.items():
+        taken[task] = {library: 1e3 * seconds for library, seconds in medians(of_task, rounds).items()}
+    for of_task in taken.values():  # the better of two layouts
+        if "torch, last" in of_task:
+            of_task["torch"] = min(of_task["torch"], of_task.pop("torch, last"))
+    return taken
+
+
+def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """Return a table for each task."""
+    tables: dict[str, dict[str, dict[str, float]]] = {}
+    for name, (net, usual, small) in NETWORKS.items():
+        taken = of_network(net, small if quick else usual, rounds=3 if quick else 9)
+        for task, of_task in taken.items():
+            ours = of_task.pop("funcconv")
+            unit = "MB" if task == MEMORY else "ms"
+            ratios = {library: theirs / ours for library, theirs in of_task.items()}
+            tables.setdefault(task, {})[name] = {f"funcconv, {unit}": ours} | ratios
+    for table in tables.values():
+        rows = list(table.values())
+        table["geometric mean"] = {
+            column: statistics.geometric_mean(row[column] for row in rows if column in row) for column in rows[0]
+        }
+    return tables

@@ -1,0 +1,206 @@
+"""Windows that select one of their taps, and their derivatives: a closed family of two linear maps.
+
+The derivative of a window that selects its largest tap is that of this one tap, whose number depends on nothing
+smoothly. It is found once; then the result is read from the image, and cotangents are put back:
+
+    extreme(x) -> y          y[i] = the first largest or smallest x[i * stride + tap * dilation]
+    pick(x, number) -> y     y[i] = x[i * stride + tap number[i] * dilation]
+    place(y, number) -> x    x[j] = the sum of all y[i] that pick reads from x[j]
+
+The last two are linear, and each is the transpose of the other, so derivatives of every order are made of these two.
+An input adds up the windows that have selected it, in a fixed order: nothing is scattered.
+
+Shapes, with any axes in front:
+
+    x (*batch, *spatial, channels)    y, number (*batch, *positions, channels)
+"""
+
+import functools
+import math
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+from jax.experimental.jet import jet, jet_rules
+from jax.extend.core import Primitive
+from jax.interpreters import ad, batching, mlir, xla
+
+from ._folds import first, later_wins
+from ._geometry import Axis
+from ._taps import fold
+from ._typing import Array, Shape
+from ._varying import varying_alike
+
+extreme_p = Primitive("extreme")
+pick_p = Primitive("pick")
+place_p = Primitive("place")
+
+_NUMBERED = 16  # taps, at most
+_NONE, _MISSING = 254, 255  # the number of no tap, and that of no window
+
+
+def select(x: Array, axes: Sequence[Axis], reduce: str) -> Array:
+    """Return the first extreme tap of each window.
+
+    Args:
+        x: `(batch, *spatial, channels)`, padded.
+        axes: the windows.
+        reduce: `"max"` or `"min"`.
+
+    Returns:
+        `(batch, *positions, channels)`. Its derivative is that of the one tap.
+    """
+    inside = tuple(axis._replace(size=size, lo=0, hi=0) for axis, size in zip(axes, x.shape[1:-1], strict=True))
+    return extreme_p.bind(x, axes=inside, reduce=reduce)
+
+
+def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str) -> Array:
+    """Fold windows axis by axis, the last one first; no number is found."""
+    for i, axis in enumerate(reversed(axes), start=2):
+        x = fold(partial(first, reduce), x, x.ndim - i, axis.window, axis.stride, axis.dilation, axis.outputs)
+    return x
+
+
+def _number(x: Array, axes: tuple[Axis, ...], reduce: str) -> Array:
+    """Return the number of the first extreme tap of each window."""
+    best, *others = _taps(lax.stop_gradient(x), axes)
+    number = jnp.zeros_like(best, jnp.uint8)
+    for n, tap in enumerate(others, start=1):
+        later = later_wins(reduce, best, tap)
+        best, number = lax.select(later, tap, best), jnp.where(later, np.uint8(n), number)
+    return number
+
+
+def _pick(x: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
+    number = lax.optimization_barrier(number)  # found once, and not wherever it is read
+    y, *others = _taps(x, axes)
+    for n, tap in enumerate(others, start=1):
+        y = lax.select(number == n, tap, y)
+    return y
+
+
+def _taps(x: Array, axes: Sequence[Axis]) -> Iterator[Array]:
+    """Return each tap of all windows, in row-major order."""
+    front = x.shape[: -len(axes) - 1]
+    strides = (*(1 for _ in front), *(axis.stride for axis in axes), 1)
+    for tap in np.ndindex(_window(axes)):
+        starts = [t * axis.dilation for t, axis in zip(tap, axes, strict=True)]
+        stops = [start + (axis.outputs - 1) * axis.stride + 1 for start, axis in zip(starts, axes, strict=True)]
+        yield lax.slice(x, (*(0 for _ in front), *starts, 0), (*front, *stops, x.shape[-1]), strides)
+
+
+def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
+    """Add up, at input `m * stride + phase`, the windows `m - back` that have selected it, for all phases at once."""
+    front = y.shape[: -len(axes) - 1]
+    backs = [(axis.extent - 1) // axis.stride for axis in axes]
+    counts = [-(-axis.size // axis.stride) for axis in axes]
+    edges = [(back, max(m - axis.outputs, 0), 0) for axis, back, m in zip(axes, backs, counts, strict=True)]
+    if any(edge != (0, 0, 0) for edge in edges):
+        edges = [(0, 0, 0)] * len(front) + edges + [(0, 0, 0)]
+        y, number = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(number, np.uint8(_MISSING), edges)
+        y, number = lax.optimization_barrier((y, number))
+    found = []
+    for back in np.ndindex(*(back + 1 for back in backs)):
+        taps = _taps_of_phases(axes, back).reshape(
+            *(1 for _ in front), *(n for axis in axes for n in (1, axis.stride)), 1
+        )
+        if (taps == _NONE).all():
+            continue
+        starts = [most - b for most, b in zip(backs, back, strict=True)]
+        window = [*map(slice, front), *(slice(i, i + m) for i, m in zip(starts, counts, strict=True))]
+        phases = [len(front) + 2 * i + 1 for i in range(len(axes))]
+        theirs, values = (lax.expand_dims(each[tuple(window)], phases) for each in (number, y))
+        found.append(jnp.where(theirs == taps, values, 0))
+    x = functools.reduce(jnp.add, found)
+    for i, axis in enumerate(axes, start=len(front)):  # one after another, which JAX can do with typed arrays
+        x = x.reshape(*x.shape[:i], x.shape[i] * axis.stride, *x.shape[i + 2 :])
+    return x[(*map(slice, front), *(slice(axis.size) for axis in axes))]
+
+
+def _taps_of_phases(axes: Sequence[Axis], back: Shape) -> np.ndarray:
+    """Return which tap of the window so many places back lies on each phase: `(1, stride, 1, stride, ..., 1)`."""
+    number, lies = np.zeros((), int), np.ones((), bool)
+    for axis, b in zip(axes, back, strict=True):
+        place = b * axis.stride + np.arange(axis.stride)
+        tap = place // axis.dilation
+        number = number[..., None, None] * axis.window + tap
+        lies = lies[..., None, None] & (place == tap * axis.dilation) & (tap < axis.window)
+    return np.where(lies, number, _NONE).astype(np.uint8)
+
+
+def _window(axes: Sequence[Axis]) -> Shape:
+    return tuple(axis.window for axis in axes)
+
+
+# Rules ---------------------------------------------------------------------------------------------------
+
+
+def _numbered(axes: Sequence[Axis]) -> bool:
+    """Return whether taps are numbered: where windows overlap, and are not so wide that folding them costs less."""
+    return any(axis.extent > axis.stride for axis in axes) and math.prod(_window(axes)) <= _NUMBERED
+
+
+def _derivative(primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str) -> tuple[Array, Array]:
+    if not _numbered(axes):
+        return jax.jvp(partial(_extreme, axes=axes, reduce=reduce), primals, tangents)
+    (x,), (t,) = primals, tangents
+    number = _number(x, axes, reduce)
+    y = pick_p.bind(x, number, axes=axes)
+    return y, pick_p.bind(*varying_alike(t, number), axes=axes)
+
+
+def _taylor(primals: Any, series: Any, *, axes: tuple[Axis, ...], reduce: str) -> Any:
+    return jet(partial(_extreme, axes=axes, reduce=reduce), primals, series)
+
+
+def _linear_derivative(primitive: Primitive, t: Array, _: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
+    return primitive.bind(*varying_alike(t, number), axes=axes)
+
+
+def _linear_taylor(primitive: Primitive, primals: Any, series: Any, *, axes: tuple[Axis, ...]) -> Any:
+    y, *others = (primitive.bind(each, primals[1], axes=axes) for each in (primals[0], *series[0]))
+    return y, others
+
+
+def _transpose(to: Primitive, cotangent: Array, _: Any, number: Array, *, axes: tuple[Axis, ...]) -> Any:
+    return to.bind(*varying_alike(cotangent, number), axes=axes), None
+
+
+def _batch(primitive: Primitive, operands: Sequence[Array], dims: Sequence[Any], **params: Any) -> Any:
+    """Put the new axis in front of all others."""
+    size = next(each.shape[dim] for each, dim in zip(operands, dims, strict=True) if dim is not None)
+    stacked = (
+        jnp.broadcast_to(each, (size, *each.shape)) if dim is None else jnp.moveaxis(each, dim, 0)
+        for each, dim in zip(operands, dims, strict=True)
+    )
+    return primitive.bind(*stacked, **params), 0
+
+
+def _type(primitive: Primitive, x: Any, *_: Any, axes: tuple[Axis, ...], **__: Any) -> Any:
+    sizes = (axis.size if primitive is place_p else axis.outputs for axis in axes)
+    return x.update(shape=(*x.shape[: -len(axes) - 1], *sizes, x.shape[-1]), weak_type=False)
+
+
+def _define(primitive: Primitive, lower: Callable[..., Array]) -> None:
+    primitive.def_impl(partial(xla.apply_primitive, primitive))
+    primitive.def_abstract_eval(partial(_type, primitive))
+    mlir.register_lowering(primitive, mlir.lower_fun(lower, multiple_results=False))
+    batching.primitive_batchers[primitive] = partial(_batch, primitive)
+
+
+def _define_linear(primitive: Primitive, transposed: Primitive, lower: Callable[..., Array]) -> None:
+    _define(primitive, lower)
+    ad.deflinear2(primitive, partial(_transpose, transposed))
+    ad.defjvp(primitive, partial(_linear_derivative, primitive), None)
+    jet_rules[primitive] = partial(_linear_taylor, primitive)
+
+
+_define(extreme_p, _extreme)
+ad.primitive_jvps[extreme_p] = _derivative
+jet_rules[extreme_p] = _taylor  # type: ignore[assignment]
+_define_linear(pick_p, place_p, _pick)
+_define_linear(place_p, pick_p, _place)
