@@ -8,6 +8,7 @@ from pathlib import Path
 import jax
 
 from . import convolutions, derivatives, eager, peers
+from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
@@ -48,6 +49,8 @@ def main() -> None:
             about = {"jax": jax.__version__, "device": device.device_kind, "machine": platform.machine()}
             path = RESULTS / f"{suite}-{device.platform}-jax{jax.__version__}.json"
             path.write_text(json.dumps(about | {"tables": tables}, indent=1) + "\n")
+            if suite == "networks":
+                draw(about | {"tables": tables}, path.with_suffix(".png"))
             print(f"\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 

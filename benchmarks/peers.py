@@ -1,7 +1,8 @@
 """Whole networks in funcconv, in its peers and in PyTorch: a training step, inference and a product with the Hessian.
 
-A figure of another library is a ratio in one run: how many times what funcconv takes it takes. Beside the times stand
-what the training step costs to compile, and the memory it holds beside its arguments and results.
+A figure of another library is a ratio in one run: how many times what funcconv takes it takes; a plus is
+for `compiler_options`. Beside the times stand what the training step costs to compile, and the memory it holds beside
+its arguments and results.
 """
 
 import importlib.util
@@ -14,6 +15,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+import funcconv as fc
 
 from .libraries import on_jax
 from .networks import NETWORKS
@@ -44,11 +47,14 @@ def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> dict[str, dict[
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ways: dict[str, dict[str, Callable[[], Any]]] = {}
     taken: dict[str, dict[str, float]] = {COMPILING: {}, MEMORY: {}}
-    for library, build in on_jax().items():
+    builds = {library: (build, None) for library, build in on_jax().items()}
+    best = fc.compiler_options()
+    builds |= {f"{library} +": (on_jax()[library], best) for library in ("funcconv", "lax") if best}
+    for library, (build, options) in builds.items():
         params, predict, images = build(net, jnp.asarray(x))
         for task, f in programs(predict).items():
             began = time.perf_counter()
-            compiled = jax.jit(f).lower(params, images).compile()
+            compiled = jax.jit(f, compiler_options=options).lower(params, images).compile()
             if task == STEP:
                 taken[COMPILING][library] = 1e3 * (time.perf_counter() - began)
                 taken[MEMORY][library] = compiled.memory_analysis().temp_size_in_bytes / 2**20

@@ -1,4 +1,4 @@
-"""Which form each convolution of a program is computed in, and why."""
+"""Which form each convolution and pool of a program is computed in, and why."""
 
 import math
 from collections import Counter
@@ -9,25 +9,25 @@ import jax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from . import _family
+from . import _family, _select
 from ._lowering import CHOICES, Problem, Where, choose
 from ._typing import Shape
 
 
 class Explained(NamedTuple):
-    """One convolution, or several that are alike."""
+    """One convolution or pool, or several that are alike."""
 
-    map: str  # "conv", "conv_input_grad" or "conv_kernel_grad"
+    map: str  # "conv", "conv_input_grad" or "conv_kernel_grad"; of a max or min pool "extreme", "pick" or "place"
     form: str  # in which it is computed
     why: str
     image: Shape
-    kernel: Shape
+    kernel: Shape  # or a window
     stride: Shape
     dilation: Shape
     groups: int
     times: int  # how often it is computed; once for each pass of a `scan`, once in all for a `while_loop`
-    flops: int  # of one of them: two for each tap of each window, on padding too
-    bytes: int  # of the two operands and the result of one of them
+    flops: int  # of one of them: two for each tap of each window, on padding too; of a pool one
+    bytes: int  # of the operands and the result of one of them
 
 
 class Explanation(tuple[Explained, ...]):
@@ -50,7 +50,7 @@ class Explanation(tuple[Explained, ...]):
 
 
 def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
-    """Say in which form each convolution of a function is computed, and why.
+    """Say in which form each convolution and each max or min pool of a function is computed, and why.
 
     The function is traced, not run; what no result needs is left out. To see derivatives, ask about them:
     `explain(jax.grad(loss), params)`.
@@ -61,8 +61,9 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         platform: `"cpu"`, `"gpu"` or `"tpu"`; None is that of JAX's default backend.
 
     Returns:
-        A tuple of `Explained`, in order of first use, those that are alike as one; it prints as a table. Convolutions
-        with `implementation="lax"` are not in it.
+        A tuple of `Explained`, in order of first use, those that are alike as one; it prints as a table. Not in it
+        is what is traced to operations of JAX alone: convolutions with `implementation="lax"`, other pools, and
+        derivatives of pools whose windows do not overlap.
 
     Raises:
         Nothing but what tracing `f` raises.
@@ -78,19 +79,20 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
     found: Counter[Explained] = Counter()
     traced = jax.make_jaxpr(f)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-    for eqn, times in _convolutions(used, 1):
-        found[_explained(eqn, where)] += times
+    for eqn, times in _of_interest(used, 1):
+        pool = eqn.primitive in _select.FORMS
+        found[_explained_pool(eqn) if pool else _explained(eqn, where)] += times
     return Explanation(row._replace(times=times) for row, times in found.items())
 
 
-def _convolutions(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
-    """Return the convolutions of a traced program and of those within it, each with how often it runs."""
+def _of_interest(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
+    """Return the convolutions and pools of a traced program and of those within it, each with how often it runs."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive in _family.PRIMITIVES:
+        if eqn.primitive in _family.PRIMITIVES or eqn.primitive in _select.FORMS:
             yield eqn, times
         passes = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(eqn.params):
-            yield from _convolutions(getattr(inner, "jaxpr", inner), times * passes)
+            yield from _of_interest(getattr(inner, "jaxpr", inner), times * passes)
 
 
 def _explained(eqn: Any, where: Where) -> Explained:
@@ -104,6 +106,19 @@ def _explained(eqn: Any, where: Where) -> Explained:
         eqn.primitive.name, row.form, row.why, image.shape, kernel.shape,
         tuple(axis.stride for axis in form.axes), tuple(axis.dilation for axis in form.axes), form.groups, 1,
         2 * problem.products * math.prod(image.shape[:stack]), sum(each.size * each.dtype.itemsize for each in types),
+    )  # fmt: skip
+
+
+def _explained_pool(eqn: Any) -> Explained:
+    axes, number = eqn.params["axes"], len(eqn.params["axes"])
+    types = [*(operand.aval for operand in eqn.invars), eqn.outvars[0].aval]
+    image, windows = (types[-1], types[0]) if eqn.primitive is _select.place_p else (types[0], types[-1])
+    batch = math.prod(image.shape[: -number - 1])
+    window = tuple(axis.window for axis in axes)
+    return Explained(
+        eqn.primitive.name, *_select.FORMS[eqn.primitive], (batch, *image.shape[-number - 1 :]),
+        window, tuple(axis.stride for axis in axes), tuple(axis.dilation for axis in axes), image.shape[-1], 1,
+        math.prod(window) * windows.size, sum(each.size * each.dtype.itemsize for each in types),
     )  # fmt: skip
 
 

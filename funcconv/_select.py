@@ -39,6 +39,12 @@ extreme_p = Primitive("extreme")
 pick_p = Primitive("pick")
 place_p = Primitive("place")
 
+FORMS = {  # in which each is computed, and why
+    extreme_p: ("fold", "one axis after another; no tap is numbered"),
+    pick_p: ("numbers", "the tap of each window is known by its number"),
+    place_p: ("numbers", "each input adds up the windows that have picked it"),
+}
+
 _NUMBERED = 16  # taps, at most
 _NONE, _MISSING = 254, 255  # the number of no tap, and that of no window
 

@@ -48,6 +48,19 @@ def test_other_platforms_and_implementations():
     assert len({row.flops for row in each}) == 1
 
 
+def test_pools():
+    def of_pool(x):
+        return jnp.square(fc.max_pool(x, 4, stride=2)).sum()
+
+    (row,) = fc.explain(of_pool, X)
+    assert (row.map, row.form, row.image, row.kernel, row.stride) == ("extreme", "fold", X.shape, (4, 4), (2, 2))
+    assert row.flops == 16 * 4 * 4 * 4 * 8
+    assert row.bytes == 4 * (4 * 10 * 10 * 8 + 4 * 4 * 4 * 8)
+    assert {row.map for row in fc.explain(jax.grad(of_pool), X)} == {"pick", "place"}
+    mapped = fc.explain(jax.vmap(jax.grad(lambda x: of_pool(x[None]))), X)
+    assert {row.image for row in mapped} == {X.shape}
+
+
 def test_it_prints_as_a_table():
     lines = str(fc.explain(loss, PARAMS, X, platform="cpu")).splitlines()
     assert lines[0].split() == ["map", "image", "kernel", "stride", "groups", "times", "MFLOP", "MB", "form", "why"]

@@ -1,0 +1,47 @@
+"""No form of a convolution holds much more than its operands and its result."""
+
+import jax
+import numpy as np
+import pytest
+
+import funcconv as fc
+
+# The image, the window, the outputs and options: sizes at which gathering all windows at once would show.
+LARGE = {
+    "dense": ((4, 96, 96, 32), 5, 32, {"padding": 2}),
+    "one large image": ((1, 400, 400, 16), 5, 16, {"padding": 2}),
+    "stem": ((2, 224, 224, 3), 7, 64, {"padding": 3, "stride": 2}),
+    "a large kernel": ((2, 96, 96, 8), 21, 8, {"padding": 10}),
+    "depthwise": ((4, 96, 96, 32), 7, 32, {"padding": 3, "groups": 32}),
+    "groups": ((4, 64, 64, 64), 3, 64, {"padding": 1, "groups": 16}),
+    "one tap": ((8, 64, 64, 64), 1, 128, {"stride": 2}),
+    "one axis": ((8, 8192, 16), 25, 16, {"padding": 12}),
+    "three axes": ((2, 32, 32, 32, 16), 3, 16, {"padding": 1}),
+}
+BLOCK = 2**22  # bytes that one block may take, whatever the shape
+
+
+def maps(image, window, outputs, options):
+    kernel = jax.ShapeDtypeStruct(
+        (*(window,) * (len(image) - 2), image[-1] // options.get("groups", 1), outputs), "float32"
+    )
+    x = jax.ShapeDtypeStruct(image, "float32")
+
+    def conv(kernel, x):
+        return fc.conv({"kernel": kernel}, x, **options)
+
+    g = jax.eval_shape(conv, kernel, x)
+    return (kernel, x, g), {
+        "conv": lambda kernel, x, g: conv(kernel, x),  # noqa: ARG005
+        "input_grad": lambda kernel, x, g: jax.linear_transpose(lambda x: conv(kernel, x), x)(g),
+        "kernel_grad": lambda kernel, x, g: jax.linear_transpose(lambda kernel: conv(kernel, x), kernel)(g),
+    }
+
+
+@pytest.mark.parametrize("which", ["conv", "input_grad", "kernel_grad"])
+@pytest.mark.parametrize("name", LARGE)
+def test_temporaries_are_bounded(name, which):
+    arrays, programs = maps(*LARGE[name])
+    held = jax.jit(programs[which]).lower(*arrays).compile().memory_analysis().temp_size_in_bytes
+    known = sum(4 * int(np.prod(array.shape)) for array in arrays)
+    assert held <= 4 * known + BLOCK, f"{held / known:.1f} times the operands and the result"
