@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager, peers
+from . import convolutions, derivatives, eager, peers, scaling
 from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -16,6 +16,7 @@ SUITES = {
     "networks": peers.results,
     "derivatives": derivatives.results,
     "eager": eager.results,
+    "scaling": scaling.results,
 }
 
 

@@ -36,10 +36,10 @@ def reverse_through_while():
     return jax.grad(loop)(IMAGE)
 
 
-def on_a_mesh(kernel, image):
+def on_a_mesh(kernel, image, **options):
     with jax.set_mesh(jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Explicit,))):
         spread = [jax.device_put(x, PartitionSpec(*spec)) for x, spec in ((KERNEL, kernel), (IMAGE, image))]
-        return fc.conv({"kernel": spread[0]}, spread[1])
+        return fc.conv({"kernel": spread[0]}, spread[1], **options)
 
 
 FAILURES = {
@@ -47,6 +47,7 @@ FAILURES = {
     "`jet` through `reduce=` a function that sorts": jet_of_a_sort,
     "reverse mode through `jax.lax.while_loop`": reverse_through_while,
     "a kernel spread by type": partial(on_a_mesh, (None, None, None, "devices"), ()),
+    "`pad_mode=\"replicate\"`": partial(on_a_mesh, (), ("devices",), padding=1, pad_mode="replicate"),
     "an image whose spatial axis is spread by type": partial(on_a_mesh, (), (None, "devices")),
 }
 

@@ -87,7 +87,7 @@ def test_first_order(case, rng):
             close(way, expected[name], ulps=1024)
 
 
-@each_case
+@each_chief
 def test_second_order(case, rng):
     seed = rng.integers(2**32)
     problem, single = (Problem(case, np.random.default_rng(seed), dtype) for dtype in (np.float64, np.float32))

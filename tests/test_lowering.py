@@ -107,7 +107,7 @@ def test_each_form_is_the_reference(name, chosen, rng):
     jax.tree.map(partial(close, ulps=256), found, expected)
 
 
-@pytest.mark.parametrize("dtype", [np.float32, jnp.bfloat16, np.float16, np.complex64], ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.complex64], ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("name", ["dense", "narrow", "three axes", "one tap", "multiplied", "groups", "patches"])
 def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
     del chosen
@@ -160,7 +160,7 @@ def test_kernels_of_many_taps(kernel, image, options, large, monkeypatch, rng):
 @pytest.mark.parametrize("groups", [1, 3])
 def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
     monkeypatch.setattr(_phases, "_merges", lambda *_: merges)
-    for window, stride, lo, size in itertools.product((1, 3, 5), (1, 2, 3), (-1, 0, 4), (8,)):
+    for window, stride, lo, size in itertools.product((1, 3, 5), (2, 3), (-1, 4), (8,)):
         form = lowering.Form(resolve("op", (size,), window, stride=stride, padding=((lo, 1),)), groups)
         kernel = jnp.asarray(rng.normal(size=(window, 2, 2 * groups)))
         g = jnp.asarray(rng.normal(size=(2, *form.positions, 2 * groups)))
@@ -218,6 +218,6 @@ def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):
         f = jax.jit(lambda params, x, options=options: everything(None, options, params, x)[:2])
         exported = jax.export.export(f)(params, jax.ShapeDtypeStruct((*batch, *image[1:]), x.dtype))
         found = exported.call(params, jnp.concatenate([x, x, x]))
-        expected = everything("lax", options, params, jnp.concatenate([x, x, x]))[:2]
+        expected = jax.jit(partial(everything, "lax", options))(params, jnp.concatenate([x, x, x]))[:2]
         jax.tree.map(partial(close, ulps=256), found, expected)
     assert "blocks" not in {form for table, form in chosen if table is _choice.KERNEL_GRAD}
