@@ -1,5 +1,6 @@
 """Convolutional networks as pure functions in JAX."""
 
+from . import plot as plot
 from ._adaptive import adaptive_pool as adaptive_pool
 from ._compiler import compiler_options as compiler_options
 from ._compose import add as add
@@ -20,6 +21,11 @@ from .derivatives import hvp as hvp
 from .derivatives import linearize_hvp as linearize_hvp
 from .derivatives import per_example_grad as per_example_grad
 from .derivatives import value_and_grad_in_batches as value_and_grad_in_batches
+from ._draw import draw as draw
+from ._draw import to_dot as to_dot
+from ._draw import to_mermaid as to_mermaid
+from ._draw import to_text as to_text
+from ._draw_autodiff import draw_autodiff as draw_autodiff
 from ._errors import FuncconvError as FuncconvError
 from ._explain import explain as explain
 from ._family import checkpoint_policy as checkpoint_policy
@@ -47,6 +53,8 @@ from ._pool import max_pool as max_pool
 from ._pool import min_pool as min_pool
 from ._pool import pool as pool
 from ._pool import sum_pool as sum_pool
+from ._receptive_field import receptive_field as receptive_field
+from ._summary import summary as summary
 from ._unpool import max_unpool as max_unpool
 
 __version__ = "0.1.0"

@@ -1,6 +1,7 @@
 """Options for XLA's compiler."""
 
 import functools
+import warnings
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +16,8 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
     """Return the options with which XLA compiles convolutions and products best, for the outermost `jax.jit`.
 
     On the CPU that is oneDNN where the installed jaxlib can use it, which is tried once, and otherwise a library of
-    convolutions that uses all cores. Values may then differ in their last digits from those without.
+    convolutions that uses all cores. Values may then differ in their last digits from those without. With jaxlib 0.12
+    JAX warns that it cannot write a program with oneDNN to its persistent compilation cache, and goes on.
 
     Args:
         platform: `"cpu"`, `"gpu"` or `"tpu"`; None is that of JAX's default backend.
@@ -44,7 +46,8 @@ def _probed() -> dict[str, str | bool] | None:
     conv = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
-    with jax.default_device(jax.devices("cpu")[0]):
+    with jax.default_device(jax.devices("cpu")[0]), warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # that what is tried here cannot be cached
         lowered = jax.jit(conv).lower(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4)))
         for options, needed in ((_ONEDNN, "onednn"), (_WITHOUT_YNN, "")):
             try:

@@ -1,6 +1,7 @@
 """From declared nodes to rows: the order of evaluation, and a name for every node and every parameter entry."""
 
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ._errors import FuncconvError
@@ -14,6 +15,11 @@ class Row(NamedTuple):
     op: Layer
     inputs: tuple[int, ...]  # values of a graph are numbered: first its inputs, then its rows
     params: str | None  # the path of its entry in the parameters, "trunk/conv1"
+
+    @property
+    def operation(self) -> str:
+        """The op with its options, without the names that the row has already."""
+        return repr(replace(self.op, name=None, params=None))
 
 
 def flatten(

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from . import _entries
 from ._at_nodes import Backward, Run, backward, jacobian, own_jacobian
+from ._draw import draw
 from ._errors import FuncconvError, suggest
 from ._evaluate import evaluate
 from ._flatten import Row
@@ -237,6 +238,10 @@ class Graph(Network):
         """
         unshared = self.unshared()
         return lambda params, *xs: hessian(lambda copies: loss(unshared(copies, *xs)), self.copies(params))
+
+    def _repr_svg_(self) -> str | None:
+        """Return the drawing for a notebook, None where no program draws it."""
+        return draw(self)._repr_svg_()
 
     def _runner(self, xs: Sequence[Array], batch: Shape) -> Run:
         """Return the evaluation at these inputs as a function of the parameters and of edits on the way."""

@@ -7,11 +7,12 @@ from typing import Any, ClassVar
 from ._conv import conv, conv_transpose
 from ._dense import dense, flatten
 from ._errors import FuncconvError
-from ._geometry import channels_last_order, resolve
+from ._geometry import Axis, channels_last_order, pad_modes, per_axis, resolve, transposed_sizes
 from ._init import init_conv, init_conv_transpose, init_dense, init_local_conv
 from ._local_conv import local_conv
 from ._node import Layer, by_value, check_hash
 from ._pool import pool
+from ._reach import IDENTITY, Reach, of_transpose, of_window
 from ._typing import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 
 
@@ -52,6 +53,22 @@ class _Windowed(Layer):
             msg = f"{self!r} needs {max(n, 1)} spatial axes and the channels; its input has shape {tuple(shape)}"
             raise FuncconvError(msg)
         return tuple(sizes[-n:]), channels
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
+        """Return what the windows see: all channels, and of the other axes what lies in them."""
+        (shape,) = shapes
+        sizes, _ = self.image(shape)
+        axes = self.axes(sizes)
+        modes = pad_modes(self.label, self.pad_mode, len(sizes))
+        wraps = [mode == "circular" and (axis.lo, axis.hi) != (0, 0) for axis, mode in zip(axes, modes, strict=True)]
+        found = [self.seen(axis, wraps=wrap) for axis, wrap in zip(axes, wraps, strict=True)]
+        return placed(self.label, self.layout, len(shape), found, None)
+
+    def axes(self, sizes: Shape) -> tuple[Axis, ...]:
+        """Return how the windows lie on an image of these sizes."""
+        return resolve(self.label, sizes, self.window, stride=self.stride, padding=self.padding, dilation=self.dilation)
+
+    seen = staticmethod(of_window)
 
     def drawn(self) -> dict[str, Any]:
         """Return the options of drawing."""
@@ -143,6 +160,17 @@ class ConvTranspose(_Windowed):
 
     _options: ClassVar[tuple[str, ...]] = (*_Windowed._options, "size", "output_padding", "implementation")
 
+    def axes(self, sizes: Shape) -> tuple[Axis, ...]:
+        """Return how the windows lie on the image that is the result."""
+        window = per_axis(self.label, "window", self.window, len(sizes), least=1)
+        image = transposed_sizes(
+            self.label, sizes, window, size=self.size, output_padding=self.output_padding, stride=self.stride,
+            padding=self.padding, dilation=self.dilation,
+        )  # fmt: skip
+        return super().axes(image)
+
+    seen = staticmethod(of_transpose)
+
     def draw(self, key: Array, *shapes: Shape) -> Any:
         """Draw kernel and bias."""
         (shape,) = shapes
@@ -190,10 +218,7 @@ class LocalConv(_Windowed):
         """Draw kernel and bias."""
         (shape,) = shapes
         sizes, channels = self.image(shape)
-        axes = resolve(
-            "local_conv", sizes, self.window, stride=self.stride, padding=self.padding, dilation=self.dilation
-        )
-        positions = tuple(axis.outputs for axis in axes)
+        positions = tuple(axis.outputs for axis in self.axes(sizes))
         return init_local_conv(key, channels, self.out_channels, self.window, positions, **self.drawn())
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
@@ -296,6 +321,22 @@ class Pool(Layer):
         object.__setattr__(self, "value", by_value(self.reduce))
         check_hash(self, "the options of a layer must be hashable, numbers rather than arrays")
 
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
+        """Return what the windows see."""
+        (shape,) = shapes
+        order = channels_last_order(self.label, self.layout, len(shape)) if self.layout else range(len(shape))
+        sizes = [shape[i] for i in order][:-1]
+        n = len(self.window) if isinstance(self.window, Sequence) else len(sizes)
+        stride = self.window if self.stride is None else self.stride
+        axes = resolve(
+            self.label, tuple(sizes[-n:]), self.window, stride=stride, padding=self.padding, dilation=self.dilation,
+            ceil_mode=self.ceil_mode,
+        )  # fmt: skip
+        modes = pad_modes(self.label, self.pad_mode, n, optional=True)
+        wraps = [mode == "circular" and (axis.lo, axis.hi) != (0, 0) for axis, mode in zip(axes, modes, strict=True)]
+        found = [of_window(axis, wraps=wrap) for axis, wrap in zip(axes, wraps, strict=True)]
+        return placed(self.label, self.layout, len(shape), found, IDENTITY)
+
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Reduce the windows."""
         del params
@@ -333,3 +374,12 @@ class Flatten(Layer):
         del params
         (x,) = xs
         return flatten(x, spatial=x.ndim - len(batch) - 1, order=self.order, layout=self.layout)
+
+
+def placed(
+    op: str, layout: str | None, ndim: int, spatial: Sequence[Reach], channels: Reach | None
+) -> tuple[Reach | None, ...]:
+    """Return what is seen of each axis of an array of some layout; of axes of the batch each place sees itself."""
+    order = channels_last_order(op, layout, ndim) if layout else range(ndim)
+    last = (*[IDENTITY] * (ndim - 1 - len(spatial)), *spatial, channels)
+    return tuple(each for _, each in sorted(zip(order, last, strict=True), key=lambda pair: pair[0]))

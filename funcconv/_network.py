@@ -117,10 +117,7 @@ class Network:
         params: dict[str, Any] = {}
         users: dict[Any, str] = {}
         inferred: dict[Any, Any] = {}
-        specs: list[Any] = [
-            jax.ShapeDtypeStruct(each.shape, each.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
-            for each in self._signature
-        ]
+        specs: list[Any] = self._specs()
         for row, path in zip(self._rows, self._paths, strict=True):
             xs = [specs[i] for i in row.inputs]
             entry = None
@@ -131,12 +128,55 @@ class Network:
                 entry = self._entry(row, path, key, given, xs)
                 _entries.put(params, path, entry)
                 users[path] = row.name
-            leaves, tree = jax.tree.flatten((entry, xs))
-            same = (row.op, tree, *((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-            if same not in inferred:
-                inferred[same] = _infer(row, entry, xs)
-            specs.append(inferred[same])
+            specs.append(_inferred(inferred, row, entry, xs))
         return params
+
+    def shapes(self, params: Params | None = None) -> dict[str, Any]:
+        """Return the shape and dtype of every node's value, without batch axes; nothing is computed.
+
+        Args:
+            params: the parameters or their shapes, needed where nothing draws them.
+
+        Returns:
+            A `jax.ShapeDtypeStruct`, or a tree of them, by node's name.
+
+        Raises:
+            FuncconvError: as `init` does.
+
+        Example:
+            >>> import funcconv as fc
+            >>> x = fc.Input("x", (28, 28, 1))
+            >>> fc.Graph(x, fc.serial(fc.Conv(8, 5), fc.max_pool)(x)).shapes()["conv1"].shape
+            (24, 24, 8)
+        """
+        specs: list[Any] = self._specs()
+        inferred: dict[Any, Any] = {}
+        for row, entry in zip(self._rows, self.entry_shapes(params), strict=True):
+            xs = [specs[i] for i in row.inputs]
+            specs.append(_inferred(inferred, row, entry, xs))
+        return dict(zip(self.nodes, specs, strict=True))
+
+    def entry_shapes(self, params: Params | None = None) -> list[Any]:
+        """Return the shapes and dtypes of the parameters that each row uses.
+
+        Args:
+            params: as for `shapes`.
+
+        Returns:
+            A tree for each of `graph.rows`, None where it uses none.
+
+        Raises:
+            FuncconvError: as `init` does.
+        """
+        if params is None:
+            params = jax.eval_shape(self.init, jax.random.key(0))
+        return [jax.tree.map(_spec, entry) for entry in self._uses(params)]
+
+    def _specs(self) -> list[Any]:
+        return [
+            jax.ShapeDtypeStruct(each.shape, each.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
+            for each in self._signature
+        ]
 
     def _entry(self, row: Row, path: _entries.Path, key: Array, given: Params, xs: Sequence[Any]) -> Any:
         """Return what was given for a row, or draw it."""
@@ -420,9 +460,17 @@ def _check_shapes(row: Row, whose: str, entry: Any, xs: Sequence[Any]) -> None:
         raise FuncconvError(msg)
 
 
-def _infer(row: Row, entry: Any, xs: Sequence[Any]) -> Any:
-    """Return the shape and dtype of a row's value, without batch axes."""
-    return _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
+def _inferred(known: dict[Any, Any], row: Row, entry: Any, xs: Sequence[Any]) -> Any:
+    """Return the shape and dtype of a row's value, without batch axes; what is alike is traced once."""
+    leaves, tree = jax.tree.flatten((entry, xs))
+    same = (row.op, tree, *((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
+    if same not in known:
+        known[same] = _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
+    return known[same]
+
+
+def _spec(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf))  # type: ignore[no-untyped-call]
 
 
 def _reported(row: Row, xs: Sequence[Any], infer: Any) -> Any:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 
 from ._errors import FuncconvError
+from ._reach import Reach
 from ._typing import Array, DTypeLike, Shape
 
 
@@ -185,6 +186,14 @@ class Layer:
     def draws(self) -> bool:
         """Whether it can draw its parameters."""
         return self.parametric
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
+        """Return what the result sees of each axis of its one input, along the same axis; None: all of it, summed up.
+
+        By default nothing is known, and the program says it.
+        """
+        del shapes
+        return None
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
         """Draw parameters for inputs of these shapes, which have no batch axes."""

@@ -310,3 +310,21 @@ def test_the_bundled_digits():
         assert (split.images.min(), split.images.max()) == (0, 1)
     seen = {image.tobytes() for image in training.images}
     assert sum(image.tobytes() in seen for image in held_out.images) == 0
+
+
+def test_gallery_draws_every_picture(tmp_path):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "gallery.py", "--out", tmp_path, "--steps", "60"],
+        capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    pictures = {path.name for path in tmp_path.iterdir()}
+    assert pictures >= {"siamese.png", "siamese.svg", "norm.png", "gradient.png", "loop.png", "hvp.png"}
+    assert pictures >= {
+        "filters-on-a-digit.png",
+        "activations.png",
+        "saliency.png",
+        "windows.png",
+        "receptive-field.jpg",
+    }
+    assert float(done.stdout.split("accuracy=")[1]) > 0.5

@@ -15,7 +15,8 @@ import funcconv as fc
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing", "_dtypes"},
     {"derivatives/__init__"},
-    {"_geometry"},
+    {"_geometry", "_extras", "_programs"},
+    {"_reach"},
     {"_layout", "_taps", "_folds", "_joint", "_varying"},
     {"_padding", "_parameters", "_reduce"},
     {"_lowering/_form"},
@@ -27,24 +28,33 @@ ROOMS = [  # each imports only from the rooms above it
     {"_lowering/_maps"},
     {"_lowering/__init__"},
     {"_family", "_select"},
-    {"_gradient_norm", "_explain", "_compiler"},
+    {"_gradient_norm", "_explain", "_compiler", "_dependence", "_work"},
     {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix"},
     {"_node"},
     {"_flatten", "_entries"},
     {"_evaluate"},
     {"_at_nodes"},
-    {"_network"},
+    {"_network", "_picture", "_render"},
+    {"_receptive_field", "_draw", "_draw_autodiff"},
+    {"_summary"},
     {"_graph", "_layers", "_compose"},
+    {"plot/__init__"},
     {"__init__"},
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
     "derivatives": [
-        {"_errors", "_typing", "_dtypes"},
-        {"_extras", "_trees"},
+        {"_errors", "_typing", "_dtypes", "_extras"},
+        {"_trees"},
         {"_hvp", "_per_example", "_linear_map", "_blocks"},
         {"_in_batches", "_hutchinson", "_density", "_scipy"},
         {"_operator"},
         {"_curvature"},
+        {"__init__"},
+    ],
+    "plot": [
+        {"_errors", "_typing", "_extras", "_geometry", "_receptive_field", "_graph"},
+        {"_axes"},
+        {"_images", "_windows"},
         {"__init__"},
     ],
 }
@@ -52,13 +62,14 @@ HOUSE = Path(inspect.getfile(fc)).parent
 FILES = {
     path.relative_to(HOUSE).with_suffix("").as_posix(): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
 }
-PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_")}
+PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_") and not inspect.ismodule(value)}
+PUBLIC |= {f"plot.{name}": value for name, value in vars(fc.plot).items() if inspect.isfunction(value)}
 METHODS = {
     f"{kind.__name__}.{name}": value for kind in (fc.Graph, fc.Operator) for name, value in inspect.getmembers(kind)
     if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
 }  # fmt: skip
 EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
-EXTRAS = {"lineax", "matfree", "matplotlib", "scipy"}  # imported where they are used, never with the file
+EXTRAS = {"lineax", "matfree", "matplotlib", "rich", "scipy"}  # imported where they are used, never with the file
 
 
 def imported(tree):

@@ -29,3 +29,12 @@ def test_python_runs(page):
         assert "assert" in body
         exec(compile(body, page.name, "exec"), namespace)
     assert namespace
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_links_lead_somewhere(page):
+    text = page.read_text()
+    for target in re.findall(r"\]\((?!https?://|#)([^)#]+)", text):
+        assert (page.parent / target).exists(), target
+    for file in re.findall(r"`((?:tests|examples|benchmarks|docs)/[\w/.-]*)`", text):
+        assert (HOME / file).exists(), file

@@ -322,3 +322,45 @@ def test_parity_of_second_derivatives_on_many(kind, draw):
         check(kind, seed, compare_second)
         if seed % 5 == 4:
             jax.clear_caches()
+
+
+def counted(network, x):
+    """Return PyTorch's count of the operations of a network, forwards and backwards."""
+    from torch.utils.flop_counter import FlopCounterMode
+
+    with FlopCounterMode(display=False) as forward:
+        y = network(x)
+    with FlopCounterMode(display=False) as backward:
+        y.sum().backward()
+    return forward.get_total_flops(), backward.get_total_flops()
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_summaries_count_operations_alike(seed):
+    rng = np.random.default_rng(seed)
+    groups, stride, dilation, window = (int(rng.integers(1, 4)) for _ in range(4))
+    padding, inputs, outputs = (
+        int(rng.integers(0, 3)),
+        groups * int(rng.integers(1, 4)),
+        groups * int(rng.integers(1, 4)),
+    )
+    options = {"stride": stride, "dilation": dilation, "padding": padding}
+    image = fc.Input("image", (17, 14, inputs))
+    middle = 6 * groups
+    layers = [
+        fc.Conv(middle, window, groups=groups, **options), jnp.tanh, fc.ConvTranspose(outputs, 3, stride=2),
+        fc.flatten, fc.Dense(7),
+    ]  # fmt: skip
+    ours = fc.Graph(image, fc.serial(*layers)(image))
+    features = ours.shapes()["flatten1"].shape[0]
+    theirs = torch.nn.Sequential(
+        torch.nn.Conv2d(inputs, middle, window, groups=groups, **options), torch.nn.Tanh(),
+        torch.nn.ConvTranspose2d(middle, outputs, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(features, 7),
+    )  # fmt: skip
+    summary = fc.summary(ours, batch=3)
+    surplus = (groups - 1) * next(row.flops for row in summary.rows if row.name == "conv1")
+    expected = (
+        summary.flops,
+        summary.gradient_flops + surplus,
+    )  # PyTorch takes a grouped kernel's gradient for a dense one
+    assert counted(theirs, torch.ones(3, inputs, 17, 14)) == expected

@@ -17,6 +17,8 @@ for case in CASES:
     node = funcconv.Input("x", case.x)
     graph = funcconv.Graph(node, funcconv.node(case.op, node, params="p"))
     graph.init(jax.random.key(0), p=params)
+    str(funcconv.summary(graph, params={"p": params})), funcconv.receptive_field(graph, params={"p": params})
+    funcconv.to_text(graph), funcconv.to_mermaid(graph), funcconv.draw_autodiff(case.op, params, x)
 from networks import problem
 model, loss, params = problem()
 key = jax.random.key(0)

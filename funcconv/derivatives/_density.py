@@ -8,8 +8,8 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import FuncconvError
+from .._extras import needs
 from .._typing import Array
-from ._extras import needs
 from ._linear_map import positive
 
 _REACH = 8  # standard deviations of a peak that the grid goes beyond the spectrum

@@ -7,8 +7,8 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import FuncconvError
+from .._extras import needs
 from .._typing import Array
-from ._extras import needs
 from ._linear_map import positive
 from ._trees import Tree
 

@@ -8,10 +8,10 @@ import jax
 import jax.numpy as jnp
 
 from .._errors import FuncconvError, suggest
+from .._extras import needs
 from .._typing import Array
 from ._blocks import part
 from ._density import Density, lanczos_density
-from ._extras import needs
 from ._hutchinson import Estimate, hutchinson
 from ._linear_map import LinearMap, as_pytree, over_basis
 from ._scipy import eigenpairs, scipy_operator

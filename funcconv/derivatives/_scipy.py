@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._errors import FuncconvError, suggest
+from .._extras import needs
 from .._typing import Array
-from ._extras import needs
 from ._linear_map import LinearMap, positive
 from ._trees import Flat, Tree
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from .._errors import FuncconvError
+from ._errors import FuncconvError
 
 
 @contextmanager

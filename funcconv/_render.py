@@ -1,0 +1,78 @@
+"""Drawings, rendered by the program of Graphviz."""
+
+import shutil
+import subprocess
+import sysconfig
+from pathlib import Path
+
+from ._errors import FuncconvError
+
+FORMATS = ("svg", "png", "pdf", "dot")
+_PROGRAMS = ("dot", "graphviz-pure")  # Graphviz itself, and its port that comes as a wheel
+
+
+class Drawing:
+    """A drawing in the DOT language, which shows itself in a notebook.
+
+    Attributes:
+        dot: its text.
+    """
+
+    def __init__(self, dot: str) -> None:
+        self.dot = dot
+
+    def save(self, path: str | Path) -> None:
+        """Write it to a file, as SVG, PNG, PDF or DOT by the ending of its name.
+
+        Args:
+            path: of the file, in a folder that exists.
+
+        Raises:
+            FuncconvError: if the ending is another, or a picture is asked for where there is no program to draw it.
+        """
+        ending = Path(path).suffix.removeprefix(".").lower()
+        if ending not in FORMATS:
+            msg = f"draw: a drawing is written to a file that ends in .{', .'.join(FORMATS)}; got {str(path)!r}"
+            raise FuncconvError(msg)
+        content = self.dot.encode() if ending == "dot" else self.rendered(ending)
+        Path(path).write_bytes(content)
+
+    def rendered(self, format: str) -> bytes:
+        """Return the picture in a format: `"svg"`, `"png"` or `"pdf"`.
+
+        Raises:
+            FuncconvError: if there is no program to draw it, or it fails.
+        """
+        program = _program(format)
+        done = subprocess.run(
+            [program, f"-T{format}", *(["-Gdpi=144"] if format == "png" else [])],
+            input=self.dot.encode(), capture_output=True, check=False,
+        )  # fmt: skip
+        if done.returncode or not done.stdout:
+            msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
+            raise FuncconvError(msg)
+        return done.stdout
+
+    def _repr_svg_(self) -> str | None:
+        """Return the picture for a notebook, None where no program draws it."""
+        try:
+            return self.rendered("svg").decode()
+        except FuncconvError:
+            return None
+
+    def __repr__(self) -> str:
+        return f"<Drawing of {self.dot.count(chr(10))} lines of DOT>"
+
+
+def _program(format: str) -> str:
+    """Return the path of a program that draws this format."""
+    names = _PROGRAMS[:1] if format == "pdf" else _PROGRAMS
+    for name in names:
+        found = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+        if found:
+            return found
+    if format == "pdf":
+        msg = "draw: a PDF needs the program dot of Graphviz (https://graphviz.org); write .svg or .png instead"
+    else:
+        msg = "draw: no program to draw with; pip install 'funcconv[draw]', or install Graphviz (https://graphviz.org)"
+    raise FuncconvError(msg)

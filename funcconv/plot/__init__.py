@@ -1,0 +1,7 @@
+"""Pictures of filters, activations, gradients and windows, on matplotlib's axes."""
+
+from ._images import activations as activations
+from ._images import filters as filters
+from ._images import saliency as saliency
+from ._windows import receptive_field as receptive_field
+from ._windows import windows as windows

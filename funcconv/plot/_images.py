@@ -1,0 +1,162 @@
+"""What a network has learned, and what it sees in an image."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import FuncconvError, suggest
+from .._graph import Graph
+from .._typing import Array, Params
+from ._axes import as_image, axes_for, bare, tiled
+
+
+def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
+    """Draw the kernels of a convolution side by side, in colours around zero.
+
+    A column is an output channel, a row an input channel of its group; a kernel on one axis is a line of squares, of
+    one on three axes the layers of the first are rows too.
+
+    Args:
+        params: the entry of a convolution, `params["conv1"]`, or its kernel `(*window, in // groups, out)`.
+        most: the number of input and of output channels that are drawn at most.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FuncconvError: if there is no kernel with one to three axes, or matplotlib is missing.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> figure = fc.plot.filters(fc.init_conv(jax.random.key(0), 1, 5, (3, 3)))
+        >>> figure.axes[0].images[0].get_array().shape
+        (3, 19)
+    """
+    kernel = np.asarray(params["kernel"] if isinstance(params, Mapping) else params, np.float64)
+    if not 3 <= kernel.ndim <= 5 or not kernel.size:
+        msg = (
+            f"plot.filters: a kernel has shape (*window, in // groups, out) with one to three axes; got {kernel.shape}"
+        )
+        raise FuncconvError(msg)
+    layers = kernel.reshape((-1, *kernel.shape[-4:])) if kernel.ndim > 3 else kernel[None, None]
+    rows = [
+        [layer[:, :, i, o] for o in range(min(kernel.shape[-1], most))]
+        for i in range(min(kernel.shape[-2], most))
+        for layer in layers
+    ]
+    sheet = tiled(rows)
+    ax = axes_for("plot.filters", ax, _size(sheet))
+    largest = np.abs(kernel).max() or 1.0
+    drawn = ax.imshow(sheet, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
+    ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
+    ax.set(xlabel="output channel", ylabel="input channel" if kernel.ndim < 5 else "input channel, layer")
+    bare(ax)
+    return ax.figure
+
+
+def activations(
+    graph: Graph, params: Params, x: Any, *, nodes: Sequence[str] | None = None, most: int = 16, ax: Any = None
+) -> Any:
+    """Draw the maps of nodes beside the input, a row for each node, each map from its smallest to its largest value.
+
+    Args:
+        graph: a `Graph`.
+        params: its parameters.
+        x: one image `(height, width, channels)`, or a tuple with one for each input.
+        nodes: whose maps; by default all nodes with a map, the inputs first.
+        most: the number of channels that are drawn at most.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FuncconvError: if there is no such node, or its value is not a map, or matplotlib is missing.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu)(x))
+        >>> params = graph.init(jax.random.key(0))
+        >>> figure = fc.plot.activations(graph, params, jnp.ones((8, 8, 1)))
+        >>> [label.get_text() for label in figure.axes[0].get_yticklabels()]
+        ['x', 'conv1', 'relu1']
+    """
+    values = graph.values(params, *(x if isinstance(x, tuple) else (x,)))
+    for name in nodes or ():
+        if name not in values:
+            msg = f"plot.activations: the graph has no node {name!r}{suggest(name, values)}"
+            raise FuncconvError(msg)
+        if np.ndim(values[name]) != 3:
+            msg = (
+                f"plot.activations: {name!r} is no map (height, width, channels); its shape is {np.shape(values[name])}"
+            )
+            raise FuncconvError(msg)
+    names = list(nodes) if nodes else [name for name, value in values.items() if np.ndim(value) == 3]
+    if not names:
+        msg = "plot.activations: no node of the graph has a map (height, width, channels) for a single image"
+        raise FuncconvError(msg)
+    maps = [np.moveaxis(np.asarray(values[name], np.float64), -1, 0)[:most] for name in names]
+    sheet = tiled([[_stretched(image) for image in row] for row in maps], gap=2)
+    height = max(image.shape[1] for image in maps)
+    ax = axes_for("plot.activations", ax, _size(sheet))
+    ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
+    bare(ax)
+    ax.set_yticks([i * (height + 2) + height / 2 for i in range(len(names))], names)
+    ax.tick_params(length=0)
+    return ax.figure
+
+
+def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
+    """Draw how much each pixel of an image changes a number: the size of the gradient, over the image.
+
+    The size is the largest of the channels' absolute derivatives (Simonyan, Vedaldi and Zisserman 2014, "Deep Inside
+    Convolutional Networks").
+
+    Args:
+        f: of the image, a number: `lambda x: graph(params, x)[3]` is the score of class 3.
+        x: an image `(height, width, channels)`.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FuncconvError: if the result is not one number, or matplotlib is missing.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> figure = fc.plot.saliency(lambda x: (x[2:4] ** 2).sum(), jnp.ones((8, 8, 1)))
+        >>> figure.axes[0].images[1].get_array()[:, 0].tolist()
+        [0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
+    """
+    shape = jax.eval_shape(f, x).shape
+    if shape != ():
+        msg = f"plot.saliency: the function must give one number for the image; its result has shape {shape}"
+        raise FuncconvError(msg)
+    image = as_image("plot.saliency", x)
+    gradient = np.abs(np.asarray(jax.grad(f)(jnp.asarray(x)), np.float64))
+    size = gradient.max(-1) if gradient.ndim == 3 else gradient
+    ax = axes_for("plot.saliency", ax, (4.5, 4))
+    ax.imshow(image, cmap="gray", interpolation="nearest")
+    largest = size.max() or 1.0
+    drawn = ax.imshow(size, cmap="inferno", alpha=np.clip(size / largest, 0.15, 0.85), interpolation="nearest")
+    ax.figure.colorbar(drawn, ax=ax, label="|derivative|", shrink=0.8)
+    bare(ax)
+    return ax.figure
+
+
+def _stretched(image: np.ndarray) -> np.ndarray:
+    low, high = image.min(), image.max()
+    return (image - low) / (high - low) if high > low else np.zeros_like(image)
+
+
+def _size(sheet: np.ndarray) -> tuple[float, float]:
+    """Return the inches of a figure for a sheet of images."""
+    height, width = sheet.shape[:2]
+    wide = min(max(width / 8, 4.0), 10.0)
+    return wide, min(max(wide * height / width, 1.5), 12.0)

@@ -1,0 +1,166 @@
+"""Where windows lie, and what a position sees."""
+
+from typing import Any
+
+import numpy as np
+
+from .._errors import FuncconvError
+from .._extras import needs
+from .._geometry import Axis, resolve
+from .._graph import Graph
+from .._receptive_field import receptive_field as fields_of
+from .._typing import Padding, Params, Shape, Sizes
+from ._axes import as_image, axes_for, bare
+
+_INPUT, _PADDING, _WINDOW, _OUTPUT = "#9ad0f5", "#ececec", "#e08a2e", "#8fd3b6"
+
+
+def windows(
+    size: Shape,
+    window: Sizes,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    position: int | tuple[int, int] = 0,
+    ax: Any = None,
+) -> Any:
+    """Draw where the windows of a convolution or pool lie: the image with its padding, one window, and the result.
+
+    Places of the image are blue, of the padding grey, of the result green; the taps of one window and the position of
+    the result that it gives have an orange frame, and dots are where windows begin.
+
+    Args:
+        size: of the image, `(height, width)` or `(length,)`.
+        window: as for `conv`, like those that follow.
+        stride: see `conv`.
+        padding: see `conv`.
+        dilation: see `conv`.
+        position: of the window to draw, by its place in the result: one number for both axes, or one for each.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FuncconvError: if the windows do not fit, the image has more than two axes, or there is no such position.
+
+    Example:
+        >>> import funcconv as fc
+        >>> figure = fc.plot.windows((5, 5), 3, stride=2, padding=1)
+        >>> figure.axes[0].get_title()
+        '5x5, window 3x3, stride 2x2, padding (1, 1)x(1, 1), dilation 1x1: 3x3'
+    """
+    if not 1 <= len(size) <= 2:
+        msg = f"plot.windows: an image with one or two axes can be drawn; got the size {size}"
+        raise FuncconvError(msg)
+    axes = resolve("plot.windows", tuple(size), window, stride=stride, padding=padding, dilation=dilation)
+    at = tuple(position) if isinstance(position, tuple) else (position,) * len(axes)
+    if len(at) != len(axes) or not all(0 <= o < axis.outputs for o, axis in zip(at, axes, strict=True)):
+        msg = f"plot.windows: no window has the position {position}; the result has {[axis.outputs for axis in axes]}"
+        raise FuncconvError(msg)
+    title = _title(axes)
+    if len(axes) == 1:
+        axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)
+    rows, columns = axes
+    shift = columns.size + max(columns.lo, 0) + max(columns.reach, columns.hi, 0) + 1
+    tall = rows.size + max(rows.lo, 0) + max(rows.reach, rows.hi, 0)
+    ax = axes_for("plot.windows", ax, (max(0.35 * (shift + columns.outputs), 4), max(0.35 * tall, 1.2) + 0.6))
+    for i in range(-max(rows.lo, 0), rows.size + max(rows.hi, rows.reach, 0)):
+        for j in range(-max(columns.lo, 0), columns.size + max(columns.hi, columns.reach, 0)):
+            inside = 0 <= i < rows.size and 0 <= j < columns.size
+            _square(ax, j, i, _INPUT if inside else _PADDING)
+    for o in np.ndindex(rows.outputs, columns.outputs):
+        _square(ax, shift + o[1], (tall - rows.outputs) / 2 - max(rows.lo, 0) + o[0], _OUTPUT)
+        top, left = (p * axis.stride - axis.lo for p, axis in zip(o, axes, strict=True))
+        ax.plot(left, top, ".", color="#404040", markersize=3)
+    for t in np.ndindex(rows.window, columns.window):
+        i, j = (p * axis.stride - axis.lo + tap * axis.dilation for p, axis, tap in zip(at, axes, t, strict=True))
+        _square(ax, j, i, None)
+    _square(ax, shift + at[1], (tall - rows.outputs) / 2 - max(rows.lo, 0) + at[0], None)
+    ax.set(aspect="equal", title=title)
+    ax.title.set_fontsize(9)
+    ax.autoscale_view()
+    ax.invert_yaxis()
+    bare(ax)
+    return ax.figure
+
+
+def receptive_field(
+    graph: Graph,
+    image: Any,
+    *,
+    of: str | None = None,
+    wrt: str | None = None,
+    position: tuple[int, int] | None = None,
+    params: Params | None = None,
+    ax: Any = None,
+) -> Any:
+    """Draw what one position of a node sees of an image, as a frame; the padding that it sees is beyond the image.
+
+    Args:
+        graph: a `Graph`.
+        image: `(height, width, channels)`, of the shape of the input.
+        of: a node; by default the output.
+        wrt: the input; by default the first.
+        position: of the node, `(row, column)`; by default the middle.
+        params: see `fc.receptive_field`.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure.
+
+    Raises:
+        FuncconvError: if the node does not see the input on two axes, or as `fc.receptive_field` does.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.Conv(4, 3))(x))
+        >>> fc.plot.receptive_field(graph, jnp.ones((8, 8, 1))).axes[0].get_title()
+        'conv2[2, 2] sees 5x5 pixels of x'
+    """
+    wrt = graph.inputs[0] if wrt is None else wrt
+    seen = fields_of(graph, of, wrt, params=params).get(wrt, ())
+    if len(seen) != 2:
+        msg = f"plot.receptive_field: the node must see two axes of the input {wrt!r}; it sees {len(seen)}"
+        raise FuncconvError(msg)
+    of = graph.outputs[0] if of is None else of
+    shape = graph.shapes(params)[of].shape
+    if position is None:
+        position = (shape[0] // 2, shape[1] // 2) if len(shape) > 1 else (0, 0)
+    with needs("draw", "plot.receptive_field"):
+        from matplotlib.patches import Rectangle
+    ax = axes_for("plot.receptive_field", ax, (4, 4))
+    pixels = as_image("plot.receptive_field", image)
+    ax.imshow(pixels, cmap="gray", interpolation="nearest")
+    (top, bottom), (left, right) = (axis.reaches(o) for axis, o in zip(seen, position, strict=True))
+    for colour, width in (("white", 4), (_WINDOW, 2)):
+        ax.add_patch(Rectangle(
+            (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, edgecolor=colour, linewidth=width,
+        ))  # fmt: skip
+    height, width = pixels.shape[:2]
+    ax.set_xlim(min(left, 0) - 1, max(right + 1, width))
+    ax.set_ylim(max(bottom + 1, height), min(top, 0) - 1)
+    ax.set_title(f"{of}{list(position)} sees {seen[0].size}x{seen[1].size} pixels of {wrt}", fontsize=9)
+    bare(ax)
+    return ax.figure
+
+
+def _title(axes: tuple[Axis, ...]) -> str:
+    def joined(of: Any) -> str:
+        return "x".join(str(of(axis)) for axis in axes)
+
+    return (
+        f"{joined(lambda a: a.size)}, window {joined(lambda a: a.window)}, stride {joined(lambda a: a.stride)}, "
+        f"padding {joined(lambda a: (a.lo, a.hi))}, dilation {joined(lambda a: a.dilation)}: "
+        f"{joined(lambda a: a.outputs)}"
+    )
+
+
+def _square(ax: Any, x: float, y: float, fill: str | None) -> None:
+    """Draw a place, or the frame around one."""
+    with needs("draw", "plot.windows"):
+        from matplotlib.patches import Rectangle
+    kind = {"facecolor": fill, "edgecolor": "white"} if fill else {"fill": False, "edgecolor": _WINDOW, "linewidth": 2}
+    ax.add_patch(Rectangle((x - 0.5, y - 0.5), 1, 1, zorder=1 if fill else 2, **kind))
