@@ -88,9 +88,9 @@ def receptive_field(
         params: the parameters or their shapes, needed where nothing draws them.
 
     Returns:
-        For each input that the node sees, one `ReceptiveField` for each spatial axis: all axes but that of the channels
-        (the last, unless a convolution that takes the input has a `layout`), and but those that are not seen through
-        an axis of the node. An axis that is seen as a whole, as behind a dense layer, has `whole=True`.
+        For each input that the node sees, one `ReceptiveField` for each spatial axis: all axes but that of the channels,
+        which is the last, unless a convolution that takes the input has a `layout`. An axis that is seen as a whole,
+        as behind a dense layer, has `whole=True`.
 
     Raises:
         FuncconvError: if there is no such node or input, or there are several outputs and no `of`.
@@ -177,7 +177,7 @@ class Followed:
                 exact = union([leaf[key] for leaf in self._exact[node] if key in leaf])
                 if seen and exact:
                     records.append(_record(seen, exact, shape[key[1]], self._shapes[node]))
-            if records:
+            if any(key[0] == name for leaf in self._exact[node] for key in leaf):
                 result[name] = tuple(records)
         return result
 

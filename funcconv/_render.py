@@ -8,6 +8,7 @@ from pathlib import Path
 from ._errors import FuncconvError
 
 FORMATS = ("svg", "png", "pdf", "dot")
+_MANY = 200  # arrows, beyond which a sharp bitmap is larger than what shows it
 _PROGRAMS = ("dot", "graphviz-pure")  # Graphviz itself, and its port that comes as a wheel
 
 
@@ -44,8 +45,9 @@ class Drawing:
             FuncconvError: if there is no program to draw it, or it fails.
         """
         program = _program(format)
+        dots = 144 if self.dot.count(" -> ") < _MANY else 60  # to an inch
         done = subprocess.run(
-            [program, f"-T{format}", *(["-Gdpi=144"] if format == "png" else [])],
+            [program, f"-T{format}", *([f"-Gdpi={dots}"] if format == "png" else [])],
             input=self.dot.encode(), capture_output=True, check=False,
         )  # fmt: skip
         if done.returncode or not done.stdout:

@@ -66,8 +66,17 @@ def test_vmap_is_a_loop_on_every_axis(case, rng):
 
 
 @each_case
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])  # the other laws are in float64
+def test_keeps_bfloat16(case, rng):
+    keeps(case, "bfloat16", rng)
+
+
+@each_chief
+@pytest.mark.parametrize("dtype", ["float32", "float16"])  # the other laws are in float64
 def test_keeps_the_dtype(case, dtype, rng):
+    keeps(case, dtype, rng)
+
+
+def keeps(case, dtype, rng):
     params, x = case.draw(rng, dtype)
 
     @jax.jit
