@@ -7,12 +7,13 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager, peers, scaling
+from . import convolutions, derivatives, eager, peers, pools, scaling
 from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
     "convolutions": convolutions.results,
+    "pools": pools.results,
     "networks": peers.results,
     "derivatives": derivatives.results,
     "eager": eager.results,
@@ -23,9 +24,9 @@ SUITES = {
 def show(title: str, table: dict[str, dict[str, float]]) -> None:
     """Print one table."""
     widths = {column: max(len(column), 8) + 2 for column in next(iter(table.values()))}
-    print(f"\n{title}\n{'':20}" + "".join(f"{column:>{width}}" for column, width in widths.items()))
+    print(f"\n{title}\n{'':30}" + "".join(f"{column:>{width}}" for column, width in widths.items()))
     for name, row in table.items():
-        print(f"{name:20}" + "".join(f"{row[column]:{width}.2f}" for column, width in widths.items()))
+        print(f"{name:30}" + "".join(f"{row[column]:{width}.2f}" for column, width in widths.items()))
 
 
 def main() -> None:

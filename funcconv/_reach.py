@@ -25,7 +25,7 @@ class Reach(NamedTuple):
     jump: int
     firsts: tuple[int, ...]
     lasts: tuple[int, ...]
-    aligned: bool = True  # whether the branches that were merged advance alike and have the same centres
+    aligned: bool = True  # whether the branches that were merged advance alike, with the same centres or the same ends
     wraps: bool = False  # whether places beyond the border are those of the other end
 
     @property
@@ -152,7 +152,8 @@ def merged(a: Reach, b: Reach, count: int) -> Reach:
     if a.stride == b.stride:
         n = math.lcm(len(a.firsts), len(b.firsts))
         jump = int(a.stride * n)
-        aligned = aligned and _centre(a, n) == _centre(b, n)
+        causal = all(a.interval(o)[1] == b.interval(o)[1] for o in range(n))
+        aligned = aligned and (causal or _centre(a, n) == _centre(b, n))
     else:  # no period but the whole axis
         n, jump = count, math.ceil(max(a.stride, b.stride) * count)
         aligned = aligned and 0 in (a.stride, b.stride)

@@ -31,7 +31,8 @@ class ReceptiveField:
         offset: the centre of what the first position sees, in pixels; pixel 0 has its centre at 0.
         padding: by how many pixels the first and the last positions see beyond the border.
         whole: whether every position sees the whole axis.
-        aligned: whether all branches that were merged on the way advance alike and have the same centres.
+        aligned: whether all branches that were merged on the way advance alike, with the same centres, or with the same
+            last pixels, as causal ones do.
         wraps: whether what lies beyond the border is the other end (circular padding).
     """
 
@@ -88,9 +89,9 @@ def receptive_field(
         params: the parameters or their shapes, needed where nothing draws them.
 
     Returns:
-        For each input that the node sees, one `ReceptiveField` for each spatial axis: all axes but that of the channels,
-        which is the last, unless a convolution that takes the input has a `layout`. An axis that is seen as a whole,
-        as behind a dense layer, has `whole=True`.
+        For each input that the node sees, one `ReceptiveField` for each spatial axis: all axes but that of the
+        channels, which is the last, unless a convolution that takes the input has a `layout`. An axis that is seen as
+        a whole, as behind a dense layer, has `whole=True`.
 
     Raises:
         FuncconvError: if there is no such node or input, or there are several outputs and no `of`.

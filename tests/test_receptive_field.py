@@ -168,6 +168,12 @@ def test_branches():
     assert (axis.size, axis.offset, axis.padding, axis.aligned) == (7, 0, (3, 3), True)
 
 
+def test_causal_branches_are_aligned():
+    layers = [fc.residual(fc.Conv(2, (2,), dilation=2**i, padding="CAUSAL")) for i in range(4)]
+    (axis,) = of(fc.serial(*layers), (100, 2))
+    assert (axis.size, axis.stride, axis.padding, axis.aligned) == (16, 1, (15, 0), True)
+
+
 def test_circular_padding_wraps():
     (axis,) = of(fc.serial(*[fc.Conv(2, (3,), padding=1, pad_mode="circular")] * 2), (10, 2))
     assert (axis.size, axis.wraps, axis.reaches(0)) == (5, True, (-2, 2))
