@@ -10,7 +10,6 @@ from pathlib import Path
 import jax
 
 from . import _picture
-from ._errors import FuncconvError
 from ._network import Network
 from ._picture import MARKED, PLAIN, TINTS, Arrow, Box, Picture
 from ._render import Drawing
@@ -24,7 +23,7 @@ def draw(
 
     Each set of weights that is used more than once has a colour of its own, and each nested graph with a name a frame.
     Inputs are round, outputs have a double border. Drawing takes the program `dot` of Graphviz, or
-    `pip install 'funcconv[draw]'`, which brings one that draws SVG and PNG.
+    `pip install 'funcconv[draw]'`, which brings a port of it; a PDF by the latter has a bitmap in it.
 
     Args:
         graph: a `Graph`.
@@ -36,7 +35,8 @@ def draw(
         A `Drawing`, which shows itself in a notebook; `.dot` is its text and `.save(path)` writes it.
 
     Raises:
-        FuncconvError: if the direction or the ending of the path is another, or nothing is there to draw with.
+        FuncconvError: if the direction or the ending of the path is another, nothing is there to draw with, or an op
+            does not accept what comes to it.
 
     Example:
         >>> import funcconv as fc
@@ -62,7 +62,7 @@ def to_dot(graph: Network, *, direction: str = "TB", params: Params | None = Non
         The text, which ends with a newline.
 
     Raises:
-        FuncconvError: if the direction is another.
+        FuncconvError: if the direction is another, or an op does not accept what comes to it.
 
     Example:
         >>> import funcconv as fc
@@ -85,7 +85,7 @@ def to_mermaid(graph: Network, *, direction: str = "TB", params: Params | None =
         The text, which ends with a newline.
 
     Raises:
-        FuncconvError: if the direction is another.
+        FuncconvError: if the direction is another, or an op does not accept what comes to it.
 
     Example:
         >>> import funcconv as fc
@@ -109,7 +109,7 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
         The drawing, without a newline at the end.
 
     Raises:
-        Nothing.
+        FuncconvError: if an op does not accept what comes to it.
 
     Example:
         >>> import funcconv as fc
@@ -186,21 +186,19 @@ def _boxes(graph: Network, params: Params | None) -> Picture:
 
 def _texts(graph: Network, params: Params | None) -> list[list[str]]:
     """Return of each node the name, the operation where the name does not say it, the shape and the parameters."""
-    try:
+    first_rows = {row.params: row for row in reversed(graph.rows) if row.params}
+    if params is None and not all(row.op.draws for row in first_rows.values()):
+        shapes, entries = {}, [None] * len(graph.rows)  # nothing draws some parameters, so shapes are not known
+    else:
         shapes, entries = graph.shapes(params), graph.entry_shapes(params)
-    except FuncconvError:  # nothing draws the parameters, and none were given
-        if params is not None:
-            raise
-        shapes, entries = {}, [None] * len(graph.rows)
     texts = []
-    users: dict[str, str] = {}  # of each set of weights, the node that is first to use it
     for name, row, entry in zip(
         graph.nodes, [None] * len(graph.inputs) + list(graph.rows), [None] * len(graph.inputs) + entries, strict=True
     ):
         operation = [row.operation] if row and re.sub(r"\d*(@\d+)?$", "", name.split("/")[-1]) != row.operation else []
         shape = [", ".join(str(leaf.shape) for leaf in jax.tree.leaves(shapes[name]))] if shapes else []
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(entry))
-        first = users.setdefault(row.params, name) if row and row.params else name
+        first = first_rows[row.params].name if row and row.params else name
         weights = [f"weights of {first}"] if first != name else [f"{count:,} parameters"] if count else []
         texts.append([name, *operation, *shape, *weights])
     return texts

@@ -59,10 +59,8 @@ class _Windowed(Layer):
         (shape,) = shapes
         sizes, _ = self.image(shape)
         axes = self.axes(sizes)
-        modes = pad_modes(self.label, self.pad_mode, len(sizes))
-        wraps = [mode == "circular" and (axis.lo, axis.hi) != (0, 0) for axis, mode in zip(axes, modes, strict=True)]
-        found = [self.seen(axis, wraps=wrap) for axis, wrap in zip(axes, wraps, strict=True)]
-        return placed(self.label, self.layout, len(shape), found, None)
+        found = [self.seen(axis, wraps=wraps) for axis, wraps in _wrapping(self, axes)]
+        return _placed(self, len(shape), found, None)
 
     def axes(self, sizes: Shape) -> tuple[Axis, ...]:
         """Return how the windows lie on an image of these sizes."""
@@ -332,10 +330,8 @@ class Pool(Layer):
             self.label, tuple(sizes[-n:]), self.window, stride=stride, padding=self.padding, dilation=self.dilation,
             ceil_mode=self.ceil_mode,
         )  # fmt: skip
-        modes = pad_modes(self.label, self.pad_mode, n, optional=True)
-        wraps = [mode == "circular" and (axis.lo, axis.hi) != (0, 0) for axis, mode in zip(axes, modes, strict=True)]
-        found = [of_window(axis, wraps=wrap) for axis, wrap in zip(axes, wraps, strict=True)]
-        return placed(self.label, self.layout, len(shape), found, IDENTITY)
+        found = [of_window(axis, wraps=wraps) for axis, wraps in _wrapping(self, axes)]
+        return _placed(self, len(shape), found, IDENTITY)
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Reduce the windows."""
@@ -376,10 +372,16 @@ class Flatten(Layer):
         return flatten(x, spatial=x.ndim - len(batch) - 1, order=self.order, layout=self.layout)
 
 
-def placed(
-    op: str, layout: str | None, ndim: int, spatial: Sequence[Reach], channels: Reach | None
+def _wrapping(layer: _Windowed | Pool, axes: Sequence[Axis]) -> list[tuple[Axis, bool]]:
+    """Return each axis with whether its padding shows the other end."""
+    modes = pad_modes(layer.label, layer.pad_mode, len(axes), optional=True)
+    return [(axis, mode == "circular" and (axis.lo, axis.hi) != (0, 0)) for axis, mode in zip(axes, modes, strict=True)]
+
+
+def _placed(
+    layer: _Windowed | Pool, ndim: int, spatial: Sequence[Reach], channels: Reach | None
 ) -> tuple[Reach | None, ...]:
-    """Return what is seen of each axis of an array of some layout; of axes of the batch each place sees itself."""
-    order = channels_last_order(op, layout, ndim) if layout else range(ndim)
+    """Return what is seen of each axis of an array of the layer's layout; of axes of the batch each sees itself."""
+    order = channels_last_order(layer.label, layer.layout, ndim) if layer.layout else range(ndim)
     last = (*[IDENTITY] * (ndim - 1 - len(spatial)), *spatial, channels)
     return tuple(each for _, each in sorted(zip(order, last, strict=True), key=lambda pair: pair[0]))

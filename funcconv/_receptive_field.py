@@ -142,8 +142,9 @@ class Followed:
             self._seen[name] = [{(name, axis): Seen(axis, IDENTITY) for axis in range(len(shape))}]
             self._exact[name] = [{(name, axis): along(shape, axis) for axis in range(len(shape))}]
         operations: dict[Any, _Operation] = {}
+        nodes = graph.nodes
         for row, entry in zip(graph.rows, graph.entry_shapes(params), strict=True):
-            operands = [graph.nodes[i] for i in row.inputs]
+            operands = [nodes[i] for i in row.inputs]
             xs = [shapes[name] for name in operands]
             leaves, tree = jax.tree.flatten((entry, xs))
             like = (row.op, tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
@@ -230,18 +231,18 @@ def _is_array(x: Any) -> bool:
 
 
 def _fitted(interval: Interval, shape: Shape, size: int) -> Seen:
-    """Return what is seen of an axis along that axis of the result along which it is the least."""
-    along = {}
+    """Return what is seen of an axis fits that axis of the result fits which it is the least."""
+    fits = {}
     for axis in range(len(shape)):
         others = tuple(other for other in range(len(shape)) if other != axis)
         low, high = interval[0].min(others, initial=NOWHERE), interval[1].max(others, initial=-NOWHERE)
         if len(low) > 1 or shape[axis] == size == 1:
-            along[axis] = low, high
-    if not along:
+            fits[axis] = low, high
+    if not fits:
         low, high = int(interval[0].min(initial=NOWHERE)), int(interval[1].max(initial=-NOWHERE))
         return Seen(None, Reach(0, (low,), (high,)))
-    axis = min(along, key=lambda axis: (np.max(along[axis][1] - along[axis][0]), axis))
-    pairs = [(int(first), int(last)) for first, last in zip(*along[axis], strict=True)]
+    axis = min(fits, key=lambda axis: (np.max(fits[axis][1] - fits[axis][0]), axis))
+    pairs = [(int(first), int(last)) for first, last in zip(*fits[axis], strict=True)]
     return Seen(axis, of_table(pairs, size))
 
 

@@ -1,11 +1,13 @@
 """Drawings, rendered by the program of Graphviz."""
 
+import io
 import shutil
 import subprocess
 import sysconfig
 from pathlib import Path
 
 from ._errors import FuncconvError
+from ._extras import needs
 
 FORMATS = ("svg", "png", "pdf", "dot")
 _MANY = 200  # arrows, beyond which a sharp bitmap is larger than what shows it
@@ -44,16 +46,22 @@ class Drawing:
         Raises:
             FuncconvError: if there is no program to draw it, or it fails.
         """
-        program = _program(format)
-        dots = 144 if self.dot.count(" -> ") < _MANY else 60  # to an inch
+        program = _program()
+        if format == "pdf" and program.stem != "dot":
+            return _pdf(self.rendered("png"), self._dots)
         done = subprocess.run(
-            [program, f"-T{format}", *([f"-Gdpi={dots}"] if format == "png" else [])],
+            [program, f"-T{format}", *([f"-Gdpi={self._dots}"] if format == "png" else [])],
             input=self.dot.encode(), capture_output=True, check=False,
         )  # fmt: skip
         if done.returncode or not done.stdout:
             msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
             raise FuncconvError(msg)
         return done.stdout
+
+    @property
+    def _dots(self) -> int:
+        """Dots of a bitmap to an inch."""
+        return 144 if self.dot.count(" -> ") < _MANY else 60
 
     def _repr_svg_(self) -> str | None:
         """Return the picture for a notebook, None where no program draws it."""
@@ -66,15 +74,24 @@ class Drawing:
         return f"<Drawing of {self.dot.count(chr(10))} lines of DOT>"
 
 
-def _program(format: str) -> str:
-    """Return the path of a program that draws this format."""
-    names = _PROGRAMS[:1] if format == "pdf" else _PROGRAMS
-    for name in names:
+def _program() -> Path:
+    """Return the path of a program that draws."""
+    for name in _PROGRAMS:
         found = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
         if found:
-            return found
-    if format == "pdf":
-        msg = "draw: a PDF needs the program dot of Graphviz (https://graphviz.org); write .svg or .png instead"
-    else:
-        msg = "draw: no program to draw with; pip install 'funcconv[draw]', or install Graphviz (https://graphviz.org)"
+            return Path(found)
+    msg = "draw: no program to draw with; pip install 'funcconv[draw]', or install Graphviz (https://graphviz.org)"
     raise FuncconvError(msg)
+
+
+def _pdf(png: bytes, dots: int) -> bytes:
+    """Return a page with a bitmap on it, for a program that has no PDF."""
+    with needs("draw", "draw: a PDF without the program dot of Graphviz"):
+        from matplotlib.figure import Figure
+        from matplotlib.image import imread
+    bitmap, page = imread(io.BytesIO(png)), io.BytesIO()
+    height, width = bitmap.shape[:2]
+    figure = Figure(figsize=(width / dots, height / dots), dpi=dots)
+    figure.figimage(bitmap)
+    figure.savefig(page, format="pdf", dpi=dots)
+    return page.getvalue()

@@ -187,10 +187,9 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
     first_use: dict[str, str] = {}
     counted: dict[Any, tuple[Flops, Flops]] = {}
     rows, cotangents = [], []
-    for name in graph.nodes:
-        number = graph.nodes.index(name) - len(graph.inputs)
-        row, entry = (graph.rows[number], entries[number]) if number >= 0 else (None, None)
-        operands = [graph.nodes[i] for i in row.inputs] if row else []
+    nodes, inputs = graph.nodes, [None] * len(graph.inputs)
+    for name, row, entry in zip(nodes, [*inputs, *graph.rows], [*inputs, *entries], strict=True):
+        operands = [nodes[i] for i in row.inputs] if row else []
         xs = [_batched(shapes[each], batch) for each in operands]
         forward = backward = NONE
         if row:

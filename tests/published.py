@@ -126,11 +126,7 @@ PUBLISHED = {
     "LeNet-5": (lenet5, lenet5_by_hand, (61_706, 1), (416_520, 1)),
     "AlexNet": (alexnet, alexnet_by_hand, (61, 10**6), (724, 10**6)),  # Sze et al.
     "VGG-16": (vgg16, vgg16_by_hand, (138, 10**6), (155, 10**8)),  # the paper; 15.5 G by Sze et al.
-    "ResNet-18": (
-        resnet18,
-        resnet18_by_hand,
-        (11_689_512 - 9_600, 1),
-        (18, 10**8),
-    ),  # torchvision less its norms; paper
+    # torchvision's count less that of its norms, and the paper's
+    "ResNet-18": (resnet18, resnet18_by_hand, (11_689_512 - 9_600, 1), (18, 10**8)),
     "MobileNet": (mobilenet, mobilenet_by_hand, (42, 10**5), (569, 10**6)),  # the paper, table 8
 }
