@@ -24,6 +24,7 @@ CASES = {
     "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "phases", "blocks")),
     "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("lax", "phases", "turned")),
     "narrow": ((3, 2, 3, 4), (2, 7, 6, 3), {"stride": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "turned")),
+    "tapering": ((3, 3, 9, 4), (2, 7, 6, 9), {"padding": 1}, ("lax", "phases", "exchanged")),
     "three axes": (
         (3, 2, 3, 2, 20), (2, 5, 4, 6, 2), {"padding": 1, "stride": (2, 1, 1)},
         ("depth", "phases", "blocks"),
@@ -125,35 +126,63 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
         close(*(np.stack([np.real(each), np.imag(each)]) for each in (ours, reference)), dtype=dtype)
 
 
-@pytest.mark.parametrize("gathered", [1, 100, 2000])
-@pytest.mark.parametrize("name", ["dense", "three axes", "cropped"])
+@pytest.mark.parametrize("gathered", [1, 100, 350, 2000])
+@pytest.mark.parametrize("name", ["dense", "narrow", "one axis", "three axes", "cropped", "dilated phases"])
 def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
     monkeypatch.setattr(_blocks, "_GATHERED", gathered)
     kernel, image, options, _ = CASES[name]
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
-    _, x = draw(rng, kernel, image)
-    g = jnp.asarray(rng.normal(size=(image[0], *form.positions, kernel[-1])))
-    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), jnp.zeros(kernel))(g)
+    params, x = draw(rng, kernel, (5, *image[1:]))  # five images: blocks of two or three leave a rest
+    reference = partial(_lax.reference, form=form)
+    close(jax.jit(partial(_blocks.conv, form=form))(x, params["kernel"]), reference(x, params["kernel"]))
+    g = jnp.asarray(rng.normal(size=(5, *form.positions, kernel[-1])))
+    (expected,) = jax.linear_transpose(partial(reference, x), params["kernel"])(g)
     close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
+
+
+@pytest.mark.parametrize("number", [1, 7, 12, 97])
+@pytest.mark.parametrize("most", [0, 1, 5, 8, 100])
+def test_an_axis_is_cut_once(number, most):
+    cuts = _blocks._cuts(number, most)
+    assert cuts[0].begin == 0
+    for before, after in itertools.pairwise(cuts):
+        assert before.begin + before.pieces * before.size == after.begin
+    assert cuts[-1].begin + cuts[-1].pieces * cuts[-1].size == number
+    assert max(cut.size for cut in cuts) <= max(most, 1)
+
+
+@pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])
+@pytest.mark.parametrize("dilation", [1, (2, 1), (1, 3)])
+def test_image_and_cotangent_exchanged(padding, dilation, rng):
+    form = lowering.Form(resolve("op", (9, 8), (3, 2), padding=padding, dilation=dilation))
+    params, x = draw(rng, (3, 2, 5, 2), (3, 9, 8, 5))
+    g = jnp.asarray(rng.normal(size=(3, *form.positions, 2)))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
+    close(jax.jit(partial(_blocks.exchanged, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize(
-    ("kernel", "image", "options"),
-    [
-        ((5, 3, 2, 3), (3, 9, 8, 2), {"stride": (2, 1), "padding": 2}),
-        ((4, 4, 1, 2), (2, 9, 11, 1), {"dilation": (2, 1), "padding": ((1, -1), (0, 2))}),
-        ((3, 2, 3, 2, 1), (2, 5, 4, 6, 2), {"padding": 1, "stride": (1, 2, 2)}),
-    ],
+    "options", [{"padding": 1}, {"padding": ((0, 2), (-1, 1))}, {"dilation": 2, "padding": (2, 0)}]
 )
-@pytest.mark.parametrize("large", [3, 64])
-def test_kernels_of_many_taps(kernel, image, options, large, monkeypatch, rng):
-    """Gathered an axis at a time; and beyond some number, a line of the kernel at a time."""
-    monkeypatch.setattr(_blocks, "_LARGE", large)
-    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
-    _, x = draw(rng, kernel, image)
-    g = jnp.asarray(rng.normal(size=(image[0], *form.positions, kernel[-1])))
-    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), jnp.zeros(kernel))(g)
-    close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
+def test_a_line_more(options, rng):
+    form = lowering.Form(resolve("op", (6, 7), (3, 3), **options))
+    params, x = draw(rng, (3, 3, 2, 4), (2, 6, 7, 2), np.float32)
+    found = jax.jit(partial(_lax.longer, form=form))(x, params["kernel"])
+    close(found, _lax.reference(x, params["kernel"], form), ulps=64)
+
+
+def test_old_libraries_are_gone_round():
+    """Where XLA would take a slow library, and nowhere else."""
+    old, new = (lowering.Where("cpu", slow_library=slow) for slow in (True, False))
+
+    def form(where, channels=32, padding=1, dtype=np.float32):
+        geometry = lowering.Form(resolve("op", (9, 9), (3, 3), padding=padding))
+        problem = _choice.Problem.of(geometry, (8, 9, 9, channels), (3, 3, channels, 8), np.dtype(dtype), 0, where)
+        return _choice.choose(_choice.CONV, problem).form
+
+    assert [form(old), form(old, padding=0)] == ["longer", "blocks"]
+    assert [form(old, channels=8), form(old, dtype=np.float64)] == ["lax", "lax"]
+    assert [form(new), form(new, padding=0)] == ["lax", "lax"]
 
 
 @pytest.mark.parametrize("merges", [True, False])
@@ -192,7 +221,7 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
         elif platform is None or typed:
             assert forms == ["lax"] * 3
         elif devices != 1:
-            assert not {"blocks", "product", "turned"} & {forms[2]}
+            assert not {"blocks", "exchanged", "product", "turned"} & {forms[2]}
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")

@@ -1,74 +1,151 @@
-"""The kernel gradient as products of matrices, block by block, so that what is gathered stays in the cache.
+"""Products of matrices, block by block, so that what is gathered stays in the cache.
 
-A block is some images of the batch or, where one is too large, a band of its positions. The taps of a block are put
-side by side as the columns of one matrix, and the transposed cotangents of the block are multiplied with it.
+A block is some images of the batch or, where one is too large, a band of its positions. Its windows are gathered as the
+rows of one matrix, which is multiplied with the kernel; or the transposed cotangents of the block with it.
 """
 
+import itertools
 import math
+from collections.abc import Callable
+from typing import Any, NamedTuple, TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._geometry import Axis
 from .._padding import pad
-from .._taps import patches, shifted
-from .._typing import Array, Precision
+from .._typing import Array
 from ._form import Form
 
-_GATHERED = 2**19  # numbers that are gathered at once, unless one row of positions has more
-_LARGE = 64  # taps; a larger kernel is found a line at a time
-_TOGETHER = 9  # taps that are gathered at once; more take an axis at a time, which is much less to compile
+Axes: TypeAlias = tuple[Axis, ...]
+
+_GATHERED = 2**19  # numbers that are gathered at once, unless one line of positions has more
+
+
+class Cut(NamedTuple):
+    """Neighbouring pieces of an axis, of one size."""
+
+    begin: int
+    pieces: int
+    size: int
+
+
+class Block(NamedTuple):
+    """Some images, and some lines of positions along their first axis."""
+
+    images: Cut
+    lines: Cut
+    place: tuple[Array, Array]  # the first image, and the first line
+    windows: Array  # (images * positions, taps * channels)
+
+
+def conv(image: Array, kernel: Array, form: Form) -> Array:
+    """Return the correlation."""
+    matrix = kernel.reshape(-1, kernel.shape[-1])
+
+    def product(y: Array, block: Block) -> Array:
+        found = jnp.dot(block.windows, matrix, precision=form.precision)
+        shape = (block.images.size, block.lines.size, *y.shape[2:])
+        return lax.dynamic_update_slice(y, found.reshape(shape), (*block.place, *[0] * (y.ndim - 2)))
+
+    return _over_blocks(product, jnp.zeros(form.result(image, kernel), image.dtype), image, form)
 
 
 def kernel_grad(image: Array, g: Array, form: Form) -> Array:
     """Return the transpose of the convolution by its kernel."""
-    x = pad(image, form.axes, ("zeros",) * len(form.axes))
-    if math.prod(form.window) <= _LARGE:
-        return _sum_of_blocks(x, g, form.axes, form.precision)
-    first = form.axes[0]._replace(window=1)
-    reads = (first.outputs - 1) * first.stride + 1
 
-    def line(tap: Array) -> Array:
-        read = lax.dynamic_slice_in_dim(x, tap * first.dilation, reads, axis=1)
-        return _sum_of_blocks(read, g, (first, *form.axes[1:]), form.precision)[0]
+    def add_product(total: Array, block: Block) -> Array:
+        image, line = block.place
+        right = lax.dynamic_slice_in_dim(g, image, block.images.size)
+        right = lax.dynamic_slice_in_dim(right, line, block.lines.size, axis=1).reshape(-1, g.shape[-1])
+        return total + lax.dot_general(right, block.windows, (((0,), (0,)), ((), ())), precision=form.precision)
 
-    lines: Array = lax.map(line, jnp.arange(form.window[0]))
-    return lines
+    zero = jnp.zeros((g.shape[-1], math.prod(form.window) * image.shape[-1]), g.dtype)
+    return _over_blocks(add_product, zero, image, form).T.reshape(form.kernel(image, g))
 
 
-def _sum_of_blocks(x: Array, g: Array, axes: tuple[Axis, ...], precision: Precision) -> Array:
-    """Return the kernel gradient for a padded image."""
-    window, inputs, outputs = tuple(axis.window for axis in axes), x.shape[-1], g.shape[-1]
-    columns = math.prod(window) * inputs
-    size, lines = _block(len(g), axes, columns)
-    first = axes[0]._replace(outputs=lines)
-    span, bands = (lines - 1) * first.stride + first.extent, axes[0].outputs // lines
-
-    def add_block(i: Array, total: Array) -> Array:
-        begin, line = i // bands * size, i % bands * lines
-        part = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(x, begin, size), line * first.stride, span, axis=1)
-        right = lax.dynamic_slice_in_dim(lax.dynamic_slice_in_dim(g, begin, size), line, lines, axis=1)
-        left = _gathered(part, (first, *axes[1:])).reshape(-1, columns)
-        return total + lax.dot_general(right.reshape(-1, outputs), left, (((0,), (0,)), ((), ())), precision=precision)
-
-    zero = jnp.zeros((outputs, columns), g.dtype)
-    total: Array = lax.fori_loop(0, len(g) // size * bands, add_block, zero)
-    return total.T.reshape(*window, inputs, outputs)
+def exchanged(image: Array, g: Array, form: Form) -> Array:
+    """Return the same for a stride of one, but with windows of the cotangents, where these have fewer channels."""
+    axes = []
+    for axis in form.axes:
+        windows = Axis(axis.outputs, axis.window, 1, axis.dilation, axis.extent - 1 - axis.lo, 0, axis.size)
+        axes.append(windows._replace(hi=windows.reach))
+    w = kernel_grad(g, image, form._replace(axes=tuple(axes)))
+    return lax.rev(w.swapaxes(-1, -2), range(len(axes)))
 
 
-def _gathered(x: Array, axes: tuple[Axis, ...]) -> Array:
-    """Return the taps of each window side by side, with the channels last."""
-    few = math.prod(axis.window for axis in axes) <= _TOGETHER
-    return jnp.concatenate(shifted(x, axes), axis=-1) if few else patches(x, axes)
+def _over_blocks(step: Callable[[Array, Block], Array], start: Array, image: Array, form: Form) -> Array:
+    """Return what `step` makes of `start` block by block."""
+    columns = math.prod(form.window) * image.shape[-1]
+    first, *rest = form.axes
+    line = columns * math.prod(axis.outputs for axis in rest)
+    of_images = _cuts(len(image), _GATHERED // (line * first.outputs))
+    of_lines = _cuts(first.outputs, _GATHERED // line)
+    x = _flat(image, form.axes)
+    found = start
+    for images, lines in itertools.product(of_images, of_lines):
+        axes = (first._replace(outputs=lines.size), *rest)
+
+        def body(i: Array, found: Array, images: Cut = images, lines: Cut = lines, axes: Axes = axes) -> Array:
+            begin = images.begin + lax.div(i, lines.pieces) * images.size
+            line = lines.begin + lax.rem(i, lines.pieces) * lines.size
+            windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
+            return step(found, Block(images, lines, (begin, line), windows.reshape(-1, columns)))
+
+        found = lax.fori_loop(0, images.pieces * lines.pieces, body, found)
+    return found
 
 
-def _block(batch: int, axes: tuple[Axis, ...], width: int) -> tuple[int, int]:
-    """Return how many images, and how many lines of positions along the first axis, are in a block."""
-    line = width * math.prod(axis.outputs for axis in axes[1:])
-    lines = _divisor(axes[0].outputs, _GATHERED // line)
-    return (_divisor(batch, _GATHERED // (line * lines)) if lines == axes[0].outputs else 1), lines
+def _flat(image: Array, axes: Axes) -> Array:
+    """Return the padded image with the last axis and the channels as one; padding them apart takes long to compile."""
+    *others, last = axes
+    channels = image.shape[-1]
+    padded = last.lo + last.size + last.reach
+    whole = Axis(last.size * channels, 1, 1, 1, last.lo * channels, last.reach * channels, padded * channels)
+    x = pad(image.reshape(*image.shape[:-2], -1, 1), (*others, whole), ("zeros",) * len(axes))
+    return x[..., 0]
 
 
-def _divisor(number: int, most: int) -> int:
-    """Return the largest divisor of a number that is not above `most`, or 1."""
-    return next((size for size in range(min(most, number), 1, -1) if number % size == 0), 1)
+def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array, place: Array) -> Array:
+    """Return the windows of some images from `begin` on, the first of them at `place` of the first axis.
+
+    A window is read as one piece; along axes with a dilation, tap by tap.
+
+    Args:
+        x: `(batch, *padded, padded * channels)`.
+        axes: one for each spatial axis.
+        channels: how many are one with the last axis.
+        size: how many images.
+        begin: the first image.
+        place: the first place.
+
+    Returns:
+        `(size, *positions, *window, channels)`, but that the last two may be one.
+    """
+    n = len(axes)
+    dilated = [i for i, axis in enumerate(axes) if axis.dilation > 1]
+    found = (*(axis.outputs for axis in axes), *(axes[i].window for i in dilated))
+    starts: list[Any] = [begin, place, *[0] * (n - 1)]
+    for i, axis in enumerate(axes):
+        starts[1 + i] += lax.broadcasted_iota(jnp.int32, found, i) * axis.stride
+    for i, tap in zip(dilated, range(n, len(found)), strict=True):
+        starts[1 + i] += lax.broadcasted_iota(jnp.int32, found, tap) * axes[i].dilation
+    read = [1 if i in dilated else axis.window for i, axis in enumerate(axes)]
+    starts[n] *= channels
+    read[n - 1] *= channels
+    whole = [i for i in range(n) if i not in dilated or i == n - 1]
+    numbers = lax.GatherDimensionNumbers(
+        offset_dims=(0, *(1 + n + i + (i in dilated) for i in whole)),
+        collapsed_slice_dims=tuple(1 + i for i in dilated if i not in whole),
+        start_index_map=tuple(range(1 + n)),
+    )
+    indices = jnp.stack([jnp.broadcast_to(start, found) for start in starts], -1)
+    return lax.gather(x, indices, numbers, (size, *read), mode="promise_in_bounds")
+
+
+def _cuts(number: int, most: int) -> list[Cut]:
+    """Cut an axis into pieces that are not larger than `most`, if that is not below 1: equal ones, but for the last."""
+    most = min(max(most, 1), number)
+    size = next((size for size in range(most, most // 2, -1) if number % size == 0), most)
+    whole, rest = divmod(number, size)
+    return [Cut(0, whole, size), *([Cut(whole * size, 1, rest)] if rest else [])]

@@ -8,6 +8,7 @@ import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -16,8 +17,9 @@ from . import _phases
 from ._form import Form
 
 _TINY = 2**15  # products; below it nothing is gained, and what is compiled should be short
-_NARROW = 16  # channels
-_SMALL = 2**10  # positions
+_FEW = 6, 16  # channels before and after
+_SMALL = 2**8  # positions
+_MIDDLE = 16  # channels
 _TAPS = 64  # of a kernel that is not large
 
 
@@ -27,6 +29,7 @@ class Where(NamedTuple):
     platform: str | None  # None: any but the CPU
     devices: int | None = 1
     typed: bool = False  # whether types say how arrays are spread over devices
+    slow_library: bool = jax.__version_info__ < (0, 11)  # to which XLA gives convolutions
 
 
 class Problem(NamedTuple):
@@ -64,14 +67,29 @@ class Problem(NamedTuple):
         return self.inputs == 1 and self.form.groups > 1 and math.prod(self.form.window) <= _TAPS
 
     @property
-    def large(self) -> bool:
-        """Whether the kernel is large, and not much smaller than what it is moved over."""
-        return math.prod(self.form.window) > _TAPS and math.prod(self.form.positions) <= _SMALL
-
-    @property
     def narrow(self) -> bool:
         """Whether products of matrices would have little to work on."""
-        return max(self.inputs, self.outputs) <= _NARROW and math.prod(self.form.positions) <= _SMALL
+        few = self.inputs <= _FEW[0] and self.outputs <= _FEW[1]
+        return few and math.prod(self.form.positions) <= _SMALL
+
+    @property
+    def slow(self) -> bool:
+        """Whether XLA is of a version that gives such a convolution to a slow library."""
+        fits = self.dtype == np.float32 and len(self.form.axes) == 2 and self.inputs >= _MIDDLE
+        return self.where.slow_library and self.where.devices == 1 and fits
+
+    @property
+    def same(self) -> bool:
+        """Whether the result is about as long as the image."""
+        first = self.form.axes[0]
+        return first.stride == 1 and first.outputs <= first.size <= 1.2 * first.outputs
+
+    @property
+    def tapering(self) -> bool:
+        """Whether the windows of the result hold fewer numbers than those of the image, and are not many more."""
+        places, positions = math.prod(self.form.spatial), math.prod(self.form.positions)
+        single = all(axis.stride == 1 for axis in self.form.axes)
+        return single and places * self.outputs < positions * self.inputs and places <= 1.5 * positions
 
 
 class Row(NamedTuple):
@@ -99,6 +117,8 @@ _POINTWISE = Row("product", lambda p: math.prod(p.form.window) == 1, "one tap: a
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE, _DEPTHWISE, _GROUPS, _POINTWISE,
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
+    Row("longer", lambda p: p.slow and p.same, "one line more, which keeps this XLA from its slow library"),
+    Row("blocks", lambda p: p.slow and p.countable, "products of gathered windows, block by block: the same"),
     _DEFAULT,
 )  # fmt: skip
 
@@ -115,7 +135,7 @@ KERNEL_GRAD = (
     _GROUPS, _POINTWISE,
     Row("turned", lambda p: len(p.form.axes) == 1, "one axis: XLA's convolution with batch and channels exchanged"),
     Row("turned", lambda p: p.narrow, "few channels and positions: the same"),
-    Row("turned", lambda p: p.large, "a kernel almost as large as the image: the same"),
+    Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip
 

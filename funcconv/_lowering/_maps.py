@@ -26,6 +26,8 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "depth": partial(_depth.conv, dense=dense),
+        "longer": _lax.longer,
+        "blocks": _blocks.conv,
     }
     return forms[name](_widened(image), _widened(kernel), form).astype(out.dtype)
 
@@ -51,6 +53,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
         "turned": _turned.kernel_grad,
         "blocks": _blocks.kernel_grad,
+        "exchanged": _blocks.exchanged,
     }
     return forms[name](_widened(image), _widened(g), form).astype(out.dtype)
 
