@@ -52,7 +52,7 @@ def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> dict[str, dict[
     builds |= {f"{library} +": (on_jax()[library], best) for library in ("funcconv", "lax") if best}
     for library, (build, options) in builds.items():
         params, predict, images = build(net, jnp.asarray(x))
-        for task, f in programs(predict).items():
+        for task, f in programs(fc.compiled_with(options)(predict)).items():
             began = time.perf_counter()
             compiled = jax.jit(f, compiler_options=options).lower(params, images).compile()
             if task == STEP:

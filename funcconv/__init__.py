@@ -2,6 +2,7 @@
 
 from . import plot as plot
 from ._adaptive import adaptive_pool as adaptive_pool
+from ._compiler import compiled_with as compiled_with
 from ._compiler import compiler_options as compiler_options
 from ._compose import add as add
 from ._compose import concat as concat

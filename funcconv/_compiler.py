@@ -2,14 +2,19 @@
 
 import functools
 import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from ._lowering import library
+
 # In order of preference; the options are XLA's own, marked experimental there, and not known to all its versions.
-_WITHOUT_YNN: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-_ONEDNN = _WITHOUT_YNN | {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_use_xnnpack": False}
+_FUSIONS, _ONEDNN_CALLS = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
+_WITHOUT_YNN: dict[str, str | bool] = {_FUSIONS: ""}
+_ONEDNN = _WITHOUT_YNN | {_ONEDNN_CALLS: True, "xla_cpu_use_xnnpack": False}
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
@@ -24,7 +29,7 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
 
     Returns:
         Options for `jax.jit(f, compiler_options=...)`, which takes them on an outermost function only; None where
-        nothing helps.
+        nothing helps. `compiled_with` tells what is traced of them.
 
     Raises:
         Nothing.
@@ -38,6 +43,42 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
     """
     options = _probed() if (platform or jax.default_backend()) == "cpu" else None
     return options and dict(options)
+
+
+@contextmanager
+def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
+    """Say, where a function is traced, with which of `compiler_options` it will be compiled.
+
+    XLA's options cannot be seen while a program is made for it. With this, convolutions take forms that are fast with
+    them: with oneDNN most are left to it. It is a part of what is traced, so it belongs inside of the function that is
+    jitted; around a call it has an effect only if that call traces. Values differ in their last digits, if at all.
+
+    Args:
+        options: what `jax.jit` is given as `compiler_options`; None is for none.
+
+    Yields:
+        Nothing.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> params, options = fc.init_conv(jax.random.key(0), 32, 32, (3, 3), groups=32), fc.compiler_options()
+        >>> def loss(params, x):
+        ...     with fc.compiled_with(options):
+        ...         return fc.conv(params, x, groups=32).sum()
+        >>> gradient = jax.jit(jax.grad(loss), compiler_options=options)
+        >>> gradient(params, jnp.ones((2, 8, 8, 32)))["kernel"].shape
+        (3, 3, 1, 32)
+    """
+    options = options or {}
+    turned_on = "eigen" if options.get(_FUSIONS) == "" else None
+    token = library.set("onednn" if options.get(_ONEDNN_CALLS) else turned_on)
+    try:
+        yield
+    finally:
+        library.reset(token)
 
 
 @functools.cache

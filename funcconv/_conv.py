@@ -11,7 +11,7 @@ from . import _family
 from ._errors import FuncconvError, suggest
 from ._geometry import Axis, pad_modes, parted, resolve, transposed_sizes
 from ._layout import image
-from ._lowering import Form, reference
+from ._lowering import Form, library, reference
 from ._padding import pad
 from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
 from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
@@ -191,7 +191,7 @@ class _Options(NamedTuple):
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
         """Return the convolution over these axes."""
-        return Form(axes, self.groups, self.precision, self.accumulate_dtype)
+        return Form(axes, self.groups, self.precision, self.accumulate_dtype, library.get())
 
 
 def _options(

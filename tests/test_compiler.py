@@ -1,8 +1,11 @@
 """Options for the compiler: taken by this XLA, and of no effect on what is computed."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 
 import funcconv as fc
 from funcconv import _compiler
@@ -41,3 +44,56 @@ def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
         assert fc.compiler_options("cpu") is None
     finally:
         _compiler._probed.cache_clear()
+
+
+ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_experimental_ynn_fusion_type": ""}
+
+
+def forms(options, groups=1, channels=32):
+    """Return the forms of a convolution and of its gradients, for the CPU."""
+    kernel = jax.ShapeDtypeStruct((3, 3, channels // groups, channels), np.float32)
+
+    def loss(kernel, x):
+        with fc.compiled_with(options):
+            return jnp.sin(fc.conv({"kernel": kernel}, x, padding=1, groups=groups)).sum()
+
+    x = jax.ShapeDtypeStruct((4, 16, 16, channels), np.float32)
+    return {row.map: row.form for row in fc.explain(jax.grad(loss, (0, 1)), kernel, x, platform="cpu")}
+
+
+def test_forms_know_of_onednn():
+    depthwise = forms(ONEDNN, groups=32)
+    assert (depthwise["conv"], depthwise["conv_kernel_grad"]) == ("lax", "taps")
+    assert forms(ONEDNN, groups=4)["conv"] == "lax"
+    assert (forms(None, groups=32)["conv"], forms(None, groups=4)["conv"]) == ("taps", "groups")
+
+
+def test_forms_know_that_a_slow_library_is_off():
+    assert forms({"xla_cpu_experimental_ynn_fusion_type": ""})["conv"] == "lax"
+    assert forms({"xla_cpu_other": True}) == forms({}) == forms(None)
+
+
+def test_what_is_said_ends_with_its_block():
+    before = forms(None, groups=32)
+    with fc.compiled_with(ONEDNN):
+        inside = jax.make_jaxpr(fc.conv)({"kernel": jnp.ones((1, 1, 1))}, jnp.ones((1, 1, 1)))
+    assert "onednn" in str(inside)
+    assert forms(None, groups=32) == before
+
+
+@pytest.mark.parametrize("groups", [1, 4, 32])
+def test_what_is_compiled_so_is_right(groups, rng):
+    params = {"kernel": jnp.asarray(rng.normal(size=(3, 3, 32 // groups, 32)), jnp.float32)}
+    x = jnp.asarray(rng.normal(size=(2, 9, 9, 32)), jnp.float32)
+
+    def gradient(options, params, x):
+        def loss(params, x):
+            with fc.compiled_with(options):
+                return jnp.square(fc.conv(params, x, padding=1, groups=groups)).sum()
+
+        return jax.grad(loss, (0, 1))(params, x)
+
+    options = fc.compiler_options("cpu")
+    found = jax.jit(partial(gradient, options), compiler_options=options)(params, x)
+    expected = jax.jit(partial(gradient, None))(params, x)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-4, atol=1e-3), found, expected)

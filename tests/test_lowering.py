@@ -22,7 +22,7 @@ TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
 # The kernel, the image, the options, and the forms of the convolution and of its gradients by image and kernel.
 CASES = {
     "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "phases", "blocks")),
-    "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("lax", "phases", "turned")),
+    "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("blocks", "phases", "blocks")),
     "narrow": ((3, 2, 3, 4), (2, 7, 6, 3), {"stride": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "turned")),
     "tapering": ((3, 3, 9, 4), (2, 7, 6, 9), {"padding": 1}, ("lax", "phases", "exchanged")),
     "three axes": (
@@ -39,7 +39,7 @@ CASES = {
     ),
     "many dilated phases": (
         (6, 2, 20), (2, 30, 2), {"stride": 20, "dilation": 3, "padding": 9},
-        ("lax", "phases", "turned"),
+        ("blocks", "phases", "blocks"),
     ),
     "depthwise": (
         (3, 2, 1, 4), (2, 7, 6, 4), {"stride": (1, 2), "padding": 1, "groups": 4},
@@ -169,6 +169,13 @@ def test_a_line_more(options, rng):
     params, x = draw(rng, (3, 3, 2, 4), (2, 6, 7, 2), np.float32)
     found = jax.jit(partial(_lax.longer, form=form))(x, params["kernel"])
     close(found, _lax.reference(x, params["kernel"], form), ulps=64)
+
+
+@pytest.mark.parametrize(("dtype", "forms"), [(np.float64, ["blocks", "exchanged"]), (np.float32, ["lax", "turned"])])
+def test_one_axis_in_float64_is_a_product(dtype, forms):
+    geometry = lowering.Form(resolve("op", (90,), (3,), padding=1))
+    problem = _choice.Problem.of(geometry, (8, 90, 32), (3, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
+    assert [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)] == forms
 
 
 def test_old_libraries_are_gone_round():

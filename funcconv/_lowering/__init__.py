@@ -6,6 +6,7 @@ from ._choice import Where as Where
 from ._choice import choose as choose
 from ._form import Form as Form
 from ._form import Type as Type
+from ._form import library as library
 from ._lax import reference as reference
 from ._maps import conv as conv
 from ._maps import conv_input_grad as conv_input_grad

@@ -67,6 +67,11 @@ class Problem(NamedTuple):
         return self.inputs == 1 and self.form.groups > 1 and math.prod(self.form.window) <= _TAPS
 
     @property
+    def line(self) -> bool:
+        """Whether there is one spatial axis."""
+        return len(self.form.axes) == 1
+
+    @property
     def narrow(self) -> bool:
         """Whether products of matrices would have little to work on."""
         few = self.inputs <= _FEW[0] and self.outputs <= _FEW[1]
@@ -76,7 +81,15 @@ class Problem(NamedTuple):
     def slow(self) -> bool:
         """Whether XLA is of a version that gives such a convolution to a slow library."""
         fits = self.dtype == np.float32 and len(self.form.axes) == 2 and self.inputs >= _MIDDLE
-        return self.where.slow_library and self.where.devices == 1 and fits
+        slow = self.where.slow_library and self.form.library is None
+        return slow and self.where.devices == 1 and fits
+
+    @property
+    def offered(self) -> bool:
+        """Whether oneDNN is to compute this convolution, and is fast with it."""
+        multiplied = self.inputs == 1 and self.form.groups > 1 and self.outputs > 1
+        fits = self.dtype == np.float32 and not self.line and not multiplied
+        return self.form.library == "onednn" and fits
 
     @property
     def same(self) -> bool:
@@ -115,8 +128,11 @@ _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 _POINTWISE = Row("product", lambda p: math.prod(p.form.window) == 1, "one tap: a product of matrices")
 
 CONV = (
-    _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE, _DEPTHWISE, _GROUPS, _POINTWISE,
+    _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
+    Row("lax", lambda p: p.offered and math.prod(p.form.window) > 1, "oneDNN has it"),
+    _DEPTHWISE, _GROUPS, _POINTWISE,
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
+    Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
     Row("longer", lambda p: p.slow and p.same, "one line more, which keeps this XLA from its slow library"),
     Row("blocks", lambda p: p.slow and p.countable, "products of gathered windows, block by block: the same"),
     _DEFAULT,
@@ -133,7 +149,7 @@ KERNEL_GRAD = (
     _DEPTHWISE,
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS, _POINTWISE,
-    Row("turned", lambda p: len(p.form.axes) == 1, "one axis: XLA's convolution with batch and channels exchanged"),
+    Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
     Row("turned", lambda p: p.narrow, "few channels and positions: the same"),
     Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005

@@ -1,11 +1,16 @@
 """What every form of a convolution is given beside its operands."""
 
+from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
 from .._geometry import Axis
 from .._typing import Array, DTypeLike, Precision, Shape
 
 Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varying axes
+
+
+# What options for the compiler make of convolutions: "onednn", or "eigen", XLA's own code for all cores; None without.
+library: ContextVar[str | None] = ContextVar("library", default=None)
 
 
 class Form(NamedTuple):
@@ -19,6 +24,7 @@ class Form(NamedTuple):
     groups: int = 1
     precision: Precision = None
     accumulate_dtype: DTypeLike | None = None
+    library: str | None = None  # that is to compute what is left to XLA, where options turn one on
 
     @property
     def spatial(self) -> Shape:

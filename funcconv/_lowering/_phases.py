@@ -74,7 +74,7 @@ def _by_themselves(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
         if len(phases) < n:
             parts.append(jnp.zeros((batch, *map(_places, form.axes), kernel.shape[-1]), g.dtype))
         else:
-            taps = lax.rev(kernel[tuple(phase.taps for phase in phases)], range(n))
+            taps = _reversed(kernel[tuple(phase.taps for phase in phases)], n)
             parts.append(conv(g, taps, form._replace(axes=tuple(phase.axis for phase in phases))))
     if len(parts) == 1:
         return parts[0]
@@ -96,7 +96,7 @@ def _as_channels(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
         axes.append(windows._replace(hi=windows.reach))
     taps = jnp.pad(kernel, [*margins, (0, 0), (0, 0)]).reshape(*parted, kernel.shape[-2], form.groups, channels)
     order = (*range(0, 2 * n, 2), 2 * n, 2 * n + 1, *range(1, 2 * n, 2), 2 * n + 2)
-    taps = lax.rev(taps.transpose(order), range(n)).reshape(*parted[::2], kernel.shape[-2], -1)
+    taps = _reversed(taps.transpose(order), n).reshape(*parted[::2], kernel.shape[-2], -1)
     x = conv(g, taps, form._replace(axes=tuple(axes)))  # (batch, *places, groups * phases * channels)
     x = x.reshape(*x.shape[:-1], form.groups, *parted[1::2], channels)
     for i, axis in enumerate(form.axes):
@@ -133,6 +133,12 @@ def _phases(axis: Axis) -> list[Phase | None]:
         windows = Axis(axis.outputs, len(taps), 1, dilation, lo, 0, _places(axis))
         found.append(Phase(slice(taps[0], None, axis.stride // common), windows._replace(hi=windows.reach)))
     return found
+
+
+def _reversed(kernel: Array, n: int) -> Array:
+    """Return the kernel with its taps in reverse, made an array of its own: else XLA would ask that of its library."""
+    taps: Array = lax.optimization_barrier(lax.rev(kernel, range(n)))  # type: ignore[no-untyped-call]
+    return taps
 
 
 def _swapped(kernel: Array, groups: int) -> Array:
