@@ -140,15 +140,16 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
     close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
 
 
-@pytest.mark.parametrize("number", [1, 7, 12, 97])
+@pytest.mark.parametrize("number", [0, 1, 7, 12, 97])
 @pytest.mark.parametrize("most", [0, 1, 5, 8, 100])
 def test_an_axis_is_cut_once(number, most):
     cuts = _blocks._cuts(number, most)
-    assert cuts[0].begin == 0
-    for before, after in itertools.pairwise(cuts):
-        assert before.begin + before.pieces * before.size == after.begin
-    assert cuts[-1].begin + cuts[-1].pieces * cuts[-1].size == number
-    assert max(cut.size for cut in cuts) <= max(most, 1)
+    pieces = [
+        range(cut.begin + i * cut.size, cut.begin + (i + 1) * cut.size) for cut in cuts for i in range(cut.pieces)
+    ]
+    assert [place for piece in pieces for place in piece] == [*range(number)]
+    assert all(1 <= cut.size <= max(most, 1) for cut in cuts)
+    assert len(cuts) <= 2
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])
