@@ -145,7 +145,7 @@ def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array, plac
 
 def _cuts(number: int, most: int) -> list[Cut]:
     """Cut an axis into pieces not larger than `most`, or than 1: of one size, but for what is left."""
-    size = min(max(most, 1), number) or 1
+    size = min(max(most, 1), number)
     size = next((each for each in range(size, size // 2, -1) if number % each == 0), size)
     whole, rest = divmod(number, size)
-    return [cut for cut in (Cut(0, whole, size), Cut(whole * size, 1, rest)) if cut.pieces and cut.size]
+    return [Cut(0, whole, size), *([Cut(whole * size, 1, rest)] if rest else [])]

@@ -120,7 +120,7 @@ _DTYPE = Row(
     "lax", lambda p: not jnp.issubdtype(p.dtype, jnp.inexact) or p.form.accumulate_dtype is not None,
     "sums in a dtype of their own",
 )  # fmt: skip
-_LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products < _TINY, "little to compute")
+_LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
 _DEPTHWISE = Row("taps", lambda p: p.depthwise, "a channel to a group: a sum of slices, where XLA has slow loops")
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
 _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
