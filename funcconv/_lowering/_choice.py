@@ -1,7 +1,7 @@
 """Which form a map of a convolution is computed in: the first row of its table that applies.
 
-The choice depends on the geometry, the dtype and the platform alone. Rows are the result of measurements, which
-`benchmarks/` repeats.
+The choice depends on the geometry, the dtype, and where and with what the program is to run. Rows are the result of
+measurements, which `benchmarks/` repeats.
 """
 
 import math
@@ -93,9 +93,9 @@ class Problem(NamedTuple):
 
     @property
     def same(self) -> bool:
-        """Whether the result is about as long as the image."""
+        """Whether a line more than the image has is not many more than the result has."""
         first = self.form.axes[0]
-        return first.stride == 1 and first.outputs <= first.size <= 1.2 * first.outputs
+        return first.stride == 1 and first.outputs <= first.size and first.size + 1 <= 1.2 * first.outputs
 
     @property
     def tapering(self) -> bool:
