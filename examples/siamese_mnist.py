@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from digits import DataError, Split, load
+from digits import DataError, Split, load, shifted
 from flax import serialization
 from tqdm import tqdm
 
@@ -61,13 +61,6 @@ def draw_pairs(rng: np.random.Generator, labels: np.ndarray, count: int) -> tupl
     second = np.where(same, first, (first + rng.integers(1, len(size), size=count)) % len(size))
     left, right = (order[begin[c] + (rng.random(count) * size[c]).astype(int)] for c in (first, second))
     return left, right, same
-
-
-def shifted(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
-    """Shift each image by up to `most` pixels along both axes, with empty ones coming in."""
-    padded = jnp.pad(images, ((0, 0), (most, most), (most, most), (0, 0)))
-    offsets = jax.random.randint(key, (len(images), 2), 0, 2 * most + 1)
-    return jax.vmap(lambda x, o: jax.lax.dynamic_slice(x, (o[0], o[1], 0), images.shape[1:]))(padded, offsets)
 
 
 def train(network: fc.Graph, data: Split, steps: int, seed: int) -> tuple[dict, list[float]]:

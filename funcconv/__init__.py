@@ -1,6 +1,7 @@
 """Convolutional networks as pure functions in JAX."""
 
 from . import plot as plot
+from . import train as train
 from ._adaptive import adaptive_pool as adaptive_pool
 from ._compiler import compiled_with as compiled_with
 from ._compiler import compiler_options as compiler_options

@@ -5,6 +5,7 @@ import re
 import struct
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import digits
@@ -328,3 +329,34 @@ def test_gallery_draws_every_picture(tmp_path):
         "receptive-field.jpg",
     }
     assert float(done.stdout.split("accuracy=")[1]) > 0.5
+
+
+# a loop that goes on -----------------------------------------------------------------------------------------
+
+
+def cnn(*arguments, cwd):
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / "train_cnn.py", *map(str, arguments)],
+        cwd=cwd, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    found = re.findall(r"^accuracy=(\S+) steps=(\d+) seconds=(\S+) digest=([0-9a-f]{64})$", done.stdout, re.MULTILINE)
+    return done, found[-1] if found else None
+
+
+def test_train_cnn_learns_and_goes_on(tmp_path):
+    """Killed in the middle and resumed, it ends with the parameters of a run that was not."""
+    options = ("--data", write_set(tmp_path / "data"), "--seed", 3, "--steps", 60)
+    done, whole = cnn(*options, "--out", tmp_path / "whole", "--resume", cwd=tmp_path)  # there is nothing to resume
+    assert done.returncode == 0, done.stderr
+    command = [sys.executable, EXAMPLES / "train_cnn.py", *map(str, options), "--out", tmp_path / "killed"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    log = tmp_path / "killed" / "train_cnn.jsonl"
+    while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 25):
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    done, resumed = cnn(*options, "--out", tmp_path / "killed", "--resume", cwd=tmp_path)
+    assert (resumed[1], resumed[3]) == ("60", whole[3]), done.stderr
+    assert log.read_text() == (tmp_path / "whole" / "train_cnn.jsonl").read_text()
+    _, fresh = cnn(*options[:-1], 5, "--out", tmp_path / "killed", cwd=tmp_path)
+    assert fresh[1] == "5"

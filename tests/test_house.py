@@ -38,7 +38,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"_receptive_field", "_draw", "_draw_autodiff"},
     {"_summary"},
     {"_graph", "_layers", "_compose"},
-    {"plot/__init__"},
+    {"plot/__init__", "train/__init__"},
     {"__init__"},
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
@@ -54,7 +54,14 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
     "plot": [
         {"_errors", "_typing", "_extras", "_geometry", "_receptive_field", "_graph"},
         {"_axes"},
-        {"_images", "_windows"},
+        {"_images", "_windows", "_curves"},
+        {"__init__"},
+    ],
+    "train": [
+        {"_errors", "_typing", "_extras", "_compiler"},
+        {"_state", "_batches", "_history", "_checkpoints"},
+        {"_step"},
+        {"_fit"},
         {"__init__"},
     ],
 }
@@ -64,12 +71,21 @@ FILES = {
 }
 PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_") and not inspect.ismodule(value)}
 PUBLIC |= {f"plot.{name}": value for name, value in vars(fc.plot).items() if inspect.isfunction(value)}
+PUBLIC |= {f"train.{name}": value for name, value in vars(fc.train).items() if name[0] != "_"}
 METHODS = {
     f"{kind.__name__}.{name}": value for kind in (fc.Graph, fc.Operator) for name, value in inspect.getmembers(kind)
     if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
 }  # fmt: skip
 EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
-EXTRAS = {"lineax", "matfree", "matplotlib", "rich", "scipy"}  # imported where they are used, never with the file
+EXTRAS = {
+    "lineax",
+    "matfree",
+    "matplotlib",
+    "orbax",
+    "rich",
+    "scipy",
+    "tqdm",
+}  # imported where they are used, never with the file
 
 
 def imported(tree):
@@ -137,7 +153,7 @@ def test_runtime_dependencies_are_the_declared_ones():
         anywhere |= {module.split(".")[0] for module, _ in imported(tree) if module[0] != "."}
         top = ast.Module([node for node in tree.body if isinstance(node, ast.Import | ast.ImportFrom)], [])
         with_the_file |= {module.split(".")[0] for module, _ in imported(top) if module[0] != "."}
-    assert with_the_file - standard == {"jax", "numpy", "jaxtyping"}  # numpy is JAX's own
+    assert with_the_file - standard == {"jax", "numpy", "jaxtyping", "optax"}  # numpy is JAX's own
     assert anywhere - standard - with_the_file == EXTRAS
 
 

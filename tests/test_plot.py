@@ -106,3 +106,19 @@ def test_axes_are_taken(rng):
         lambda ax: fc.plot.saliency(lambda x: x.sum(), np.ones((4, 4, 1)), ax=ax),
     ), strict=True):  # fmt: skip
         assert draw(ax) is figure
+
+
+def test_a_run(rng):
+    losses = rng.uniform(0.1, 1, 500)
+    losses[7] = np.nan
+    run = fc.train.History([{"step": i, "loss": loss} for i, loss in enumerate(losses)])
+    run.records.append({"step": 499, "eval/error": 0.5})
+    axes = fc.plot.history(run).axes[0]
+    each, mean, error = axes.lines
+    np.testing.assert_array_equal(each.get_ydata(), losses)
+    assert len(mean.get_xdata()) == 491
+    np.testing.assert_allclose(mean.get_ydata()[-1], losses[-10:].mean())
+    assert (mean.get_label(), error.get_label(), axes.get_yscale()) == ("loss", "eval/error", "log")
+    assert fc.plot.history(run, "eval/error", log=False).axes[0].get_yscale() == "linear"
+    with pytest.raises(fc.FuncconvError, match="no 'los'; did you mean 'loss'"):
+        fc.plot.history(run, "los")

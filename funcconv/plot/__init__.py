@@ -1,5 +1,6 @@
-"""Pictures of filters, activations, gradients and windows, on matplotlib's axes."""
+"""Pictures of filters, activations, gradients, windows and runs, on matplotlib's axes."""
 
+from ._curves import history as history
 from ._images import activations as activations
 from ._images import filters as filters
 from ._images import saliency as saliency

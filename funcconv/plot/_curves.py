@@ -1,0 +1,71 @@
+"""What a run reported, step by step."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import numpy as np
+
+from .._errors import FuncconvError, suggest
+from ._axes import axes_for
+
+_MANY = 200  # reports, beyond which their running mean is drawn over them
+
+
+class Reports(Protocol):
+    """A `train.History`, as far as it is asked here."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The metrics."""
+
+    def __getitem__(self, name: str) -> list[float]: ...
+
+    def steps(self, name: str) -> list[int]:
+        """The steps at which a metric was reported."""
+
+
+def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> Any:
+    """Draw metrics of a run by the step; of many reports their running mean, with each report pale behind it.
+
+    Args:
+        history: of `train.fit`.
+        *names: which metrics; by default the loss and what evaluations reported.
+        log: whether the axis of values is logarithmic, where all values are above zero.
+        ax: matplotlib axes; None makes a figure.
+
+    Returns:
+        The figure. What is not finite leaves a gap.
+
+    Raises:
+        FuncconvError: if there is no such metric, or matplotlib is missing.
+
+    Example:
+        >>> import funcconv as fc
+        >>> run = fc.train.History([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.2}, {"step": 2, "eval/error": 0.3}])
+        >>> [line.get_label() for line in fc.plot.history(run).axes[0].lines]
+        ['loss', 'eval/error']
+    """
+    chosen: Sequence[str] = names or [name for name in history.names if name == "loss" or name.startswith("eval/")]
+    for name in chosen:
+        if name not in history.names:
+            msg = f"plot.history: the run reported no {name!r}{suggest(name, history.names)}"
+            raise FuncconvError(msg)
+    ax = axes_for("plot.history", ax, (7, 4))
+    lowest = np.inf
+    for i, name in enumerate(chosen):
+        steps, values = np.asarray(history.steps(name)), np.asarray(history[name], float)
+        values = np.where(np.isfinite(values), values, np.nan)
+        lowest = min(lowest, np.nanmin(values, initial=np.inf))
+        marker = "o" if name.startswith("eval/") else None
+        if len(values) > _MANY:
+            ax.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
+            width = len(values) // 50
+            means = np.convolve(values, np.ones(width) / width, "valid")
+            steps, values = steps[width - 1 :], means
+        ax.plot(steps, values, color=f"C{i}", marker=marker, markersize=4, label=name)
+    if log and 0 < lowest < np.inf:
+        ax.set_yscale("log")
+    ax.set(xlabel="step")
+    if chosen:
+        ax.legend()
+    return ax.figure

@@ -1,0 +1,154 @@
+"""Batches of arrays in memory, in an order that depends on a key and an epoch alone."""
+
+import collections
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._errors import FuncconvError
+from .._typing import Array
+
+
+class Batches(Iterator[Any]):
+    """An iterator over batches that knows where it is: see `batches`."""
+
+    def __init__(
+        self,
+        arrays: Any,
+        size: int,
+        key: Array | None,
+        *,
+        epochs: int | None,
+        drop_last: bool,
+        shard: tuple[int, int],
+        sharding: Any,
+        prefetch: int,
+    ) -> None:
+        self._arrays = jax.tree.map(np.asarray, arrays)
+        self._count = len(jax.tree.leaves(self._arrays)[0])
+        self._size, self._epochs, self._shard = size, epochs, shard
+        self._sharding, self._prefetch = sharding, prefetch
+        whole, rest = divmod(self._count, size)
+        self.per_epoch = whole + bool(rest and not drop_last)
+        self._seed = None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
+        self._ahead: collections.deque[Any] = collections.deque()
+        self._orders: dict[int, np.ndarray] = {}
+        self.position = 0
+
+    def __next__(self) -> Any:
+        while len(self._ahead) < self._prefetch and self._known(self.position + len(self._ahead)):
+            self._ahead.append(self._placed(self.position + len(self._ahead)))
+        if not self._known(self.position):
+            raise StopIteration
+        found = self._ahead.popleft() if self._ahead else self._placed(self.position)
+        self.position += 1
+        return found
+
+    def seek(self, position: int) -> "Batches":
+        """Go to a batch by its number from the beginning, and return self."""
+        if position < 0:
+            msg = f"batches: a position must not be negative; got {position}"
+            raise FuncconvError(msg)
+        self.position = position
+        self._ahead.clear()
+        return self
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a batch by its number, in memory of the host."""
+        if not self._known(number):
+            msg = f"batches: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
+            raise IndexError(msg)
+        epoch, place = divmod(number, self.per_epoch)
+        chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        index, count = self._shard
+        return jax.tree.map(
+            lambda each: each[chosen[index * len(chosen) // count : (index + 1) * len(chosen) // count]], self._arrays
+        )
+
+    def _known(self, number: int) -> bool:
+        return number >= 0 and (self._epochs is None or number < self._epochs * self.per_epoch)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._seed is None:
+            return np.arange(self._count)
+        if epoch not in self._orders:
+            self._orders = {epoch: np.random.default_rng([*self._seed, epoch]).permutation(self._count)}
+        return self._orders[epoch]
+
+    def _placed(self, number: int) -> Any:
+        batch = self[number]
+        if self._sharding is None:
+            return jax.tree.map(jax.device_put, batch)
+        place = partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(place, batch)
+
+
+def batches(
+    arrays: Any,
+    batch_size: int,
+    key: Array | None = None,
+    *,
+    epochs: int | None = None,
+    drop_last: bool = True,
+    shard: tuple[int, int] | None = None,
+    sharding: Any = None,
+    prefetch: int = 2,
+) -> Batches:
+    """Return an iterator over batches of arrays, shuffled anew in every epoch.
+
+    The order of epoch `e` is a permutation that depends on the key and `e` alone, so that any batch can be found again:
+    `batches(...).seek(n)` goes on as if `n` had been taken.
+
+    Args:
+        arrays: a tree of arrays with one length, `(examples, ...)`.
+        batch_size: how many examples a batch has.
+        key: for the order; None keeps that of the arrays.
+        epochs: how often all are gone through; None goes on for ever.
+        drop_last: whether to leave out the examples of an epoch that do not fill a batch; else they are a smaller one.
+        shard: `(i, n)` for the i-th of n equal parts of each batch, as the i-th of n processes wants it; None is
+            `(jax.process_index(), jax.process_count())` with a `sharding` and the whole batch without.
+        sharding: a `jax.sharding.Sharding` for the whole batch; None leaves it on the default device.
+        prefetch: how many batches are on the device before they are asked for.
+
+    Returns:
+        An iterator with `position`, how many were taken; `seek(position)`; `per_epoch`; and `[number]`, a batch in the
+        host's memory.
+
+    Raises:
+        FuncconvError: if the arrays differ in length or have fewer examples than a batch, or an option is out of range.
+
+    Example:
+        >>> import funcconv as fc, jax, numpy as np
+        >>> data = fc.train.batches({"x": np.arange(10)}, 4, jax.random.key(0))
+        >>> first, second = next(data), next(data)
+        >>> data.per_epoch, len({*first["x"].tolist(), *second["x"].tolist()})
+        (2, 8)
+        >>> bool((next(data.seek(1))["x"] == second["x"]).all())
+        True
+    """
+    lengths = {np.shape(each)[:1] for each in jax.tree.leaves(arrays)}
+    if len(lengths) != 1 or not min(lengths):
+        found = ", ".join(str(np.shape(each)) for each in jax.tree.leaves(arrays))
+        msg = f"batches: the arrays must have one length, (examples, ...); their shapes are {found or 'none'}"
+        raise FuncconvError(msg)
+    ((count,),) = lengths
+    if shard is None:
+        shard = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
+    index, parts = shard
+    for name, value, right, what in (
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("batch_size", batch_size, batch_size <= count or not drop_last, f"at most the {count} examples there are"),
+        ("epochs", epochs, epochs is None or epochs >= 1, "at least 1"),
+        ("shard", shard, 0 <= index < parts and batch_size % parts == 0, "(i, n) with i below n, which cuts a batch"),
+        ("prefetch", prefetch, prefetch >= 0, "at least 0"),
+    ):
+        if not right:
+            msg = f"batches: {name} must be {what}; got {value}"
+            raise FuncconvError(msg)
+    return Batches(
+        arrays, batch_size, key,
+        epochs=epochs, drop_last=drop_last, shard=shard, sharding=sharding, prefetch=prefetch,
+    )  # fmt: skip

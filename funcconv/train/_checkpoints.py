@@ -1,0 +1,239 @@
+"""States of a run on disk: written whole or not at all, and checked when read, lest a damaged one is taken."""
+
+import hashlib
+import logging
+import os
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import FuncconvError
+from .._extras import needs
+
+
+class Checkpoints:
+    """A folder of checkpoints, by the step that they were taken after.
+
+    Args:
+        folder: is made where it is missing.
+        keep: how many of the last are kept, and how many of the best where `best` is given.
+        best: the name of a metric of which the smallest value is the best, `"-name"` for the largest; None for none.
+        asynchronous: whether to write while the run goes on.
+
+    Raises:
+        FuncconvError: if orbax is not installed, or the folder cannot be made or written to.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int = 3, best: str | None = None, asynchronous: bool = True
+    ) -> None:
+        with needs("train", "a checkpoint"):
+            import orbax.checkpoint as ocp
+        logging.getLogger("absl").setLevel(logging.ERROR)  # it tells of every file
+        self._ocp, self.folder = ocp, Path(folder).absolute()
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            msg = f"train: no checkpoints can be kept in {self.folder}: {error}"
+            raise FuncconvError(msg) from error
+        if not os.access(self.folder, os.W_OK):
+            msg = f"train: no checkpoints can be kept in {self.folder}: it is not to be written to"
+            raise FuncconvError(msg)
+        policies = ocp.checkpoint_managers.preservation_policy
+        kept = [policies.LatestN(keep)]
+        if best is not None:
+            name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
+            rank = lambda metrics: -sign * metrics.get(name, sign * np.inf)  # noqa: E731
+            kept.append(policies.BestN(get_metric_fn=rank, n=keep))
+        self._manager = ocp.CheckpointManager(
+            self.folder,
+            options=ocp.CheckpointManagerOptions(
+                preservation_policy=policies.AnyPreservationPolicy(kept),
+                enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True,
+            ),
+        )  # fmt: skip
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """After which steps there is one, the last one last."""
+        return tuple(sorted(self._manager.all_steps()))
+
+    def save(
+        self, step: int, state: Any, about: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None
+    ) -> None:
+        """Write a state; what it holds is copied at once, so that the next step may take over its memory."""
+        args = self._ocp.args
+        held = jax.tree.map(jnp.copy, state)
+        told = {"arrays": _described(held), "digest": digest(held), "about": dict(about or {})}
+        try:
+            self._manager.save(
+                step, args=args.Composite(state=args.StandardSave(held), told=args.JsonSave(told)),
+                metrics=None if metrics is None else dict(metrics), force=True,
+            )  # fmt: skip
+        except Exception as error:
+            msg = f"train: the checkpoint of step {step} could not be written to {self.folder}: {error}"
+            raise FuncconvError(msg) from error
+
+    def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
+        """Return the step, the state and what is told about it, of the last one that is whole, or of a certain one."""
+        self.wait()
+        for number in (step,) if step is not None else reversed(self.steps):
+            try:
+                told = self._read(number, told=self._ocp.args.JsonRestore())["told"]
+                known = told["arrays"]
+            except Exception as error:  # whatever is wrong with it
+                _warn(number, self.folder, error)
+                continue
+            _check_alike(known, _described(like), f"{self.folder}, step {number}")
+            try:
+                state = self._read(number, state=self._ocp.args.StandardRestore(jax.tree.map(_spec, like)))["state"]
+            except Exception as error:
+                _warn(number, self.folder, error)
+                continue
+            if digest(state) != told["digest"]:
+                _warn(number, self.folder, "its arrays are not those that were written")
+                continue
+            return number, state, told["about"]
+        return None
+
+    def wait(self) -> None:
+        """Return when all is written; raise what went wrong."""
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            msg = f"train: a checkpoint could not be written to {self.folder}: {error}"
+            raise FuncconvError(msg) from error
+
+    def close(self) -> None:
+        """Wait, and let go of the folder."""
+        self.wait()
+        self._manager.close()
+
+    def _read(self, step: int, **items: Any) -> Any:
+        return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+
+
+def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
+    """Write a tree of arrays, such as a `State`, to a folder.
+
+    Args:
+        folder: is made where it is missing; one that has checkpoints keeps them.
+        state: the tree.
+        step: the number that it goes by.
+
+    Raises:
+        FuncconvError: if orbax is not installed or the folder cannot be written to.
+
+    Returns:
+        None.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fc.train.save(folder, {"w": jnp.ones(2)})
+        ...     fc.train.restore(folder, {"w": jnp.zeros(2)})["w"].tolist()
+        [1.0, 1.0]
+    """
+    checkpoints = Checkpoints(folder, keep=2**31, asynchronous=False)
+    try:
+        checkpoints.save(step, state)
+    finally:
+        checkpoints.close()
+
+
+def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) -> Any:
+    """Read what `save` or `fit` wrote.
+
+    Args:
+        folder: of checkpoints.
+        like: a tree of arrays or of their types, with the names, shapes and dtypes that are expected.
+        step: which one; None is the last one that is whole: of one that is not, a warning tells.
+
+    Returns:
+        A tree like `like`, on the devices of its arrays.
+
+    Raises:
+        FuncconvError: if there is none, or what is there has other names, shapes or dtypes; each is named.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> try:
+        ...     fc.train.restore("nowhere", {"w": jnp.zeros(2)})
+        ... except fc.FuncconvError as error:
+        ...     print(error)
+        train: there is no folder nowhere
+    """
+    if not Path(folder).is_dir():
+        msg = f"train: there is no folder {folder}"
+        raise FuncconvError(msg)
+    checkpoints = Checkpoints(folder, keep=2**31)
+    try:
+        found = checkpoints.restore(like, step)
+    finally:
+        checkpoints.close()
+    if found is None:
+        msg = f"train: {folder} has no checkpoint{'' if step is None else f' of step {step}'} that can be read"
+        raise FuncconvError(msg)
+    return found[1]
+
+
+def digest(tree: Any) -> str:
+    """Return the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
+
+    Args:
+        tree: of arrays; random keys are taken by their data.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> import funcconv as fc, numpy as np
+        >>> fc.train.digest({"w": np.ones(2)}) == fc.train.digest({"w": np.float32([1, 1])})
+        False
+    """
+    found = hashlib.sha256()
+    for path, leaf in jax.tree.leaves_with_path(tree):
+        values = np.asarray(_data(leaf))
+        found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape};".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
+
+
+def _data(leaf: Any) -> Any:
+    is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
+    return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _described(tree: Any) -> dict[str, str]:
+    return {
+        jax.tree_util.keystr(path, simple=True, separator="/"): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+        for path, leaf in jax.tree.leaves_with_path(tree)
+    }
+
+
+def _spec(leaf: Any) -> Any:
+    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=getattr(leaf, "sharding", None))  # type: ignore[no-untyped-call]
+
+
+def _check_alike(found: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
+    differences = [
+        f"{name}: {found.get(name, 'missing')} there, {wanted.get(name, 'not known')} here"
+        for name in sorted({*found, *wanted})
+        if found.get(name) != wanted.get(name)
+    ]
+    if differences:
+        msg = f"train: the checkpoint in {where} is of something else:\n  " + "\n  ".join(differences)
+        raise FuncconvError(msg)
+
+
+def _warn(step: int, folder: Path, why: object) -> None:
+    text = str(why).splitlines()[0][:200] if str(why) else type(why).__name__
+    warnings.warn(f"the checkpoint of step {step} in {folder} is left out, it is damaged: {text}", stacklevel=4)

@@ -1,0 +1,300 @@
+"""The loop: steps, progress, evaluations, checkpoints, and going on where a run ended."""
+
+import os
+import signal
+import sys
+import threading
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import FuncconvError
+from .._extras import needs
+from ._batches import Batches
+from ._checkpoints import Checkpoints
+from ._history import History, Lines
+from ._state import State
+from ._step import Step, compile, metrics_of
+
+Evaluate = Callable[[State], Mapping[str, Any]]
+Log = str | os.PathLike[str] | Callable[[dict[str, float]], object]
+
+_AHEAD = 2  # steps that are on their way while their metrics are not yet here
+
+
+def fit(
+    step: Step,
+    state: State,
+    batches: Iterable[Any],
+    *,
+    steps: int,
+    evaluate: Evaluate | None = None,
+    every: int = 100,
+    patience: int | None = None,
+    monitor: str | None = None,
+    checkpoint: str | os.PathLike[str] | None = None,
+    checkpoint_every: int = 10,
+    keep: int = 3,
+    log: Log | None = None,
+    progress: bool = True,
+) -> tuple[State, History]:
+    """Train until `steps` steps were taken, and go on from the last checkpoint where there is one.
+
+    A run that was killed and is called again with the same arguments takes the same steps as one that was not, to the
+    bit on the same platform: the state has the key, and the batches are sought by their number. Ctrl-C and SIGTERM end
+    it between two steps, when its state is saved; `history.stopped` says so.
+
+    Args:
+        step: of `make_step`; it is compiled here.
+        state: of its `init`. Its memory is not taken over: it can be used again.
+        batches: of `batches`; or any iterable. One with `seek(position)` is asked for the batch it is at when a run
+            goes on, one with `get_state()` and `set_state(state)` is given what it had then, as grain's iterators are;
+            of any other the batches of earlier steps are passed over.
+        steps: how many steps the run has in all, those of earlier calls among them.
+        evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`.
+        every: after how many steps, and at the end, that is called.
+        patience: after how many evaluations without a better value of `monitor` the run ends; None for never.
+        monitor: the name of a metric of `evaluate`, of which the smallest is the best, or `"-name"` for the largest;
+            for `patience`, and the best checkpoints are kept too.
+        checkpoint: a folder; None keeps nothing.
+        checkpoint_every: after how many steps a checkpoint is written; and at the end, and when interrupted.
+        keep: how many of the last, and of the best.
+        log: a file that gets one JSON line for each record; or a function that is called with each.
+        progress: whether to show a bar; in a file or a pipe, a line now and then.
+
+    Returns:
+        The state and the `History`, with that of the steps before if `log` is a file.
+
+    Raises:
+        FuncconvError: if an option is out of range, a checkpoint is of something else or cannot be written, or a
+            package is missing. What `batches`, `step` or `evaluate` raise is passed on, after the state was saved.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
+        >>> def loss(params, batch, *, key, state):
+        ...     return jnp.square(batch["x"] @ params["w"] - batch["y"]).mean()
+        >>> init, step = fc.train.make_step(loss, optax.sgd(0.3))
+        >>> x = np.random.default_rng(0).normal(size=(64, 3)).astype(np.float32)
+        >>> data = fc.train.batches({"x": x, "y": x @ np.float32([1, 2, 3])}, 16, jax.random.key(0))
+        >>> state, history = fc.train.fit(
+        ...     step, init({"w": jnp.zeros(3)}, jax.random.key(1)), data, steps=60, progress=False)
+        >>> [round(float(w), 3) for w in state.params["w"]], history["loss"][-1] < 1e-5
+        ([1.0, 2.0, 3.0], True)
+    """
+    for name, number, least in (
+        ("steps", steps, 0), ("every", every, 1), ("patience", patience, 1),
+        ("checkpoint_every", checkpoint_every, 1), ("keep", keep, 1),
+    ):  # fmt: skip
+        if number is not None and number < least:
+            msg = f"train: {name} must be at least {least}; got {number}"
+            raise FuncconvError(msg)
+    if patience is not None and (evaluate is None or monitor is None):
+        msg = "train: patience needs evaluate=, and the name of one of its metrics as monitor="
+        raise FuncconvError(msg)
+    folder, found = None, None
+    if checkpoint is not None:
+        folder = Checkpoints(checkpoint, keep=keep, best=monitor)
+        try:
+            found = folder.restore(state)
+        except FuncconvError:
+            folder.close()
+            raise
+    best, waited = float("inf"), 0
+    if found:
+        _, state, about = found
+        best, waited = float(about["best"]), int(about["waited"])
+        _go_on(batches, int(state.step), about.get("iterator"))
+    else:
+        state = jax.tree.map(jnp.copy, state)  # the compiled step takes over its memory
+    history, lines = History(), None
+    if isinstance(log, str | os.PathLike):
+        lines = Lines(log, int(state.step))
+        history.records += lines.kept
+
+    done = int(state.step)
+    counted = _Counted(step)
+    compiled = compile(counted)
+    shown = _Shown(steps, done, progress=progress)
+    pending: list[tuple[int, dict[str, Any]]] = []
+    evaluated: dict[str, float] = {}
+    evaluated_at = -1
+
+    def report(record: dict[str, float]) -> None:
+        history.records.append(record)
+        if lines:
+            lines.write([record])
+        elif callable(log):
+            log(record)
+
+    def settle(most: int) -> None:
+        """Report steps until no more than `most` are on their way."""
+        while len(pending) > most:
+            number, metrics = pending.pop(0)
+            record = {"step": number, **metrics_of(metrics)}
+            report(record)
+            shown.update(number, record, evaluated)
+
+    def keep_state() -> None:
+        settle(0)
+        if folder and done not in folder.steps:
+            about = {"best": str(best), "waited": waited, "iterator": _position(batches)}
+            folder.save(done, state, about, evaluated if evaluated_at == done else None)
+
+    source = iter(batches)
+    interrupts = _Interrupts()
+    try:
+        while done < steps:
+            if interrupts.came:
+                history.stopped = f"interrupted after step {done}"
+                break
+            try:
+                batch = next(source)
+            except StopIteration:
+                history.stopped = f"there were no more batches after step {done}"
+                break
+            state, metrics = compiled(state, batch)
+            done += 1
+            counted.tell(done)
+            pending.append((done, metrics))
+            settle(_AHEAD)
+            if evaluate and (done % every == 0 or done == steps):
+                settle(0)
+                evaluated, evaluated_at = metrics_of(evaluate(state)), done
+                report({"step": done, **{f"eval/{name}": value for name, value in evaluated.items()}})
+                if monitor:
+                    value = _monitored(evaluated, monitor)
+                    best, waited = (value, 0) if value < best else (best, waited + 1)
+                    if not waited:
+                        keep_state()
+                if patience is not None and waited >= patience:
+                    history.stopped = f"{monitor} was not better in {waited} evaluations, at step {done}"
+                    break
+            if done % checkpoint_every == 0:
+                keep_state()
+        keep_state()
+    except BaseException:
+        with suppress(Exception):  # what went wrong first is what is told
+            keep_state()
+        raise
+    finally:
+        history.compilations = counted.times
+        interrupts.close()
+        shown.close(history.stopped)
+        for each in (folder, lines):
+            if each:
+                each.close()
+    return state, history
+
+
+class _Counted:
+    """A step that counts how often it is traced, and warns when that is more than once."""
+
+    def __init__(self, step: Step) -> None:
+        self._step, self.times, self._told = step, 0, 1
+        self._shapes: list[Any] = []
+
+    def __call__(self, state: State, batch: Any) -> Any:
+        self.times += 1
+        self._shapes = [*self._shapes[-1:], jax.tree.map(lambda each: f"{each.dtype}{list(each.shape)}", batch)]
+        return self._step(state, batch)
+
+    def tell(self, number: int) -> None:
+        """Warn if the step was traced again."""
+        if self.times > self._told:
+            self._told = self.times
+            was, now = self._shapes
+            msg = f"the step was compiled anew, for the {self.times}. time, at step {number}: {was} came to be {now}"
+            warnings.warn(msg, stacklevel=3)
+
+
+class _Interrupts:
+    """Ctrl-C and SIGTERM are noted, for the loop to end between two steps; a second one is as ever."""
+
+    def __init__(self) -> None:
+        self.came, self._before = False, {}
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self._before[number] = signal.signal(number, self._note)
+
+    def _note(self, *_: object) -> None:
+        self.came = True
+        self.close()
+
+    def close(self) -> None:
+        """Give the signals back."""
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        self._before = {}
+
+
+class _Shown:
+    """A progress bar, or lines where there is no terminal."""
+
+    def __init__(self, steps: int, done: int, *, progress: bool) -> None:
+        self._done, self._bar = done, None
+        if not progress:
+            return
+        with needs("train", "a progress bar"):
+            from tqdm import tqdm
+        self._bar = tqdm(
+            total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True,
+            mininterval=0.5 if sys.stderr.isatty() else 30,
+        )  # fmt: skip
+
+    def update(self, number: int, record: Mapping[str, float], evaluated: Mapping[str, float]) -> None:
+        """Show a step and the last evaluation."""
+        if self._bar is None:
+            return
+        told = {name: value for name, value in record.items() if name not in ("step", "grad_norm", "skipped")}
+        if record.get("skipped"):
+            told["skipped"] = record["skipped"]
+        self._bar.set_postfix({name: f"{value:.4g}" for name, value in (told | dict(evaluated)).items()}, refresh=False)
+        self._bar.update(number - self._done)
+        self._done = number
+
+    def close(self, stopped: str) -> None:
+        """End the bar, and say why the run ended early."""
+        if self._bar is not None:
+            self._bar.close()
+            if stopped:
+                self._bar.write(f"training ended: {stopped}", file=sys.stderr)
+
+
+def _monitored(evaluated: Mapping[str, float], monitor: str) -> float:
+    name = monitor.removeprefix("-")
+    if name not in evaluated:
+        msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
+        raise FuncconvError(msg)
+    return -evaluated[name] if monitor.startswith("-") else evaluated[name]
+
+
+def _position(batches: Any) -> Any:
+    """Return what an iterator needs to go on from here, as JSON has it."""
+    if isinstance(batches, Batches):
+        return batches.position
+    if hasattr(batches, "get_state"):
+        found = batches.get_state()
+        return {"bytes": found.decode("latin-1")} if isinstance(found, bytes) else {"value": found}
+    return None
+
+
+def _go_on(batches: Any, done: int, position: Any) -> None:
+    """Bring an iterator to where a run ended."""
+    if isinstance(batches, Batches):
+        batches.seek(done if position is None else position)
+    elif isinstance(position, dict) and hasattr(batches, "set_state"):
+        found = position["bytes"].encode("latin-1") if "bytes" in position else position["value"]
+        batches.set_state(found)
+    elif isinstance(batches, Iterator):
+        for _ in range(done):
+            next(batches, None)
+    else:
+        msg = (
+            f"train: to go on after step {done}, batches must be an iterator, or have seek or set_state; "
+            f"got {type(batches).__name__}"
+        )
+        raise FuncconvError(msg)

@@ -1,0 +1,251 @@
+"""One step of training as a pure function."""
+
+from collections.abc import Callable, Mapping, Sequence
+from fnmatch import fnmatchcase
+from typing import Any, TypeAlias
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
+
+from .._compiler import compiled_with, compiler_options
+from .._errors import FuncconvError
+from .._typing import Array, DTypeLike
+from ._state import Scale, State
+
+Init: TypeAlias = Callable[..., State]
+Step: TypeAlias = Callable[[State, Any], tuple[State, dict[str, Array]]]
+
+_FIRST_SCALE = 2.0**15
+_GOOD_STEPS = 2000  # after which the scale is doubled
+
+
+def make_step(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int = 1,
+    ema: float | None = None,
+    compute_dtype: DTypeLike | None = None,
+    loss_scale: float | str | None = None,
+    clip: float | None = None,
+    frozen: str | Sequence[str] = (),
+    mesh: Mesh | None = None,
+    has_aux: bool = False,
+) -> tuple[Init, Step]:
+    """Return how a run begins, and its step; both pure, so that `jit`, `scan` and `grad` take them.
+
+    A step is `g = d mean(loss) / d params`, `params += optimizer(g)`. Where the loss or an entry of `g` is not finite
+    nothing is updated but the count of such steps.
+
+    Args:
+        loss: `loss(params, batch, *, key, state)`, a scalar that is a mean over the batch; with `has_aux` also a dict
+            of numbers to be reported. `key` is another one at each step. `state` is `State.model`; an entry `"state"`
+            of the dict is the next one.
+        optimizer: of optax.
+        accumulate: into how many parts a batch is cut along its first axis, one after the other, to save memory. The
+            gradient is that of the whole batch.
+        ema: the decay `d` of a moving average of the parameters, `ema = d * ema + (1 - d) * params`; None for none.
+        compute_dtype: of parameters and inputs in the loss, where they are of a floating dtype; parameters, gradients
+            and the optimizer keep their own. None leaves all as they are.
+        loss_scale: by what the loss is multiplied before it is differentiated, and the gradient divided after; a
+            number, or `"dynamic"`: halved when the gradient is not finite, doubled after 2,000 steps that were. None
+            is `"dynamic"` for float16 and 1 otherwise.
+        clip: the largest norm of the whole gradient; None for any.
+        frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are.
+        mesh: of devices; the first axis of each batch is spread along its first axis. None leaves that to the caller.
+        has_aux: whether the loss returns a pair.
+
+    Returns:
+        `init(params, key, model=None) -> State`, and `step(state, batch) -> (state, metrics)`; the metrics are
+        `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`, and those of the loss.
+
+    Raises:
+        FuncconvError: if an option is out of range, or a pattern meets no parameter; in a step, if a batch cannot be
+            cut or the loss is not a scalar.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp, optax
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu, fc.flatten, fc.Dense(2))(x))
+        >>> def loss(params, batch, *, key, state):
+        ...     logits = graph(params, batch["image"])
+        ...     return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+        >>> init, step = fc.train.make_step(loss, optax.adam(1e-2), clip=1.0)
+        >>> batch = {"image": jnp.ones((6, 8, 8, 1)), "label": jnp.zeros(6, int)}
+        >>> state, metrics = jax.jit(step)(init(graph.init(jax.random.key(0)), jax.random.key(1)), batch)
+        >>> int(state.step), sorted(metrics)
+        (1, ['grad_norm', 'loss', 'skipped'])
+    """
+    _check(accumulate, ema, clip, loss_scale)
+    patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+    dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
+    if loss_scale is None:
+        loss_scale = "dynamic" if dtype == jnp.float16 else 1.0
+    transform = optax.with_extra_args_support(_thawed(optimizer, patterns) if patterns else optimizer)
+
+    def init(params: Any, key: Array, model: Any = None) -> State:
+        if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
+            msg = f"train: the key must be a typed one, jax.random.key(seed); got {jnp.result_type(key)}"
+            raise FuncconvError(msg)
+        zero = jnp.zeros((), jnp.int32)
+        params = jax.tree.map(jnp.asarray, params)
+        return State(
+            step=zero, params=params, optimizer=transform.init(params), key=key, model={} if model is None else model,
+            ema=None if ema is None else params,
+            scale=Scale(jnp.float32(_FIRST_SCALE), zero) if loss_scale == "dynamic" else None, skipped=zero,
+        )  # fmt: skip
+
+    def scaled(params: Any, batch: Any, key: Array, model: Any, factor: Any) -> tuple[Array, Any]:
+        found = loss(_cast(params, dtype), _cast(batch, dtype), key=key, state=model)
+        value, aux = found if has_aux else (found, {})
+        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
+            got = f"{jnp.result_type(value)} of shape {jnp.shape(value)}"
+            msg = f"train: the loss must be a scalar of a floating dtype, a mean over the batch; got {got}"
+            raise FuncconvError(msg)
+        aux = dict(aux)
+        model = aux.pop("state", model)
+        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        return value * factor, (value, aux, model)
+
+    def gradient(state: State, batch: Any, factor: Any) -> tuple[Any, Array, dict[str, Any], Any]:
+        """Return the gradient, the loss, what it reports, and the next state of the model."""
+        key = jax.random.fold_in(state.key, state.step)
+        differentiate = jax.grad(scaled, has_aux=True)
+        if accumulate == 1:
+            g, (value, aux, model) = differentiate(state.params, batch, key, state.model, factor)
+            return g, value, aux, model
+
+        def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], Any]:
+            total, model = carry
+            i, some = part
+            g, (value, aux, model) = differentiate(state.params, some, jax.random.fold_in(key, i), model, factor)
+            return (jax.tree.map(jnp.add, total, g), model), (value, aux)
+
+        zero = jax.tree.map(jnp.zeros_like, state.params)
+        parts = jnp.arange(accumulate), _cut(batch, accumulate)
+        (total, model), (values, reports) = lax.scan(add, (zero, state.model), parts)
+        mean = jax.tree.map(lambda g: g / accumulate, total)
+        return mean, values.mean(), jax.tree.map(lambda each: each.mean(0), reports), model
+
+    def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        if mesh is not None:
+            spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))  # type: ignore[no-untyped-call]
+            batch = lax.with_sharding_constraint(batch, spread)  # type: ignore[no-untyped-call]
+        factor = state.scale.factor if state.scale else loss_scale
+        g, value, aux, model = gradient(state, batch, factor)
+        g = jax.tree.map(lambda each: each / jnp.asarray(factor, each.dtype), g)
+        norm = optax.tree.norm(g)
+        finite = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.isfinite(each).all() for each in jax.tree.leaves(g)]))
+        if clip is not None:
+            shrunk = jnp.minimum(1, clip / jnp.maximum(norm, 1e-30))
+            g = jax.tree.map(lambda each: each * shrunk.astype(each.dtype), g)
+        updates, kept = transform.update(g, state.optimizer, state.params, value=value, grad=g)
+        params = optax.apply_updates(state.params, updates)
+        mean = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
+        new = (params, kept, model, mean)
+        old = (state.params, state.optimizer, state.model, state.ema)
+        params, kept, model, mean = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
+        scale = state.scale and _rescaled(state.scale, finite)
+        state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped)
+        return state, {"loss": value, "grad_norm": norm, "skipped": skipped, **aux}
+
+    return init, step
+
+
+def compile(step: Step) -> Step:
+    """Compile a step for a loop: it takes over the memory of the state it is given, and has `compiler_options`.
+
+    Args:
+        step: of `make_step`, or any function of a state and a batch that returns a pair.
+
+    Returns:
+        The compiled step. The state that it is given cannot be used again.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> import funcconv as fc
+        >>> step = fc.train.compile(lambda state, batch: (state + batch, {}))
+        >>> int(step(1, 2)[0])
+        3
+    """
+    options = compiler_options()
+    return jax.jit(compiled_with(options)(step), donate_argnums=0, compiler_options=options)
+
+
+def _check(accumulate: int, ema: float | None, clip: float | None, loss_scale: float | str | None) -> None:
+    for name, value, right, what in (
+        ("accumulate", accumulate, isinstance(accumulate, int) and accumulate >= 1, "an integer of at least 1"),
+        ("ema", ema, ema is None or 0 <= ema < 1, "a decay from 0 to below 1"),
+        ("clip", clip, clip is None or clip > 0, "above 0"),
+        (
+            "loss_scale", loss_scale,
+            loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and loss_scale > 0),
+            'above 0, or "dynamic"',
+        ),
+    ):  # fmt: skip
+        if not right:
+            msg = f"train: {name} must be {what}; got {value!r}"
+            raise FuncconvError(msg)
+
+
+def _cast(tree: Any, dtype: Any) -> Any:
+    """Return the tree with its floating arrays in another dtype."""
+    if dtype is None:
+        return tree
+    return jax.tree.map(
+        lambda each: each.astype(dtype) if jnp.issubdtype(jnp.result_type(each), jnp.floating) else each, tree
+    )
+
+
+def _cut(batch: Any, parts: int) -> Any:
+    """Return a batch as a stack of parts."""
+    sizes = {jnp.shape(each)[:1] for each in jax.tree.leaves(batch)}
+    if len(sizes) != 1 or not min(sizes) or min(sizes)[0] % parts:
+        msg = f"train: a batch of {sorted(size[0] for size in sizes if size)} cannot be cut into {parts} equal parts"
+        raise FuncconvError(msg)
+    return jax.tree.map(lambda each: each.reshape(parts, -1, *each.shape[1:]), batch)
+
+
+def _thawed(optimizer: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
+    """Return an optimizer of those parameters alone that no pattern meets."""
+
+    def labels(params: Any) -> Any:
+        paths = [_path(path) for path, _ in jax.tree.leaves_with_path(params)]
+        for pattern in patterns:
+            if not any(_meets(path, pattern) for path in paths):
+                msg = f"train: no parameter is called {pattern!r}, which was to be frozen; there are {', '.join(paths)}"
+                raise FuncconvError(msg)
+        return jax.tree.map_with_path(
+            lambda path, _: "frozen" if any(_meets(_path(path), each) for each in patterns) else "trained", params
+        )
+
+    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
+
+
+def _path(path: Sequence[Any]) -> str:
+    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
+
+
+def _meets(path: str, pattern: str) -> bool:
+    """Whether a pattern is that of a path or of a part of the tree above it."""
+    names = path.split("/")
+    return any(fnmatchcase("/".join(names[:i]), pattern) for i in range(1, len(names) + 1))
+
+
+def _rescaled(scale: Scale, finite: Array) -> Scale:
+    """Return the scale after a step."""
+    good = jnp.where(finite, scale.good + 1, 0)
+    grown = good >= _GOOD_STEPS
+    factor = jnp.where(finite, jnp.where(grown, scale.factor * 2, scale.factor), jnp.maximum(scale.factor / 2, 1))
+    return Scale(factor, jnp.where(grown, 0, good).astype(jnp.int32))
+
+
+def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
+    """Return what a step reported as plain numbers."""
+    return {name: float(value) for name, value in found.items() if jnp.ndim(value) == 0}
