@@ -51,9 +51,9 @@ def fit(
     Args:
         step: of `make_step`; it is compiled here.
         state: of its `init`. Its memory is not taken over: it can be used again.
-        batches: of `batches`; or any iterable. One with `seek(position)` is asked for the batch it is at when a run
-            goes on, one with `get_state()` and `set_state(state)` is given what it had then, as grain's iterators are;
-            of any other the batches of earlier steps are passed over.
+        batches: of `batches`, in which a run that goes on seeks its place; or an iterator: one with `get_state()` and
+            `set_state(state)`, as grain's are, is set to what it was, of any other the batches of earlier steps are
+            passed over.
         steps: how many steps the run has in all, those of earlier calls among them.
         evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`.
         every: after how many steps, and at the end, that is called.
