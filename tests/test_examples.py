@@ -358,5 +358,3 @@ def test_train_cnn_learns_and_goes_on(tmp_path):
     done, resumed = cnn(*options, "--out", tmp_path / "killed", "--resume", cwd=tmp_path)
     assert (resumed[1], resumed[3]) == ("60", whole[3]), done.stderr
     assert log.read_text() == (tmp_path / "whole" / "train_cnn.jsonl").read_text()
-    _, fresh = cnn(*options[:-1], 5, "--out", tmp_path / "killed", cwd=tmp_path)
-    assert fresh[1] == "5"

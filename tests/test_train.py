@@ -560,7 +560,7 @@ def test_killed_at_any_moment(tmp_path, times):
     assert found == undisturbed(tmp_path / "whole")
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
 def test_interrupted_runs_save_and_go_on(tmp_path, number):
     process = start(tmp_path, "slow")
     while not (tmp_path / "log.jsonl").exists() or (tmp_path / "log.jsonl").read_text().count("\n") < 8:

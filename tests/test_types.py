@@ -30,6 +30,12 @@ for operator in (h, funcconv.gauss_newton(model, loss, params), funcconv.fisher(
 operator.eigsh(1), operator.to_scipy(), operator.to_lineax(), funcconv.hvp(lambda x: x * x, 1.0, 2.0)
 jax.eval_shape(funcconv.value_and_grad_in_batches(lambda w, x: (w * x).mean(), 2), 1.0, np.ones(3))
 jax.eval_shape(funcconv.per_example_grad(lambda w, x: w * x), 1.0, np.ones(3))
+import optax
+init, step = funcconv.train.make_step(lambda w, x, *, key, state: (w * x).mean(), optax.sgd(0.1), ema=0.9, clip=1.0)
+with jax.numpy_dtype_promotion("standard"):
+    data = funcconv.train.batches(np.ones(8, np.float32), 4, key)
+    state, history = funcconv.train.fit(step, init(np.float32(1), key), data, steps=3, progress=False)
+funcconv.plot.history(history)
 try:
     funcconv.conv({"kernel": np.ones((2, 1, 1))}, np.ones((3, 1)), flip="no")
 except Exception as error:

@@ -1,16 +1,18 @@
 """What a run reported, step by step."""
 
 from collections.abc import Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from .._errors import FuncconvError, suggest
+from .._typing import Number
 from ._axes import axes_for
 
 _MANY = 200  # reports, beyond which their running mean is drawn over them
 
 
+@runtime_checkable
 class Reports(Protocol):
     """A `train.History`, as far as it is asked here."""
 
@@ -18,7 +20,7 @@ class Reports(Protocol):
     def names(self) -> tuple[str, ...]:
         """The metrics."""
 
-    def __getitem__(self, name: str) -> list[float]: ...
+    def __getitem__(self, name: str) -> list[Number]: ...
 
     def steps(self, name: str) -> list[int]:
         """The steps at which a metric was reported."""
@@ -50,7 +52,7 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
         if name not in history.names:
             msg = f"plot.history: the run reported no {name!r}{suggest(name, history.names)}"
             raise FuncconvError(msg)
-    ax = axes_for("plot.history", ax, (7, 4))
+    ax = axes_for("plot.history", ax, (7.0, 4.0))
     lowest = np.inf
     for i, name in enumerate(chosen):
         steps, values = np.asarray(history.steps(name)), np.asarray(history[name], float)

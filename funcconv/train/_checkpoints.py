@@ -14,6 +14,7 @@ import numpy as np
 
 from .._errors import FuncconvError
 from .._extras import needs
+from .._typing import Number
 
 
 class Checkpoints:
@@ -64,7 +65,7 @@ class Checkpoints:
         return tuple(sorted(self._manager.all_steps()))
 
     def save(
-        self, step: int, state: Any, about: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None
+        self, step: int, state: Any, about: Mapping[str, Any] | None = None, metrics: Mapping[str, Number] | None = None
     ) -> None:
         """Write a state; what it holds is copied at once, so that the next step may take over its memory."""
         args = self._ocp.args

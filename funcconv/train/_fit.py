@@ -14,6 +14,7 @@ import jax.numpy as jnp
 
 from .._errors import FuncconvError
 from .._extras import needs
+from .._typing import Number
 from ._batches import Batches
 from ._checkpoints import Checkpoints
 from ._history import History, Lines
@@ -21,7 +22,7 @@ from ._state import State
 from ._step import Step, compile, metrics_of
 
 Evaluate = Callable[[State], Mapping[str, Any]]
-Log = str | os.PathLike[str] | Callable[[dict[str, float]], object]
+Log = str | os.PathLike[str] | Callable[[dict[str, Number]], object]
 
 _AHEAD = 2  # steps that are on their way while their metrics are not yet here
 
@@ -120,10 +121,10 @@ def fit(
     compiled = compile(counted)
     shown = _Shown(steps, done, progress=progress)
     pending: list[tuple[int, dict[str, Any]]] = []
-    evaluated: dict[str, float] = {}
+    evaluated: dict[str, Number] = {}
     evaluated_at = -1
 
-    def report(record: dict[str, float]) -> None:
+    def report(record: dict[str, Number]) -> None:
         history.records.append(record)
         if lines:
             lines.write([record])
@@ -245,7 +246,7 @@ class _Shown:
             mininterval=0.5 if sys.stderr.isatty() else 30,
         )  # fmt: skip
 
-    def update(self, number: int, record: Mapping[str, float], evaluated: Mapping[str, float]) -> None:
+    def update(self, number: int, record: Mapping[str, Number], evaluated: Mapping[str, Number]) -> None:
         """Show a step and the last evaluation."""
         if self._bar is None:
             return
@@ -264,7 +265,7 @@ class _Shown:
                 self._bar.write(f"training ended: {stopped}", file=sys.stderr)
 
 
-def _monitored(evaluated: Mapping[str, float], monitor: str) -> float:
+def _monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
     name = monitor.removeprefix("-")
     if name not in evaluated:
         msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"

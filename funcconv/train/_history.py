@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from .._errors import FuncconvError
+from .._typing import Number
 
 
 @dataclass
@@ -24,14 +25,14 @@ class History:
         ([0.5, 0.25], [1, 2])
     """
 
-    records: list[dict[str, float]] = field(default_factory=list)
+    records: list[dict[str, Number]] = field(default_factory=list)
     stopped: str = ""  # why the run ended before the last of its steps, if it did
     compilations: int = 0
 
-    def __getitem__(self, name: str) -> list[float]:
+    def __getitem__(self, name: str) -> list[Number]:
         return [record[name] for record in self.records if name in record]
 
-    def __iter__(self) -> Iterator[dict[str, float]]:
+    def __iter__(self) -> Iterator[dict[str, Number]]:
         return iter(self.records)
 
     def __len__(self) -> int:
@@ -64,7 +65,7 @@ class Lines:
             raise FuncconvError(msg) from error
         self.kept = kept
 
-    def write(self, records: Iterable[dict[str, float]]) -> None:
+    def write(self, records: Iterable[dict[str, Number]]) -> None:
         """Add records."""
         try:
             self._file.writelines(_line(record) for record in records)
@@ -77,7 +78,7 @@ class Lines:
         self._file.close()
 
 
-def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
+def read(path: str | os.PathLike[str]) -> list[dict[str, Number]]:
     """Return the records of a file of JSON lines, up to the first that is not whole."""
     found = []
     for line in Path(path).read_text().splitlines():
@@ -91,7 +92,7 @@ def read(path: str | os.PathLike[str]) -> list[dict[str, float]]:
     return found
 
 
-def _line(record: dict[str, float]) -> str:
+def _line(record: dict[str, Number]) -> str:
     return json.dumps({name: value if math.isfinite(value) else str(value) for name, value in record.items()}) + "\n"
 
 

@@ -12,7 +12,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._compiler import compiled_with, compiler_options
 from .._errors import FuncconvError
-from .._typing import Array, DTypeLike
+from .._typing import Array, DTypeLike, Number
 from ._state import Scale, State
 
 Init: TypeAlias = Callable[..., State]
@@ -27,10 +27,10 @@ def make_step(
     optimizer: optax.GradientTransformation,
     *,
     accumulate: int = 1,
-    ema: float | None = None,
+    ema: Number | None = None,
     compute_dtype: DTypeLike | None = None,
-    loss_scale: float | str | None = None,
-    clip: float | None = None,
+    loss_scale: Number | str | None = None,
+    clip: Number | None = None,
     frozen: str | Sequence[str] = (),
     mesh: Mesh | None = None,
     has_aux: bool = False,
@@ -178,7 +178,7 @@ def compile(step: Step) -> Step:
     return jax.jit(compiled_with(options)(step), donate_argnums=0, compiler_options=options)
 
 
-def _check(accumulate: int, ema: float | None, clip: float | None, loss_scale: float | str | None) -> None:
+def _check(accumulate: int, ema: Number | None, clip: Number | None, loss_scale: Number | str | None) -> None:
     for name, value, right, what in (
         ("accumulate", accumulate, isinstance(accumulate, int) and accumulate >= 1, "an integer of at least 1"),
         ("ema", ema, ema is None or 0 <= ema < 1, "a decay from 0 to below 1"),
@@ -246,6 +246,6 @@ def _rescaled(scale: Scale, finite: Array) -> Scale:
     return Scale(factor, jnp.where(grown, 0, good).astype(jnp.int32))
 
 
-def metrics_of(found: Mapping[str, Any]) -> dict[str, float]:
+def metrics_of(found: Mapping[str, Any]) -> dict[str, Number]:
     """Return what a step reported as plain numbers."""
     return {name: float(value) for name, value in found.items() if jnp.ndim(value) == 0}
