@@ -283,8 +283,8 @@ SHARE = {
 
 
 SHARE_OF_SECOND = {
-    "conv": 46, "conv_transpose": 36, "max_pool": 18, "avg_pool": 14, "adaptive_max": 8, "adaptive_avg": 8,
-    "prod": 4, "median": 4, "lse": 4, "norm": 4, "lp": 4,
+    "conv": 32, "conv_transpose": 24, "max_pool": 12, "avg_pool": 10, "adaptive_max": 6, "adaptive_avg": 6,
+    "prod": 2, "median": 2, "lse": 2, "norm": 2, "lp": 2,
 }  # fmt: skip
 
 
@@ -318,7 +318,7 @@ def test_parity_on_many(kind, draw):
 @pytest.mark.slow
 @draws(SHARE_OF_SECOND)
 def test_parity_of_second_derivatives_on_many(kind, draw):
-    for seed in range(9000 + 14 * draw, 9014 + 14 * draw):
+    for seed in range(9000 + 20 * draw, 9020 + 20 * draw):
         check(kind, seed, compare_second)
         if seed % 5 == 4:
             jax.clear_caches()
