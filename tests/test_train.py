@@ -188,6 +188,15 @@ def test_the_state_of_a_model_is_handed_on(problem):
         assert "state" not in metrics
 
 
+def test_a_state_of_other_entries_is_refused(problem):
+    def loss(params, batch, *, key, state):
+        return squares(params, batch, key=key, state=state), {"state": {"other": jnp.zeros(())}}
+
+    step, state, batch = begun(problem, loss=loss, has_aux=True)
+    with pytest.raises(fc.FuncconvError, match=r'must return a "state".*other'):
+        step(state, batch)
+
+
 def test_steps_in_a_scan_are_steps_in_a_loop(problem):
     step, state, batch = begun(problem)
     looped = state
@@ -455,6 +464,22 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(problem, tmp_path, how):
         state, history = run(problem, 20, checkpoint=tmp_path, checkpoint_every=5)
     assert history.steps("loss")[0] == 11
     assert digest(state) == digest(whole)
+
+
+@unraisable
+@pytest.mark.usefixtures("rest_of_a_failed_read")
+def test_a_damaged_checkpoint_is_written_again(problem, tmp_path):
+    state, _ = run(problem, 10, checkpoint=tmp_path, checkpoint_every=5)
+    damaged(tmp_path / "10" / "state", "flipped")
+    with pytest.warns(UserWarning, match="step 10 .* damaged"):
+        run(problem, 10, checkpoint=tmp_path, checkpoint_every=5)
+    assert digest(fc.train.restore(tmp_path, state, step=10)) == digest(state)
+
+
+def test_what_is_saved_again_replaces(tmp_path):
+    for value in (1.0, 2.0):
+        fc.train.save(tmp_path, {"w": jnp.full(2, value)})
+    assert fc.train.restore(tmp_path, {"w": jnp.zeros(2)})["w"].tolist() == [2.0, 2.0]
 
 
 @unraisable

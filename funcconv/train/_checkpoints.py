@@ -1,7 +1,6 @@
 """States of a run on disk: written whole or not at all, and checked when read, lest a damaged one is taken."""
 
 import hashlib
-import logging
 import os
 import warnings
 from collections.abc import Mapping
@@ -35,7 +34,6 @@ class Checkpoints:
     ) -> None:
         with needs("train", "a checkpoint"):
             import orbax.checkpoint as ocp
-        logging.getLogger("absl").setLevel(logging.ERROR)  # it tells of every file
         self._ocp, self.folder = ocp, Path(folder).absolute()
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
@@ -67,11 +65,16 @@ class Checkpoints:
     def save(
         self, step: int, state: Any, about: Mapping[str, Any] | None = None, metrics: Mapping[str, Number] | None = None
     ) -> None:
-        """Write a state; what it holds is copied at once, so that the next step may take over its memory."""
+        """Write a state in place of one of this step, such as a damaged one.
+
+        What it holds is copied at once, so that the next step may take over its memory.
+        """
         args = self._ocp.args
         held = jax.tree.map(jnp.copy, state)
         told = {"arrays": _described(held), "digest": digest(held), "about": dict(about or {})}
         try:
+            if step in self._manager.all_steps():
+                self._manager.delete(step)
             self._manager.save(
                 step, args=args.Composite(state=args.StandardSave(held), told=args.JsonSave(told)),
                 metrics=None if metrics is None else dict(metrics), force=True,
@@ -125,7 +128,7 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     Args:
         folder: is made where it is missing; one that has checkpoints keeps them.
         state: the tree.
-        step: the number that it goes by.
+        step: the number that it goes by; one that is there under it is replaced.
 
     Raises:
         FuncconvError: if orbax is not installed or the folder cannot be written to.

@@ -122,7 +122,7 @@ def fit(
     shown = _Shown(steps, done, progress=progress)
     pending: list[tuple[int, dict[str, Any]]] = []
     evaluated: dict[str, Number] = {}
-    evaluated_at = -1
+    evaluated_at, saved_at = -1, done if found else -1
 
     def report(record: dict[str, Number]) -> None:
         history.records.append(record)
@@ -140,10 +140,12 @@ def fit(
             shown.update(number, record, evaluated)
 
     def keep_state() -> None:
+        nonlocal saved_at
         settle(0)
-        if folder and done not in folder.steps:
+        if folder and saved_at != done:
             about = {"best": str(best), "waited": waited, "iterator": _position(batches)}
             folder.save(done, state, about, evaluated if evaluated_at == done else None)
+            saved_at = done
 
     source = iter(batches)
     interrupts = _Interrupts()

@@ -145,6 +145,10 @@ def make_step(
         updates, kept = transform.update(g, state.optimizer, state.params, value=value, grad=g)
         params = optax.apply_updates(state.params, updates)
         mean = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
+        was, now = (str(jax.tree.structure(each)) for each in (state.model, model))
+        if was != now:
+            msg = f'train: the loss must return a "state" with the entries that it was given, {was}; got {now}'
+            raise FuncconvError(msg)
         new = (params, kept, model, mean)
         old = (state.params, state.optimizer, state.model, state.ema)
         params, kept, model, mean = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
