@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager, peers, pools, scaling
+from . import convolutions, derivatives, eager, peers, pools, scaling, training
 from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -18,6 +18,7 @@ SUITES = {
     "derivatives": derivatives.results,
     "eager": eager.results,
     "scaling": scaling.results,
+    "training": training.results,
 }
 
 

@@ -9,6 +9,11 @@ from digits import DataError
 import funcconv as fc
 
 
+def resume(parser: argparse.ArgumentParser) -> None:
+    """Add the option of going on."""
+    parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+
+
 def main(
     name: str, text: str, run: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None,
     *, steps: int, unit: str, seed: str, writes: str, more: Callable[[argparse.ArgumentParser], object] | None = None,

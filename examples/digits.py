@@ -2,7 +2,6 @@
 
 import gzip
 import importlib.util
-import math
 import zlib
 from pathlib import Path
 from typing import NamedTuple
@@ -11,7 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-IDX_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+import funcconv as fc
 
 
 class DataError(Exception):
@@ -41,7 +40,8 @@ def load(folder: str | None) -> tuple[Split, Split]:
         Two splits.
 
     Raises:
-        DataError: if a file is missing or broken.
+        DataError: if a file is missing, or is not of images or their labels.
+        FuncconvError: if a file is broken.
     """
     if folder is None:
         images, labels = _bundled()
@@ -56,38 +56,6 @@ def load(folder: str | None) -> tuple[Split, Split]:
         _labelled(_find(folder, f"{part}-images", "idx3"), _find(folder, f"{part}-labels", "idx1"))
         for part in ("train", "t10k")
     )
-
-
-def read_idx(path: Path) -> np.ndarray:
-    """Read one array in the IDX format, gzipped or not.
-
-    Args:
-        path: of the file.
-
-    Returns:
-        An array of the shape and type that the file says, in native byte order.
-
-    Raises:
-        DataError: if it is not such a file, or not all of it is there.
-    """
-    try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
-    except (OSError, EOFError, zlib.error) as error:
-        msg = f"{path} cannot be read: {error}"
-        raise DataError(msg) from None
-    if len(content) < 4 or content[:2] != b"\0\0" or content[2] not in IDX_TYPES:
-        msg = f"{path} is not in the IDX format: it begins with {content[:4].hex(' ') or 'nothing'}"
-        raise DataError(msg)
-    dtype, axes = np.dtype(IDX_TYPES[content[2]]), content[3]
-    begin = 4 + 4 * axes
-    shape = np.frombuffer(content[4:begin], ">u4").tolist() if len(content) >= begin else []
-    expected = begin + math.prod(shape) * dtype.itemsize
-    if len(shape) != axes or len(content) != expected:
-        msg = f"{path} is damaged: its header promises {expected} bytes for shape {tuple(shape)}, it has {len(content)}"
-        raise DataError(msg)
-    return np.frombuffer(content[begin:], dtype).reshape(shape).astype(dtype.newbyteorder("="))
 
 
 def shifted(key: jax.Array, images: jax.Array, most: int) -> jax.Array:
@@ -107,7 +75,7 @@ def _find(folder: str, stem: str, kind: str) -> Path:
 
 
 def _labelled(images_path: Path, labels_path: Path) -> Split:
-    images, labels = read_idx(images_path), read_idx(labels_path)
+    images, labels = fc.train.read_idx(images_path), fc.train.read_idx(labels_path)
     if images.ndim != 3 or labels.ndim != 1 or len(images) != len(labels) or not images.size:
         msg = f"{images_path} has shape {images.shape} and {labels_path} {labels.shape}: not images and their labels"
         raise DataError(msg)

@@ -10,8 +10,11 @@ told pairs of the unseen classes.
 """
 
 import argparse
+import math
+import shutil
 import sys
 import time
+from collections.abc import Iterator
 from functools import partial
 from pathlib import Path
 
@@ -22,7 +25,7 @@ import numpy as np
 import optax
 from digits import DataError, Split, load, shifted
 from flax import serialization
-from tqdm import tqdm
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import funcconv as fc
 
@@ -63,30 +66,36 @@ def draw_pairs(rng: np.random.Generator, labels: np.ndarray, count: int) -> tupl
     return left, right, same
 
 
-def train(network: fc.Graph, data: Split, steps: int, seed: int) -> tuple[dict, list[float]]:
-    """Return the trained parameters and the loss of every step."""
-    optimizer = optax.adam(optax.cosine_onecycle_schedule(max(steps, 2), 3e-3))
-
-    @partial(jax.jit, donate_argnums=(0, 1))
-    def step(params: dict, moments: optax.OptState, key: jax.Array, left: jax.Array, right: jax.Array, same: jax.Array):
-        def loss(params: dict) -> jax.Array:
-            a, b = (shifted(each, images, 1) for each, images in zip(jax.random.split(key), (left, right), strict=True))
-            return contrastive_loss(network(params, a, b), same)
-
-        value, gradient = jax.value_and_grad(loss)(params)
-        updates, moments = optimizer.update(gradient, moments)
-        return optax.apply_updates(params, updates), moments, value
-
-    rng, key = np.random.default_rng(seed), jax.random.key(seed)
-    params = network.init(key)
-    moments, losses = optimizer.init(params), []
-    for i in (bar := tqdm(range(steps), desc="training", unit="step")):
+def pairs(data: Split, seed: int, sharding: NamedSharding) -> Iterator[dict[str, jax.Array]]:
+    """Give one batch of pairs after another, spread over the devices of all processes."""
+    rng = np.random.default_rng(seed)
+    while True:
         left, right, same = draw_pairs(rng, data.labels, PAIRS)
-        now = jax.random.fold_in(key, i)
-        params, moments, value = step(params, moments, now, data.images[left], data.images[right], same)
-        losses.append(float(value))
-        bar.set_postfix(loss=f"{np.mean(losses[-20:]):.4f}")
-    return params, losses
+        batch = {"left": data.images[left], "right": data.images[right], "same": same}
+        yield jax.tree.map(lambda each: jax.make_array_from_process_local_data(sharding, each, each.shape), batch)
+
+
+def train(network: fc.Graph, data: Split, options: argparse.Namespace) -> tuple[dict, list[float]]:
+    """Return the trained parameters and the loss of every step."""
+
+    def loss(params: dict, batch: dict, *, key: jax.Array, state: dict) -> jax.Array:
+        del state
+        keys = jax.random.split(key)
+        left, right = (shifted(each, batch[side], 1) for each, side in zip(keys, ("left", "right"), strict=True))
+        return contrastive_loss(network(params, left, right), batch["same"])
+
+    mesh = Mesh(np.array(jax.devices()[: math.gcd(PAIRS, jax.device_count())]), ("data",))
+    optimizer = optax.adam(optax.cosine_onecycle_schedule(max(options.steps, 2), 3e-3))
+    init, step = fc.train.make_step(loss, optimizer, mesh=mesh)
+    key, out = jax.random.key(options.seed), Path(options.out)
+    state, history = fc.train.fit(
+        step, init(network.init(key), key), pairs(data, options.seed, NamedSharding(mesh, PartitionSpec("data"))),
+        steps=options.steps, checkpoint=out / "checkpoints", log=out / f"siamese_mnist-{jax.process_index()}.jsonl",
+        progress=jax.process_index() == 0,
+    )  # fmt: skip
+    if history.stopped:
+        print(f"siamese_mnist: {history.stopped}; --resume goes on", file=sys.stderr)
+    return jax.device_get(state.params), history["loss"]
 
 
 def embed(network: fc.Graph, params: dict, images: np.ndarray) -> np.ndarray:
@@ -156,15 +165,35 @@ def draw(
 
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
+
+    def more(parser: argparse.ArgumentParser) -> None:
+        command_line.resume(parser)
+        parser.add_argument(
+            "--process", metavar="I/N", help="take part as the I-th of N processes; the first of them asks and draws"
+        )
+        parser.add_argument(
+            "--coordinator", metavar="HOST:PORT", default="127.0.0.1:9731",
+            help="where the first process is reached by the others (default: %(default)s)",
+        )  # fmt: skip
+
     return command_line.main(
         "siamese_mnist", __doc__, run, arguments,
         steps=400, unit=f"of {PAIRS} pairs each", seed="the weights, the pairs and the shifts",
-        writes="siamese.png and siamese.msgpack",
+        writes="siamese.png, siamese.msgpack, checkpoints and a log", more=more,
     )  # fmt: skip
 
 
+def join(process: str, coordinator: str) -> None:
+    """Become one of several processes that train together."""
+    index, _, count = process.partition("/")
+    if not (index.isdigit() and count.isdigit() and int(index) < int(count) and PAIRS % int(count) == 0):
+        msg = f"--process must be I/N with I below N, which divides {PAIRS}; got {process!r}"
+        raise fc.FuncconvError(msg)
+    jax.distributed.initialize(coordinator, int(count), int(index))
+
+
 def run(options: argparse.Namespace) -> int:
-    """Train, ask, draw and save; return the exit status."""
+    """Train, and ask; return the exit status."""
     begin = time.perf_counter()
     out = Path(options.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -179,8 +208,24 @@ def run(options: argparse.Namespace) -> int:
     training, unseen = training.of_classes(classes[:-2]), held_out.of_classes(classes[-2:])
     held_out = held_out.of_classes(classes[:-2])
 
+    if not options.resume:
+        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+    if options.process:
+        join(options.process, options.coordinator)
     network = siamese_network(training.images.shape[1:])
-    params, losses = train(network, training, options.steps, options.seed)
+    params, losses = train(network, training, options)
+    if jax.process_index() > 0:
+        return 0
+    with jax.default_device(jax.local_devices()[0]):
+        return ask(network, params, losses, training, held_out, unseen, options, begin)
+
+
+def ask(
+    network: fc.Graph, params: dict, losses: list[float], training: Split, held_out: Split, unseen: Split,
+    options: argparse.Namespace, begin: float,
+) -> int:  # fmt: skip
+    """Say what was learnt, draw it and save it; return the exit status."""
+    out = Path(options.out)
     known, asked, new = (embed(network, params, split.images) for split in (training, held_out, unseen))
     threshold = best_threshold(known, training.labels, options.seed)
     verified = verification(asked, held_out.labels, threshold, options.seed)

@@ -64,7 +64,6 @@ def train(
         loss, optimizer, ema=0.98, compute_dtype=None if options.dtype == "float32" else options.dtype, mesh=mesh
     )
     key, order = jax.random.split(jax.random.key(options.seed))
-    state = jax.device_put(init(network.init(key), key), NamedSharding(mesh, PartitionSpec()))
     data = fc.train.batches(
         {"image": training.images, "label": training.labels}, BATCH, order,
         sharding=NamedSharding(mesh, PartitionSpec("data")),
@@ -73,9 +72,9 @@ def train(
     if not options.resume:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
     state, history = fc.train.fit(
-        step, state, data, steps=options.steps, every=200,
+        step, init(network.init(key), key), data, steps=options.steps, every=200,
         evaluate=lambda state: {"accuracy": accuracy(network, state.ema, held_out.images, held_out.labels)},
-        checkpoint=out / "checkpoints", log=out / "train_cnn.jsonl",
+        checkpoint=out / "checkpoints", about={"architecture": network.to_json()}, log=out / "train_cnn.jsonl",
     )  # fmt: skip
     if history.stopped:
         print(f"train_cnn: {history.stopped}; --resume goes on", file=sys.stderr)
@@ -86,7 +85,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
 
     def more(parser: argparse.ArgumentParser) -> None:
-        parser.add_argument("--resume", action="store_true", help="go on from the last checkpoint, if there is one")
+        command_line.resume(parser)
         parser.add_argument("--devices", type=int, default=1, metavar="N", help="over how many to spread each batch")
         parser.add_argument(
             "--dtype", choices=("float32", "bfloat16", "float16"), default="float32", help="to compute in"

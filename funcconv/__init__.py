@@ -1,6 +1,8 @@
 """Convolutional networks as pure functions in JAX."""
 
+from . import interop as interop
 from . import plot as plot
+from . import spatial as spatial
 from . import train as train
 from ._adaptive import adaptive_pool as adaptive_pool
 from ._compiler import compiled_with as compiled_with
@@ -28,15 +30,19 @@ from ._draw import to_dot as to_dot
 from ._draw import to_mermaid as to_mermaid
 from ._draw import to_text as to_text
 from ._draw_autodiff import draw_autodiff as draw_autodiff
+from ._dropout import dropout as dropout
 from ._errors import FuncconvError as FuncconvError
 from ._explain import explain as explain
 from ._family import checkpoint_policy as checkpoint_policy
 from ._gradient_norm import per_example_grad_norm as per_example_grad_norm
 from ._graph import Graph as Graph
+from ._init import init_batch_stats as init_batch_stats
 from ._init import init_conv as init_conv
 from ._init import init_conv_transpose as init_conv_transpose
 from ._init import init_dense as init_dense
 from ._init import init_local_conv as init_local_conv
+from ._init import init_norm as init_norm
+from . import _known_ops as _known_ops
 from ._layers import Conv as Conv
 from ._layers import ConvTranspose as ConvTranspose
 from ._layers import Dense as Dense
@@ -49,6 +55,10 @@ from ._matrix import conv_to_dense as conv_to_dense
 from ._matrix import dense_to_conv as dense_to_conv
 from ._node import Input as Input
 from ._node import node as node
+from ._norms import batch_norm as batch_norm
+from ._norms import group_norm as group_norm
+from ._norms import layer_norm as layer_norm
+from ._norms import weight_standardize as weight_standardize
 from ._pool import avg_pool as avg_pool
 from ._pool import global_pool as global_pool
 from ._pool import max_pool as max_pool
@@ -56,7 +66,13 @@ from ._pool import min_pool as min_pool
 from ._pool import pool as pool
 from ._pool import sum_pool as sum_pool
 from ._receptive_field import receptive_field as receptive_field
+from ._registry import register_op as register_op
 from ._summary import summary as summary
+from ._training_layers import BatchNorm as BatchNorm
+from ._training_layers import Dropout as Dropout
+from ._training_layers import GroupNorm as GroupNorm
+from ._training_layers import LayerNorm as LayerNorm
+from ._training_layers import WeightStandardize as WeightStandardize
 from ._unpool import max_unpool as max_unpool
 
 __version__ = "0.1.0"

@@ -52,18 +52,20 @@ def jacobian(run: Run, of: int, wrt: int | _entries.Path, params: Params) -> Any
     return _jacobian(lambda part: run(_entries.replaced(params, wrt, part), {})[of], _entries.get(params, wrt))
 
 
-def own_jacobian(row: Row, entry: Any, inputs: Sequence[Any], wrt: int | _entries.Path) -> Any:
+def own_jacobian(row: Row, entry: Any, state: Any, inputs: Sequence[Any], wrt: int | _entries.Path) -> Any:
     """Return the derivative of one operation by one of its inputs, wherever it takes it, or by a part of its entry."""
+
+    def run(entry: Any, *xs: Any) -> Any:
+        return row.op.run(entry, state, *xs, batch=(), key=None, train=False)[0]
+
     if isinstance(wrt, int):
 
         def by_input(value: Any) -> Any:
             xs = (value if i == wrt else x for i, x in zip(row.inputs, inputs, strict=True))
-            return row.op.apply(entry, *xs, batch=())
+            return run(entry, *xs)
 
         return _jacobian(by_input, inputs[row.inputs.index(wrt)])
-    return _jacobian(
-        lambda part: row.op.apply(_entries.replaced(entry, wrt, part), *inputs, batch=()), _entries.get(entry, wrt)
-    )
+    return _jacobian(lambda part: run(_entries.replaced(entry, wrt, part), *inputs), _entries.get(entry, wrt))
 
 
 def _jacobian(f: Callable[[Any], Any], at: Any) -> Any:

@@ -32,9 +32,9 @@ def replaced(tree: Any, path: Path, value: Any) -> Any:
     return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
 
 
-def check(tree: Params, paths: Iterable[Path], *, partial: bool = False) -> None:
+def check(tree: Params, paths: Iterable[Path], *, what: str = "the parameters", partial: bool = False) -> None:
     """Refuse a tree that has not just the entries of these paths; a partial one may lack some."""
-    _check(tree, _nested(paths), (), partial=partial)
+    _check(tree, _nested(paths), (), what, partial=partial)
 
 
 def select(tree: Params, paths: Iterable[Path]) -> dict[str, Any]:
@@ -56,23 +56,24 @@ def _nested(paths: Iterable[Path]) -> dict[str, Any]:
     return known
 
 
-def _check(tree: Any, known: dict[str, Any], above: Path, *, partial: bool) -> None:
+def _check(tree: Any, known: dict[str, Any], above: Path, what: str, *, partial: bool) -> None:
     if not isinstance(tree, Mapping):
-        where = f"the entry {'/'.join(above)!r}" if above else "params"
+        where = f"the entry {'/'.join(above)!r}" if above else what
         msg = f"{where} must be a dict with the entries {sorted(known)}; got {type(tree).__name__}"
         raise FuncconvError(msg)
     for name in tree:
         if name not in known:
-            msg = f"the parameters have an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
-            msg += suggest(name, known) if partial else "; graph.select(params) leaves such out"
+            msg = f"in {what} is an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
+            method = "select" if what == "the parameters" else "select_state"
+            msg += suggest(name, known) if partial else f"; graph.{method} leaves such out"
             raise FuncconvError(msg)
     for name, below in known.items():
         if name not in tree:
             if not partial:
-                msg = f"the parameters lack the entry {'/'.join((*above, name))!r}{_suggest_entry(tree, (name,))}"
+                msg = f"in {what} the entry {'/'.join((*above, name))!r} is missing{_suggest_entry(tree, (name,))}"
                 raise FuncconvError(msg)
         elif below is not None:
-            _check(tree[name], below, (*above, name), partial=partial)
+            _check(tree[name], below, (*above, name), what, partial=partial)
 
 
 def _suggest_entry(tree: Params, path: Path) -> str:

@@ -146,6 +146,16 @@ class _Names:
         return name if self._repeats[name] == 1 else f"{name}@{self._repeats[name]}"
 
 
+def check_rows(inputs: Sequence[str], rows: Sequence[Row]) -> None:
+    """Refuse names that stand for two nodes, or for an entry and a subtree, in rows that come from elsewhere."""
+    names = [*inputs, *(row.name for row in rows)]
+    twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
+    if twice:
+        msg = f"two nodes are called {twice[0]!r}"
+        raise FuncconvError(msg)
+    _check_entries(rows)
+
+
 def _check_entries(rows: Sequence[Row]) -> None:
     """Refuse an entry that would have to be a layer's parameters and a graph's subtree at once."""
     entries = {row.params: row.name for row in rows if row.params}

@@ -1,6 +1,6 @@
 """Graphs: networks with derivatives at every node and by every use of their parameters."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -8,10 +8,11 @@ import jax
 import jax.numpy as jnp
 
 from . import _entries
+from ._architecture import content_hash, from_json, to_json
 from ._at_nodes import Backward, Run, backward, jacobian, own_jacobian
 from ._draw import draw
 from ._errors import FuncconvError, suggest
-from ._evaluate import evaluate
+from ._evaluate import Mode, evaluate
 from ._flatten import Row
 from ._layout import as_array
 from ._network import Network
@@ -49,12 +50,13 @@ class Graph(Network):
         (5, 26, 26, 8)
     """
 
-    def values(self, params: Params, /, *xs: Any) -> dict[str, Any]:
+    def values(self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
         """Evaluate, and return every node's value.
 
         Args:
             params: as for a call.
             *xs: as for a call.
+            state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
 
         Returns:
             The values of `graph.nodes` by name, inputs included.
@@ -70,9 +72,12 @@ class Graph(Network):
             >>> {name: value.shape for name, value in values.items()}
             {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
-        return dict(zip(self.nodes, self._evaluate(params, self._arrays(xs)), strict=True))
+        values, _ = self._evaluate(params, self._arrays(xs), self._mode(state))
+        return dict(zip(self.nodes, values, strict=True))
 
-    def backward(self, params: Params, /, *xs: Any, cotangent: Any = None) -> Backward:
+    def backward(
+        self, params: Params, /, *xs: Any, cotangent: Any = None, state: Mapping[str, Any] | None = None
+    ) -> Backward:
         """Return the derivative of a loss by every node's value and by the parameters.
 
         The loss is the sum of the products of the outputs with `cotangent`. The derivative by a node's value is that of
@@ -83,6 +88,7 @@ class Graph(Network):
             *xs: as for a call.
             cotangent: the derivative of the loss by the outputs, in their structure; None means ones, so that the loss
                 is the sum over the batch, where the outputs are one number for each example.
+            state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
 
         Returns:
             `(nodes, params)`: a dict by node's name, and a tree like the parameters.
@@ -101,11 +107,20 @@ class Graph(Network):
             ([1.0, 2.0, 3.0], [3.0, 12.0, 27.0])
         """
         arrays = self._arrays(xs)
-        run = self._runner(arrays, self._batch(arrays))
+        run = self._runner(arrays, self._batch(arrays), self._mode(state))
         outputs = jax.eval_shape(lambda params: [run(params, {})[i] for i in self._results], params)
         return backward(run, self.nodes, self._results, params, self._cotangents(cotangent, outputs, arrays))
 
-    def jacobian(self, params: Params, /, *xs: Any, of: str, wrt: str, local: bool = False) -> Any:
+    def jacobian(
+        self,
+        params: Params,
+        /,
+        *xs: Any,
+        of: str,
+        wrt: str,
+        local: bool = False,
+        state: Mapping[str, Any] | None = None,
+    ) -> Any:
         """Return the Jacobian of a node by a node, or by parameters, for each example by itself.
 
         Args:
@@ -116,6 +131,7 @@ class Graph(Network):
                 that is called as a node is said with `params/` in front, `"params/conv1"`.
             local: only the Jacobian of the operation at `of`, by one of its own inputs or parameters, and not along all
                 paths that lead there.
+            state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
 
         Returns:
             `(*batch, *of, *wrt)`; where a value or the parameters are a tree, a tree of such.
@@ -134,7 +150,7 @@ class Graph(Network):
             [[1.0, 4.0], [0.0, 1.0]]
         """
         arrays = self._arrays(xs)
-        batch = self._batch(arrays)
+        batch, mode = self._batch(arrays), self._mode(state)
         _entries.check(params, self._entries)
         number, variable = self._number(of), self._variable(wrt, params)
         row = self._rows[number - len(self._signature)] if number >= len(self._signature) else None
@@ -142,18 +158,21 @@ class Graph(Network):
             variable = self._own_variable(of, row, wrt, variable)
 
         def each(*xs: Array) -> Any:
-            run = self._runner(xs, ())
+            run = self._runner(xs, (), mode)
             if not local or row is None:
                 return jacobian(run, number, variable, params)
             values = run(params, {})
             entry = _entries.get(params, tuple(row.params.split("/"))) if row.params else None
-            return own_jacobian(row, entry, [values[i] for i in row.inputs], variable)
+            own_state = mode.states[str(row.params)] if row.op.stateful else None
+            return own_jacobian(row, entry, own_state, [values[i] for i in row.inputs], variable)
 
         for _ in batch:
             each = jax.vmap(each)
         return each(*arrays)
 
-    def continuation(self, params: Params, /, *xs: Any, at: str) -> tuple[Any, Callable[[Any], Any]]:
+    def continuation(
+        self, params: Params, /, *xs: Any, at: str, state: Mapping[str, Any] | None = None
+    ) -> tuple[Any, Callable[[Any], Any]]:
         """Return a node's value, and the outputs as a function of it.
 
         Whatever one does to functions can so be done to the rest of a network, a Hessian-vector product among it.
@@ -162,6 +181,7 @@ class Graph(Network):
             params: as for a call.
             *xs: as for a call.
             at: a node.
+            state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
 
         Returns:
             `(value, rest)`, where `rest(value)` gives the outputs of the graph.
@@ -178,7 +198,7 @@ class Graph(Network):
             [0.0, 3.0]
         """
         arrays = self._arrays(xs)
-        run, number = self._runner(arrays, self._batch(arrays)), self._number(at)
+        run, number = self._runner(arrays, self._batch(arrays), self._mode(state)), self._number(at)
 
         def rest(value: Any) -> Any:
             values = run(params, {number: lambda _: value})
@@ -193,7 +213,8 @@ class Graph(Network):
             loss: of the graph's outputs, a number.
 
         Returns:
-            A function of the parameters and the inputs, as the graph is one. Its result is like `graph.copies(params)`.
+            A function of the parameters and the inputs, as the graph is one, and of `state=`, where it keeps one. Its
+            result is like `graph.copies(params)`.
 
         Raises:
             FuncconvError: when it is called, as a call of the graph does.
@@ -210,8 +231,13 @@ class Graph(Network):
             True
         """
         unshared = self.unshared()
-        gradient = jax.grad(lambda copies, *xs: loss(unshared(copies, *xs)))
-        return lambda params, *xs: gradient(self.copies(params), *xs)
+
+        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+            states = self.copies_of_state(state)
+            gradient = jax.grad(lambda copies: loss(unshared.apply(copies, states, *xs)[0]))
+            return gradient(self.copies(params))  # type: ignore[no-any-return]
+
+        return by_use
 
     def hessian_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., Operator]:
         """Return the function that gives the Hessian of a loss by the uses of the parameters.
@@ -223,7 +249,8 @@ class Graph(Network):
             loss: of the graph's outputs, a number.
 
         Returns:
-            A function of the parameters and the inputs that gives an `Operator` on trees like `graph.copies(params)`.
+            A function of the parameters and the inputs, and of `state=`, that gives an `Operator` on trees like
+            `graph.copies(params)`.
 
         Raises:
             FuncconvError: when it is called, as a call of the graph does.
@@ -237,15 +264,70 @@ class Graph(Network):
             (12.0, 8.0, 2.0)
         """
         unshared = self.unshared()
-        return lambda params, *xs: hessian(lambda copies: loss(unshared(copies, *xs)), self.copies(params))
+
+        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None) -> Operator:
+            states = self.copies_of_state(state)
+            return hessian(lambda copies: loss(unshared.apply(copies, states, *xs)[0]), self.copies(params))
+
+        return by_use
+
+    def to_json(self, **options: Any) -> str:
+        """Return the graph as JSON: its inputs, its layers with their options and names, and how they are connected.
+
+        Args:
+            **options: those of `json.dumps`, such as `indent`.
+
+        Returns:
+            Text, of which `Graph.from_json` makes an equal graph.
+
+        Raises:
+            FuncconvError: if a function in it has no name: activations of `jax.nn`, common functions of `jax.numpy`,
+                operators and funcconv's ops have one, `register_op` gives one to others.
+
+        Example:
+            >>> import funcconv as fc, jax
+            >>> x = fc.Input("x", (8, 8, 1))
+            >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu)(x))
+            >>> fc.Graph.from_json(graph.to_json()) == graph
+            True
+        """
+        return to_json(self, **options)
+
+    @classmethod
+    def from_json(cls, text: str | bytes) -> "Graph":
+        """Return the graph that JSON describes; layers and functions are found by name, and nothing is run.
+
+        Args:
+            text: of `to_json`.
+
+        Returns:
+            A graph.
+
+        Raises:
+            FuncconvError: if it is not such JSON, or has a layer, an option or a function that is not known.
+
+        Example:
+            >>> import funcconv as fc
+            >>> try:
+            ...     fc.Graph.from_json('{"format": "something else"}')
+            ... except fc.FuncconvError as error:
+            ...     print(error)
+            from_json: it must be an object whose "format" is "funcconv graph"
+        """
+        return from_json(cls, text)
+
+    @property
+    def content_hash(self) -> str:
+        """The SHA-256 of its JSON, the same on every machine: equal graphs have equal ones."""
+        return content_hash(self)
 
     def _repr_svg_(self) -> str | None:
         """Return the drawing for a notebook, None where no program draws it."""
         return draw(self)._repr_svg_()
 
-    def _runner(self, xs: Sequence[Array], batch: Shape) -> Run:
+    def _runner(self, xs: Sequence[Array], batch: Shape, mode: Mode) -> Run:
         """Return the evaluation at these inputs as a function of the parameters and of edits on the way."""
-        return lambda params, edits: evaluate(self._rows, self._uses(params), xs, batch, edits)
+        return lambda params, edits: evaluate(self._rows, self._uses(params), xs, batch, mode, edits)[0]
 
     def _number(self, name: str) -> int:
         """Return the number of a node's value."""

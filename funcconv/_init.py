@@ -195,6 +195,57 @@ def init_dense(
     return _draw("init_dense", key, shape, shape[1:] if bias else None, init, dtype)
 
 
+def init_norm(
+    shape: Sizes, *, scale: bool = True, bias: bool = True, dtype: DTypeLike | None = None
+) -> dict[str, Array]:
+    """Return the parameters that a normalization starts from: it neither scales nor shifts.
+
+    Args:
+        shape: the number of channels, or for `layer_norm` the sizes of the last axes.
+        scale: whether there is one.
+        bias: whether there is one.
+        dtype: see `init_conv`.
+
+    Returns:
+        `{"scale": ones, "bias": zeros}` of that shape.
+
+    Raises:
+        FuncconvError: if a size is not positive.
+
+    Example:
+        >>> import funcconv as fc
+        >>> {name: array.tolist() for name, array in fc.init_norm(2).items()}
+        {'scale': [1.0, 1.0], 'bias': [0.0, 0.0]}
+    """
+    sizes = per_axis("init_norm", "shape", shape, len(shape) if isinstance(shape, Sequence) else 1, least=1)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    params = {"scale": jnp.ones(sizes, dtype)} if scale else {}
+    return params | ({"bias": jnp.zeros(sizes, dtype)} if bias else {})
+
+
+def init_batch_stats(channels: int, *, dtype: DTypeLike | None = None) -> dict[str, Array]:
+    """Return the state that `batch_norm` starts from: mean 0 and variance 1.
+
+    Args:
+        channels: of its input.
+        dtype: of the state, float32 even if the input is narrower; None is JAX's default float.
+
+    Returns:
+        `{"mean": (channels,), "var": (channels,)}`.
+
+    Raises:
+        FuncconvError: if the number is not positive.
+
+    Example:
+        >>> import funcconv as fc
+        >>> fc.init_batch_stats(2)["var"].tolist()
+        [1.0, 1.0]
+    """
+    sizes = per_axis("init_batch_stats", "channels", channels, 1, least=1)
+    dtype = jnp.result_type(float) if dtype is None else dtype
+    return {"mean": jnp.zeros(sizes, dtype), "var": jnp.ones(sizes, dtype)}
+
+
 def fold_in_name(key: Array, name: str) -> Array:
     """Return a key that depends on `key` and a name, and on nothing that happened before."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))

@@ -10,7 +10,7 @@ import numpy as np
 
 from . import _entries
 from ._errors import FuncconvError, suggest
-from ._evaluate import evaluate
+from ._evaluate import Mode, evaluate
 from ._flatten import Row, flatten
 from ._init import fold_in_name
 from ._layout import as_array
@@ -58,6 +58,8 @@ class Network:
         self._tree, self._name, self._places = tree, name, tuple(places)
         self._paths = tuple(tuple(row.params.split("/")) if row.params else None for row in rows)
         self._entries = tuple(dict.fromkeys(path for path in self._paths if path))
+        stateful = (path for row, path in zip(rows, self._paths, strict=True) if row.op.stateful and path)
+        self._stateful = tuple(dict.fromkeys(stateful))
         self._value = (signature, keys, rows, results, tree, name)
         self._hash = hash(self._value)
 
@@ -130,6 +132,34 @@ class Network:
                 users[path] = row.name
             specs.append(_inferred(inferred, row, entry, xs))
         return params
+
+    def init_state(self, params: Params | None = None) -> dict[str, Any]:
+        """Return the state that the graph starts from, such as the running figures of its batch norms.
+
+        Args:
+            params: as for `shapes`.
+
+        Returns:
+            A tree like the parameters, with an entry for each layer that keeps a state: one for all uses of a layer.
+
+        Raises:
+            FuncconvError: as `init` does.
+
+        Example:
+            >>> import funcconv as fc, jax
+            >>> x, norm = fc.Input("x", (4,)), fc.BatchNorm()
+            >>> jax.tree.map(lambda array: array.shape, fc.Graph(x, norm(norm(x))).init_state())
+            {'batch_norm1': {'mean': (4,), 'var': (4,)}}
+        """
+        if not self._stateful:
+            return {}
+        shapes = self.shapes(params)
+        state: dict[str, Any] = {}
+        for row, path in zip(self._rows, self._paths, strict=True):
+            if path in self._stateful:
+                operands = (shapes[self.nodes[i]].shape for i in row.inputs)
+                _entries.put(state, path, row.op.first_state(*operands))
+        return state
 
     def shapes(self, params: Params | None = None) -> dict[str, Any]:
         """Return the shape and dtype of every node's value, without batch axes; nothing is computed.
@@ -217,35 +247,56 @@ class Network:
             msg = f"a graph is called as graph(params, *xs), with {self._wanted()}"
             raise FuncconvError(msg)
         params, *xs = args
+        if self._stateful:
+            kept = ", ".join(map("/".join, self._stateful))
+            msg = f"the graph keeps a state ({kept}): call graph.apply(params, state, *xs)"
+            raise FuncconvError(msg)
         return self.apply(params, {}, *xs)[0]
 
     def apply(
         self, params: Params, state: Mapping[str, Any], /, *xs: Any, key: Array | None = None, train: bool = False
     ) -> tuple[Any, Mapping[str, Any]]:
-        """Evaluate a graph whose nodes may draw random numbers or keep a state.
-
-        No op of today does either, so the state comes back as it is.
+        """Evaluate a graph whose nodes draw random numbers or keep a state, as in training.
 
         Args:
             params: the parameter tree.
-            state: `{}`.
+            state: of the layers that keep one, `{}` where there is none; `init_state` makes the first.
             *xs: the inputs.
-            key: a JAX random key.
-            train: whether to behave as in training.
+            key: a JAX random key, needed in training where a node draws. Every node has its own, folded from its name.
+            train: whether to behave as in training; a Python bool.
 
         Returns:
-            `(outputs, state)`.
+            `(outputs, state)`. Where a layer is used more than once, its uses change its state one after another, in
+            the order of evaluation. Outside of training the state comes back as it is.
 
         Raises:
-            FuncconvError: as a call does.
-        """
-        del key, train
-        values = self._evaluate(params, self._arrays(xs))
-        return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), state
+            FuncconvError: as a call does, or if the state is not that of the graph, or a node has no key to draw with.
 
-    def _evaluate(self, params: Params, xs: Sequence[Array]) -> list[Any]:
-        """Return every value: the inputs, then the rows."""
-        return evaluate(self._rows, self._uses(params), xs, self._batch(xs))
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x = fc.Input("x", (8, 8, 3))
+            >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.BatchNorm(), jax.nn.relu, fc.Dropout(0.2))(x))
+            >>> params, state = graph.init(jax.random.key(0)), graph.init_state()
+            >>> y, state = graph.apply(params, state, jnp.ones((2, 8, 8, 3)), key=jax.random.key(1), train=True)
+            >>> y.shape, state["batch_norm1"]["var"].shape
+            ((2, 6, 6, 4), (4,))
+        """
+        mode = self._mode(state)._replace(key=key, train=train)
+        values, states = self._evaluate(params, self._arrays(xs), mode)
+        return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), _nested(states)
+
+    def _mode(self, state: Mapping[str, Any] | None) -> Mode:
+        """Return how the graph is evaluated with a state."""
+        if state is None and self._stateful:
+            msg = f"the graph keeps a state ({', '.join(map('/'.join, self._stateful))}): give it, state=..."
+            raise FuncconvError(msg)
+        state = state or {}
+        _entries.check(state, self._stateful, what="the state")
+        return Mode({"/".join(path): _entries.get(state, path) for path in self._stateful})
+
+    def _evaluate(self, params: Params, xs: Sequence[Array], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+        """Return every value, the inputs and then the rows, and the next states."""
+        return evaluate(self._rows, self._uses(params), xs, self._batch(xs), mode)
 
     def _uses(self, params: Params) -> list[Any]:
         """Return the entry that each row uses, None where it uses none."""
@@ -365,9 +416,26 @@ class Network:
         Raises:
             FuncconvError: if an entry is missing.
         """
-        if self.name is not None and self.name in params and all(path[0] != self.name for path in self._entries):
-            params = params[self.name]
-        return _entries.select(params, self._entries)
+        return self._selected(params, self._entries)
+
+    def select_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
+        """Return those entries of a state that this graph needs.
+
+        Args:
+            state: of a larger graph, as for `select`.
+
+        Returns:
+            A tree of the same arrays.
+
+        Raises:
+            FuncconvError: if an entry is missing.
+        """
+        return self._selected(state, self._stateful)
+
+    def _selected(self, tree: Mapping[str, Any], paths: Sequence[_entries.Path]) -> dict[str, Any]:
+        if self.name is not None and self.name in tree and all(path[0] != self.name for path in paths):
+            tree = tree[self.name]
+        return _entries.select(tree, paths)
 
     def unshared(self: Same) -> Same:
         """Return the graph in which every use of a parameter entry has an entry of its own, called as its node.
@@ -402,11 +470,24 @@ class Network:
         Raises:
             FuncconvError: if the parameters are not those of the graph.
         """
-        tree: dict[str, Any] = {}
-        for row, entry in zip(self._rows, self._uses(params), strict=True):
-            if row.params:
-                _entries.put(tree, tuple(row.name.split("/")), entry)
-        return tree
+        return _nested(
+            {row.name: entry for row, entry in zip(self._rows, self._uses(params), strict=True) if row.params}
+        )
+
+    def copies_of_state(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
+        """Return the state of `graph.unshared()`: each use has the entry that it shares.
+
+        Args:
+            state: of this graph; None where it keeps none.
+
+        Returns:
+            A tree with one entry for each node that keeps a state, of the same arrays.
+
+        Raises:
+            FuncconvError: if the state is not that of the graph.
+        """
+        states = self._mode(state).states
+        return _nested({row.name: states[str(row.params)] for row in self._rows if row.op.stateful})
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
@@ -467,6 +548,13 @@ def _inferred(known: dict[Any, Any], row: Row, entry: Any, xs: Sequence[Any]) ->
     if same not in known:
         known[same] = _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
     return known[same]
+
+
+def _nested(states: Mapping[str, Any]) -> dict[str, Any]:
+    tree: dict[str, Any] = {}
+    for path, state in states.items():
+        _entries.put(tree, tuple(path.split("/")), state)
+    return tree
 
 
 def _spec(leaf: Any) -> Any:

@@ -31,7 +31,7 @@ class Node:
         if isinstance(index, bool) or not isinstance(index, int | str):
             msg = f"{self!r}: [{index!r}] does not name an entry; slice with fc.node(lambda x: x[...], node)"
             raise FuncconvError(msg)
-        return Function(_Item(index))(self)
+        return Function(Item(index))(self)
 
     def __iter__(self) -> NoReturn:
         msg = f"{self!r} cannot be iterated while it is declared; its entries are node[0], node[1], ..."
@@ -150,6 +150,8 @@ class Layer:
     params: str | None = None
 
     parametric: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False  # whether it keeps a state beside its parameters, under the same name
+    random: ClassVar[bool] = False  # whether it draws in training
     arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
 
     def __post_init__(self) -> None:
@@ -157,6 +159,8 @@ class Layer:
             value = getattr(self, each.name)
             if isinstance(value, list | tuple):
                 object.__setattr__(self, each.name, _frozen(value))
+            elif each.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
+                object.__setattr__(self, each.name, jnp.dtype(value))
         for name in (self.name, self.params):
             check_name(name)
 
@@ -199,9 +203,18 @@ class Layer:
         """Draw parameters for inputs of these shapes, which have no batch axes."""
         raise NotImplementedError
 
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Compute the op on arrays that all have these batch axes in front."""
+    def first_state(self, *shapes: Shape) -> Any:
+        """Return the state that it starts from, for inputs of these shapes, which have no batch axes."""
         raise NotImplementedError
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Compute the op on arrays that all have these batch axes in front; one with a state, in its first."""
+        raise NotImplementedError
+
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Compute the op, in training or not, and the next state."""
+        del key, train
+        return self.apply(params, *xs, batch=batch), state
 
 
 @dataclass(frozen=True, repr=False)
@@ -220,6 +233,10 @@ class Function(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        for each in (self.op, self.init):
+            if not (callable(each) or each is self.init is None):
+                msg = f"a node needs a function of arrays; got {each!r}"
+                raise FuncconvError(msg)
         object.__setattr__(self, "value", by_value(self.op))
         check_hash(self, "the op of a node must be hashable")
 
@@ -273,7 +290,9 @@ class _Arithmetic(Function):
 
 
 @dataclass(frozen=True)
-class _Item:
+class Item:
+    """The entry of a tuple or a dict, as a function."""
+
     index: int | str
     __name__ = "item"
 
@@ -282,7 +301,9 @@ class _Item:
 
 
 @dataclass(frozen=True)
-class _WithNumber:
+class WithNumber:
+    """An operation of two with a number on one side, as a function of the other."""
+
     op: Callable[[Any, Any], Any]
     number: complex
     first: bool
@@ -408,5 +429,5 @@ def _on_one_batch_axis(op: Callable[..., Any], xs: Sequence[Any], batch: Shape) 
 def _arithmetic(op: Callable[[Any, Any], Any], a: Any, b: Any) -> Node:
     for number, other, first in ((a, b, True), (b, a, False)):
         if isinstance(number, int | float | complex) and not isinstance(number, bool):
-            return _Arithmetic(_WithNumber(op, number, first, type(number)))(other)
+            return _Arithmetic(WithNumber(op, number, first, type(number)))(other)
     return _Arithmetic(op)(a, b)

@@ -137,6 +137,56 @@ def sorted_oracle(params, x):
     return oracles.pool(x, (17,), reduce="median", stride=5, padding=5)
 
 
+def by_example(op, ndim):
+    """Return an op for arrays of so many axes, mapped over those in front."""
+
+    def mapped(params, x, **options):
+        f = partial(op, params, **options)
+        for _ in range(x.ndim - ndim):
+            f = jax.vmap(f)
+        return f(x)
+
+    return mapped
+
+
+def norm_case(name, op, over, x, shape, groups=1):
+    """Return a case of a normalization over some axes, `groups` of channels by themselves."""
+
+    def oracle(params, x):
+        parts = np.split(x, groups, axis=-1)
+        y = np.concatenate(
+            [(a - a.mean(over, keepdims=True)) / np.sqrt(a.var(over, keepdims=True) + 1e-2) for a in parts], -1
+        )
+        return y * params.get("scale", 1) + params.get("bias", 0)
+
+    return Case(name, partial(op, epsilon=1e-2), oracle, x, shape)
+
+
+def batch_norm(params, x, *, train, epsilon):
+    state = {"mean": jnp.array([0.5, -0.25]), "var": jnp.array([2.0, 0.5])}
+    return fc.batch_norm(params, state, x, train=train, epsilon=epsilon)[0]
+
+
+def batch_norm_oracle(params, x):
+    return (x - np.array([0.5, -0.25])) / np.sqrt(np.array([2.0, 0.5]) + 1e-2) * params["scale"] + params["bias"]
+
+
+def standardized(params, kernel, epsilon):
+    del params
+    return fc.weight_standardize({"kernel": kernel}, epsilon=epsilon)["kernel"]
+
+
+def drop(params, x):
+    del params
+    return fc.dropout(jax.random.key(0), x, 0.25, spatial=1)
+
+
+def drop_oracle(params, x):
+    del params
+    drawn = fc.dropout(jax.random.key(0), np.ones(x.shape, np.float32), 0.25, spatial=1)
+    return x * (np.asarray(drawn) != 0) / 0.75
+
+
 def std(seen, axis):
     """Compute the deviation by NumPy or by JAX."""
     return (jnp if isinstance(seen, jax.Array) else np).std(seen, axis=axis)
@@ -277,6 +327,22 @@ CASES = [
         "flatten-channels-first", partial(fc.flatten, spatial=2, order="channels_first"),
         lambda x: np.moveaxis(x, -1, 0).ravel(), (2, 3, 2),
     ),
+    norm_case("layer_norm", fc.layer_norm, -1, (3, 4), {"scale": (4,), "bias": (4,)}),
+    norm_case("layer_norm-image", fc.layer_norm, (0, 1, 2), (2, 3, 2), {"scale": (2, 3, 2)}),
+    norm_case(
+        "group_norm", partial(fc.group_norm, groups=2, spatial=1), (0, 1), (3, 6), {"scale": (6,), "bias": (6,)}, 2,
+    ),
+    norm_case("instance_norm", partial(fc.group_norm, groups=3, spatial=2), (0, 1), (3, 2, 3), {"bias": (3,)}),
+    norm_case(
+        "batch_norm-train", by_example(partial(batch_norm, train=True), 3), (0, 1), (3, 4, 2),
+        {"scale": (2,), "bias": (2,)},
+    ),
+    Case(
+        "batch_norm", partial(batch_norm, train=False, epsilon=1e-2), batch_norm_oracle, (3, 2),
+        {"scale": (2,), "bias": (2,)},
+    ),
+    norm_case("weight_standardize", by_example(standardized, 4), (0, 1, 2), (2, 3, 2, 3), {}),
+    Case("dropout", by_example(drop, 3), drop_oracle, (4, 5, 6)),
     Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
 ]  # fmt: skip
 
@@ -289,7 +355,7 @@ SLOW = {
     "std_pool", "max_unpool", "max_unpool-dilated", "global_pool-lse", "global_pool-lp", "global_pool-median",
     "conv-leftover", "conv-modes-wide", "conv-replicate-and-zeros", "conv_transpose-1d", "avg_pool-ceil",
     "adaptive_pool-max-up", "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include",
-    "sum_pool-wide",
+    "sum_pool-wide", "layer_norm-image", "instance_norm",
 }  # fmt: skip
 assert {case.name for case in CASES} >= SLOW
 
@@ -300,7 +366,8 @@ CHIEF = {
     "max_pool-overlapping", "max_pool-wide", "max_pool-split", "min_pool-3d", "sum_pool", "avg_pool-include",
     "prod_pool-overlapping", "lse_pool-overlapping", "lse_pool-temperature", "lp_pool-overlapping",
     "median_pool-overlapping", "median_pool-sorted", "std_pool-modes", "max_unpool-overlapping", "global_pool-max",
-    "adaptive_pool", "dense", "flatten", "graph-siamese",
+    "adaptive_pool", "dense", "flatten", "graph-siamese", "layer_norm", "group_norm", "batch_norm-train", "dropout",
+    "weight_standardize",
 }  # fmt: skip
 assert {case.name for case in CASES} - SLOW >= CHIEF
 

@@ -281,14 +281,14 @@ def test_parameters_that_are_missing_or_too_many():
     graph = built(fc.Conv(4, 3), fc.Conv(4, 3), fc.Flatten(), fc.Dense(2))
     params = graph.init(KEY)
     missing = {name: entry for name, entry in params.items() if name != "conv2"}
-    says(lambda: graph(missing, X), ["lack the entry 'conv2'", "did you mean 'conv1'?"])
-    says(lambda: graph({}, X), ["lack the entry 'conv1'", "they are empty"])
-    says(lambda: graph(params | {"conv9": 0}, X), ["entry 'conv9' that the graph does not use", "graph.select(params)"])
-    says(lambda: graph(X, X), ["params must be a dict with the entries ['conv1', 'conv2', 'dense1']"])
+    says(lambda: graph(missing, X), ["the entry 'conv2' is missing", "did you mean 'conv1'?"])
+    says(lambda: graph({}, X), ["the entry 'conv1' is missing", "they are empty"])
+    says(lambda: graph(params | {"conv9": 0}, X), ["entry 'conv9' that the graph does not use", "graph.select leaves"])
+    says(lambda: graph(X, X), ["the parameters must be a dict with the entries ['conv1', 'conv2', 'dense1']"])
     says(lambda: graph.select(missing), ["no entry 'conv2'"])
     x = image()
     nested = fc.Graph(x, fc.Graph(x, fc.Conv(2, 3)(x), name="trunk")(x))
-    says(lambda: nested({"trunk": {}}, X), ["lack the entry 'trunk/conv1'"])
+    says(lambda: nested({"trunk": {}}, X), ["the entry 'trunk/conv1' is missing"])
     says(lambda: nested({"trunk": 0}, X), ["the entry 'trunk' must be a dict with the entries ['conv1']", "got int"])
 
 

@@ -1,7 +1,10 @@
 """The examples, run as a user runs them, with few steps; and the data files they read."""
 
 import gzip
+import json
+import os
 import re
+import socket
 import struct
 import subprocess
 import sys
@@ -19,8 +22,17 @@ import pytest
 import siamese_mnist
 from flax import serialization
 
+import funcconv as fc
+
 EXAMPLES = Path(siamese_mnist.__file__).parent
 LAST_LINE = r"verification=(\S+) nearest_neighbour=(\S+) unseen=(\S+) seconds=(\S+)"
+
+
+ENVIRONMENT = os.environ | {  # programs that are run more than once are compiled once
+    "JAX_COMPILATION_CACHE_DIR": str(jax.config.jax_compilation_cache_dir),
+    "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
+    "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1",
+}
 
 
 def write_idx(path, array, code=0x08):
@@ -46,7 +58,7 @@ def write_set(folder, ending="", classes=5, side=8, count=40):
 def run(*arguments, cwd):
     return subprocess.run(
         [sys.executable, EXAMPLES / "siamese_mnist.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False,
+        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
     )  # fmt: skip
 
 
@@ -73,14 +85,6 @@ def test_siamese_mnist_learns(tmp_path):
         threshold = siamese_mnist.best_threshold(embeddings, data.labels, 0)
         again = siamese_mnist.verification(embeddings, data.labels, threshold, 0)
     assert abs(again - verification) < 0.02
-
-
-def test_siamese_mnist_reads_gzipped_idx(tmp_path, climate_of_a_user, capsys):
-    del climate_of_a_user
-    folder, out = write_set(tmp_path / "set", ".gz"), tmp_path / "out"
-    assert siamese_mnist.main(["--data", str(folder), "--steps", "30", "--out", str(out)]) == 0
-    assert re.fullmatch(LAST_LINE, capsys.readouterr().out.splitlines()[-1])
-    assert sorted(path.name for path in out.iterdir()) == ["siamese.msgpack", "siamese.png"]
 
 
 def test_siamese_mnist_fails_where_there_is_nothing_to_learn(tmp_path, climate_of_a_user, capsys):
@@ -296,7 +300,7 @@ def test_turned_images_are_other_classes(width, turns):
 def test_idx_of_every_type(tmp_path, code, dtype):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     write_idx(tmp_path / "file", array, code)
-    found = digits.read_idx(tmp_path / "file")
+    found = fc.train.read_idx(tmp_path / "file")
     assert found.dtype == dtype
     np.testing.assert_array_equal(found, array)
 
@@ -331,13 +335,50 @@ def test_gallery_draws_every_picture(tmp_path):
     assert float(done.stdout.split("accuracy=")[1]) > 0.5
 
 
+# several processes ---------------------------------------------------------------------------------------------
+
+
+def test_two_processes_train_as_one_does(tmp_path):
+    """Each computes half of every batch; the losses are those of one process, and the first of them asks and draws."""
+    data = write_set(tmp_path / "data", ".gz")
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        at = f"127.0.0.1:{free.getsockname()[1]}"
+    options = [sys.executable, EXAMPLES / "siamese_mnist.py", "--data", data, "--steps", "30", "--seed", "2"]
+    together = [
+        subprocess.Popen(
+            [*options, "--out", tmp_path / "two", "--process", f"{i}/2", "--coordinator", at],
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+        )
+        for i in range(2)
+    ]  # fmt: skip
+    alone = subprocess.run(
+        [*options, "--out", tmp_path / "one"], capture_output=True, text=True, check=False, env=ENVIRONMENT
+    )
+    told = [process.communicate() for process in together]
+    assert [process.returncode for process in together] == [0, 0], told
+    assert alone.returncode == 0, alone.stderr
+    assert {path.name for path in (tmp_path / "one").iterdir()} == {
+        "siamese.msgpack", "siamese.png", "siamese_mnist-0.jsonl", "checkpoints",
+    }  # fmt: skip
+    assert re.fullmatch(LAST_LINE, told[0][0].splitlines()[-1])
+    assert not re.search(LAST_LINE, told[1][0])
+
+    def losses(folder, process):
+        lines = (tmp_path / folder / f"siamese_mnist-{process}.jsonl").read_text().splitlines()
+        return [json.loads(line)["loss"] for line in lines]
+
+    np.testing.assert_allclose(losses("two", 0), losses("one", 0), rtol=2e-3)
+    assert losses("two", 0) == losses("two", 1)
+
+
 # a loop that goes on -----------------------------------------------------------------------------------------
 
 
 def cnn(*arguments, cwd):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "train_cnn.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False,
+        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
     )  # fmt: skip
     found = re.findall(r"^accuracy=(\S+) steps=(\d+) seconds=(\S+) digest=([0-9a-f]{64})$", done.stdout, re.MULTILINE)
     return done, found[-1] if found else None
@@ -345,16 +386,16 @@ def cnn(*arguments, cwd):
 
 def test_train_cnn_learns_and_goes_on(tmp_path):
     """Killed in the middle and resumed, it ends with the parameters of a run that was not."""
-    options = ("--data", write_set(tmp_path / "data"), "--seed", 3, "--steps", 60)
+    options = ("--data", write_set(tmp_path / "data"), "--seed", 3, "--steps", 40)
     done, whole = cnn(*options, "--out", tmp_path / "whole", "--resume", cwd=tmp_path)  # there is nothing to resume
     assert done.returncode == 0, done.stderr
     command = [sys.executable, EXAMPLES / "train_cnn.py", *map(str, options), "--out", tmp_path / "killed"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=ENVIRONMENT)
     log = tmp_path / "killed" / "train_cnn.jsonl"
     while process.poll() is None and not (log.exists() and log.read_text().count("\n") >= 25):
         time.sleep(0.02)
     process.kill()
     process.communicate()
     done, resumed = cnn(*options, "--out", tmp_path / "killed", "--resume", cwd=tmp_path)
-    assert (resumed[1], resumed[3]) == ("60", whole[3]), done.stderr
+    assert (resumed[1], resumed[3]) == ("40", whole[3]), done.stderr
     assert log.read_text() == (tmp_path / "whole" / "train_cnn.jsonl").read_text()

@@ -29,16 +29,17 @@ ROOMS = [  # each imports only from the rooms above it
     {"_lowering/__init__"},
     {"_family", "_select", "_compiler"},
     {"_gradient_norm", "_explain", "_dependence", "_work"},
-    {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix"},
-    {"_node"},
+    {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix", "_norms", "_dropout"},
+    {"_node", "_registry"},
     {"_flatten", "_entries"},
     {"_evaluate"},
     {"_at_nodes"},
     {"_network", "_picture", "_render"},
-    {"_receptive_field", "_draw", "_draw_autodiff"},
+    {"_receptive_field", "_draw", "_draw_autodiff", "_architecture"},
     {"_summary"},
     {"_graph", "_layers", "_compose"},
-    {"plot/__init__", "train/__init__"},
+    {"_training_layers", "_known_ops"},
+    {"interop/__init__", "plot/__init__", "spatial/__init__", "train/__init__"},
     {"__init__"},
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
@@ -51,15 +52,27 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"_curvature"},
         {"__init__"},
     ],
+    "interop": [
+        {"_errors", "_typing", "_extras", "_graph"},
+        {"_safetensors"},
+        {"__init__"},
+    ],
     "plot": [
         {"_errors", "_typing", "_extras", "_geometry", "_receptive_field", "_graph"},
         {"_axes"},
         {"_images", "_windows", "_curves"},
         {"__init__"},
     ],
+    "spatial": [
+        {"_errors", "_typing", "_geometry", "_layout", "_parameters", "_conv", "_pool"},
+        {"_halo"},
+        {"_ops"},
+        {"__init__"},
+    ],
     "train": [
-        {"_errors", "_typing", "_extras", "_compiler"},
-        {"_state", "_batches", "_history", "_checkpoints"},
+        {"_errors", "_typing", "_dtypes", "_extras", "_compiler"},
+        {"_state", "_batches", "_history", "_checkpoints", "_idx", "_tensorboard"},
+        {"_partition"},
         {"_step"},
         {"_fit"},
         {"__init__"},
@@ -71,6 +84,8 @@ FILES = {
 }
 PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith("_") and not inspect.ismodule(value)}
 PUBLIC |= {f"plot.{name}": value for name, value in vars(fc.plot).items() if inspect.isfunction(value)}
+PUBLIC |= {f"interop.{name}": value for name, value in vars(fc.interop).items() if inspect.isfunction(value)}
+PUBLIC |= {f"spatial.{name}": value for name, value in vars(fc.spatial).items() if inspect.isfunction(value)}
 PUBLIC |= {f"train.{name}": value for name, value in vars(fc.train).items() if name[0] != "_"}
 METHODS = {
     f"{kind.__name__}.{name}": value for kind in (fc.Graph, fc.Operator) for name, value in inspect.getmembers(kind)
@@ -83,7 +98,9 @@ EXTRAS = {
     "matplotlib",
     "orbax",
     "rich",
+    "safetensors",
     "scipy",
+    "tensorboardX",
     "tqdm",
 }  # imported where they are used, never with the file
 

@@ -23,7 +23,7 @@ from compare import close as close_arrays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcconv as fc
-from funcconv.train import _step
+from funcconv.train import _checkpoints, _step
 from funcconv.train._checkpoints import Checkpoints, digest
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
@@ -224,6 +224,96 @@ def test_a_batch_spread_over_devices(problem, parts):
     close(taken["x"], data[0]["x"], ulps=0)
 
 
+@pytest.fixture
+def network_problem(rng):
+    x = fc.Input("x", (8, 8, 2))
+    graph = fc.Graph(x, fc.serial(fc.Conv(8, 3, bias=False), fc.BatchNorm(), jnp.tanh, fc.Flatten(), fc.Dense(4))(x))
+
+    def loss(params, batch, *, key, state):
+        del key
+        y, state = graph.apply(params, state, batch["x"], train=True)
+        return jnp.square(y - batch["y"]).mean(), {"state": state}
+
+    batch = {"x": rng.normal(size=(8, 8, 8, 2)).astype(F32), "y": rng.normal(size=(8, 4)).astype(F32)}
+    return graph, loss, batch
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_parameters_spread_over_devices(network_problem, compilations):
+    """By batch and by model: each step is that of one device, and everything stays where it was put."""
+    graph, loss, batch = network_problem
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    by_output = PartitionSpec(None, "model")
+    partition = {"conv*/kernel": PartitionSpec(None, None, None, "model"), "dense1/kernel": by_output}
+    whole, spread = (
+        fc.train.make_step(loss, optax.adam(0.1), ema=0.9, has_aux=True, frozen="dense1/bias", **options)
+        for options in ({}, {"mesh": mesh, "partition": partition})
+    )
+    states = []
+    for init, step in (whole, spread):
+        state = init(graph.init(jax.random.key(0)), jax.random.key(1), graph.init_state())
+        compiled = fc.train.compile(step)
+        state, metrics = compiled(state, batch)
+        count = len(compilations)
+        for _ in range(2):
+            state, metrics = compiled(state, batch)
+        assert len(compilations) == count
+        states.append((state, metrics))
+    jax.tree.map(
+        lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=4096), states[1][0].params, states[0][0].params
+    )
+    jax.tree.map(
+        lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=4096), states[1][0].model, states[0][0].model
+    )
+    state = states[1][0]
+    for tree in (state.params, state.ema):
+        assert tree["dense1"]["kernel"].sharding.spec == by_output
+        assert tree["batch_norm1"]["scale"].sharding.is_fully_replicated
+    spreads = {leaf.shape: leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.optimizer)}
+    assert spreads == {(): True, (8,): True, (3, 3, 2, 8): False, (288, 4): False}
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_a_spread_state_is_saved_and_read(network_problem, tmp_path):
+    graph, loss, batch = network_problem
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    options = {"mesh": mesh, "partition": {"dense1/kernel": PartitionSpec("model")}, "has_aux": True}
+    init, step = fc.train.make_step(loss, optax.adam(0.1), **options)
+    state = init(graph.init(jax.random.key(0)), jax.random.key(1), graph.init_state())
+
+    def run(steps, **options):
+        data = fc.train.batches(batch, 4, jax.random.key(0), sharding=NamedSharding(mesh, PartitionSpec("data")))
+        return fc.train.fit(step, state, data, steps=steps, progress=False, **options)[0]
+
+    run(3, checkpoint=tmp_path)
+    found = run(6, checkpoint=tmp_path)
+    assert fc.train.digest(found) == fc.train.digest(run(6))
+    assert found.params["dense1"]["kernel"].sharding.spec == PartitionSpec("model")
+
+
+@pytest.mark.parametrize(
+    ("partition", "said"),
+    [
+        ({"dens/kernel": PartitionSpec()}, "no parameter is called 'dens/kernel', which was to be spread"),
+        ({"dense1/bias": PartitionSpec(None, "model")}, r"'dense1/bias' has shape \(4,\), which has fewer axes"),
+        ({"dense1/*": PartitionSpec("modle")}, "spread over 'modle'; the axes of the mesh are"),
+        (
+            {"conv1/kernel": PartitionSpec("model")},
+            r"'conv1/kernel' has shape \(3, 3, 2, 8\), of which 3 cannot be cut",
+        ),
+    ],
+)
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_what_cannot_be_spread_is_refused(network_problem, partition, said):
+    graph, loss, _ = network_problem
+    mesh = jax.make_mesh((2, 2), ("data", "model"), axis_types=(AxisType.Auto,) * 2)
+    init, _ = fc.train.make_step(loss, optax.sgd(0.1), has_aux=True, mesh=mesh, partition=partition)
+    with pytest.raises(fc.FuncconvError, match=said):
+        init(graph.init(jax.random.key(0)), jax.random.key(1))
+    with pytest.raises(fc.FuncconvError, match="give mesh="):
+        fc.train.make_step(loss, optax.sgd(0.1), partition=partition)
+
+
 @pytest.mark.parametrize(
     ("options", "said"),
     [
@@ -413,6 +503,43 @@ def test_iterators_with_a_state_are_set_to_it(problem, tmp_path):
         fit([batch] * 9, steps=9, checkpoint=tmp_path)
 
 
+def test_several_logs(problem, tmp_path):
+    readers = pytest.importorskip("tensorboardX.record_loader", reason="the extra tensorboard")
+    del readers
+    init, step = fc.train.make_step(squares, optax.sgd(0.1))
+    state, seen = init(problem[1], jax.random.key(0)), []
+
+    def run(steps):
+        data = fc.train.batches(problem[0], 8, jax.random.key(0))
+        logs = [tmp_path / "log.jsonl", fc.train.TensorBoard(tmp_path / "board"), seen.append]
+        return fc.train.fit(
+            step, state, data, steps=steps, checkpoint=tmp_path / "run", checkpoint_every=2, progress=False, log=logs
+        )
+
+    run(4)
+    _, history = run(6)
+    assert history.steps("loss") == [1, 2, 3, 4, 5, 6]
+    assert [record["step"] for record in seen] == [1, 2, 3, 4, 5, 6]
+    files = sorted((tmp_path / "board").iterdir())
+    assert len(files) >= 1
+    assert b"grad_norm" in b"".join(path.read_bytes() for path in files)
+
+
+def test_grain_goes_on_where_it_was(problem, tmp_path):
+    grain = pytest.importorskip("grain", reason="grain is not a part of any extra")
+    init, step = fc.train.make_step(squares, optax.sgd(0.1))
+    state = init(problem[1], jax.random.key(0))
+    x, y = problem[0]["x"], problem[0]["y"]
+
+    def run(steps, **options):
+        data = grain.MapDataset.range(len(x)).seed(0).shuffle().map(lambda i: {"x": x[i], "y": y[i]}).repeat()
+        data = iter(data.batch(8).to_iter_dataset())
+        return fc.train.fit(step, state, data, steps=steps, progress=False, **options)[0]
+
+    run(4, checkpoint=tmp_path)
+    assert fc.train.digest(run(9, checkpoint=tmp_path)) == fc.train.digest(run(9))
+
+
 def test_progress_is_shown(problem, capsys):
     run(problem, 5, progress=True)
     shown = capsys.readouterr().err
@@ -484,6 +611,62 @@ def test_what_is_saved_again_replaces(tmp_path):
 
 @unraisable
 @pytest.mark.usefixtures("rest_of_a_failed_read")
+@unraisable
+def test_what_was_saved_stays_when_the_disk_is_full(problem, tmp_path):
+    """A limit on the size of files stands for a full disk: the run ends with a clear error, and goes on from before."""
+    resource = pytest.importorskip("resource")
+    rng = np.random.default_rng(0)
+    params = {"w": problem[1]["w"], "large": jnp.asarray(rng.normal(size=100_000), F32)}
+    init, step = fc.train.make_step(squares, optax.sgd(0.1))
+    state = init(params, jax.random.key(0))
+
+    def run(steps, **options):
+        data = fc.train.batches(problem[0], 8, jax.random.key(0))
+        return fc.train.fit(step, state, data, steps=steps, progress=False, **options)[0]
+
+    run(5, checkpoint=tmp_path)
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 17, before[1]))
+    try:
+        with pytest.raises(fc.FuncconvError, match="could not be written to"):
+            run(10, checkpoint=tmp_path)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert fc.train.digest(run(10, checkpoint=tmp_path)) == fc.train.digest(run(10))
+    gc.collect()  # orbax leaves closed event loops
+
+
+def test_what_a_checkpoint_says_of_itself(problem, tmp_path):
+    init, step = fc.train.make_step(squares, optax.sgd(0.1))
+    state, x = init(problem[1], jax.random.key(0)), fc.Input("x", (3,))
+    graph = fc.Graph(x, fc.Dense(1)(x))
+
+    def run(steps, **about):
+        data = fc.train.batches(problem[0], 8, jax.random.key(0))
+        return fc.train.fit(step, state, data, steps=steps, progress=False, checkpoint=tmp_path, about=about)[0]
+
+    found = run(3, architecture=graph.to_json())
+    told = fc.train.about(tmp_path)
+    assert told["step"] == 3
+    assert told["versions"]["jax"] == jax.__version__
+    assert told["digest"] == fc.train.digest(found)
+    assert told["arrays"]["params/w"] == "float32[3]"
+    assert fc.Graph.from_json(told["about"]["architecture"]) == graph
+    with pytest.raises(fc.FuncconvError, match=r"of something else:\n  architecture: .*not known here"):
+        run(4)
+    with pytest.raises(fc.FuncconvError, match="no checkpoint of step 9"), pytest.warns(UserWarning, match="step 9"):
+        fc.train.about(tmp_path, 9)
+
+
+def test_other_versions_are_told(problem, tmp_path, monkeypatch):
+    _, state, _ = begun(problem)
+    fc.train.save(tmp_path, state)
+    monkeypatch.setattr(_checkpoints, "_versions", lambda: {"jax": "9.9"})
+    with pytest.warns(UserWarning, match=r"other versions.*: jax \S+ came to be 9.9"):
+        fc.train.restore(tmp_path, state)
+
+
+@unraisable
 def test_each_bit_counts(problem, tmp_path):
     """Whatever byte of the arrays' files is flipped: it is noticed, or makes no difference."""
     state, _ = run(problem, 3, checkpoint=tmp_path)
@@ -498,6 +681,7 @@ def test_each_bit_counts(problem, tmp_path):
             found = checkpoints.restore(state)
         assert found is None or digest(found[1]) == digest(state)
         path.write_bytes(content)
+    gc.collect()
 
 
 def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):

@@ -1,9 +1,13 @@
 """States of a run on disk: written whole or not at all, and checked when read, lest a damaged one is taken."""
 
 import hashlib
+import importlib.metadata
+import json
 import os
+import platform
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -63,7 +67,12 @@ class Checkpoints:
         return tuple(sorted(self._manager.all_steps()))
 
     def save(
-        self, step: int, state: Any, about: Mapping[str, Any] | None = None, metrics: Mapping[str, Number] | None = None
+        self,
+        step: int,
+        state: Any,
+        run: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Number] | None = None,
+        about: Mapping[str, Any] | None = None,
     ) -> None:
         """Write a state in place of one of this step, such as a damaged one.
 
@@ -71,7 +80,10 @@ class Checkpoints:
         """
         args = self._ocp.args
         held = jax.tree.map(jnp.copy, state)
-        told = {"arrays": _described(held), "digest": digest(held), "about": dict(about or {})}
+        told = {
+            "arrays": _described(held), "digest": digest(held), "run": dict(run or {}), "about": dict(about or {}),
+            "versions": _versions(),
+        }  # fmt: skip
         try:
             if step in self._manager.all_steps():
                 self._manager.delete(step)
@@ -83,17 +95,31 @@ class Checkpoints:
             msg = f"train: the checkpoint of step {step} could not be written to {self.folder}: {error}"
             raise FuncconvError(msg) from error
 
-    def restore(self, like: Any, step: int | None = None) -> tuple[int, Any, dict[str, Any]] | None:
-        """Return the step, the state and what is told about it, of the last one that is whole, or of a certain one."""
+    def told(self, step: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Return the step of each one that can be read, and what it tells, the last one first; or of a certain one."""
         self.wait()
         for number in (step,) if step is not None else reversed(self.steps):
             try:
                 told = self._read(number, told=self._ocp.args.JsonRestore())["told"]
-                known = told["arrays"]
+                told["arrays"], told["digest"]
             except Exception as error:  # whatever is wrong with it
                 _warn(number, self.folder, error)
                 continue
-            _check_alike(known, _described(like), f"{self.folder}, step {number}")
+            yield number, told
+
+    def restore(
+        self, like: Any, step: int | None = None, about: Mapping[str, Any] | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Return the step, the state and what the loop said, of the last one that is whole, or of a certain one."""
+        for number, told in self.told(step):
+            where = f"{self.folder}, step {number}"
+            _check_alike(told["arrays"], _described(like), where)
+            if about is not None:
+                was, now = (
+                    {name: json.dumps(value, sort_keys=True) for name, value in each.items()}
+                    for each in (told["about"], about)
+                )
+                _check_alike(was, now, where)
             try:
                 state = self._read(number, state=self._ocp.args.StandardRestore(jax.tree.map(_spec, like)))["state"]
             except Exception as error:
@@ -102,7 +128,9 @@ class Checkpoints:
             if digest(state) != told["digest"]:
                 _warn(number, self.folder, "its arrays are not those that were written")
                 continue
-            return number, state, told["about"]
+            if told["versions"] != _versions():
+                _warn_of_versions(number, told["versions"])
+            return number, state, told["run"]
         return None
 
     def wait(self) -> None:
@@ -143,11 +171,8 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
         ...     fc.train.restore(folder, {"w": jnp.zeros(2)})["w"].tolist()
         [1.0, 1.0]
     """
-    checkpoints = Checkpoints(folder, keep=2**31, asynchronous=False)
-    try:
+    with closing(Checkpoints(folder, keep=2**31, asynchronous=False)) as checkpoints:
         checkpoints.save(step, state)
-    finally:
-        checkpoints.close()
 
 
 def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) -> Any:
@@ -172,18 +197,50 @@ def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) 
         ...     print(error)
         train: there is no folder nowhere
     """
+    with closing(_there(folder)) as checkpoints:
+        found = checkpoints.restore(like, step)
+    if found is None:
+        raise _none(folder, step)
+    return found[1]
+
+
+def _there(folder: str | os.PathLike[str]) -> Checkpoints:
     if not Path(folder).is_dir():
         msg = f"train: there is no folder {folder}"
         raise FuncconvError(msg)
-    checkpoints = Checkpoints(folder, keep=2**31)
-    try:
-        found = checkpoints.restore(like, step)
-    finally:
-        checkpoints.close()
-    if found is None:
-        msg = f"train: {folder} has no checkpoint{'' if step is None else f' of step {step}'} that can be read"
-        raise FuncconvError(msg)
-    return found[1]
+    return Checkpoints(folder, keep=2**31)
+
+
+def _none(folder: str | os.PathLike[str], step: int | None) -> FuncconvError:
+    which = "" if step is None else f" of step {step}"
+    return FuncconvError(f"train: {folder} has no checkpoint{which} that can be read")
+
+
+def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
+    """Read what a checkpoint says of itself, without its arrays.
+
+    Args:
+        folder: of checkpoints.
+        step: which one; None is the last one that can be read.
+
+    Returns:
+        `{"step": ..., "arrays": {path: "float32[3, 3, 1, 8]"}, "digest": ..., "versions": {"jax": ...}, "about": ...}`,
+        where the last is what was given to `fit`.
+
+    Raises:
+        FuncconvError: if there is none.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fc.train.save(folder, {"w": jnp.ones(2)}, step=7)
+        ...     fc.train.about(folder)["step"], fc.train.about(folder)["arrays"]
+        (7, {'w': 'float32[2]'})
+    """
+    with closing(_there(folder)) as checkpoints:
+        for number, told in checkpoints.told(step):
+            return {"step": number} | {name: told[name] for name in ("arrays", "digest", "versions", "about")}
+    raise _none(folder, step)
 
 
 def digest(tree: Any) -> str:
@@ -205,7 +262,7 @@ def digest(tree: Any) -> str:
     """
     found = hashlib.sha256()
     for path, leaf in jax.tree.leaves_with_path(tree):
-        values = np.asarray(_data(leaf))
+        values = np.asarray(_whole(_data(leaf)))
         found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape};".encode())
         found.update(values.tobytes())
     return found.hexdigest()
@@ -214,6 +271,15 @@ def digest(tree: Any) -> str:
 def _data(leaf: Any) -> Any:
     is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
     return jax.random.key_data(leaf) if is_key else leaf
+
+
+def _whole(leaf: Any) -> Any:
+    """Return an array of which other processes hold parts with those parts."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
 
 
 def _described(tree: Any) -> dict[str, str]:
@@ -236,6 +302,20 @@ def _check_alike(found: Mapping[str, str], wanted: Mapping[str, str], where: str
     if differences:
         msg = f"train: the checkpoint in {where} is of something else:\n  " + "\n  ".join(differences)
         raise FuncconvError(msg)
+
+
+def _versions() -> dict[str, str]:
+    packages = ("jax", "jaxlib", "optax", "flax")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def _warn_of_versions(step: int, was: Mapping[str, str]) -> None:
+    now = _versions()
+    changes = ", ".join(f"{name} {was.get(name)} came to be {now[name]}" for name in now if was.get(name) != now[name])
+    warnings.warn(
+        f"the checkpoint of step {step} was written with other versions, so what follows may differ in its last bits: "
+        f"{changes}", stacklevel=4,
+    )  # fmt: skip
 
 
 def _warn(step: int, folder: Path, why: object) -> None:

@@ -5,7 +5,7 @@ import signal
 import sys
 import threading
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -23,6 +23,7 @@ from ._step import Step, compile, metrics_of
 
 Evaluate = Callable[[State], Mapping[str, Any]]
 Log = str | os.PathLike[str] | Callable[[dict[str, Number]], object]
+Logs = Log | Sequence[Log]
 
 _AHEAD = 2  # steps that are on their way while their metrics are not yet here
 
@@ -40,7 +41,8 @@ def fit(
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
     keep: int = 3,
-    log: Log | None = None,
+    about: Mapping[str, Any] | None = None,
+    log: Logs | None = None,
     progress: bool = True,
 ) -> tuple[State, History]:
     """Train until `steps` steps were taken, and go on from the last checkpoint where there is one.
@@ -64,7 +66,10 @@ def fit(
         checkpoint: a folder; None keeps nothing.
         checkpoint_every: after how many steps a checkpoint is written; and at the end, and when interrupted.
         keep: how many of the last, and of the best.
-        log: a file that gets one JSON line for each record; or a function that is called with each.
+        about: what else a checkpoint says, as JSON has it, such as `{"architecture": graph.to_json()}`; a run that goes
+            on must say the same. `train.about` reads it.
+        log: a file that gets one JSON line for each record; or a function that is called with each, such as a
+            `TensorBoard`, and closed if it has `close`; or a list of those.
         progress: whether to show a bar; in a file or a pipe, a line now and then.
 
     Returns:
@@ -100,21 +105,19 @@ def fit(
     if checkpoint is not None:
         folder = Checkpoints(checkpoint, keep=keep, best=monitor)
         try:
-            found = folder.restore(state)
+            found = folder.restore(state, about=dict(about or {}))
         except FuncconvError:
             folder.close()
             raise
     best, waited = float("inf"), 0
     if found:
-        _, state, about = found
-        best, waited = float(about["best"]), int(about["waited"])
-        _go_on(batches, int(state.step), about.get("iterator"))
+        _, state, run = found
+        best, waited = float(run["best"]), int(run["waited"])
+        _go_on(batches, int(state.step), run.get("iterator"))
     else:
         state = jax.tree.map(jnp.copy, state)  # the compiled step takes over its memory
-    history, lines = History(), None
-    if isinstance(log, str | os.PathLike):
-        lines = Lines(log, int(state.step))
-        history.records += lines.kept
+    history, logs = History(), _logs(log, int(state.step))
+    history.records += next((each.kept for each in logs if isinstance(each, Lines)), [])
 
     done = int(state.step)
     counted = _Counted(step)
@@ -126,10 +129,8 @@ def fit(
 
     def report(record: dict[str, Number]) -> None:
         history.records.append(record)
-        if lines:
-            lines.write([record])
-        elif callable(log):
-            log(record)
+        for each in logs:
+            each(record)
 
     def settle(most: int) -> None:
         """Report steps until no more than `most` are on their way."""
@@ -143,8 +144,8 @@ def fit(
         nonlocal saved_at
         settle(0)
         if folder and saved_at != done:
-            about = {"best": str(best), "waited": waited, "iterator": _position(batches)}
-            folder.save(done, state, about, evaluated if evaluated_at == done else None)
+            run = {"best": str(best), "waited": waited, "iterator": _position(batches)}
+            folder.save(done, state, run, evaluated if evaluated_at == done else None, about=about)
             saved_at = done
 
     source = iter(batches)
@@ -187,10 +188,16 @@ def fit(
         history.compilations = counted.times
         interrupts.close()
         shown.close(history.stopped)
-        for each in (folder, lines):
-            if each:
+        for each in (folder, *logs):
+            if hasattr(each, "close"):
                 each.close()
     return state, history
+
+
+def _logs(log: Logs | None, step: int) -> list[Any]:
+    """Return what is called with each record; files as they were after a step."""
+    several = log if isinstance(log, Sequence) and not isinstance(log, str) else [] if log is None else [log]
+    return [Lines(each, step) if isinstance(each, str | os.PathLike) else each for each in several]
 
 
 class _Counted:

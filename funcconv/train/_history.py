@@ -3,7 +3,7 @@
 import json
 import math
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -65,10 +65,10 @@ class Lines:
             raise FuncconvError(msg) from error
         self.kept = kept
 
-    def write(self, records: Iterable[dict[str, Number]]) -> None:
-        """Add records."""
+    def __call__(self, record: dict[str, Number]) -> None:
+        """Add a record."""
         try:
-            self._file.writelines(_line(record) for record in records)
+            self._file.write(_line(record))
         except OSError as error:
             msg = f"train: the log {self.path} cannot be written: {error}"
             raise FuncconvError(msg) from error

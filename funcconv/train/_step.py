@@ -1,7 +1,6 @@
 """One step of training as a pure function."""
 
 from collections.abc import Callable, Mapping, Sequence
-from fnmatch import fnmatchcase
 from typing import Any, TypeAlias
 
 import jax
@@ -11,8 +10,10 @@ from jax import lax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from .._compiler import compiled_with, compiler_options
+from .._dtypes import wide
 from .._errors import FuncconvError
 from .._typing import Array, DTypeLike, Number
+from ._partition import Partition, check_patterns, meets, path_of, placed, shardings
 from ._state import Scale, State
 
 Init: TypeAlias = Callable[..., State]
@@ -33,6 +34,7 @@ def make_step(
     clip: Number | None = None,
     frozen: str | Sequence[str] = (),
     mesh: Mesh | None = None,
+    partition: Partition | None = None,
     has_aux: bool = False,
 ) -> tuple[Init, Step]:
     """Return how a run begins, and its step; both pure, so that `jit`, `scan` and `grad` take them.
@@ -55,7 +57,10 @@ def make_step(
             is `"dynamic"` for float16 and 1 otherwise.
         clip: the largest norm of the whole gradient; None for any.
         frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are.
-        mesh: of devices; the first axis of each batch is spread along its first axis. None leaves that to the caller.
+        mesh: of devices; the first axis of each batch is spread along its first axis, and the state lies whole on all
+            of them, but for what `partition` says. None leaves both to the caller.
+        partition: patterns of paths such as `"dense*/kernel"`, and the `PartitionSpec` by which those parameters, their
+            averages and what the optimizer keeps for them are spread over the mesh. The first that fits counts.
         has_aux: whether the loss returns a pair.
 
     Returns:
@@ -63,8 +68,8 @@ def make_step(
         `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`, and those of the loss.
 
     Raises:
-        FuncconvError: if an option is out of range, or a pattern meets no parameter; in a step, if a batch cannot be
-            cut or the loss is not a scalar.
+        FuncconvError: if an option is out of range, a pattern meets no parameter, or one cannot be cut; in a step, if a
+            batch cannot be cut or the loss is not a scalar.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -80,6 +85,9 @@ def make_step(
         (1, ['grad_norm', 'loss', 'skipped'])
     """
     _check(accumulate, ema, clip, loss_scale)
+    if partition and mesh is None:
+        msg = "train: partition= says how to spread parameters over a mesh; give mesh="
+        raise FuncconvError(msg)
     patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     if loss_scale is None:
@@ -90,13 +98,15 @@ def make_step(
         if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
             msg = f"train: the key must be a typed one, jax.random.key(seed); got {jnp.result_type(key)}"
             raise FuncconvError(msg)
-        zero = jnp.zeros((), jnp.int32)
         params = jax.tree.map(jnp.asarray, params)
-        return State(
-            step=zero, params=params, optimizer=transform.init(params), key=key, model={} if model is None else model,
-            ema=None if ema is None else params,
-            scale=Scale(jnp.float32(_FIRST_SCALE), zero) if loss_scale == "dynamic" else None, skipped=zero,
+        check_patterns(params, patterns, "frozen")
+        state = State(
+            step=_zero(), params=params, optimizer=transform.init(params), key=key,
+            model={} if model is None else model,
+            ema=None if ema is None else jax.tree.map(jnp.copy, params),  # no two share memory, which a step takes over
+            scale=Scale(jnp.float32(_FIRST_SCALE), _zero()) if loss_scale == "dynamic" else None, skipped=_zero(),
         )  # fmt: skip
+        return state if mesh is None else placed(state, shardings(state, mesh, partition or {}))
 
     def scaled(params: Any, batch: Any, key: Array, model: Any, factor: Any) -> tuple[Array, Any]:
         found = loss(_cast(params, dtype), _cast(batch, dtype), key=key, state=model)
@@ -107,7 +117,7 @@ def make_step(
             raise FuncconvError(msg)
         aux = dict(aux)
         model = aux.pop("state", model)
-        value = value.astype(jnp.promote_types(value.dtype, jnp.float32))
+        value = value.astype(wide(value.dtype))
         return value * factor, (value, aux, model)
 
     def gradient(state: State, batch: Any, factor: Any) -> tuple[Any, Array, dict[str, Any], Any]:
@@ -155,6 +165,8 @@ def make_step(
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         scale = state.scale and _rescaled(state.scale, finite)
         state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped)
+        if mesh is not None:
+            state = lax.with_sharding_constraint(state, shardings(state, mesh, partition or {}))  # type: ignore[no-untyped-call]
         return state, {"loss": value, "grad_norm": norm, "skipped": skipped, **aux}
 
     return init, step
@@ -198,6 +210,10 @@ def _check(accumulate: int, ema: Number | None, clip: Number | None, loss_scale:
             raise FuncconvError(msg)
 
 
+def _zero() -> Array:
+    return jnp.zeros((), jnp.int32)
+
+
 def _cast(tree: Any, dtype: Any) -> Any:
     """Return the tree with its floating arrays in another dtype."""
     if dtype is None:
@@ -220,26 +236,11 @@ def _thawed(optimizer: optax.GradientTransformation, patterns: Sequence[str]) ->
     """Return an optimizer of those parameters alone that no pattern meets."""
 
     def labels(params: Any) -> Any:
-        paths = [_path(path) for path, _ in jax.tree.leaves_with_path(params)]
-        for pattern in patterns:
-            if not any(_meets(path, pattern) for path in paths):
-                msg = f"train: no parameter is called {pattern!r}, which was to be frozen; there are {', '.join(paths)}"
-                raise FuncconvError(msg)
         return jax.tree.map_with_path(
-            lambda path, _: "frozen" if any(_meets(_path(path), each) for each in patterns) else "trained", params
+            lambda path, _: "frozen" if any(meets(path_of(path), each) for each in patterns) else "trained", params
         )
 
     return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
-def _path(path: Sequence[Any]) -> str:
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def _meets(path: str, pattern: str) -> bool:
-    """Whether a pattern is that of a path or of a part of the tree above it."""
-    names = path.split("/")
-    return any(fnmatchcase("/".join(names[:i]), pattern) for i in range(1, len(names) + 1))
 
 
 def _rescaled(scale: Scale, finite: Array) -> Scale:

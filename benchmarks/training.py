@@ -1,0 +1,113 @@
+"""Training: what `fit` costs beside a bare loop over the same compiled step, and steps spread over devices."""
+
+import contextlib
+import io
+import json
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import funcconv as fc
+
+Table = dict[str, dict[str, float]]
+WARM = 50  # steps that are not timed, compilation among them
+
+
+def problem(batch: int, channels: int, mesh: Any = None) -> tuple[Any, Any, Any]:
+    """Return a step, a state and batches."""
+    x = fc.Input("x", (16, 16, 3))
+    layers = fc.serial(
+        fc.Conv(channels, 3, padding="SAME"), jax.nn.relu, fc.Pool(2), fc.Conv(channels, 3), jax.nn.relu, fc.Flatten(),
+        fc.Dense(10),
+    )  # fmt: skip
+    graph = fc.Graph(x, layers(x))
+
+    def loss(params: Any, batch: Any, *, key: Any, state: Any) -> Any:
+        del key, state
+        logits = graph(params, batch["image"])
+        return optax.softmax_cross_entropy_with_integer_labels(logits, batch["label"]).mean()
+
+    init, step = fc.train.make_step(loss, optax.adam(1e-3), mesh=mesh)
+    rng = np.random.default_rng(0)
+    arrays = {
+        "image": rng.normal(size=(4 * batch, 16, 16, 3)).astype(np.float32), "label": rng.integers(0, 10, 4 * batch),
+    }  # fmt: skip
+    spread = None if mesh is None else jax.NamedSharding(mesh, jax.P("data"))
+    data = fc.train.batches(arrays, batch, jax.random.key(0), sharding=spread)
+    return step, init(graph.init(jax.random.key(1)), jax.random.key(2)), data
+
+
+def bare(step: Any, state: Any, data: Any, steps: int) -> float:
+    """Return the milliseconds of a step in a loop that does nothing else."""
+    compiled, begun = fc.train.compile(step), 0.0
+    state = jax.tree.map(jnp.copy, state)
+    for i in range(steps):
+        if i == WARM:
+            jax.block_until_ready(state)
+            begun = time.perf_counter()
+        state, _ = compiled(state, next(data))
+    jax.block_until_ready(state)
+    return 1e3 * (time.perf_counter() - begun) / (steps - WARM)
+
+
+def fitted(step: Any, state: Any, data: Any, steps: int) -> float:
+    """Return the milliseconds of a step in `fit`, with its progress bar."""
+    at = {}
+    with contextlib.redirect_stderr(io.StringIO()):
+        fc.train.fit(
+            step, state, data, steps=steps, log=lambda record: at.update({record["step"]: time.perf_counter()})
+        )
+    return 1e3 * (at[steps] - at[WARM]) / (steps - WARM)
+
+
+def overhead(*, quick: bool) -> Table:
+    """Return what a step takes in both loops, for steps of several lengths."""
+    table = {}
+    for batch, channels in ((32, 4), (128, 12)) if quick else ((32, 4), (128, 12), (256, 24)):
+        step, state, data = problem(batch, channels)
+        steps, found = (150 if quick else 400), {"bare": [], "fit": []}
+        for _ in range(2 if quick else 5):
+            found["bare"].append(bare(step, state, data, steps))
+            found["fit"].append(fitted(step, state, data, steps))
+        ms = {name: statistics.median(each) for name, each in found.items()}
+        table[f"batch {batch}, {channels} channels"] = {"bare, ms": ms["bare"], "fit over bare": ms["fit"] / ms["bare"]}
+    return table
+
+
+def spread(*, quick: bool) -> Table:
+    """Return what a step takes over so many devices of the CPU, which share its cores, and how long it compiles."""
+    table = {}
+    for devices in (1, 2) if quick else (1, 2, 4, 8):
+        command = [sys.executable, "-m", "benchmarks.training", str(devices)]
+        done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
+        table[f"{devices} devices"] = json.loads(done.stdout.splitlines()[-1])
+    return table
+
+
+def results(*, quick: bool = False) -> dict[str, Table]:
+    """Return all tables."""
+    return {"a step in fit and in a bare loop": overhead(quick=quick), "a step over devices": spread(quick=quick)}
+
+
+def main(devices: int) -> None:
+    """Print the figures of one number of devices."""
+    jax.config.update("jax_num_cpu_devices", devices)
+    jax.config.update("jax_platforms", "cpu")
+    step, state, data = problem(128, 16, jax.make_mesh((devices,), ("data",), axis_types=(jax.sharding.AxisType.Auto,)))
+    begun = time.perf_counter()
+    options = fc.compiler_options()
+    jax.jit(step, compiler_options=options).lower(state, data[0]).compile()
+    seconds = time.perf_counter() - begun
+    print(json.dumps({"step, ms": bare(step, state, data, 250), "compiling, s": seconds}))
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]))

@@ -1,0 +1,197 @@
+"""Normalization and dropout: equal to Flax's and PyTorch's, exact where they are not, refused where they are wrong."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from compare import close
+
+import funcconv as fc
+
+F32 = np.float32
+USER = pytest.mark.usefixtures("climate_of_a_user")  # Flax spreads ranks in silence
+
+
+def params_of(rng, *shape):
+    return {"scale": rng.normal(size=shape).astype(F32), "bias": rng.normal(size=shape).astype(F32)}
+
+
+# as others do it ------------------------------------------------------------------------------------------
+
+
+@USER
+def test_layer_norm_is_that_of_flax(rng):
+    x, params = rng.normal(size=(2, 5, 6)).astype(F32), params_of(rng, 6)
+    expected = nn.LayerNorm(epsilon=1e-5).apply({"params": params}, x)
+    close(fc.layer_norm(params, x), expected, F32, ulps=32)
+
+
+@pytest.mark.parametrize("groups", [1, 2, 6])
+@USER
+def test_group_norm_is_that_of_flax(rng, groups):
+    x, params = rng.normal(size=(2, 5, 4, 6)).astype(F32), params_of(rng, 6)
+    expected = nn.GroupNorm(groups, epsilon=1e-5).apply({"params": params}, x)
+    close(fc.group_norm(params, x, groups), expected, F32, ulps=64)
+    first = fc.group_norm(params, np.moveaxis(x, -1, 1), groups, layout="NCHW")
+    close(np.moveaxis(first, 1, -1), expected, F32, ulps=64)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@USER
+def test_batch_norm_is_that_of_flax(rng, train):
+    x, params, state = rng.normal(size=(3, 4, 5, 2)).astype(F32), params_of(rng, 2), {"mean": [0.5, -1], "var": [2, 3]}
+    state = {name: np.array(value, F32) for name, value in state.items()}
+    flax = nn.BatchNorm(use_running_average=not train, momentum=0.75, epsilon=1e-5)
+    expected, kept = flax.apply({"params": params, "batch_stats": state}, x, mutable=["batch_stats"])
+    y, found = fc.batch_norm(params, state, x, train=train, momentum=0.75, unbiased=False)
+    close(y, expected, F32, ulps=64)
+    for name in state:
+        close(found[name], kept["batch_stats"][name], F32, ulps=32)
+
+
+@pytest.mark.parametrize("train", [False, True])
+def test_batch_norm_is_that_of_torch(rng, train):
+    torch = pytest.importorskip("torch")
+    x, params = rng.normal(size=(3, 4, 5, 2)).astype(F32), params_of(rng, 2)
+    module = torch.nn.BatchNorm2d(2, momentum=0.25).train(train)
+    with torch.no_grad():
+        module.weight.copy_(torch.tensor(params["scale"]))
+        module.bias.copy_(torch.tensor(params["bias"]))
+    first = torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)), requires_grad=True)
+    out = module(first)
+    torch.sin(out).sum().backward()
+
+    def s(x):
+        y, state = fc.batch_norm(
+            params, fc.init_batch_stats(2, dtype=F32), x, train=train, momentum=0.75, layout="NCHW"
+        )
+        return jnp.sin(y).sum(), (y, state)
+
+    g, (y, state) = jax.grad(s, has_aux=True)(jnp.asarray(first.detach().numpy()))
+    close(y, out.detach().numpy(), F32, ulps=64)
+    close(g, first.grad.numpy(), F32, ulps=256)
+    close(state["mean"], module.running_mean.numpy(), F32, ulps=32)
+    close(state["var"], module.running_var.numpy(), F32, ulps=32)
+
+
+# what is easily got wrong ---------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("of", ["batch", "layer", "group"])
+def test_a_mean_far_from_zero_costs_no_digits(rng, of):
+    """`E[x^2] - E[x]^2` in float32 would be off by all of the variance."""
+    x = (1e4 + rng.normal(size=(64, 8))).astype(F32)
+    exact = x.astype(np.float64)
+    axis = 0 if of == "batch" else 1
+    exact = (exact - exact.mean(axis, keepdims=True)) / np.sqrt(exact.var(axis, keepdims=True) + 1e-5)
+    if of == "batch":
+        y, _ = fc.batch_norm({}, fc.init_batch_stats(8), x, train=True)
+    else:
+        y = fc.layer_norm({}, x) if of == "layer" else fc.group_norm({}, x, 1, spatial=0)
+    assert np.abs(np.asarray(y) - exact).max() < 1e-2
+
+
+def test_running_figures_are_float32_for_bfloat16(rng):
+    state = fc.init_batch_stats(2, dtype=F32)
+    x = jnp.asarray(rng.normal(size=(100, 2)), jnp.bfloat16)
+    for _ in range(200):  # in bfloat16 the last hundredths would never arrive
+        y, state = fc.batch_norm({}, state, x, train=True, momentum=0.99)
+    assert y.dtype == jnp.bfloat16
+    assert {array.dtype for array in state.values()} == {jnp.dtype(F32)}
+    close(state["mean"], (1 - 0.99**200) * np.asarray(x, F32).mean(0), F32, ulps=256)
+
+
+def test_a_batch_spread_over_a_mapped_axis_is_one_batch(rng):
+    x, state = rng.normal(size=(4, 3, 5, 2)), fc.init_batch_stats(2)
+
+    def norm(x, **options):
+        return fc.batch_norm({}, state, x, train=True, **options)
+
+    expected, whole = norm(x.reshape(12, 5, 2))
+    y, found = jax.vmap(lambda x: norm(x, axis_name="devices"), axis_name="devices")(x)
+    close(y.reshape(12, 5, 2), expected)
+    for name in state:
+        close(found[name], np.broadcast_to(whole[name], (4, 2)))
+    assert not np.allclose(jax.vmap(norm)(x)[0].reshape(12, 5, 2), expected)
+
+
+def test_standardized_kernels_of_local_conv_have_each_position_by_itself(rng):
+    params = {"kernel": rng.normal(size=(2, 3, 3, 2, 4, 5)) + np.arange(6).reshape(2, 3, 1, 1, 1, 1), "bias": None}
+    found = fc.weight_standardize(params, spatial=2, epsilon=1e-12)
+    close(found["kernel"].mean((2, 3, 4)), np.zeros((2, 3, 5)))
+    close(found["kernel"].var((2, 3, 4)), np.ones((2, 3, 5)), ulps=2**20)
+    assert found["bias"] is None
+
+
+# dropout --------------------------------------------------------------------------------------------------
+
+
+def test_dropout_keeps_the_expectation_and_draws_every_number_by_itself():
+    y = fc.dropout(jax.random.key(1), jnp.ones((200, 300), F32), 0.3)
+    kept = np.asarray(y) != 0
+    np.testing.assert_allclose(np.unique(y), [0, 1 / 0.7], rtol=1e-6)
+    assert abs(kept.mean() - 0.7) < 0.01
+    assert abs(np.corrcoef(kept[:-1].ravel(), kept[1:].ravel())[0, 1]) < 0.02
+    assert abs(np.corrcoef(kept[:, :-1].ravel(), kept[:, 1:].ravel())[0, 1]) < 0.02
+
+
+def test_dropout_of_whole_channels():
+    y = np.asarray(fc.dropout(jax.random.key(1), jnp.ones((50, 4, 3, 20), F32), 0.5, spatial=2))
+    assert (y == y[:, :1, :1]).all()
+    assert 0.4 < (y[:, 0, 0] == 0).mean() < 0.6
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16", "complex64"])
+def test_dropout_keeps_dtypes_and_their_scale(dtype):
+    y = fc.dropout(jax.random.key(0), jnp.ones(1000, dtype), 0.1)
+    assert y.dtype == dtype
+    assert (np.unique(y) == np.array([0, 1 / 0.9]).astype(dtype)).all()
+
+
+def test_dropout_at_its_ends(rng):
+    x = rng.normal(size=(4, 5))
+    np.testing.assert_array_equal(fc.dropout(jax.random.key(0), x, 0), x)
+    g = jax.grad(lambda x: fc.dropout(jax.random.key(0), x, 1).sum())(x)
+    np.testing.assert_array_equal(g, np.zeros_like(x))
+
+
+# what is refused ------------------------------------------------------------------------------------------
+
+X = np.ones((2, 4, 6), F32)
+STATS = {"mean": np.zeros(6, F32), "var": np.ones(6, F32)}
+
+
+@pytest.mark.parametrize(
+    ("call", "words"),
+    [
+        (lambda: fc.layer_norm({"scale": np.ones(5, F32)}, X), ["last 1 axes", "(2, 4, 6)", "(5,)"]),
+        (lambda: fc.layer_norm({"scale": np.ones(6)}, X), ["float32", "scale is float64"]),
+        (lambda: fc.layer_norm({"gamma": np.ones(6, F32)}, X), ["unknown entry 'gamma'"]),
+        (lambda: fc.layer_norm({}, X, axes=4), ["axes must be from 1 to 3", "got 4"]),
+        (lambda: fc.layer_norm({}, X, epsilon=0), ["epsilon must be above 0"]),
+        (lambda: fc.layer_norm(np.ones(6), X), ["params must be"]),
+        (lambda: fc.layer_norm({}, X.astype(int)), ["the input is int64, but must be floating"]),
+        (lambda: fc.group_norm({}, X, 4), ["divides the 6 channels", "got 4"]),
+        (lambda: fc.group_norm({"bias": np.ones(4, F32)}, X, 2), ["6 channels", "bias has shape (4,)"]),
+        (lambda: fc.batch_norm({}, {}, X), ["the state must be", "init_batch_stats", "got []"]),
+        (lambda: fc.batch_norm({}, None, X), ["the state must be", "got NoneType"]),
+        (lambda: fc.batch_norm({}, STATS, X[..., :5]), ["5 channels", "running mean has shape (6,)"]),
+        (lambda: fc.batch_norm({}, STATS, X, momentum=1.5), ["momentum must be from 0 to 1", "1.5"]),
+        (lambda: fc.batch_norm({}, STATS, X[:1, 0], train=True), ["two numbers or more", "has 1", "train=False"]),
+        (lambda: fc.weight_standardize({"bias": X}), ['{"kernel": array']),
+        (lambda: fc.weight_standardize({"kernel": X}, spatial=2), ["has not 2 axes of window"]),
+        (lambda: fc.dropout(jax.random.key(0), X, 1.5), ["rate must be a number from 0 to 1", "1.5"]),
+        (lambda: fc.dropout(None, X), ["needs a key"]),
+        (lambda: fc.dropout(jax.random.key(0), X.astype(int)), ["int64"]),
+        (lambda: fc.dropout(jax.random.key(0), X, spatial=3), ["spatial must be from 0 to 2"]),
+        (lambda: fc.init_norm(0), ["init_norm", "shape"]),
+        (lambda: fc.init_batch_stats(-1), ["init_batch_stats", "channels"]),
+        (lambda: fc.WeightStandardize(fc.Pool()), ["expected a Conv, LocalConv or Dense", "Pool(2)"]),
+    ],
+)
+def test_bad_input_says_what_was_expected(call, words):
+    with pytest.raises(fc.FuncconvError) as error:
+        call()
+    for word in words:
+        assert word in str(error.value)
