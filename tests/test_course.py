@@ -4,9 +4,12 @@ import digits
 import jax
 import jax.numpy as jnp
 import numpy as np
+import pytest
 from compare import close
 
 import funcconv as fc
+
+pytestmark = pytest.mark.once
 
 
 def image(*values):

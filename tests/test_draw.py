@@ -13,6 +13,8 @@ import pytest
 import funcconv as fc
 from funcconv import _render
 
+pytestmark = pytest.mark.once
+
 DRAWN = pytest.mark.skipif(
     not any(shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts")) for name in _render._PROGRAMS),
     reason="needs Graphviz",

@@ -24,6 +24,8 @@ from flax import serialization
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 EXAMPLES = Path(siamese_mnist.__file__).parent
 LAST_LINE = r"verification=(\S+) nearest_neighbour=(\S+) unseen=(\S+) seconds=(\S+)"
 

@@ -9,6 +9,8 @@ from jaxprs import equations
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 
 

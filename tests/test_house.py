@@ -40,7 +40,8 @@ ROOMS = [  # each imports only from the rooms above it
     {"_graph", "_layers", "_compose"},
     {"_training_layers", "_known_ops"},
     {"interop/__init__", "plot/__init__", "spatial/__init__", "train/__init__"},
-    {"__init__"},
+    {"_command_line"},
+    {"__init__", "__main__"},
 ]
 PACKAGES = {  # what a package below the house may import of it, and its own rooms
     "derivatives": [
@@ -53,8 +54,10 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"__init__"},
     ],
     "interop": [
-        {"_errors", "_typing", "_extras", "_graph"},
-        {"_safetensors"},
+        {"_errors", "_typing", "_extras", "_flatten", "_node", "_graph", "_layers", "_training_layers"},
+        {"_matching", "_safetensors", "_export"},
+        {"_torch", "_flax"},
+        {"_formats"},
         {"__init__"},
     ],
     "plot": [
@@ -93,6 +96,7 @@ METHODS = {
 }  # fmt: skip
 EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
 EXTRAS = {
+    "flax",
     "lineax",
     "matfree",
     "matplotlib",
@@ -101,6 +105,7 @@ EXTRAS = {
     "safetensors",
     "scipy",
     "tensorboardX",
+    "torch",
     "tqdm",
 }  # imported where they are used, never with the file
 

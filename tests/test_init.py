@@ -10,6 +10,8 @@ import pytest
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(1)
 
 

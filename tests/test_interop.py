@@ -1,170 +1,329 @@
-"""Files of weights: what is read is what was written, and damaged ones are told."""
+"""Coming from and going to other libraries: outputs and gradients are the same, and what does not fit is told."""
 
-import json
-import struct
+from collections import OrderedDict
+from functools import partial
 
 import jax
 import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
+from compare import close
+from flax import linen as nn
+from flax import nnx
 
 import funcconv as fc
 
-pytest.importorskip("safetensors", reason="the extra safetensors")
+pytestmark = pytest.mark.usefixtures("climate_of_a_user")
 KEY = jax.random.key(0)
+F32 = np.float32
 
 
-def network():
-    trunk_input = fc.Input("x", (8, 8, 2))
-    layers = fc.serial(fc.Conv(4, 3), fc.BatchNorm(), jnp.tanh, fc.Pool(2), fc.Flatten(), fc.Dense(3, bias=False))
-    trunk = fc.Graph(trunk_input, layers(trunk_input), name="trunk")
-    a, b = fc.Input("a", (8, 8, 2)), fc.Input("b", (8, 8, 2))
-    return fc.Graph((a, b), fc.siamese(trunk, jnp.subtract)(a, b))
+def over(layers, shape):
+    x = fc.Input("x", shape)
+    return fc.Graph(x, layers(x))
 
 
-@pytest.fixture
-def saved(tmp_path):
-    graph = network()
-    params, state = graph.init(KEY), graph.init_state()
-    path = tmp_path / "net.safetensors"
-    fc.interop.save_safetensors(path, params, graph=graph, state=state, metadata={"made": "by a test"})
-    return path, graph, params, state
+def filled(tree, rng):
+    """Return a tree of other numbers, all above zero."""
+    return jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.2, 1, a.shape), a.dtype), tree)
 
 
-def same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+# PyTorch ----------------------------------------------------------------------------------------------------
 
 
-def test_a_network_is_read_in_one_call(saved, tmp_path):
-    path, graph, params, state = saved
-    found, weights = fc.interop.load(path)
-    assert found == graph
-    same(weights, params)
-    same(fc.interop.load_state(path), state)
-    assert [each.name for each in tmp_path.iterdir()] == ["net.safetensors"]
+def lenet():
+    from torch import nn
+
+    module = nn.Sequential(
+        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
+        nn.Flatten(), nn.Linear(400, 20), nn.ReLU(), nn.Linear(20, 10),
+    )  # fmt: skip
+    graph = fc.serial(
+        fc.Conv(6, 5, padding=2), jnp.tanh, fc.avg_pool, fc.Conv(16, 5), jnp.tanh, fc.avg_pool, fc.Flatten(),
+        fc.Dense(20), jax.nn.relu, fc.Dense(10),
+    )  # fmt: skip
+    return module, over(graph, (28, 28, 1))
 
 
-def test_names_are_paths_and_a_shared_weight_is_there_once(saved):
-    from safetensors.numpy import load_file
+def mobile():
+    from torch import nn
 
-    path, *_ = saved
-    assert sorted(load_file(path)) == sorted([
-        "trunk/conv1/kernel", "trunk/conv1/bias", "trunk/batch_norm1/scale", "trunk/batch_norm1/bias",
-        "trunk/dense1/kernel", "@state/trunk/batch_norm1/mean", "@state/trunk/batch_norm1/var",
-    ])  # fmt: skip
-    assert fc.interop.load_safetensors(path)[1]["made"] == "by a test"
-
-
-@pytest.mark.parametrize("dtype", ["float32", "float64", "float16", "bfloat16", "int8", "bool", "uint32"])
-def test_dtypes_and_shapes_are_kept(tmp_path, dtype, rng):
-    params = {"a": {"b": jnp.asarray(rng.normal(size=(3, 0, 2)), dtype)}, "c": jnp.asarray(rng.normal(size=()), dtype)}
-    params["d"] = np.moveaxis(np.arange(24).reshape(2, 3, 4).astype(jnp.dtype(dtype)), 0, -1)  # not contiguous
-    fc.interop.save_safetensors(tmp_path / "file", params)
-    found, metadata = fc.interop.load_safetensors(tmp_path / "file")
-    same(found, params)
-    assert metadata == {}
-    assert ml_dtypes.bfloat16  # the dtype that NumPy does not have by itself
+    module = nn.Sequential(
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1), nn.ReLU(),
+        nn.Dropout(0.2), nn.Flatten(), nn.Linear(6 * 8 * 6, 4),
+    )  # fmt: skip
+    graph = fc.serial(
+        fc.Conv(8, 3, stride=2, padding=1, bias=False), fc.BatchNorm(), jax.nn.relu6,
+        fc.Conv(8, 3, padding=1, groups=8, bias=False), fc.BatchNorm(), fc.Conv(6, 1), jax.nn.relu,
+        fc.flatten, fc.Dense(4),
+    )  # fmt: skip
+    return module, over(graph, (16, 12, 3))
 
 
-def test_a_missing_bias_stays_missing_and_a_norm_without_parameters_is_one(tmp_path):
-    x = fc.Input("x", (8, 8, 2))
-    graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.BatchNorm(scale=False, bias=False))(x))
-    params = graph.init(KEY)
-    params["conv1"]["bias"] = None
-    fc.interop.save_safetensors(tmp_path / "file", params, graph=graph)
-    with pytest.raises(fc.FuncconvError, match="conv1"):  # the layer has one
-        fc.interop.load(tmp_path / "file")
-    params = graph.init(KEY)
-    fc.interop.save_safetensors(tmp_path / "file", params, graph=graph)
-    same(fc.interop.load(tmp_path / "file")[1], params)
+def up_and_down():
+    from torch import nn
+
+    module = nn.Sequential(
+        nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.GroupNorm(2, 6), nn.ReLU(),
+        nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, groups=2), nn.LayerNorm([4, 12, 16]), nn.Conv2d(4, 2, 1),
+    )  # fmt: skip
+    graph = fc.serial(
+        fc.Conv(6, 3, stride=2, padding=1), fc.GroupNorm(2), jax.nn.relu,
+        fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2), fc.LayerNorm(3), fc.Conv(2, 1),
+    )  # fmt: skip
+    return module, over(graph, (12, 16, 3))
 
 
-# damage -------------------------------------------------------------------------------------------------------
+def wave():
+    from torch import nn
+
+    module = nn.Sequential(OrderedDict(
+        first=nn.Conv1d(2, 8, 3, dilation=2), act=nn.Tanh(), second=nn.ConvTranspose1d(8, 4, 3, stride=3),
+        flat=nn.Flatten(), last=nn.Linear(4 * 36, 3, bias=False),
+    ))  # fmt: skip
+    graph = fc.serial(
+        fc.Conv(8, 3, dilation=2), jnp.tanh, fc.ConvTranspose(4, 3, stride=3), fc.Flatten(order="channels_first"),
+        fc.Dense(3, bias=False),
+    )  # fmt: skip
+    return module, over(graph, (16, 2))
 
 
-def rewritten(content, **changes):
-    """Return a file with another header."""
-    (size,) = struct.unpack("<Q", content[:8])
-    header = json.loads(content[8 : 8 + size]) | changes
-    text = json.dumps({name: value for name, value in header.items() if value is not None}).encode()
-    return struct.pack("<Q", len(text)) + text + content[8 + size :]
+def solid():
+    from torch import nn
+
+    module = nn.Sequential(nn.Conv3d(2, 4, (3, 2, 1)), nn.BatchNorm3d(4), nn.ReLU(), nn.Flatten(), nn.Linear(4 * 48, 2))
+    graph = fc.serial(fc.Conv(4, (3, 2, 1)), fc.BatchNorm(), jax.nn.relu, fc.Flatten(), fc.Dense(2))
+    return module, over(graph, (6, 4, 4, 2))
 
 
-def kernel(**changes):
-    said = {"dtype": "F32", "shape": [3, 3, 2, 4], "data_offsets": [0, 288]}
-    return {"trunk/conv1/kernel": said | changes}
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("declare", [lenet, mobile, up_and_down, wave, solid])
+def test_a_torch_module_and_its_graph_compute_the_same(declare, train, rng):
+    torch = pytest.importorskip("torch")
+    torch.manual_seed(0)
+    module, graph = declare()
+    for name, buffer in module.named_buffers():
+        if name.endswith(("mean", "var")):
+            buffer.copy_(torch.rand(buffer.shape) + 0.5)
+    module.train(train)
+    for each in module.modules():
+        if isinstance(each, torch.nn.Dropout):
+            each.eval()
+    params, state = fc.interop.from_torch(graph, module.state_dict())
+    x = rng.normal(size=(4, *graph._signature[0].shape)).astype(F32)
+    first = torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)), requires_grad=True)
+    out = module(first)
+    torch.sin(out).sum().backward()
+
+    def s(params, x):
+        y, after = graph.apply(params, state, x, train=train)
+        return jnp.sin(y).sum(), (y, after)
+
+    (by_params, by_x), (y, after) = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, x)
+    expected = out.detach().numpy()
+    close(y, np.moveaxis(expected, 1, -1) if expected.ndim > 2 else expected, F32, ulps=128)
+    close(by_x, np.moveaxis(first.grad.numpy(), 1, -1), F32, ulps=1024)
+    theirs = {name: p.grad for name, p in module.named_parameters()}
+    theirs |= {name: each for name, each in module.named_buffers() if name.endswith(("mean", "var"))}
+    found, _ = fc.interop.from_torch(graph, theirs)
+    jax.tree.map(lambda a, b: close(a, b, F32, ulps=4096), by_params, found)
+    _, kept = fc.interop.from_torch(graph, module.state_dict())
+    jax.tree.map(lambda a, b: close(a, b, F32, ulps=128), after, kept)
+
+
+@pytest.mark.parametrize("declare", [lenet, mobile, up_and_down, wave, solid])
+def test_to_torch_and_back_is_where_one_was(declare, rng):
+    torch = pytest.importorskip("torch")
+    module, graph = declare()
+    params, state = filled(graph.init(KEY), rng), filled(graph.init_state(), rng)
+    modules = list(dict.fromkeys(name.rpartition(".")[0] for name in module.state_dict()))
+    names = dict(zip(graph.entries, modules, strict=True))
+    found = fc.interop.to_torch(graph, params, state, names=names)
+    assert found.keys() == module.state_dict().keys()
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in found.items()})
+    again, kept = fc.interop.from_torch(graph, module.state_dict(), names=names)
+    jax.tree.map(np.testing.assert_array_equal, (again, kept), (params, state))
+
+
+SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np.ones((2, 64)), "b.bias": np.ones(2)}
 
 
 @pytest.mark.parametrize(
-    "damage",
+    ("weights", "names", "said"),
     [
-        lambda c: c[:0], lambda c: c[:7], lambda c: c[:100], lambda c: c[:-4], lambda c: b"\x80\x04" + c[2:],
-        lambda c: struct.pack("<Q", 2**63) + c[8:], lambda c: struct.pack("<Q", 2**40) + c[8:],
-        lambda c: rewritten(c, **kernel(shape=[2**40, 2**40])), lambda c: rewritten(c, **kernel(shape=[-1])),
-        lambda c: rewritten(c, **kernel(dtype="F33")), lambda c: rewritten(c, **kernel(data_offsets=[0, 2**60])),
-        lambda c: struct.pack("<Q", 50_000) + b"[" * 50_000 + c, lambda c: c[:9] + b"\xff" + c[10:],
+        ({k: v for k, v in SMALL.items() if k[0] == "a"}, None, "2 entries and the other side 1 modules:\n  conv1  a"),
+        (SMALL | {"a.weight": np.ones((4, 3, 3, 2))}, None, r"conv1/kernel is \(3, 3, 3, 4\), that of 'a' is \(3, 2"),
+        (SMALL | {"a.gain": np.ones(1)}, None, r"'a' has gain, which Conv\(4, 3\) has not"),
+        (SMALL, {"conv1": "a", "dense2": "b"}, "the graph has no entry 'dense2'\n  the entry 'dense1' has no name"),
+        (SMALL, {"conv1": "a", "dense1": "c"}, "there is no module 'c'\n  the module 'b' is nobody's"),
+        (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"a weight of shape \(2, 64, 1\) is not one of it"),
+        ({k: v for k, v in SMALL.items() if k != "b.bias"}, None, r"dense1/bias is \(2,\), that of 'b' is missing"),
     ],
 )  # fmt: skip
-def test_damaged_files_are_told_in_one_line(saved, damage):
-    path, *_ = saved
-    path.write_bytes(damage(path.read_bytes()))
-    with pytest.raises(fc.FuncconvError, match="cannot be read") as error:
-        fc.interop.load(path)
-    assert "\n" not in str(error.value)
+def test_what_does_not_fit_is_told(weights, names, said):
+    graph = over(fc.serial(fc.Conv(4, 3), fc.Flatten(), fc.Dense(2)), (6, 6, 3))
+    with pytest.raises(fc.FuncconvError, match=said):
+        fc.interop.from_torch(graph, weights, names=names)
 
 
-def test_what_does_not_belong_together_is_told(saved, tmp_path):
-    path, graph, params, _ = saved
-    with pytest.raises(fc.FuncconvError, match="cannot be read"):
-        fc.interop.load(tmp_path / "nowhere")
-    fc.interop.save_safetensors(path, params)
-    with pytest.raises(fc.FuncconvError, match="says nothing of the network"):
-        fc.interop.load(path)
-    missing = {"trunk": {name: entry for name, entry in params["trunk"].items() if name != "dense1"}}
-    fc.interop.save_safetensors(path, missing, graph=graph)
-    with pytest.raises(fc.FuncconvError, match="trunk/dense1"):
-        fc.interop.load(path)
-    fc.interop.save_safetensors(path, {**params, "more": jnp.ones(2)}, graph=graph)
-    with pytest.raises(fc.FuncconvError, match="'more' that the graph does not use"):
-        fc.interop.load(path)
-    mended = {"trunk": {**params["trunk"], "conv1": {"kernel": jnp.ones((3, 3, 2, 5)), "bias": jnp.ones(5)}}}
-    fc.interop.save_safetensors(path, mended, graph=graph)
-    with pytest.raises(fc.FuncconvError, match=r"conv1.*\(3, 3, 2, 5\)"):
-        fc.interop.load(path)
+# Flax -------------------------------------------------------------------------------------------------------
 
 
-def test_a_changed_network_is_told(saved):
-    path, graph, *_ = saved
-    other = (
-        graph.to_json()
-        .replace('"window": 3', '"window": 3, "padding": 0')
-        .replace('"function": "jax.numpy.tanh"', '"function": "jax.numpy.sin"')
-    )
-    content = rewritten(path.read_bytes(), __metadata__={"funcconv": other, "funcconv-hash": graph.content_hash})
-    path.write_bytes(content)
-    with pytest.raises(fc.FuncconvError, match="not the one that was written"):
-        fc.interop.load(path)
+def flax_network(transpose_kernel):
+    class Network(nn.Module):
+        @nn.compact
+        def __call__(self, x, *, train=False):
+            x = nn.Conv(4, (3, 3), strides=2, padding=1)(x)
+            x = nn.BatchNorm(use_running_average=not train, momentum=0.9)(x)
+            x = nn.relu(x)
+            x = nn.ConvTranspose(3, (4, 4), strides=(2, 2), transpose_kernel=transpose_kernel)(x)
+            x = nn.GroupNorm(3, epsilon=1e-5)(x)
+            return nn.Dense(2)(x.reshape(len(x), -1))
+
+    graph = fc.serial(
+        fc.Conv(4, 3, stride=2, padding=1), fc.BatchNorm(unbiased=False), jax.nn.relu,
+        fc.ConvTranspose(3, 4, stride=2, padding="SAME"), fc.GroupNorm(3), fc.Flatten(), fc.Dense(2),
+    )  # fmt: skip
+    return Network(), over(graph, (8, 6, 3))
 
 
-def test_names_that_a_file_cannot_have(tmp_path):
-    for params, said in (
-        ({"a/b": jnp.ones(2)}, "names without '/'"),
-        ({"a": [jnp.ones(2)]}, "nested dicts"),
-        ({"a": jnp.ones(2, jnp.complex128)}, "cannot be written"),
-    ):
-        with pytest.raises(fc.FuncconvError, match=said):
-            fc.interop.save_safetensors(tmp_path / "file", params)
-    with pytest.raises(fc.FuncconvError, match="cannot be written"):
-        fc.interop.save_safetensors(tmp_path / "no" / "file", {"a": jnp.ones(2)})
-    assert not list(tmp_path.iterdir())
+@pytest.mark.parametrize("transpose_kernel", [False, True])
+def test_a_linen_module_and_its_graph_compute_the_same(transpose_kernel, rng):
+    module, graph = flax_network(transpose_kernel)
+    x = rng.normal(size=(4, 8, 6, 3)).astype(F32)
+    variables = module.init(KEY, x)
+    variables = {"params": filled(variables["params"], rng), "batch_stats": filled(variables["batch_stats"], rng)}
+    names = {
+        "conv1": "Conv_0", "batch_norm1": "BatchNorm_0", "conv_transpose1": "ConvTranspose_0",
+        "group_norm1": "GroupNorm_0", "dense1": "Dense_0",
+    }  # fmt: skip
+    params, state = fc.interop.from_linen(graph, variables, names=names, transpose_kernel=transpose_kernel)
+    for train in (False, True):
+        expected, kept = module.apply(variables, x, train=train, mutable=["batch_stats"])
+        y, after = graph.apply(params, state, x, train=train)
+        close(y, expected, F32, ulps=256)
+        jax.tree.map(partial(close, dtype=F32), after["batch_norm1"], kept["batch_stats"]["BatchNorm_0"])
 
 
-def test_names_that_lie_inside_of_each_other_are_told(tmp_path):
-    from safetensors.numpy import save_file
+def with_all():
+    layers = fc.serial(fc.Conv(4, 3), fc.BatchNorm(), jax.nn.relu, fc.Dropout(0.5), fc.Flatten(), fc.Dense(2))
+    trunk_input = fc.Input("x", (6, 6, 2))
+    trunk = fc.Graph(trunk_input, layers(trunk_input), name="trunk")
+    a, b = fc.Input("a", (6, 6, 2)), fc.Input("b", (6, 6, 2))
+    return fc.Graph((a, b), fc.siamese(trunk, jnp.subtract)(a, b))
 
-    for names in (("a", "a/b"), ("a/b", "a")):
-        save_file({name: np.ones(2) for name in names}, tmp_path / "file")
-        with pytest.raises(fc.FuncconvError, match="'a"):
-            fc.interop.load_safetensors(tmp_path / "file")
+
+def test_a_graph_is_a_linen_module(rng):
+    graph = with_all()
+    a, b = rng.normal(size=(2, 4, 6, 6, 2)).astype(F32)
+    module = fc.interop.to_linen(graph)
+    variables = module.init({"params": KEY}, a, b)
+    params, state = variables["params"], variables["batch_stats"]
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, graph.init(KEY))
+    close(module.apply(variables, a, b), graph.apply(params, state, a, b)[0], F32, ulps=0)
+    y, kept = module.apply(variables, a, b, train=True, rngs={"dropout": KEY}, mutable=["batch_stats"])
+    assert y.shape == (4, 2)
+    after = kept["batch_stats"]["trunk"]["batch_norm1"]["mean"]
+    assert not np.allclose(after, state["trunk"]["batch_norm1"]["mean"])
+    assert hash(module) == hash(fc.interop.to_linen(with_all()))
+
+
+def test_a_graph_is_an_nnx_module(rng):
+    graph = with_all()
+    a, b = rng.normal(size=(2, 4, 6, 6, 2)).astype(F32)
+    module = fc.interop.to_nnx(graph, rngs=nnx.Rngs(0, dropout=1))
+    pure = nnx.to_pure_dict(nnx.state(module, nnx.Param))["params"]
+    assert jax.tree.map(jnp.shape, pure) == jax.tree.map(jnp.shape, graph.init(KEY))
+    before = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))["batch_stats"]
+    close(module(a, b), graph.apply(pure, before, a, b)[0], F32, ulps=0)
+
+    @nnx.jit
+    def step(module, a, b):
+        return nnx.grad(lambda module: jnp.square(module(a, b, train=True)).mean())(module)
+
+    gradient = nnx.to_pure_dict(step(module, a, b))["params"]
+    assert jax.tree.map(jnp.shape, gradient) == jax.tree.map(jnp.shape, pure)
+    after = nnx.to_pure_dict(nnx.state(module, nnx.BatchStat))["batch_stats"]
+    assert not np.allclose(after["trunk"]["batch_norm1"]["var"], before["trunk"]["batch_norm1"]["var"])
+
+
+def test_nnx_weights_come_in(rng):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.conv = nnx.Conv(2, 4, (3, 3), padding="VALID", rngs=rngs)
+            self.norm = nnx.BatchNorm(4, rngs=rngs)
+            self.out = nnx.Linear(64, 3, rngs=rngs)
+
+        def __call__(self, x):
+            x = nnx.relu(self.norm(self.conv(x), use_running_average=True))
+            return self.out(x.reshape(len(x), -1))
+
+    module = Net(nnx.Rngs(0))
+    graph = over(fc.serial(fc.Conv(4, 3), fc.BatchNorm(), jax.nn.relu, fc.Flatten(), fc.Dense(3)), (6, 6, 2))
+    params, state = fc.interop.from_nnx(graph, module, names={"conv1": "conv", "batch_norm1": "norm", "dense1": "out"})
+    x = rng.normal(size=(4, 6, 6, 2)).astype(F32)
+    close(graph.apply(params, state, x)[0], module(x), F32, ulps=64)
+
+
+def test_a_linen_module_is_a_node(rng):
+    theirs = fc.interop.from_flax_module(nn.Conv(4, (3, 3), padding="VALID"))
+    graph = over(fc.serial(fc.Conv(2, 3), theirs, jnp.tanh, fc.Flatten(), fc.Dense(2)), (8, 8, 1))
+    params, x = graph.init(KEY), rng.normal(size=(2, 3, 8, 8, 1)).astype(F32)
+    assert graph.entries == ("conv1", "Conv1", "dense1")
+    inside = jnp.tanh(fc.conv(params["Conv1"], fc.conv(params["conv1"], x)))
+    close(graph(params, x), fc.dense(params["dense1"], inside.reshape(2, 3, -1)), F32, ulps=64)
+    with pytest.raises(fc.FuncconvError, match="has parameters only; BatchNorm has batch_stats too"):
+        over(fc.interop.from_flax_module(nn.BatchNorm(use_running_average=True)), (4, 4, 2)).init(KEY)
+    with pytest.raises(fc.FuncconvError, match=r"expected a module of flax\.linen; got function"):
+        fc.interop.from_flax_module(with_all)
+
+
+# exported programs ------------------------------------------------------------------------------------------
+
+
+def test_an_exported_network_is_differentiated_twice(rng):
+    layers = fc.serial(fc.Conv(4, 3, groups=2), fc.BatchNorm(), jnp.tanh, fc.max_pool, fc.flatten, fc.Dense(2))
+    graph = over(layers, (8, 8, 2))
+    params, state = graph.init(KEY), filled(graph.init_state(), rng)
+    x = rng.normal(size=(5, 8, 8, 2)).astype(F32)
+    f = fc.interop.load_exported(fc.interop.export(graph, state=state, orders=2))
+    close(f(params, x), graph.apply(params, state, x)[0], F32, ulps=64)
+
+    def products(net):
+        def s(params, x):
+            return jnp.sin(net(params, x)).sum()
+
+        gradient = jax.grad(s)
+        inner = jax.grad(lambda params, v: sum(jnp.vdot(a, b) for a, b in zip(
+            jax.tree.leaves(gradient(params, x)), jax.tree.leaves(v), strict=True)))  # fmt: skip
+        return gradient(params, x), inner(params, params)
+
+    found, expected = products(f), products(lambda params, x: graph.apply(params, state, x)[0])
+    jax.tree.map(lambda a, b: close(a, b, F32, ulps=1024), found, expected)
+
+
+@pytest.mark.parametrize("batch", ["b", 5, None])
+def test_weights_become_a_part_of_the_program(batch, rng):
+    graph = over(fc.serial(fc.Conv(4, 3), jnp.tanh), (8, 8, 2))
+    params = graph.init(KEY)
+    f = fc.interop.load_exported(fc.interop.export(graph, params, batch=batch, platforms=("cpu",)))
+    x = rng.normal(size=(*([] if batch is None else [5]), 8, 8, 2)).astype(F32)
+    close(f(x), graph(params, x), F32, ulps=64)
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"orders": -1}, "orders must be an integer from 0 on; got -1"),
+        ({"platforms": ("gpu",)}, "unknown platform 'gpu'"),
+        ({"batch": "b +"}, "cannot be exported"),
+    ],
+)
+def test_options_of_an_export(options, said):
+    with pytest.raises(fc.FuncconvError, match=said):
+        fc.interop.export(over(fc.Conv(4, 3), (8, 8, 2)), **options)
+    with pytest.raises(fc.FuncconvError, match="keeps a state"):
+        fc.interop.export(over(fc.BatchNorm(), (8, 8, 2)))
+    with pytest.raises(fc.FuncconvError, match="not an exported program"):
+        fc.interop.load_exported(b"\x00" * 100)

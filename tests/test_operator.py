@@ -13,6 +13,8 @@ from networks import direction, flat, problem
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 MODEL, LOSS, PARAMS = problem()
 HESSIAN = fc.hessian(lambda params: LOSS(MODEL(params)), PARAMS)
 FISHER = fc.fisher(MODEL, PARAMS)

@@ -8,6 +8,8 @@ from matplotlib.figure import Figure
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 
 def network():
     x = fc.Input("x", (12, 10, 1))

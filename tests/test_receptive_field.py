@@ -15,6 +15,8 @@ from published import PUBLISHED
 import funcconv as fc
 from funcconv._reach import Reach, merged
 
+pytestmark = pytest.mark.once
+
 
 def of(layer, shape=(32, 32, 3)):
     x = fc.Input("x", shape)

@@ -67,7 +67,14 @@ CONVS = {
 }
 
 
-@pytest.mark.parametrize("name", CONVS)
+def rows(of, slow):
+    """Return the mark that runs a test over the rows; some show what others do too, and are slow."""
+    return pytest.mark.parametrize(
+        "name", [pytest.param(each, marks=[pytest.mark.slow] * (each in slow)) for each in of]
+    )
+
+
+@rows(CONVS, {"flip", "symmetric", "one-sided", "dilation", "depthwise", "reflect-several-hops"})
 def test_conv_by_rows(name, rng):
     sizes, window, options = CONVS[name]
     names = ("rows", None)
@@ -105,7 +112,7 @@ POOLS = {
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", POOLS)
+@rows(POOLS, {"max", "max-split", "mean-include", "mean-ceil", "cropped", "sum-reflect", "max-padded"})
 def test_pool_by_rows(name, rng):
     sizes, window, options = POOLS[name]
     names = ("rows", None)

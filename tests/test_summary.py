@@ -11,6 +11,8 @@ from published import PUBLISHED
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 
 @pytest.mark.parametrize("name", PUBLISHED)
 def test_published_networks(name):

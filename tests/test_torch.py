@@ -10,6 +10,8 @@ from compare import close
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
 F = torch.nn.functional
 

@@ -4,16 +4,22 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+pytestmark = pytest.mark.once
+
 CHECK = """
 from jaxtyping import install_import_hook
 with install_import_hook("funcconv", "beartype.beartype"):
     import funcconv
 import conftest, jax, numpy as np
 from cases import CASES
-for case in CASES:
+for i, case in enumerate(CASES):
     params, x = case.draw(np.random.default_rng(0), batch=(2,))
     jax.eval_shape(case.op, params, x)
     jax.eval_shape(lambda x: case.op(params, x), x)
+    if i % 4:
+        continue
     node = funcconv.Input("x", case.x)
     graph = funcconv.Graph(node, funcconv.node(case.op, node, params="p"))
     graph.init(jax.random.key(0), p=params)

@@ -1,6 +1,15 @@
-"""Coming and going: files of weights and architectures."""
+"""Coming and going: weights of other libraries, files, and exported programs."""
 
+from ._export import export as export
+from ._export import load_exported as load_exported
+from ._flax import from_flax_module as from_flax_module
+from ._flax import from_linen as from_linen
+from ._flax import from_nnx as from_nnx
+from ._flax import to_linen as to_linen
+from ._flax import to_nnx as to_nnx
 from ._safetensors import load as load
 from ._safetensors import load_safetensors as load_safetensors
 from ._safetensors import load_state as load_state
 from ._safetensors import save_safetensors as save_safetensors
+from ._torch import from_torch as from_torch
+from ._torch import to_torch as to_torch

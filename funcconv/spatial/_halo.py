@@ -46,11 +46,8 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
     for width, forward in ((before, True), (after, False)):
         for hop in range(1, -(-width // size) + 1):
             near = min(size, width - (hop - 1) * size)  # of the last device asked only the near end
-            part = (
-                lax.slice_in_dim(x, size - near, size, axis=axis)
-                if forward
-                else lax.slice_in_dim(x, 0, near, axis=axis)
-            )
+            start = size - near if forward else 0
+            part = lax.slice_in_dim(x, start, start + near, axis=axis)
             part = _moved(part, axis_name, devices, hop if forward else -hop, wrap=wrap)
             parts = [part, *parts] if forward else [*parts, part]
     return lax.concatenate(parts, axis % x.ndim) if len(parts) > 1 else x

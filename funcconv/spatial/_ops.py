@@ -138,11 +138,8 @@ def pool(
     x = as_array(op, "the input", x)
     n = _spatial(op, axis_names, x)
     modes = pad_modes(op, pad_mode, n, optional=True)
-    options: dict[str, Any] = {
-        "stride": window if stride is None else stride,
-        "dilation": dilation,
-        "ceil_mode": ceil_mode,
-    }
+    stride = window if stride is None else stride
+    options: dict[str, Any] = {"stride": stride, "dilation": dilation, "ceil_mode": ceil_mode}
     axes = resolve(op, _whole(x, axis_names), window, padding=padding, **options)
     pool_block: Callable[..., Any] = partial(
         pool_of_all, window=window, reduce=reduce, ties=ties, p=p, temperature=temperature, spatial=n,

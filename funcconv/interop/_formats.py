@@ -1,0 +1,122 @@
+"""Files of weights by their endings: what they hold, read and written."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from .._errors import FuncconvError
+from .._extras import needs
+from .._graph import Graph
+from ._safetensors import load, load_safetensors, load_state, save_safetensors
+from ._torch import from_torch
+
+READABLE = ".safetensors, .msgpack of Flax, .pt or .pth of PyTorch (a state dict), or a folder of orbax or fc.train"
+WRITABLE = ".safetensors, .msgpack, or a folder for orbax"
+
+
+class Weights(NamedTuple):
+    """What is in a file."""
+
+    params: dict[str, Any]
+    state: dict[str, Any]
+    graph: Graph | None
+
+
+def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
+    """Read a network, its parameters (None if there are none) and its state."""
+    if path.endswith(".json"):
+        graph = Graph.from_json(Path(path).read_bytes())
+        return graph, None, graph.init_state()
+    graph, params = load(path)
+    return graph, params, load_state(path) or graph.init_state()
+
+
+def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
+    """Read weights, those of a graph where one is given."""
+    suffix = Path(path).suffix
+    if suffix in (".pt", ".pth"):
+        if graph is None:
+            msg = f"{path} has weights of PyTorch: say of which network, --graph FILE"
+            raise FuncconvError(msg)
+        return Weights(*from_torch(graph, _torch(path), names=names), graph)
+    if suffix == ".safetensors":
+        params, metadata = load_safetensors(path)
+        if graph is None and "funcconv" in metadata:
+            graph = load(path)[0]
+        found = Weights(params, load_state(path), graph)
+    elif suffix == ".msgpack":
+        with needs("flax", "a msgpack file"):
+            from flax import serialization
+        try:
+            found = Weights(serialization.msgpack_restore(Path(path).read_bytes()), {}, graph)
+        except (OSError, ValueError, TypeError, KeyError) as error:
+            msg = f"{path} is not a msgpack file of Flax: {error}"
+            raise FuncconvError(msg) from error
+    elif Path(path).is_dir():
+        found = Weights(*_orbax(path), graph)
+    else:
+        msg = f"{path} is not of a format that is read here: {READABLE}"
+        raise FuncconvError(msg)
+    if graph is not None:
+        jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), graph.select(found.params))
+    return found
+
+
+def write(path: str, weights: Weights) -> None:
+    """Write weights."""
+    suffix = Path(path).suffix
+    if suffix == ".safetensors":
+        save_safetensors(path, weights.params, graph=weights.graph, state=weights.state)
+    elif suffix == ".msgpack":
+        with needs("flax", "a msgpack file"):
+            from flax import serialization
+        Path(path).write_bytes(serialization.to_bytes(weights.params))
+    elif not suffix:
+        with needs("train", "a folder of orbax"):
+            import orbax.checkpoint as ocp
+        with ocp.StandardCheckpointer() as writer:
+            writer.save(Path(path).absolute(), weights.params)
+    else:
+        msg = f"{path} is not of a format that is written here: {WRITABLE}"
+        raise FuncconvError(msg)
+
+
+def _torch(path: str) -> Mapping[str, Any]:
+    try:
+        import torch
+    except ImportError as error:
+        msg = f"{path} needs PyTorch to be read: pip install torch"
+        raise FuncconvError(msg) from error
+    try:
+        found = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # whatever is wrong with it
+        msg = f"{path} is not a state dict of PyTorch: {str(error)[:200]}"
+        raise FuncconvError(msg) from error
+    if not isinstance(found, Mapping):
+        msg = f"{path} holds a {type(found).__name__}, not a state dict of PyTorch"
+        raise FuncconvError(msg)
+    return found
+
+
+def _orbax(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return parameters and state of a checkpoint: of a run, of its last step."""
+    with needs("train", "a folder of orbax"):
+        import orbax.checkpoint as ocp
+    steps = sorted((each for each in Path(path).iterdir() if each.name.isdigit()), key=lambda each: int(each.name))
+    place = steps[-1] / "state" if steps else Path(path)
+    try:
+        with ocp.StandardCheckpointer() as reader:
+            found = reader.restore(place.absolute())
+    except Exception as error:  # whatever is wrong with it
+        msg = f"{place} is not a checkpoint of orbax: {str(error).splitlines()[0][:200]}"
+        raise FuncconvError(msg) from error
+    if "params" in found and "optimizer" in found:
+        return _arrays(found["params"]), _arrays(found.get("model") or {})
+    return _arrays(found), {}
+
+
+def _arrays(tree: Any) -> dict[str, Any]:
+    return jax.tree.map(np.asarray, tree)  # type: ignore[no-any-return]

@@ -1,0 +1,188 @@
+"""Weights of PyTorch: the same numbers in another order of axes."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import FuncconvError
+from .._graph import Graph
+from .._layers import Conv, ConvTranspose, Dense, Flatten
+from .._training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
+from .._typing import Params, Shape
+from ._matching import Entry, at, check_shapes, entries, matched, put
+
+_NORMS = {"weight": "scale", "bias": "bias"}
+_STATE = {"running_mean": "mean", "running_var": "var"}
+_COUNTER = "num_batches_tracked"
+
+
+def from_torch(
+    graph: Graph, state_dict: Mapping[str, Any], *, names: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state of a graph with the weights of a PyTorch module.
+
+    Args:
+        graph: of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm` and `LayerNorm`, beside layers without
+            parameters. A `Dense` after a `Flatten` of channels-last order gets its rows in that order.
+        state_dict: `module.state_dict()`, or a dict of NumPy arrays.
+        names: of the modules by those of the entries, `{"conv1": "features.0"}`; None pairs them in order of first use.
+
+    Returns:
+        `(params, state)`, where the state is `{}` for a graph that keeps none.
+
+    Raises:
+        FuncconvError: if modules and entries do not pair, or an array has another shape than its entry; all are told.
+
+    Example:
+        >>> import funcconv as fc, numpy as np
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
+        >>> weights = {"features.0.weight": np.ones((4, 3, 3, 2)), "features.0.bias": np.zeros(4)}
+        >>> params, _ = fc.interop.from_torch(graph, weights)
+        >>> params["conv1"]["kernel"].shape
+        (3, 2, 3, 4)
+    """
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in state_dict.items():
+        module, _, last = name.rpartition(".")
+        if last != _COUNTER:
+            modules.setdefault(module, {})[last] = _numpy(value)
+    found = []
+    for entry, module in matched("from_torch", entries(graph), modules, names):
+        arrays = modules[module]
+        known = _NORMS | (_STATE if entry.state else {})
+        if unknown := [name for name in arrays if name not in known]:
+            msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} has not"
+            raise FuncconvError(msg)
+        learnt = [name for name in arrays if name in _NORMS]
+        params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in learnt}
+        found.append((entry, module, params, {_STATE[name]: arrays[name] for name in arrays if name in _STATE}))
+    check_shapes("from_torch", found)
+    all_params: dict[str, Any] = {}
+    all_state: dict[str, Any] = {}
+    for entry, _, params, state in found:
+        put(all_params, entry.path, {name: jnp.asarray(array) for name, array in params.items()})
+        if entry.state:
+            put(all_state, entry.path, {name: jnp.asarray(array) for name, array in state.items()})
+    return all_params, all_state
+
+
+def to_torch(
+    graph: Graph, params: Params, state: Params | None = None, *, names: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the weights of a graph as PyTorch has them.
+
+    Args:
+        graph: as for `from_torch`.
+        params: its parameters.
+        state: its state, where it keeps one.
+        names: of the modules by those of the entries; None takes the entries' own, with `.` for `/`.
+
+    Returns:
+        NumPy arrays by name; `module.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})` takes them.
+
+    Raises:
+        FuncconvError: if an entry is of a layer that PyTorch has not, or has no name.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
+        >>> found = fc.interop.to_torch(graph, graph.init(jax.random.key(0)), names={"conv1": "features.0"})
+        >>> sorted(found), found["features.0.weight"].shape
+        (['features.0.bias', 'features.0.weight'], (4, 3, 3, 2))
+    """
+    own = entries(graph)
+    names = {entry.path: entry.path.replace("/", ".") for entry in own} if names is None else names
+    found: dict[str, np.ndarray] = {}
+    for entry, module in matched("to_torch", own, {name: {} for name in names.values()}, names):
+        for name, value in at(params, entry.path).items():
+            if value is None:
+                continue
+            last = "bias" if name == "bias" else "weight"
+            found[f"{module}.{last}"] = np.array(_from_own(graph, entry, last, np.asarray(value)))
+        if entry.state:
+            kept = at(state or graph.init_state(), entry.path)
+            found |= {f"{module}.{theirs}": np.array(kept[ours]) for theirs, ours in _STATE.items()}
+            found[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
+    return found
+
+
+def _numpy(value: Any) -> np.ndarray:
+    """Return a tensor or an array as an array of NumPy; bfloat16 by way of float32."""
+    if hasattr(value, "detach"):
+        value = value.detach().cpu()
+        if str(value.dtype) == "torch.bfloat16":
+            return np.asarray(jnp.asarray(value.float().numpy(), jnp.bfloat16))
+        value = value.numpy()
+    return np.asarray(value)
+
+
+def _own_name(entry: Entry, name: str) -> str:
+    if name == "bias":
+        return "bias"
+    return "scale" if isinstance(entry.row.op, BatchNorm | GroupNorm | LayerNorm) else "kernel"
+
+
+def _layer(entry: Entry) -> Any:
+    op = entry.row.op
+    return op.layer if isinstance(op, WeightStandardize) else op
+
+
+def _to_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
+    op = _layer(entry)
+    if isinstance(op, LayerNorm) and op.axes > 1 and array.ndim == op.axes:
+        return np.moveaxis(array, 0, -1)
+    if name == "bias" or isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return array
+    if isinstance(op, Conv | ConvTranspose) and array.ndim > 2:
+        # (out, in // groups, *window); transposed (in, out // groups, *window), which is the kernel of the convolution
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    if isinstance(op, Dense) and array.ndim == 2:
+        image = _flattened(graph, entry)
+        if image is not None and array.shape[1] == prod(image):
+            channels_first = array.reshape(-1, image[-1], *image[:-1])
+            array = np.moveaxis(channels_first, 1, -1).reshape(array.shape)
+        return array.T
+    msg = f"from_torch: the entry {entry.path!r} is of {op!r}; a weight of shape {array.shape} is not one of it"
+    raise FuncconvError(msg)
+
+
+def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
+    op = _layer(entry)
+    if isinstance(op, LayerNorm) and op.axes > 1:
+        return np.moveaxis(array, -1, 0)
+    if name == "bias" or isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return array
+    if isinstance(op, Conv | ConvTranspose):
+        return np.moveaxis(array, (-1, -2), (0, 1))
+    if isinstance(op, Dense):
+        array, image = array.T, _flattened(graph, entry)
+        if image is not None:
+            channels_last = array.reshape(-1, *image)
+            array = np.moveaxis(channels_last, -1, 1).reshape(array.shape)
+        return array
+    msg = f"to_torch: the entry {entry.path!r} is of {op!r}, which PyTorch has not"
+    raise FuncconvError(msg)
+
+
+def _flattened(graph: Graph, entry: Entry) -> Shape | None:
+    """Return the shape of the image that was flattened, channels last, into the features that a layer takes."""
+    shapes, first = graph.shapes(), len(graph.inputs)
+    (at_input,) = entry.row.inputs
+    size = shapes[graph.nodes[at_input]].shape
+    while at_input >= first:
+        row = graph.rows[at_input - first]
+        came = shapes[graph.nodes[row.inputs[0]]].shape if len(row.inputs) == 1 else None
+        if came is None:
+            return None
+        if len(came) > 1 and size == (prod(came),):
+            first_order = isinstance(row.op, Flatten) and row.op.order == "channels_first"
+            return None if first_order else came
+        if came != size:  # not one of what changes numbers in their places
+            return None
+        (at_input,) = row.inputs
+    return None
