@@ -71,9 +71,9 @@ def fitted(step: Any, state: Any, data: Any, steps: int) -> float:
 def overhead(*, quick: bool) -> Table:
     """Return what a step takes in both loops, for steps of several lengths."""
     table = {}
-    for batch, channels in ((32, 4), (128, 12)) if quick else ((32, 4), (128, 12), (256, 24)):
+    for batch, channels in ((16, 4), (32, 8)) if quick else ((16, 4), (32, 8), (64, 8)):
         step, state, data = problem(batch, channels)
-        steps, found = (150 if quick else 400), {"bare": [], "fit": []}
+        steps, found = (150 if quick else 250), {"bare": [], "fit": []}
         for _ in range(2 if quick else 5):
             found["bare"].append(bare(step, state, data, steps))
             found["fit"].append(fitted(step, state, data, steps))

@@ -4,6 +4,7 @@ import os
 import signal
 import sys
 import threading
+import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
@@ -25,7 +26,8 @@ Evaluate = Callable[[State], Mapping[str, Any]]
 Log = str | os.PathLike[str] | Callable[[dict[str, Number]], object]
 Logs = Log | Sequence[Log]
 
-_AHEAD = 2  # steps that are on their way while their metrics are not yet here
+_AHEAD = (2, 16)  # how many steps, at least and at most, are on their way while their metrics are not yet here,
+_SECONDS = 0.1  # and for how long, as short steps would wait for each other
 
 
 def fit(
@@ -123,9 +125,10 @@ def fit(
     counted = _Counted(step)
     compiled = compile(counted)
     shown = _Shown(steps, done, progress=progress)
-    pending: list[tuple[int, dict[str, Any]]] = []
+    pending: list[tuple[int, Any]] = []
     evaluated: dict[str, Number] = {}
     evaluated_at, saved_at = -1, done if found else -1
+    begun: tuple[int, float] | None = None
 
     def report(record: dict[str, Number]) -> None:
         history.records.append(record)
@@ -136,7 +139,7 @@ def fit(
         """Report steps until no more than `most` are on their way."""
         while len(pending) > most:
             number, metrics = pending.pop(0)
-            record = {"step": number, **metrics_of(metrics)}
+            record: dict[str, Number] = {"step": number, **dict(zip(counted.names, metrics.tolist(), strict=True))}
             report(record)
             shown.update(number, record, evaluated)
 
@@ -164,7 +167,9 @@ def fit(
             done += 1
             counted.tell(done)
             pending.append((done, metrics))
-            settle(_AHEAD)
+            begun = begun or (done, time.monotonic())
+            seconds = (time.monotonic() - begun[1]) / max(done - begun[0], 1)
+            settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), _AHEAD[1])))
             if evaluate and (done % every == 0 or done == steps):
                 settle(0)
                 evaluated, evaluated_at = metrics_of(evaluate(state)), done
@@ -201,16 +206,25 @@ def _logs(log: Logs | None, step: int) -> list[Any]:
 
 
 class _Counted:
-    """A step that counts how often it is traced, and warns when that is more than once."""
+    """A step that counts how often it is traced, and warns when that is more than once.
+
+    Its metrics, those that are numbers, come as one array, which is fetched at once; `names` says which they are.
+    """
 
     def __init__(self, step: Step) -> None:
         self._step, self.times, self._told = step, 0, 1
         self._shapes: list[Any] = []
+        self.names: tuple[str, ...] = ()
 
     def __call__(self, state: State, batch: Any) -> Any:
         self.times += 1
         self._shapes = [*self._shapes[-1:], jax.tree.map(lambda each: f"{each.dtype}{list(each.shape)}", batch)]
-        return self._step(state, batch)
+        state, metrics = self._step(state, batch)
+        numbers = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
+        self.names = tuple(numbers)
+        wide = any(value.dtype.itemsize > 4 for value in numbers.values())
+        dtype = jnp.float64 if wide else jnp.float32
+        return state, jnp.array([value.astype(dtype) for value in numbers.values()], dtype)
 
     def tell(self, number: int) -> None:
         """Warn if the step was traced again."""
@@ -245,20 +259,22 @@ class _Shown:
     """A progress bar, or lines where there is no terminal."""
 
     def __init__(self, steps: int, done: int, *, progress: bool) -> None:
-        self._done, self._bar = done, None
+        self._done, self._bar, self._due = done, None, 0.0
         if not progress:
             return
+        self._pause = 0.5 if sys.stderr.isatty() else 30
         with needs("train", "a progress bar"):
             from tqdm import tqdm
         self._bar = tqdm(
             total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True,
-            mininterval=0.5 if sys.stderr.isatty() else 30,
+            mininterval=self._pause,
         )  # fmt: skip
 
     def update(self, number: int, record: Mapping[str, Number], evaluated: Mapping[str, Number]) -> None:
         """Show a step and the last evaluation."""
-        if self._bar is None:
+        if self._bar is None or (time.monotonic() < self._due and number < self._bar.total):
             return
+        self._due = time.monotonic() + self._pause
         told = {name: value for name, value in record.items() if name not in ("step", "grad_norm", "skipped")}
         if record.get("skipped"):
             told["skipped"] = record["skipped"]
