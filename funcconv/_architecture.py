@@ -137,11 +137,8 @@ def _value(value: Any) -> Any:
         return {"with_number": [_value(value.op), _value(value.number), value.first]}
     if isinstance(value, partial):
         return {"partial": [_value(value.func), _value(value.args), {k: _value(v) for k, v in value.keywords.items()}]}
-    if callable(getattr(value, "dtype", None)) or hasattr(value, "dtype"):
-        try:
-            return {"dtype": str(jnp.dtype(value))}  # jnp.float32 is an object of its own
-        except TypeError:
-            pass
+    if isinstance(value, type(jnp.float32)):  # which is an object of its own
+        return {"dtype": str(jnp.dtype(value))}
     hint = "; fc.register_op gives a function a name, under which whoever reads it must have registered it too"
     msg = f"{value!r} cannot be written{hint if callable(value) else ''}"
     raise FuncconvError(msg)

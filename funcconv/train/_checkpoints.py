@@ -8,6 +8,7 @@ import platform
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import closing
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -304,6 +305,7 @@ def _check_alike(found: Mapping[str, str], wanted: Mapping[str, str], where: str
         raise FuncconvError(msg)
 
 
+@cache
 def _versions() -> dict[str, str]:
     packages = ("jax", "jaxlib", "optax", "flax")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
