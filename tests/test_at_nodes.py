@@ -10,6 +10,8 @@ from compare import close
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 
 

@@ -10,6 +10,8 @@ from networks import CLASSES, EXAMPLES, by_differences, dense_hessian, direction
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 MODES = ("forward-over-reverse", "reverse-over-forward", "reverse-over-reverse")
 MODEL, LOSS, PARAMS = problem()
 DIFFERENCES = {"rtol": 0, "atol": 1e-8}  # what differences of fourth order reach

@@ -14,6 +14,8 @@ from compare import close
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 IMAGE = (8, 8, 2)
 

@@ -236,6 +236,7 @@ def check_sections(text, parameters):
 
 @pytest.mark.parametrize("name", [*PUBLIC, *EXAMPLES])
 @pytest.mark.usefixtures("climate_of_a_user")
+@pytest.mark.once
 def test_examples_in_docstrings_run(name):
     value = fc
     for part in name.split("."):

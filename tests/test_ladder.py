@@ -88,7 +88,7 @@ def test_first_order(case, rng):
             close(way, expected[name], ulps=1024)
 
 
-@each_chief
+@each_original
 def test_second_order(case, rng):
     seed = rng.integers(2**32)
     problem, single = (Problem(case, np.random.default_rng(seed), dtype) for dtype in (np.float64, np.float32))
@@ -140,7 +140,7 @@ def test_third_order(case, rng):
     jax.tree.map(lambda a, b: close(a, b, ulps=4096), taylor, nested)
 
 
-@each_chief
+@each_original
 def test_exports_for_every_platform(case, rng):
     params, x = case.draw(rng, np.float32, batch=(2,))
     (batch,) = export.symbolic_shape("batch")

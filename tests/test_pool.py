@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 
 def row(*values, dtype=jnp.float64):
     """Return one image of one axis and one channel, without batch axes."""
