@@ -129,6 +129,7 @@ def fit(
     evaluated: dict[str, Number] = {}
     evaluated_at, saved_at = -1, done if found else -1
     begun: tuple[int, float] | None = None
+    most = _AHEAD[0] if _crowded(state) else _AHEAD[1]
 
     def report(record: dict[str, Number]) -> None:
         history.records.append(record)
@@ -169,7 +170,7 @@ def fit(
             pending.append((done, metrics))
             begun = begun or (done, time.monotonic())
             seconds = (time.monotonic() - begun[1]) / max(done - begun[0], 1)
-            settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), _AHEAD[1])))
+            settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), most)))
             if evaluate and (done % every == 0 or done == steps):
                 settle(0)
                 evaluated, evaluated_at = metrics_of(evaluate(state)), done
@@ -197,6 +198,12 @@ def fit(
             if hasattr(each, "close"):
                 each.close()
     return state, history
+
+
+def _crowded(state: State) -> bool:
+    """Whether devices share the cores of a CPU: steps that wait for each other there could take all its threads."""
+    devices = {device for leaf in jax.tree.leaves(state) for device in leaf.devices()}
+    return len(devices) > 1 and any(device.platform == "cpu" for device in devices)
 
 
 def _logs(log: Logs | None, step: int) -> list[Any]:
