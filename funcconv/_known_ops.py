@@ -6,7 +6,7 @@ from types import ModuleType
 import jax
 import jax.numpy as jnp
 
-from . import _adaptive, _compose, _dense, _pool
+from . import _adaptive, _compose, _dense, _norms, _pool
 from ._registry import register_op
 
 _ACTIVATIONS = (
@@ -24,7 +24,8 @@ _OPERATORS = ("abs", "add", "matmul", "mul", "neg", "pow", "sub", "truediv")
 _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
     _compose: ("add", "concat"),
-    _dense: ("flatten",),
+    _dense: ("dense", "flatten"),
+    _norms: ("group_norm", "layer_norm"),
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
 }
 

@@ -290,7 +290,7 @@ class Network:
         if state is None and self._stateful:
             msg = f"the graph keeps a state ({', '.join(map('/'.join, self._stateful))}): give it, state=..."
             raise FuncconvError(msg)
-        state = state or {}
+        state = {} if state is None else state
         _entries.check(state, self._stateful, what="the state")
         return Mode({"/".join(path): _entries.get(state, path) for path in self._stateful})
 

@@ -160,7 +160,7 @@ class Layer:
             if isinstance(value, list | tuple):
                 object.__setattr__(self, each.name, _frozen(value))
             elif each.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
-                object.__setattr__(self, each.name, jnp.dtype(value))
+                object.__setattr__(self, each.name, _dtype(self, each.name, value))
         for name in (self.name, self.params):
             check_name(name)
 
@@ -385,6 +385,14 @@ def check_name(name: str | None) -> None:
         raise FuncconvError(msg)
 
 
+def _dtype(layer: Layer, name: str, value: Any) -> Any:
+    try:
+        return jnp.dtype(value)
+    except TypeError as error:
+        msg = f"{type(layer).__name__}: {name} must be a dtype; got {value!r}: {error}"
+        raise FuncconvError(msg) from None
+
+
 def _frozen(value: Any) -> Any:
     return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
@@ -402,7 +410,7 @@ def by_value(op: Any) -> Hashable:
     """Return what an op is compared by: partial applications of equal functions to equal arguments are equal."""
     if isinstance(op, partial):
         options = (*op.args, *(each for item in sorted(op.keywords.items()) for each in item))
-        return (by_value(op.func), len(op.args), tuple((type(each), each) for each in options))
+        return (by_value(op.func), len(op.args), tuple((type(each), by_value(each)) for each in options))
     return op  # type: ignore[no-any-return]
 
 

@@ -11,6 +11,7 @@ from ._errors import FuncconvError, suggest
 from ._geometry import channels_last_order
 from ._layout import as_array, image
 from ._typing import Array, ArrayLike, Number, Params
+from ._varying import axis_size
 
 _ENTRIES = ("scale", "bias")
 
@@ -171,7 +172,7 @@ def batch_norm(
     mean, var = (running[name].astype(high.dtype) for name in ("mean", "var"))
     if train:
         over = tuple(range(high.ndim - 1))
-        count = high.size // max(high.shape[-1], 1) * (1 if axis_name is None else lax.axis_size(axis_name))
+        count = high.size // max(high.shape[-1], 1) * (1 if axis_name is None else axis_size("batch_norm", axis_name))
         if count < 2:
             msg = (
                 f"batch_norm: to train on, each channel needs two numbers or more; the input {x.shape} has {count}. "

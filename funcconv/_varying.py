@@ -1,9 +1,21 @@
-"""Arrays inside of `jax.shard_map`."""
+"""Arrays and axes inside of `jax.shard_map`."""
+
+from collections.abc import Hashable
 
 import jax
 from jax import lax
 
+from ._errors import FuncconvError
 from ._typing import Array
+
+
+def axis_size(op: str, axis_name: Hashable) -> int:
+    """Return over how many devices or examples a mapped axis goes, or several."""
+    try:
+        return int(lax.axis_size(axis_name))
+    except NameError:
+        msg = f"{op}: {axis_name!r} is not an axis that is mapped over; call this inside of jax.shard_map or jax.vmap"
+        raise FuncconvError(msg) from None
 
 
 def varying_alike(*arrays: Array) -> list[Array]:

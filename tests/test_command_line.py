@@ -23,7 +23,7 @@ def saved(tmp_path):
     x = fc.Input("x", (8, 8, 1))
     layers = fc.serial(fc.Conv(4, 3), fc.BatchNorm(), jax.nn.relu, fc.max_pool, fc.flatten, fc.Dense(3))
     graph = fc.Graph(x, layers(x))
-    params, state = graph.init(KEY), graph.init_state()
+    params, state = graph.init(KEY), jax.tree.map(lambda a: a + 0.5, graph.init_state())
     path = tmp_path / "net.safetensors"
     fc.interop.save_safetensors(path, params, graph=graph, state=state)
     (tmp_path / "net.json").write_text(graph.to_json())
@@ -78,7 +78,7 @@ def test_timing(saved, capsys):
 
 
 def test_converting_around_gives_the_same_weights(saved):
-    folder, graph, params, _ = saved
+    folder, graph, params, state = saved
     path = folder / "net.safetensors"
     for target in ("net.msgpack", "orbax", "again.safetensors"):
         assert called("convert", path, folder / target, "--graph", folder / "net.json") == 0
@@ -87,7 +87,8 @@ def test_converting_around_gives_the_same_weights(saved):
     assert found == graph
     jax.tree.map(np.testing.assert_array_equal, weights, params)
     restored = serialization.msgpack_restore((folder / "net.msgpack").read_bytes())
-    jax.tree.map(np.testing.assert_array_equal, restored, params)
+    jax.tree.map(np.testing.assert_array_equal, restored, {"params": params, "batch_stats": state})
+    jax.tree.map(np.testing.assert_array_equal, fc.interop.load_state(path), state)
 
 
 def test_converting_a_run(saved):

@@ -190,6 +190,11 @@ OPS = {
     "conv to dense": (partial(fc.conv_to_dense, PARAMS, order="C"), ["conv_to_dense: unknown order 'C'"]),
     "concat": (lambda: fc.concat(X, X[:, 1:]), ["same axes but for the channels", "[1, 8, 8, 2]", "[1, 7, 8, 2]"]),
     "concat dtypes": (lambda: fc.concat(X, X > 0), ["one dtype", "float64[1, 8, 8, 2], bool[1, 8, 8, 2]"]),
+    "axis name": (
+        partial(fc.batch_norm, {}, fc.init_batch_stats(2), X, train=True, axis_name="devices"),
+        ["batch_norm: 'devices' is not an axis that is mapped over", "jax.vmap"],
+    ),
+    "layer dtype": (lambda: fc.Conv(4, 3, dtype="floaty"), ["Conv: dtype must be a dtype", "'floaty'"]),
     "add": (lambda: fc.add(X, Y), ["one shape and dtype", "float64[1, 8, 8, 2] and float64[1, 8, 8, 4]"]),
 }  # fmt: skip
 

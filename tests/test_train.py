@@ -246,7 +246,7 @@ def test_parameters_spread_over_devices(network_problem, compilations):
     by_output = PartitionSpec(None, "model")
     partition = {"conv*/kernel": PartitionSpec(None, None, None, "model"), "dense1/kernel": by_output}
     whole, spread = (
-        fc.train.make_step(loss, optax.adam(0.1), ema=0.9, has_aux=True, frozen="dense1/bias", **options)
+        fc.train.make_step(loss, optax.sgd(0.1, momentum=0.9), ema=0.9, has_aux=True, frozen="dense1/bias", **options)
         for options in ({}, {"mesh": mesh, "partition": partition})
     )
     states = []
@@ -260,17 +260,15 @@ def test_parameters_spread_over_devices(network_problem, compilations):
         assert len(compilations) == count
         states.append((state, metrics))
     jax.tree.map(
-        lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=4096), states[1][0].params, states[0][0].params
+        lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=32), states[1][0].params, states[0][0].params
     )
-    jax.tree.map(
-        lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=4096), states[1][0].model, states[0][0].model
-    )
+    jax.tree.map(lambda a, b: close_arrays(jax.device_get(a), b, F32, ulps=32), states[1][0].model, states[0][0].model)
     state = states[1][0]
     for tree in (state.params, state.ema):
         assert tree["dense1"]["kernel"].sharding.spec == by_output
         assert tree["batch_norm1"]["scale"].sharding.is_fully_replicated
     spreads = {leaf.shape: leaf.sharding.is_fully_replicated for leaf in jax.tree.leaves(state.optimizer)}
-    assert spreads == {(): True, (8,): True, (3, 3, 2, 8): False, (288, 4): False}
+    assert spreads == {(8,): True, (3, 3, 2, 8): False, (288, 4): False}
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")

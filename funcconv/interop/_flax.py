@@ -14,7 +14,7 @@ from .._graph import Graph
 from .._layers import ConvTranspose
 from .._node import Function
 from .._typing import Array, Params, Shape
-from ._matching import check_shapes, entries, matched, put
+from ._matching import entries, matched, trees
 
 
 @cache
@@ -177,14 +177,7 @@ def from_linen(
             kernel = jnp.asarray(arrays["kernel"])
             arrays["kernel"] = jnp.flip(jnp.swapaxes(kernel, -1, -2), tuple(range(kernel.ndim - 2)))
         found.append((entry, module, arrays, state))
-    check_shapes("from_linen", found)
-    all_params: dict[str, Any] = {}
-    all_state: dict[str, Any] = {}
-    for entry, _, params, state in found:
-        put(all_params, entry.path, {name: jnp.asarray(array) for name, array in params.items()})
-        if entry.state:
-            put(all_state, entry.path, {name: jnp.asarray(array) for name, array in state.items()})
-    return all_params, all_state
+    return trees("from_linen", found)
 
 
 def from_nnx(

@@ -10,7 +10,8 @@ import numpy as np
 from .._errors import FuncconvError
 from .._extras import needs
 from .._graph import Graph
-from ._safetensors import load, load_safetensors, load_state, save_safetensors
+from . import _safetensors as safetensors
+from ._matching import check_params
 from ._torch import from_torch
 
 READABLE = ".safetensors, .msgpack of Flax, .pt or .pth of PyTorch (a state dict), or a folder of orbax or fc.train"
@@ -30,8 +31,11 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     if path.endswith(".json"):
         graph = Graph.from_json(Path(path).read_bytes())
         return graph, None, graph.init_state()
-    graph, params = load(path)
-    return graph, params, load_state(path) or graph.init_state()
+    own, params, state = safetensors.read(path)
+    if own is None:
+        msg = f"{path} has arrays, but says nothing of the network"
+        raise FuncconvError(msg)
+    return own, params, state or own.init_state()
 
 
 def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
@@ -43,25 +47,23 @@ def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None 
             raise FuncconvError(msg)
         return Weights(*from_torch(graph, _torch(path), names=names), graph)
     if suffix == ".safetensors":
-        params, metadata = load_safetensors(path)
-        if graph is None and "funcconv" in metadata:
-            graph = load(path)[0]
-        found = Weights(params, load_state(path), graph)
+        own, params, state = safetensors.read(path)
+        found = Weights(params, state, own if graph is None else graph)
     elif suffix == ".msgpack":
         with needs("flax", "a msgpack file"):
             from flax import serialization
         try:
-            found = Weights(serialization.msgpack_restore(Path(path).read_bytes()), {}, graph)
+            found = Weights(*_parted(serialization.msgpack_restore(Path(path).read_bytes())), graph)
         except (OSError, ValueError, TypeError, KeyError) as error:
             msg = f"{path} is not a msgpack file of Flax: {error}"
             raise FuncconvError(msg) from error
     elif Path(path).is_dir():
-        found = Weights(*_orbax(path), graph)
+        found = Weights(*_parted(_orbax(path)), graph)
     else:
         msg = f"{path} is not of a format that is read here: {READABLE}"
         raise FuncconvError(msg)
     if graph is not None:
-        jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), graph.select(found.params))
+        check_params(graph, found.params)
     return found
 
 
@@ -69,16 +71,16 @@ def write(path: str, weights: Weights) -> None:
     """Write weights."""
     suffix = Path(path).suffix
     if suffix == ".safetensors":
-        save_safetensors(path, weights.params, graph=weights.graph, state=weights.state)
+        safetensors.save_safetensors(path, weights.params, graph=weights.graph, state=weights.state)
     elif suffix == ".msgpack":
         with needs("flax", "a msgpack file"):
             from flax import serialization
-        Path(path).write_bytes(serialization.to_bytes(weights.params))
+        Path(path).write_bytes(serialization.to_bytes(_joined(weights)))
     elif not suffix:
         with needs("train", "a folder of orbax"):
             import orbax.checkpoint as ocp
         with ocp.StandardCheckpointer() as writer:
-            writer.save(Path(path).absolute(), weights.params)
+            writer.save(Path(path).absolute(), _joined(weights))
     else:
         msg = f"{path} is not of a format that is written here: {WRITABLE}"
         raise FuncconvError(msg)
@@ -98,11 +100,29 @@ def _torch(path: str) -> Mapping[str, Any]:
     if not isinstance(found, Mapping):
         msg = f"{path} holds a {type(found).__name__}, not a state dict of PyTorch"
         raise FuncconvError(msg)
-    return found
+    return dict(found)
 
 
-def _orbax(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return parameters and state of a checkpoint: of a run, of its last step."""
+def _joined(weights: Weights) -> dict[str, Any]:
+    """Return the parameters, and where there is a state both, as Flax calls them."""
+    if not weights.state:
+        return weights.params
+    return {"params": weights.params, "batch_stats": weights.state}
+
+
+def _parted(found: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state of a run, of variables of Flax, or of parameters alone."""
+    params: Any = found
+    state: Any = {}
+    if "params" in found and "optimizer" in found:
+        params, state = found["params"], found.get("model") or {}
+    elif "params" in found and set(found) <= {"params", "batch_stats"}:
+        params, state = found["params"], found.get("batch_stats", {})
+    return jax.tree.map(np.asarray, (dict(params), state))  # type: ignore[no-any-return]
+
+
+def _orbax(path: str) -> dict[str, Any]:
+    """Return a checkpoint: of a run, that of its last step."""
     with needs("train", "a folder of orbax"):
         import orbax.checkpoint as ocp
     steps = sorted((each for each in Path(path).iterdir() if each.name.isdigit()), key=lambda each: int(each.name))
@@ -113,10 +133,4 @@ def _orbax(path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     except Exception as error:  # whatever is wrong with it
         msg = f"{place} is not a checkpoint of orbax: {str(error).splitlines()[0][:200]}"
         raise FuncconvError(msg) from error
-    if "params" in found and "optimizer" in found:
-        return _arrays(found["params"]), _arrays(found.get("model") or {})
-    return _arrays(found), {}
-
-
-def _arrays(tree: Any) -> dict[str, Any]:
-    return jax.tree.map(np.asarray, tree)  # type: ignore[no-any-return]
+    return dict(found)

@@ -1,14 +1,16 @@
 """Whose weights are whose: the entries of a graph beside the modules of another library, by name or in order."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 
+from .._entries import get, put
 from .._errors import FuncconvError
 from .._flatten import Row
 from .._graph import Graph
-from .._typing import Shape
+from .._typing import Params, Shape
 
 Arrays = Mapping[str, Any]  # by name: "kernel", "bias", ...
 
@@ -29,7 +31,7 @@ def entries(graph: Graph) -> list[Entry]:
     shapes, state = graph.shapes(), graph.init_state()
     for row, params in zip(graph.rows, graph.entry_shapes(), strict=True):
         if row.params and row.params not in found:
-            own = at(state, row.params) if row.op.stateful else {}
+            own = get(state, tuple(row.params.split("/"))) if row.op.stateful else {}
             inputs = tuple(shapes[graph.nodes[i]].shape for i in row.inputs)
             found[row.params] = Entry(row.params, row, inputs, params, own)
     return list(found.values())
@@ -70,7 +72,7 @@ def matched(
     return [(entry, names[entry.path]) for entry in own]
 
 
-def check_shapes(op: str, found: Iterable[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
+def _check_shapes(op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Refuse arrays of other names or shapes than the entries have; every difference is told."""
     wrong = []
     for entry, module, params, state in found:
@@ -84,23 +86,44 @@ def check_shapes(op: str, found: Iterable[tuple[Entry, str, Mapping[str, Any], M
         raise FuncconvError(msg)
 
 
-def put(tree: dict[str, Any], path: str, value: Any) -> None:
-    """Set the entry at a path."""
-    *above, last = path.split("/")
-    for name in above:
-        tree = tree.setdefault(name, {})
-    tree[last] = value
+def check_params(graph: Graph, params: Params) -> None:
+    """Refuse parameters with other entries than a graph has, or of other shapes than its layers draw.
+
+    Nothing is said of dtypes, which the inputs must share when the graph is called.
+    """
+    found = graph.entry_shapes(params)
+    first = {row.params: row for row in reversed(graph.rows) if row.params}
+    given: dict[str, Any] = {}
+    for path, row in first.items():
+        if not row.op.draws:
+            put(given, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
+    drawn = jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), given)
+    wrong = {}
+    for row, own, expected in zip(graph.rows, found, graph.entry_shapes(drawn), strict=True):
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (own, expected)]
+        if shapes[0] != shapes[1]:
+            wrong[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
+    if wrong:
+        raise FuncconvError("\n  ".join(wrong.values()))
 
 
-def at(tree: Mapping[str, Any], path: str) -> Any:
-    """Return the entry at a path."""
-    for name in path.split("/"):
-        tree = tree[name]
-    return tree
+def trees(
+    op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state of a graph, made of those of each entry; what does not fit is told."""
+    _check_shapes(op, found)
+    params: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    for entry, _, own, kept in found:
+        path = tuple(entry.path.split("/"))
+        put(params, path, jax.tree.map(jnp.asarray, dict(own)))
+        if entry.state:
+            put(state, path, jax.tree.map(jnp.asarray, dict(kept)))
+    return params, state
 
 
 def _shape(array: Any) -> str:
-    return "missing" if array is None else str(tuple(jax.numpy.shape(array)))
+    return "missing" if array is None else str(tuple(jnp.shape(array)))
 
 
 def _side_by_side(left: Sequence[str], right: Sequence[str]) -> str:

@@ -13,6 +13,7 @@ from .._errors import FuncconvError
 from .._extras import needs
 from .._graph import Graph
 from .._typing import Params
+from ._matching import check_params
 
 _ARCHITECTURE = "funcconv"  # the entry of the metadata
 _HASH = "funcconv-hash"
@@ -98,7 +99,7 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
         >>> params["dense1"]["kernel"].shape, metadata
         ((3, 2), {'of': 'me'})
     """
-    params, _, metadata = _read(path)
+    params, _, metadata = _arrays(path)
     return params, metadata
 
 
@@ -109,7 +110,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
         path: of a safetensors file that was written with `graph=`.
 
     Returns:
-        `(graph, params)`; the parameters have the names, shapes and dtypes that the graph needs.
+        `(graph, params)`; the parameters have the names and shapes that the graph needs, and the dtypes of the file.
 
     Raises:
         FuncconvError: as `load_safetensors`, and if the file has no graph, one that was changed, or other parameters.
@@ -125,21 +126,10 @@ def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
         >>> graph == net, params["conv1"]["kernel"].shape
         (True, (3, 3, 1, 4))
     """
-    params, metadata = load_safetensors(path)
-    if _ARCHITECTURE not in metadata:
+    graph, params, _ = read(path)
+    if graph is None:
         msg = f"load: {path} has arrays, but says nothing of the network; load_safetensors reads those"
         raise FuncconvError(msg)
-    graph = Graph.from_json(metadata[_ARCHITECTURE])
-    if metadata.get(_HASH) != graph.content_hash:
-        msg = f"load: the network in {path} is not the one that was written: its hash is {graph.content_hash}"
-        raise FuncconvError(msg)
-    try:
-        for entry in graph.entries:  # that of a layer without parameters, {}, is no array
-            _put(params, entry, {}, once=False)
-        jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), params)
-    except FuncconvError as error:
-        msg = f"load: the arrays of {path} are not those of its network: {error}"
-        raise FuncconvError(msg) from None
     return graph, params
 
 
@@ -165,10 +155,29 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
         ...     list(fc.interop.load_state(path))
         ['batch_norm1']
     """
-    return _read(path)[1]
+    return _arrays(path)[1]
 
 
-def _read(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
+def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], dict[str, Any]]:
+    """Return the network, None where the file says nothing of it, its parameters and its state."""
+    params, state, metadata = _arrays(path)
+    if _ARCHITECTURE not in metadata:
+        return None, params, state
+    graph = Graph.from_json(metadata[_ARCHITECTURE])
+    if metadata.get(_HASH) != graph.content_hash:
+        msg = f"load: the network in {path} is not the one that was written: its hash is {graph.content_hash}"
+        raise FuncconvError(msg)
+    try:
+        for entry in graph.entries:  # that of a layer without parameters, {}, is no array
+            _put(params, entry, {}, once=False)
+        check_params(graph, params)
+    except FuncconvError as error:
+        msg = f"load: the arrays of {path} are not those of its network: {error}"
+        raise FuncconvError(msg) from None
+    return graph, params, state
+
+
+def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """Return the parameters, the state and the metadata."""
     with needs("safetensors", "a safetensors file"):
         from safetensors import SafetensorError, safe_open
@@ -209,5 +218,5 @@ def _named(tree: Params) -> dict[str, np.ndarray]:
             where = jax.tree_util.keystr(keys) or "that is an array"
             msg = f"save_safetensors: the parameters must be nested dicts with names without '/'; got an entry {where}"
             raise FuncconvError(msg)
-        arrays["/".join(names)] = np.ascontiguousarray(leaf)
+        arrays["/".join(names)] = np.asarray(leaf, order="C")
     return arrays

@@ -7,12 +7,13 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
+from .._entries import get
 from .._errors import FuncconvError
 from .._graph import Graph
 from .._layers import Conv, ConvTranspose, Dense, Flatten
 from .._training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
 from .._typing import Params, Shape
-from ._matching import Entry, at, check_shapes, entries, matched, put
+from ._matching import Entry, entries, matched, trees
 
 _NORMS = {"weight": "scale", "bias": "bias"}
 _STATE = {"running_mean": "mean", "running_var": "var"}
@@ -49,7 +50,7 @@ def from_torch(
     for name, value in state_dict.items():
         module, _, last = name.rpartition(".")
         if last != _COUNTER:
-            modules.setdefault(module, {})[last] = _numpy(value)
+            modules.setdefault(module, {})[last] = as_numpy(value)
     found = []
     for entry, module in matched("from_torch", entries(graph), modules, names):
         arrays = modules[module]
@@ -59,15 +60,10 @@ def from_torch(
             raise FuncconvError(msg)
         learnt = [name for name in arrays if name in _NORMS]
         params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in learnt}
-        found.append((entry, module, params, {_STATE[name]: arrays[name] for name in arrays if name in _STATE}))
-    check_shapes("from_torch", found)
-    all_params: dict[str, Any] = {}
-    all_state: dict[str, Any] = {}
-    for entry, _, params, state in found:
-        put(all_params, entry.path, {name: jnp.asarray(array) for name, array in params.items()})
-        if entry.state:
-            put(all_state, entry.path, {name: jnp.asarray(array) for name, array in state.items()})
-    return all_params, all_state
+        order = _features(graph, entry)
+        state = {_STATE[name]: arrays[name][order] for name in arrays if name in _STATE}
+        found.append((entry, module, params, state))
+    return trees("from_torch", found)
 
 
 def to_torch(
@@ -82,7 +78,7 @@ def to_torch(
         names: of the modules by those of the entries; None takes the entries' own, with `.` for `/`.
 
     Returns:
-        NumPy arrays by name; `module.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})` takes them.
+        NumPy arrays by name; `module.load_state_dict({k: torch.fromas_numpy(v) for k, v in found.items()})` takes them.
 
     Raises:
         FuncconvError: if an entry is of a layer that PyTorch has not, or has no name.
@@ -99,19 +95,20 @@ def to_torch(
     names = {entry.path: entry.path.replace("/", ".") for entry in own} if names is None else names
     found: dict[str, np.ndarray] = {}
     for entry, module in matched("to_torch", own, {name: {} for name in names.values()}, names):
-        for name, value in at(params, entry.path).items():
+        for name, value in get(params, tuple(entry.path.split("/"))).items():
             if value is None:
                 continue
             last = "bias" if name == "bias" else "weight"
             found[f"{module}.{last}"] = np.array(_from_own(graph, entry, last, np.asarray(value)))
         if entry.state:
-            kept = at(state or graph.init_state(), entry.path)
-            found |= {f"{module}.{theirs}": np.array(kept[ours]) for theirs, ours in _STATE.items()}
+            kept = get(graph.init_state() if state is None else state, tuple(entry.path.split("/")))
+            order = np.argsort(_features(graph, entry))
+            found |= {f"{module}.{theirs}": np.array(kept[ours])[order] for theirs, ours in _STATE.items()}
             found[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
     return found
 
 
-def _numpy(value: Any) -> np.ndarray:
+def as_numpy(value: Any) -> np.ndarray:
     """Return a tensor or an array as an array of NumPy; bfloat16 by way of float32."""
     if hasattr(value, "detach"):
         value = value.detach().cpu()
@@ -136,17 +133,15 @@ def _to_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndar
     op = _layer(entry)
     if isinstance(op, LayerNorm) and op.axes > 1 and array.ndim == op.axes:
         return np.moveaxis(array, 0, -1)
-    if name == "bias" or isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return np.take(array, _features(graph, entry, len(array)))
+    if name == "bias":
         return array
     if isinstance(op, Conv | ConvTranspose) and array.ndim > 2:
         # (out, in // groups, *window); transposed (in, out // groups, *window), which is the kernel of the convolution
         return np.moveaxis(array, (0, 1), (-1, -2))
     if isinstance(op, Dense) and array.ndim == 2:
-        image = _flattened(graph, entry)
-        if image is not None and array.shape[1] == prod(image):
-            channels_first = array.reshape(-1, image[-1], *image[:-1])
-            array = np.moveaxis(channels_first, 1, -1).reshape(array.shape)
-        return array.T
+        return np.take(array.T, _features(graph, entry, array.shape[1]), axis=0)
     msg = f"from_torch: the entry {entry.path!r} is of {op!r}; a weight of shape {array.shape} is not one of it"
     raise FuncconvError(msg)
 
@@ -155,18 +150,28 @@ def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.nd
     op = _layer(entry)
     if isinstance(op, LayerNorm) and op.axes > 1:
         return np.moveaxis(array, -1, 0)
-    if name == "bias" or isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return array[np.argsort(_features(graph, entry))]
+    if name == "bias":
         return array
     if isinstance(op, Conv | ConvTranspose):
         return np.moveaxis(array, (-1, -2), (0, 1))
     if isinstance(op, Dense):
-        array, image = array.T, _flattened(graph, entry)
-        if image is not None:
-            channels_last = array.reshape(-1, *image)
-            array = np.moveaxis(channels_last, -1, 1).reshape(array.shape)
-        return array
+        return array[np.argsort(_features(graph, entry))].T
     msg = f"to_torch: the entry {entry.path!r} is of {op!r}, which PyTorch has not"
     raise FuncconvError(msg)
+
+
+def _features(graph: Graph, entry: Entry, count: int | None = None) -> np.ndarray:
+    """Return where each feature that a layer takes is among PyTorch's: elsewhere, if they are a flattened image."""
+    own = entry.inputs[0][-1]
+    image = _flattened(graph, entry)
+    if image is None or count not in (None, own):  # what does not fit is told later, by shapes
+        return np.arange(own if count is None else count)
+    if isinstance(entry.row.op, GroupNorm) and entry.row.op.groups > 1:
+        msg = f"the entry {entry.path!r} has groups of a flattened image: flatten it with order='channels_first'"
+        raise FuncconvError(msg)
+    return np.moveaxis(np.arange(own).reshape(image[-1], *image[:-1]), 0, -1).ravel()
 
 
 def _flattened(graph: Graph, entry: Entry) -> Shape | None:

@@ -9,6 +9,7 @@ from jax import lax
 from .._errors import FuncconvError
 from .._geometry import Axis, source
 from .._typing import Array
+from .._varying import axis_size
 
 
 def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name: str, wrap: bool = False) -> Array:
@@ -38,7 +39,7 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
         >>> jax.shard_map(borrow, mesh=mesh, in_specs=spec, out_specs=spec)(jnp.arange(4)).tolist()
         [3, 0, 1, 2, 3, 0, 1]
     """
-    devices, size = axis_size(axis_name), x.shape[axis]
+    devices, size = axis_size("halo_exchange", axis_name), x.shape[axis]
     if min(before, after) < 0 or not size:
         msg = f"halo_exchange: {before} and {after} places cannot be put around a block of {size}"
         raise FuncconvError(msg)
@@ -51,15 +52,6 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
             part = _moved(part, axis_name, devices, hop if forward else -hop, wrap=wrap)
             parts = [part, *parts] if forward else [*parts, part]
     return lax.concatenate(parts, axis % x.ndim) if len(parts) > 1 else x
-
-
-def axis_size(axis_name: str) -> int:
-    """Return over how many devices a mesh axis goes."""
-    try:
-        return int(lax.axis_size(axis_name))
-    except NameError:
-        msg = f"spatial: {axis_name!r} is not an axis that is mapped over; call this inside of jax.shard_map"
-        raise FuncconvError(msg) from None
 
 
 class Share(NamedTuple):
@@ -92,7 +84,7 @@ def shared(op: str, axis: Axis, name: str) -> Share:
     Raises:
         FuncconvError: if they cannot be shared evenly.
     """
-    devices = axis_size(name)
+    devices = axis_size("spatial", name)
     if axis.outputs % devices:
         msg = (
             f"{op}: {axis.outputs} windows on an axis of {axis.size} cannot be shared evenly by the {devices} devices "

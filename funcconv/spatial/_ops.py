@@ -15,7 +15,8 @@ from .._layout import as_array
 from .._parameters import kernel_and_bias
 from .._pool import pool as pool_of_all
 from .._typing import Array, ArrayLike, DTypeLike, Number, Padding, PadMode, Params, Precision, Reduce, Shape, Sizes
-from ._halo import Share, axis_size, read, shared
+from .._varying import axis_size
+from ._halo import Share, read, shared
 
 AxisNames = Sequence[str | None]
 
@@ -203,7 +204,9 @@ def _spatial(op: str, axis_names: AxisNames, x: Array) -> int:
 def _whole(x: Array, axis_names: AxisNames) -> Shape:
     """Return the spatial sizes of the whole image."""
     blocks = x.shape[x.ndim - 1 - len(axis_names) : -1]
-    return tuple(size * axis_size(name) if name else size for size, name in zip(blocks, axis_names, strict=True))
+    return tuple(
+        size * axis_size("spatial", name) if name else size for size, name in zip(blocks, axis_names, strict=True)
+    )
 
 
 def _shares(op: str, axes: Sequence[Axis], axis_names: AxisNames) -> list[tuple[int, Share]]:

@@ -102,7 +102,7 @@ class Checkpoints:
         for number in (step,) if step is not None else reversed(self.steps):
             try:
                 told = self._read(number, told=self._ocp.args.JsonRestore())["told"]
-                told["arrays"], told["digest"]
+                told = {name: told[name] for name in ("arrays", "digest", "run", "about", "versions")}
             except Exception as error:  # whatever is wrong with it
                 _warn(number, self.folder, error)
                 continue
