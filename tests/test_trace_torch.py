@@ -389,6 +389,19 @@ def test_derivatives_at_kinks_are_those_of_pytorch(f, at):
     np.testing.assert_allclose(ours[:, :-1], x.grad.numpy()[:, :-1], rtol=1e-15)
 
 
+def test_weights_are_copies():
+    module = nn.Sequential(nn.Conv2d(64, 64, 3), nn.BatchNorm2d(64))
+    x = torch.randn(1, 64, 4, 4)
+    _, *traced = fc.interop.trace_torch(module, x)
+    image = fc.Input("x", (4, 4, 64))
+    read = fc.interop.from_torch(fc.Graph(image, fc.serial(fc.Conv(64, 3), fc.BatchNorm())(image)), module.state_dict())
+    before = jax.tree.map(np.array, (traced, read))
+    with torch.no_grad():
+        for each in (*module.parameters(), *module.buffers()):
+            each.zero_()
+    jax.tree.map(np.testing.assert_array_equal, (traced, read), before)
+
+
 def test_the_modes_of_modules_are_left_as_they_were():
     module, xs = prepared("resnet")
     module.train()

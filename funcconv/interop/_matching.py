@@ -116,9 +116,9 @@ def trees(
     state: dict[str, Any] = {}
     for entry, _, own, kept in found:
         path = tuple(entry.path.split("/"))
-        put(params, path, jax.tree.map(jnp.asarray, dict(own)))
+        put(params, path, jax.tree.map(jnp.array, dict(own)))  # copies: the other library may go on
         if entry.state:
-            put(state, path, jax.tree.map(jnp.asarray, dict(kept)))
+            put(state, path, jax.tree.map(jnp.array, dict(kept)))
     return params, state
 
 

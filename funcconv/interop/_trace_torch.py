@@ -569,7 +569,7 @@ class _Trace:
 
 
 def _arrays(tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: jnp.asarray(array) for name, array in tree.items()}
+    return {name: jnp.array(array) for name, array in tree.items()}  # copies: PyTorch may go on training
 
 
 def _bias(module: Any) -> dict[str, Any]:
