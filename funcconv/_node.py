@@ -273,6 +273,8 @@ class Function(Layer):
             op = partial(op, spatial=jnp.ndim(xs[0]) - len(batch) - 1)
         if not xs:
             return jax.tree.map(lambda y: jnp.broadcast_to(y, batch + jnp.shape(y)), op())
+        if _elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1:  # mapping changes nothing, and takes time
+            return self.op(*xs)
         for _ in batch:
             op = jax.vmap(op)
         return op(*xs)
@@ -412,6 +414,26 @@ def by_value(op: Any) -> Hashable:
         options = (*op.args, *(each for item in sorted(op.keywords.items()) for each in item))
         return (by_value(op.func), len(op.args), tuple((type(each), by_value(each)) for each in options))
     return op  # type: ignore[no-any-return]
+
+
+_ELEMENTWISE = frozenset((
+    *(getattr(jax.nn, name) for name in (
+        "celu", "elu", "gelu", "hard_sigmoid", "hard_swish", "hard_tanh", "leaky_relu", "log_sigmoid", "mish", "relu",
+        "relu6", "selu", "sigmoid", "silu", "soft_sign", "softplus", "squareplus",
+    )),
+    *(getattr(jnp, name) for name in (
+        "abs", "add", "clip", "cos", "divide", "exp", "log", "maximum", "minimum", "multiply", "negative", "power",
+        "sign", "sin", "sqrt", "square", "subtract", "tanh",
+    )),
+    operator.neg, operator.abs,
+))  # fmt: skip
+
+
+def _elementwise(op: Any) -> bool:
+    """Whether a function is known to act on each number by itself."""
+    if isinstance(op, partial):
+        return _elementwise(op.func) and not op.args and not any(map(jnp.ndim, op.keywords.values()))
+    return op in _ELEMENTWISE
 
 
 def _takes_spatial(op: Callable[..., Any]) -> bool:

@@ -13,6 +13,7 @@ import pytest
 from compare import close
 
 import funcconv as fc
+from funcconv._node import _ELEMENTWISE
 
 pytestmark = pytest.mark.once
 
@@ -451,3 +452,25 @@ def test_loops_that_call_ops_are_functions_like_any_other(rng):
     x = inputs("x")
     by_node = fc.Graph(x, fc.node(lambda p, x: loop(p, x[None])[0], x, params="loop"))
     close(by_node({"loop": params}, batch), jax.jit(loop)(params, batch))
+
+
+def test_elementwise_functions_are_what_they_are_mapped(rng):
+    """Those that graphs take to act on each number by itself do so, over any batch axes."""
+    x, y = jnp.asarray(rng.uniform(0.2, 2, (2, 2, 3, 4, 2)))
+    for op in _ELEMENTWISE:
+        binary = op in (jnp.add, jnp.divide, jnp.maximum, jnp.minimum, jnp.multiply, jnp.power, jnp.subtract)
+        arrays = (x, y) if binary else (x,)
+        inputs = [fc.Input(name, (4, 2)) for name in "xy"[: len(arrays)]]
+        found = fc.Graph(tuple(inputs), fc.node(op, *inputs))({}, *arrays)
+        np.testing.assert_allclose(found, jax.vmap(jax.vmap(op))(*arrays), rtol=1e-15)
+        assert found.shape == x.shape
+
+
+def test_functions_of_arrays_of_several_ranks_are_mapped():
+    x, scale = fc.Input("x", (4, 2)), fc.Input("scale", (2,))
+    found = fc.Graph((x, scale), fc.node(jnp.multiply, x, scale))(
+        {}, jnp.ones((2, 4, 2)), jnp.array([[1.0, 2], [3, 4]])
+    )
+    np.testing.assert_array_equal(found[:, 0], [[1, 2], [3, 4]])
+    image = fc.Graph(x, fc.node(partial(jnp.clip, max=np.ones((4, 1))), x))
+    assert image({}, jnp.full((4, 4, 2), 2.0)).tolist() == np.ones((4, 4, 2)).tolist()
