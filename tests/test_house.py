@@ -202,6 +202,27 @@ def test_the_package_needs_no_extra():
     assert done.stdout.split() == ["2.0"], done.stderr[-2000:]
 
 
+def test_importing_loads_no_extra_and_starts_no_backend():
+    """Whoever imports it pays for JAX and optax alone, and may still say where JAX is to run."""
+    optional = EXTRAS | {"equinox", "flatbuffers", "graphviz", "jax2onnx", "onnx", "onnxruntime"}
+    code = """
+import sys, jax, optax, jaxtyping
+before = set(sys.modules)
+import funcconv
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+jax.config.update("jax_platforms", "nonsense")
+try:
+    jax.devices()
+except RuntimeError as error:
+    print("nonsense" in str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded, late_enough = done.stdout.splitlines()
+    assert "funcconv" in loaded.split()
+    assert not optional & set(loaded.split())
+    assert late_enough == "True", done.stderr[-2000:]
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])
 def test_a_facade_is_nothing_else(name):
     body = FILES[name].body
