@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager, peers, pools, scaling, training
+from . import convolutions, derivatives, eager, importing, peers, pools, scaling, training
 from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -17,6 +17,7 @@ SUITES = {
     "networks": peers.results,
     "derivatives": derivatives.results,
     "eager": eager.results,
+    "importing": importing.results,
     "scaling": scaling.results,
     "training": training.results,
 }

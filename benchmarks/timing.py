@@ -6,18 +6,18 @@ from collections.abc import Callable, Mapping
 
 import jax
 
-PATIENCE = 10.0  # seconds that a way may take in all; one that has is not run again
+PATIENCE = 10.0  # seconds that a way may take in all by default; one that has is not run again
 
 
-def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15) -> dict[str, float]:
+def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience: float = PATIENCE) -> dict[str, float]:
     """Return the median seconds of each way; one round runs each of them once, after one that compiles."""
     seconds: dict[str, list[float]] = {}
     for name, way in ways.items():
         first = _seconds(way)
-        seconds[name] = [first] if first > 3 * PATIENCE else []  # beside which compiling is nothing
+        seconds[name] = [first] if first > 3 * patience else []  # beside which compiling is nothing
     for _ in range(rounds):
         for name, way in ways.items():
-            if sum(seconds[name]) < PATIENCE:
+            if sum(seconds[name]) < patience:
                 seconds[name].append(_seconds(way))
     return {name: statistics.median(values) for name, values in seconds.items()}
 

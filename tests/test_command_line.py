@@ -100,6 +100,21 @@ def test_converting_a_run(saved):
     jax.tree.map(np.testing.assert_array_equal, fc.interop.load_state(folder / "out.safetensors"), state)
 
 
+@pytest.mark.filterwarnings("ignore")  # those of jax2onnx 0.17 and what it imports, November 2026
+def test_converting_to_onnx(saved, capsys):
+    folder, graph, params, state = saved
+    assert called("convert", folder / "net.safetensors", folder / "net.msgpack") == 0
+    assert called("convert", folder / "net.msgpack", folder / "net.onnx") == 1
+    assert "say which, --graph FILE" in capsys.readouterr().err
+    pytest.importorskip("jax2onnx", reason="the extra onnx")
+    onnxruntime = pytest.importorskip("onnxruntime")
+    assert called("convert", folder / "net.safetensors", folder / "net.onnx") == 0
+    session = onnxruntime.InferenceSession(folder / "net.onnx")
+    x = np.linspace(-1, 1, 5 * 64, dtype=np.float32).reshape(5, 8, 8, 1)
+    (found,) = session.run(None, {"x": x})
+    np.testing.assert_allclose(found, graph.apply(params, state, x)[0], atol=1e-5)
+
+
 def test_converting_from_torch(saved):
     torch = pytest.importorskip("torch")
     folder, graph, params, state = saved

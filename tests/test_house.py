@@ -26,9 +26,10 @@ ROOMS = [  # each imports only from the rooms above it
     },
     {"_lowering/_turned", "_lowering/_choice"},
     {"_lowering/_maps"},
+    {"_lowering/_named"},
     {"_lowering/__init__"},
     {"_family", "_select", "_compiler"},
-    {"_gradient_norm", "_explain", "_dependence", "_work"},
+    {"_gradient_norm", "_explain", "_dependence", "_work", "_plain"},
     {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix", "_norms", "_dropout"},
     {"_node", "_registry"},
     {"_flatten", "_entries"},
@@ -59,6 +60,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_typing",
             "_extras",
             "_entries",
+            "_plain",
             "_flatten",
             "_node",
             "_registry",
@@ -71,7 +73,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_norms",
         },
         {"_matching", "_export", "_torch_ops"},
-        {"_torch", "_flax", "_safetensors"},
+        {"_torch", "_flax", "_safetensors", "_onnx"},
         {"_trace_torch", "_formats"},
         {"__init__"},
     ],
@@ -200,6 +202,27 @@ def test_the_package_needs_no_extra():
     code = f"import sys; {hidden}import funcconv as fc; print(fc.hessian(lambda x: x * x, 1.0).mv(1.0))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert done.stdout.split() == ["2.0"], done.stderr[-2000:]
+
+
+def test_importing_loads_no_extra_and_starts_no_backend():
+    """Whoever imports it pays for JAX and optax alone, and may still say where JAX is to run."""
+    optional = EXTRAS | {"equinox", "flatbuffers", "graphviz", "jax2onnx", "onnx", "onnxruntime"}
+    code = """
+import sys, jax, optax, jaxtyping
+before = set(sys.modules)
+import funcconv
+print(*sorted({name.split(".")[0] for name in set(sys.modules) - before}))
+jax.config.update("jax_platforms", "nonsense")
+try:
+    jax.devices()
+except RuntimeError as error:
+    print("nonsense" in str(error))
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded, late_enough = done.stdout.splitlines()
+    assert "funcconv" in loaded.split()
+    assert not optional & set(loaded.split())
+    assert late_enough == "True", done.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])

@@ -11,3 +11,5 @@ from ._lax import reference as reference
 from ._maps import conv as conv
 from ._maps import conv_input_grad as conv_input_grad
 from ._maps import conv_kernel_grad as conv_kernel_grad
+from ._named import named_conv as named_conv
+from ._named import named_input_grad as named_input_grad

@@ -36,7 +36,7 @@ class Phase(NamedTuple):
 def input_grad(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
     """Return the transpose of the convolution by its image; `conv` computes convolutions of stride one."""
     method = _as_channels if _merges(form, kernel.shape[-2]) else _by_themselves
-    x = method(_swapped(kernel, form.groups), g, form, conv)
+    x = method(swapped(kernel, form.groups), g, form, conv)
     for i, axis in enumerate(form.axes, start=1):
         begin = axis.lo % axis.stride
         x = lax.slice_in_dim(x, begin, begin + axis.size, axis=i)
@@ -141,7 +141,7 @@ def _reversed(kernel: Array, n: int) -> Array:
     return taps
 
 
-def _swapped(kernel: Array, groups: int) -> Array:
+def swapped(kernel: Array, groups: int) -> Array:
     """Return the kernel with the inputs and outputs of each group exchanged."""
     *window, inputs, outputs = kernel.shape
     n = len(window)

@@ -7,6 +7,7 @@ from ._flax import from_linen as from_linen
 from ._flax import from_nnx as from_nnx
 from ._flax import to_linen as to_linen
 from ._flax import to_nnx as to_nnx
+from ._onnx import to_onnx as to_onnx
 from ._safetensors import load as load
 from ._safetensors import load_safetensors as load_safetensors
 from ._safetensors import load_state as load_state

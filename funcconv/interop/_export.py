@@ -58,10 +58,7 @@ def export(
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         msg = f"export: unknown platform {unknown[0]!r}{suggest(unknown[0], PLATFORMS)}"
         raise FuncconvError(msg)
-    kept = graph.init_state() if state is None and not graph.init_state() else state
-    if kept is None:
-        msg = "export: the graph keeps a state; give it, state=..."
-        raise FuncconvError(msg)
+    kept = kept_state("export", graph, state)
 
     def evaluate(*args: Any) -> Any:
         given, *xs = args if params is None else (params, *args)
@@ -69,12 +66,7 @@ def export(
 
     _check_flatbuffers()
     try:
-        axes = () if batch is None else jax_export.symbolic_shape(batch) if isinstance(batch, str) else (batch,)
-        shapes = graph.shapes(params)
-        inputs = [
-            jax.ShapeDtypeStruct((*axes, *shapes[name].shape), shapes[name].dtype)  # type: ignore[no-untyped-call]
-            for name in graph.inputs
-        ]
+        inputs = batched_inputs(graph, params, batch)
         first = [jax.eval_shape(graph.init, jax.random.key(0))] if params is None else []
         exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*first, *inputs)
         return bytes(exported.serialize(vjp_order=orders))
@@ -83,6 +75,24 @@ def export(
     except Exception as error:
         msg = f"export: the network cannot be exported: {str(error)[:300]}"
         raise FuncconvError(msg) from error
+
+
+def kept_state(op: str, graph: Graph, state: Params | None) -> Params:
+    """Return the state with which a graph is evaluated, which one that keeps none need not be given."""
+    if state is None and graph.init_state():
+        msg = f"{op}: the graph keeps a state; give it, state=..."
+        raise FuncconvError(msg)
+    return state or {}
+
+
+def batched_inputs(graph: Graph, params: Params | None, batch: str | int | None) -> list[Any]:
+    """Return the types of the inputs, in front a batch axis: of any size if it is a name, none if it is None."""
+    axes = () if batch is None else jax_export.symbolic_shape(batch) if isinstance(batch, str) else (batch,)
+    shapes = graph.shapes(params)
+    return [
+        jax.ShapeDtypeStruct((*axes, *shapes[name].shape), shapes[name].dtype)  # type: ignore[no-untyped-call]
+        for name in graph.inputs
+    ]
 
 
 def _check_flatbuffers() -> None:

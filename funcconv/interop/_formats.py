@@ -12,10 +12,11 @@ from .._extras import needs
 from .._graph import Graph
 from . import _safetensors as safetensors
 from ._matching import check_params
+from ._onnx import to_onnx
 from ._torch import from_torch
 
 READABLE = ".safetensors, .msgpack of Flax, .pt or .pth of PyTorch (a state dict), or a folder of orbax or fc.train"
-WRITABLE = ".safetensors, .msgpack, or a folder for orbax"
+WRITABLE = ".safetensors, .msgpack, a folder for orbax, or .onnx, which has the network in it"
 
 
 class Weights(NamedTuple):
@@ -76,6 +77,11 @@ def write(path: str, weights: Weights) -> None:
         with needs("flax", "a msgpack file"):
             from flax import serialization
         Path(path).write_bytes(serialization.to_bytes(_joined(weights)))
+    elif suffix == ".onnx":
+        if weights.graph is None:
+            msg = f"{path} is to have the network in it: say which, --graph FILE"
+            raise FuncconvError(msg)
+        to_onnx(weights.graph, weights.params, path, state=weights.state or None)
     elif not suffix:
         with needs("train", "a folder of orbax"):
             import orbax.checkpoint as ocp

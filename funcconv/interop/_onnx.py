@@ -1,0 +1,137 @@
+"""Networks as ONNX files, by jax2onnx."""
+
+import os
+from collections.abc import Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import FuncconvError
+from .._extras import needs
+from .._graph import Graph
+from .._plain import plain
+from .._typing import Params
+from ._export import batched_inputs, kept_state
+
+_BATCH = 2  # of the images that a file is tried on
+
+
+def to_onnx(
+    graph: Graph,
+    params: Params,
+    path: str | os.PathLike[str],
+    *,
+    state: Params | None = None,
+    batch: str | int | None = "b",
+    opset: int | None = None,
+) -> tuple[str, ...]:
+    """Write a network as an ONNX file, by the package jax2onnx.
+
+    The file is then run by onnxruntime on random inputs, so that one which computes anything else is not left behind.
+
+    Args:
+        graph: which is evaluated as outside of training. The file's inputs have the names of the graph's.
+        params: become a part of the file.
+        path: of the file.
+        state: of a graph that keeps one; becomes a part of the file.
+        batch: the name of a batch axis of any size, a size, or None for no batch axis.
+        opset: the version of ONNX's operations; None is that of jax2onnx.
+
+    Returns:
+        The names of the file's outputs, in the order of `jax.tree.leaves`: each is its path in the structure that the
+        graph returns, such as `"head/0"`, or where there is but one array, the name of its node.
+
+    Raises:
+        FuncconvError: if the graph keeps a state that is not given, if it is not in float32 alone, if it has an
+            operation that jax2onnx cannot express or onnxruntime cannot run, which is named, or if what is computed
+            differs.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.max_pool)(x))
+        >>> fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), "net.onnx")  # doctest: +SKIP
+        ('max_pool1',)
+    """
+    kept = kept_state("to_onnx", graph, state)
+    with needs("onnx", "to_onnx"):
+        jax2onnx, onnxruntime = import_module("jax2onnx"), import_module("onnxruntime")
+    _check_dtypes("parameter", params)
+    _check_dtypes("state", kept)
+    inputs = batched_inputs(graph, params, batch)
+    _check_dtypes("input", dict(zip(graph.inputs, inputs, strict=True)))
+
+    def evaluate(*xs: Any) -> Any:
+        return graph.apply(params, kept, *xs)[0]
+
+    with jax.enable_x64(False):  # noqa: FBT003
+        names = _output_names(graph, jax.eval_shape(evaluate, *inputs))
+        options = {} if opset is None else {"opset": opset}
+        try:
+            model = jax2onnx.to_onnx(
+                plain(evaluate, *inputs),
+                inputs,
+                model_name=graph.name or "funcconv",
+                input_names=graph.inputs,
+                output_names=names,
+                **options,
+            ).SerializeToString()
+        except Exception as error:
+            msg = f"to_onnx: jax2onnx cannot express the network: {type(error).__name__}: {str(error)[:300]}"
+            raise FuncconvError(msg) from error
+        _check(onnxruntime, model, evaluate, inputs, names)
+    Path(path).write_bytes(model)
+    return names
+
+
+def _check_dtypes(what: str, tree: Any) -> None:
+    for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
+        if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype != jnp.float32:
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            msg = f"to_onnx: {what} {name!r} is {leaf.dtype}, and onnxruntime has convolutions in float32 only"
+            raise FuncconvError(msg)
+
+
+def _output_names(graph: Graph, outputs: Any) -> tuple[str, ...]:
+    """Return a name for each array that the graph returns."""
+    paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
+    names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") or graph.outputs[0] for path in paths)
+    if taken := set(names) & set(graph.inputs):
+        msg = f"to_onnx: {sorted(taken)[0]!r} names an input and an output; in a file these must differ"
+        raise FuncconvError(msg)
+    return names
+
+
+def _check(onnxruntime: Any, model: bytes, evaluate: Any, inputs: Sequence[Any], names: Sequence[str]) -> None:
+    """Run the model on random inputs, and compare."""
+    rng = np.random.default_rng(0)
+    xs = []
+    for each in inputs:
+        shape = [size if isinstance(size, int) else _BATCH for size in each.shape]
+        floating = jnp.issubdtype(each.dtype, np.floating)
+        xs.append((rng.normal(size=shape) if floating else np.zeros(shape)).astype(each.dtype))
+    expected = jax.tree.leaves(jax.jit(evaluate)(*xs))
+    try:
+        options = onnxruntime.SessionOptions()
+        options.log_severity_level = 3
+        session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+        found = session.run(list(names), dict(zip((each.name for each in session.get_inputs()), xs, strict=True)))
+    except Exception as error:
+        msg = f"to_onnx: onnxruntime cannot run what jax2onnx has made: {str(error)[:300]}"
+        raise FuncconvError(msg) from error
+    for name, ours, theirs in zip(names, map(np.asarray, expected), found, strict=True):
+        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
+            msg = f"to_onnx: {name!r} is {ours.dtype} {ours.shape} and the file's {theirs.dtype} {theirs.shape}"
+            raise FuncconvError(msg)
+        allowed = np.sqrt(np.finfo(ours.dtype).eps) if np.issubdtype(ours.dtype, np.floating) else 0
+        scale = np.abs(ours).max(initial=0)
+        if not np.allclose(theirs, ours, rtol=0, atol=allowed * scale, equal_nan=True):
+            msg = (
+                f"to_onnx: on random inputs {name!r} of the file differs by "
+                f"{np.abs(theirs - ours).max():.3g}, where values are up to {scale:.3g}"
+            )
+            raise FuncconvError(msg)
