@@ -45,7 +45,7 @@ def fits(kernel, x, options):
     return True
 
 
-@settings(max_examples=28, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(convolutions(), st.integers(0, 2**32 - 1))
 def test_any_convolution_equals_the_loops_its_matrix_and_its_transpose(drawn, seed):
     kernel_shape, shape, options = drawn

@@ -44,7 +44,7 @@ def pools(draw):
     return (*sizes, 2), window, options
 
 
-@settings(max_examples=36, deadline=None)
+@settings(max_examples=24, deadline=None)
 @given(pools(), st.integers(0, 2**32 - 1))
 def test_any_pool_equals_the_loops(drawn, seed):
     shape, window, options = drawn
@@ -188,7 +188,7 @@ def test_how_many_axes_are_spatial(rng):
     assert fc.flatten(x, spatial=1).shape == (3, 4, 12)
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(st.integers(1, 13), st.integers(1, 13), st.sampled_from(["max", "min", "sum", "mean"]), st.integers(0, 9))
 def test_adaptive_pools(size, outputs, reduce, seed):
     x = np.random.default_rng(seed).normal(size=(size, 2))
@@ -232,7 +232,7 @@ def test_the_forward_pass_alone_computes_no_index(rng):
 # indices and where they lead -------------------------------------------------------------------------------
 
 
-@settings(max_examples=16, deadline=None)
+@settings(max_examples=10, deadline=None)
 @given(pools(), st.sampled_from(["max", "min"]), st.integers(0, 2**32 - 1))
 def test_indices_say_where(drawn, reduce, seed):
     """They are those of the loops, and `max_unpool` is the transpose of the selection."""

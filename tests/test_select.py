@@ -38,7 +38,7 @@ def places(axes, number, index):
 
 
 @given(st.lists(AXES, min_size=1, max_size=2), st.integers(0, 2**32 - 1))
-@settings(max_examples=28, deadline=None)
+@settings(max_examples=20, deadline=None)
 def test_pick_and_place_equal_loops(geometry, seed):
     axes = tuple(axis(*each) for each in geometry)
     x, number, y = drawn(axes, np.random.default_rng(seed))

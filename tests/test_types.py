@@ -18,7 +18,7 @@ for i, case in enumerate(CASES):
     params, x = case.draw(np.random.default_rng(0), batch=(2,))
     jax.eval_shape(case.op, params, x)
     jax.eval_shape(lambda x: case.op(params, x), x)
-    if i % 4:
+    if i % 8:
         continue
     node = funcconv.Input("x", case.x)
     graph = funcconv.Graph(node, funcconv.node(case.op, node, params="p"))
