@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from compare import close
+from flax import linen as nn
 
 import funcconv as fc
 from funcconv._plain import plain
@@ -120,6 +121,14 @@ def test_a_shared_weight_is_written_once(tmp_path):
     fc.interop.to_onnx(siamese(), siamese().init(KEY), tmp_path / "net.onnx")
     sizes = [tuple(each.dims) for each in onnx.load(tmp_path / "net.onnx").graph.initializer]
     assert sizes.count((100, 6)) == 1
+
+
+def test_other_packages_are_left_as_they_were(tmp_path):
+    fc.interop.to_onnx(siamese(), siamese().init(KEY), tmp_path / "net.onnx")
+    linen = [each for each in vars(nn).values() if isinstance(each, type)]
+    for owner in (jnp, jax.lax, jax.nn, *linen):
+        left = [name for name, value in vars(owner).items() if "jax2onnx" in str(getattr(value, "__module__", ""))]
+        assert not left, owner
 
 
 @pytest.mark.parametrize("batch", [None, 3])

@@ -1,7 +1,8 @@
 """Networks as ONNX files, by jax2onnx."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -72,20 +73,36 @@ def to_onnx(
         names = _output_names(graph, jax.eval_shape(evaluate, *inputs))
         options = {} if opset is None else {"opset": opset}
         try:
-            model = jax2onnx.to_onnx(
-                plain(evaluate, *inputs),
-                inputs,
-                model_name=graph.name or "funcconv",
-                input_names=graph.inputs,
-                output_names=names,
-                **options,
-            ).SerializeToString()
+            with _undisturbed():
+                model = jax2onnx.to_onnx(
+                    plain(evaluate, *inputs),
+                    inputs,
+                    model_name=graph.name or "funcconv",
+                    input_names=graph.inputs,
+                    output_names=names,
+                    **options,
+                ).SerializeToString()
         except Exception as error:
             msg = f"to_onnx: jax2onnx cannot express the network: {type(error).__name__}: {str(error)[:300]}"
             raise FuncconvError(msg) from error
         _check(onnxruntime, model, evaluate, inputs, names)
     Path(path).write_bytes(model)
     return names
+
+
+@contextmanager
+def _undisturbed() -> Iterator[None]:
+    """Put back what jax2onnx 0.17 replaces in other packages and leaves there, `jnp.cumsum` among it."""
+    linen = import_module("flax.linen")
+    owners = [jnp, jax.lax, jax.nn, *(each for each in vars(linen).values() if isinstance(each, type))]
+    before = [(owner, dict(vars(owner))) for owner in owners]
+    try:
+        yield
+    finally:
+        for owner, names in before:
+            for name, value in names.items():
+                if vars(owner).get(name) is not value:
+                    setattr(owner, name, value)
 
 
 def _check_dtypes(what: str, tree: Any) -> None:
