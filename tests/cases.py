@@ -379,12 +379,25 @@ ORIGINAL = CHIEF - {
 }  # fmt: skip
 
 
-def each(keep=lambda case: True, rows=None):  # noqa: ARG005
-    """Return the mark that runs a test over the rows that are kept; those not among `rows` are slow."""
+# And of those, one for each way in which JAX is asked for derivatives: on a second version of it these are enough.
+EVERYWHERE = {
+    "conv-everything", "conv_transpose-everything", "max_pool-split", "lse_pool-temperature", "std_pool-modes",
+    "max_unpool-overlapping", "graph-siamese", "batch_norm-train",
+}  # fmt: skip
+assert EVERYWHERE < ORIGINAL
+
+
+def each(keep=lambda case: True, rows=None, everywhere=None):  # noqa: ARG005
+    """Return the mark that runs a test over the rows that are kept.
+
+    Those not among `rows` are slow, and those not among `everywhere` are left to one version of JAX.
+    """
     fast = rows or {case.name for case in CASES} - SLOW
-    rows = (
-        pytest.param(case, id=case.name, marks=() if case.name in fast else pytest.mark.slow)
-        for case in CASES
-        if keep(case)
+
+    def marks(name):
+        found = [] if name in fast else [pytest.mark.slow]
+        return found if everywhere is None or name in everywhere else [*found, pytest.mark.once]
+
+    return pytest.mark.parametrize(
+        "case", [pytest.param(case, id=case.name, marks=marks(case.name)) for case in CASES if keep(case)]
     )
-    return pytest.mark.parametrize("case", list(rows))

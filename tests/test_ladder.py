@@ -7,15 +7,14 @@ The op is seen as a function `y = f(z)` of all its numbers, its parameters and i
 import jax
 import jax.numpy as jnp
 import numpy as np
-from cases import CHIEF, ORIGINAL, each
+from cases import EVERYWHERE, ORIGINAL, each
 from compare import close
 from jax import export
 from jax.experimental.jet import jet
 from jax.flatten_util import ravel_pytree
 
 each_case = each()
-each_chief = each(rows=CHIEF)
-each_original = each(rows=ORIGINAL)
+each_original = each(rows=ORIGINAL, everywhere=EVERYWHERE)
 
 
 class Problem:
@@ -140,7 +139,7 @@ def test_third_order(case, rng):
     jax.tree.map(lambda a, b: close(a, b, ulps=4096), taylor, nested)
 
 
-@each_original
+@each(rows=EVERYWHERE)
 def test_exports_for_every_platform(case, rng):
     params, x = case.draw(rng, np.float32, batch=(2,))
     (batch,) = export.symbolic_shape("batch")

@@ -71,7 +71,8 @@ def test_keeps_bfloat16(case, rng):
 
 
 @each_chief
-@pytest.mark.parametrize("dtype", ["float32", "float16"])  # the other laws are in float64
+@pytest.mark.once
+@pytest.mark.parametrize("dtype", ["float16", pytest.param("float32", marks=pytest.mark.slow)])  # others in float64
 def test_keeps_the_dtype(case, dtype, rng):
     keeps(case, dtype, rng)
 

@@ -108,6 +108,7 @@ def test_each_form_is_the_reference(name, chosen, rng):
     jax.tree.map(partial(close, ulps=256), found, expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.complex64], ids=lambda d: np.dtype(d).name)
 @pytest.mark.parametrize("name", ["dense", "narrow", "three axes", "one tap", "multiplied", "groups", "patches"])
 def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
@@ -193,6 +194,7 @@ def test_old_libraries_are_gone_round():
     assert [form(new), form(new, padding=0)] == ["lax", "lax"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("merges", [True, False])
 @pytest.mark.parametrize("groups", [1, 3])
 def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):

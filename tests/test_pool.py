@@ -56,7 +56,7 @@ def test_any_pool_equals_the_loops(drawn, seed):
     close(y, oracles.pool(x, window, **options))
 
 
-@pytest.mark.parametrize("window", [*range(1, 10), 16, 17, 31, 39])
+@pytest.mark.parametrize("window", [1, 2, 3, 4, 7, 9, 16, 31, 39])
 @pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (3, 2), (None, 1)])
 def test_wide_windows_select_in_order(window, stride, dilation, rng):
     """Folding in stages gives the same values, and the same first maximum, as looking at all taps at once."""

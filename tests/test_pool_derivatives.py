@@ -13,6 +13,8 @@ from jaxprs import primitives
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 each_pool = each(lambda case: "pool" in case.name)
 MOVES = ("scatter", "gather", "reduce_window")
 

@@ -300,12 +300,12 @@ def check(kind, seed, comparison):
     CHECKS[kind](np.random.default_rng([seed, *kind.encode()]), comparison)
 
 
-@draws(SHARE, every=2)  # all of them in the slow run
+@draws(SHARE, every=3)  # all of them in the slow run
 def test_parity(kind, draw):
     check(kind, draw, compare)
 
 
-@draws(SHARE_OF_SECOND, every=2)
+@draws(SHARE_OF_SECOND, every=3)
 def test_parity_of_second_derivatives(kind, draw):
     check(kind, 500 + draw, compare_second)
 
