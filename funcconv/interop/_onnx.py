@@ -103,6 +103,8 @@ def _undisturbed() -> Iterator[None]:
             for name, value in names.items():
                 if vars(owner).get(name) is not value:
                     setattr(owner, name, value)
+            for name in vars(owner).keys() - names.keys() if isinstance(owner, type) else ():
+                delattr(owner, name)  # what it inherits is hidden by it
 
 
 def _check_dtypes(what: str, tree: Any) -> None:
