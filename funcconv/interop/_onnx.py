@@ -52,10 +52,11 @@ def to_onnx(
             differs.
 
     Example:
-        >>> import funcconv as fc, jax
+        >>> import funcconv as fc, jax, os, tempfile
         >>> x = fc.Input("x", (8, 8, 1))
         >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.max_pool)(x))
-        >>> fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), "net.onnx")  # doctest: +SKIP
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), os.path.join(folder, "net.onnx"))
         ('max_pool1',)
     """
     kept = kept_state("to_onnx", graph, state)
