@@ -10,6 +10,7 @@ from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._errors import FuncconvError
 from ._reach import Reach
@@ -432,7 +433,7 @@ _ELEMENTWISE = frozenset((
 def _elementwise(op: Any) -> bool:
     """Whether a function is known to act on each number by itself."""
     if isinstance(op, partial):
-        return _elementwise(op.func) and not op.args and not any(map(jnp.ndim, op.keywords.values()))
+        return _elementwise(op.func) and not op.args and not any(map(np.ndim, op.keywords.values()))
     return op in _ELEMENTWISE
 
 

@@ -472,3 +472,10 @@ def test_functions_of_arrays_of_several_ranks_are_mapped():
     graph = fc.Graph((x, scale), fc.node(jnp.multiply, x, scale))
     found = graph({}, jnp.ones((2, 4, 2)), jnp.array([[1.0, 2], [3, 4]]))
     np.testing.assert_array_equal(found[:, 0], [[1, 2], [3, 4]])
+
+
+def test_elementwise_functions_may_have_options_of_any_kind():
+    x = fc.Input("x", (3,))
+    at = jnp.array([[-2.0, 0.5, 2.0]])
+    for op in (partial(jnp.clip, min=-1, max=None), partial(jax.nn.gelu, approximate=False)):
+        np.testing.assert_array_equal(fc.Graph(x, fc.node(op, x))({}, at), op(at))

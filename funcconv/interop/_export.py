@@ -82,7 +82,7 @@ def kept_state(op: str, graph: Graph, state: Params | None) -> Params:
     if state is None and graph.init_state():
         msg = f"{op}: the graph keeps a state; give it, state=..."
         raise FuncconvError(msg)
-    return state or {}
+    return {} if state is None else state
 
 
 def batched_inputs(graph: Graph, params: Params | None, batch: str | int | None) -> list[Any]:

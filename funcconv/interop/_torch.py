@@ -78,7 +78,7 @@ def to_torch(
         names: of the modules by those of the entries; None takes the entries' own, with `.` for `/`.
 
     Returns:
-        NumPy arrays by name; `module.load_state_dict({k: torch.fromas_numpy(v) for k, v in found.items()})` takes them.
+        NumPy arrays by name; `module.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})` takes them.
 
     Raises:
         FuncconvError: if an entry is of a layer that PyTorch has not, or has no name.
