@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import funcconv as fc
 from funcconv import _lowering as lowering
 from funcconv._geometry import resolve
-from funcconv._lowering import _blocks, _choice, _lax, _maps, _phases
+from funcconv._lowering import _blocks, _choice, _lax, _maps, _phases, _turned
 
 TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
 
@@ -164,11 +164,22 @@ def test_image_and_cotangent_exchanged(padding, dilation, rng):
 
 
 @pytest.mark.parametrize(
-    "options", [{"padding": 1}, {"padding": ((0, 2), (-1, 1))}, {"dilation": 2, "padding": (2, 0)}]
+    ("window", "options"),
+    [
+        ((3, 3), {"padding": 1}),
+        ((3, 3), {"padding": ((0, 2), (-1, 1))}),
+        ((3, 3), {"padding": (2, 0), "dilation": 2}),
+        ((3, 3), {}),
+        ((3, 2), {"stride": 2}),
+        ((2, 3), {"stride": (3, 2), "dilation": (1, 2)}),
+        ((1, 3), {}),
+        ((1, 3), {"padding": 1}),
+        ((3, 3), {"padding": -1}),
+    ],
 )
-def test_a_line_more(options, rng):
-    form = lowering.Form(resolve("op", (6, 7), (3, 3), **options))
-    params, x = draw(rng, (3, 3, 2, 4), (2, 6, 7, 2), np.float32)
+def test_a_line_more(window, options, rng):
+    form = lowering.Form(resolve("op", (6, 7), window, **options))
+    params, x = draw(rng, (*window, 2, 4), (2, 6, 7, 2), np.float32)
     found = jax.jit(partial(_lax.longer, form=form))(x, params["kernel"])
     close(found, _lax.reference(x, params["kernel"], form), ulps=64)
 
@@ -180,18 +191,56 @@ def test_one_axis_in_float64_is_a_product(dtype, forms):
     assert [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)] == forms
 
 
-def test_old_libraries_are_gone_round():
-    """Where XLA would take a slow library, and nowhere else."""
-    old, new = (lowering.Where("cpu", slow_library=slow) for slow in (True, False))
+def test_slow_ways_of_an_old_xla_are_gone_round():
+    """Where they are slow, and nowhere else."""
+    old, new = (lowering.Where("cpu", old=old) for old in (True, False))
 
-    def form(where, channels=32, padding=1, dtype=np.float32):
-        geometry = lowering.Form(resolve("op", (9, 9), (3, 3), padding=padding))
-        problem = _choice.Problem.of(geometry, (8, 9, 9, channels), (3, 3, channels, 8), np.dtype(dtype), 0, where)
-        return _choice.choose(_choice.CONV, problem).form
+    def form(where, inputs=32, outputs=48, batch=8, window=3, dtype=np.float32, **options):
+        geometry = lowering.Form(resolve("op", (28, 28), (window, window), **options))
+        shapes = (batch, 28, 28, inputs), (window, window, inputs, outputs)
+        return _choice.choose(_choice.CONV, _choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where)).form
 
-    assert [form(old), form(old, padding=0)] == ["longer", "blocks"]
-    assert [form(old, channels=8), form(old, dtype=np.float64)] == ["lax", "lax"]
-    assert [form(new), form(new, padding=0)] == ["lax", "lax"]
+    bare, bare_in_time, with_zeros = {}, {"stride": 2}, {"padding": 1}
+    for options in (bare, bare_in_time, with_zeros):
+        assert form(old, **options) == "longer"
+        assert {form(new, **options), form(old, dtype=np.float64, **options)} == {"lax"}
+    # Without padding: where windows overlap, and there is much to gather; whatever the number of images and outputs.
+    assert {form(old, outputs=3), form(old, batch=1, inputs=64), form(old, inputs=12, batch=32)} == {"longer"}
+    assert {form(old, batch=1), form(old, inputs=2, batch=99), form(old, window=2, stride=2)} == {"lax"}
+    # With padding: for some numbers of channels, and results that are as large as the image, but not larger.
+    assert {form(old, inputs=33, outputs=17, padding=1), form(old, batch=1, inputs=33, padding=1)} == {"longer"}
+    others = ({"outputs": 17}, {"outputs": 128}, {"inputs": 12}, {"batch": 1}, {"stride": 2}, {"padding": 2})
+    assert {form(old, **({"padding": 1} | other)) for other in others} == {"lax"}
+
+
+@pytest.mark.parametrize(
+    "options", [{"padding": 2}, {"padding": (1, 2), "stride": 2}, {"padding": 4, "dilation": (2, 1)}]
+)
+def test_batch_and_channels_exchanged(options, rng):
+    form = lowering.Form(resolve("op", (9, 8), (5, 4), **options))
+    params, x = draw(rng, (5, 4, 3, 4), (3, 9, 8, 3))
+    g = jnp.asarray(rng.normal(size=(3, *form.positions, 4)))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
+    close(jax.jit(partial(_turned.kernel_grad, form=form))(x, g), expected)
+
+
+def test_kernel_gradients_that_xla_is_fast_with():
+    """Where it is on both versions or on one, and not where it is slow on either."""
+    old, new = (lowering.Where("cpu", old=old) for old in (True, False))
+
+    def forms(inputs=64, outputs=64, batch=8, window=3, dtype=np.float32, padding=1, library=None, **options):
+        geometry = lowering.Form(resolve("op", (28, 28), (window,) * 2, padding=padding, **options), library=library)
+        shapes = (batch, 28, 28, inputs), (window, window, inputs, outputs)
+        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in (old, new))
+        return [_choice.choose(_choice.KERNEL_GRAD, problem).form == "turned" for problem in problems]
+
+    many_taps = {"window": 5, "padding": 2}
+    assert forms(**many_taps) == forms(**many_taps, inputs=3, batch=1) == forms(**many_taps, stride=2) == [True, True]
+    assert forms() == forms(window=5, padding=0) == forms(**many_taps, outputs=17) == [False, True]
+    assert forms(inputs=16, outputs=16) == [True, True]
+    slow = ({"inputs": 128}, {"batch": 2}, {"stride": 2}, {"padding": 2}, {"library": "onednn"}, {"dtype": np.float64})
+    for options in (*slow, many_taps | {"outputs": 4}, {"window": 4, "padding": 2}, {"window": 4, "stride": 4}):
+        assert forms(**options) == [False, False]
 
 
 @pytest.mark.once

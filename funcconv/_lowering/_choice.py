@@ -20,6 +20,10 @@ _TINY = 2**15  # products; below it nothing is gained, and what is compiled shou
 _FEW = 6, 16  # channels before and after
 _SMALL = 2**8  # positions
 _MIDDLE = 16  # channels
+_ONE_OR_TWO = 2  # channels
+_GATHERED = 2**20  # numbers in all windows together
+_MANY_TAPS = 16
+_IMAGES = 8  # that are not few
 _TAPS = 64  # of a kernel that is not large
 
 
@@ -29,7 +33,7 @@ class Where(NamedTuple):
     platform: str | None  # None: any but the CPU
     devices: int | None = 1
     typed: bool = False  # whether types say how arrays are spread over devices
-    slow_library: bool = jax.__version_info__ < (0, 11)  # to which XLA gives convolutions
+    old: bool = jax.__version_info__ < (0, 11)  # whether XLA has slow ways for some convolutions
 
 
 class Problem(NamedTuple):
@@ -78,11 +82,34 @@ class Problem(NamedTuple):
         return few and math.prod(self.form.positions) <= _SMALL
 
     @property
-    def slow(self) -> bool:
-        """Whether XLA is of a version that gives such a convolution to a slow library."""
-        fits = self.dtype == np.float32 and len(self.form.axes) == 2 and self.inputs >= _MIDDLE
-        slow = self.where.slow_library and self.form.library is None
-        return slow and self.where.devices == 1 and fits
+    def planar(self) -> bool:
+        """Whether XLA alone has a fast path for this: two axes, in float32, and no other library turned on."""
+        return self.dtype == np.float32 and len(self.form.axes) == 2 and self.form.library is None
+
+    @property
+    def old(self) -> bool:
+        """Whether that path is of a version that has slow ways for some images."""
+        return self.planar and self.where.old and self.where.devices == 1
+
+    @property
+    def bare(self) -> bool:
+        """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
+        if not self.old or self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
+            return False
+        gathered = self.batch * math.prod(self.form.positions) * math.prod(self.form.window) * self.inputs
+        if self.inputs > _MIDDLE:
+            return gathered >= _GATHERED // 4
+        return gathered >= _GATHERED and self.outputs > _MIDDLE and self.inputs > _ONE_OR_TWO
+
+    @property
+    def halting(self) -> bool:
+        """Whether an old XLA is slow as the result is not larger than the image; a line more is to be little."""
+        if not self.old or not self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
+            return False
+        axis = self.form.axes[self.form.overlapping]
+        same = axis.stride == 1 and axis.outputs <= axis.size and axis.size + 1 <= 1.2 * axis.outputs
+        some = self.inputs > _MIDDLE and _MIDDLE <= self.outputs <= 4 * _MIDDLE
+        return same and some and (self.inputs % 4 > 0 or (self.outputs >= 2 * _MIDDLE and self.batch > 1))
 
     @property
     def offered(self) -> bool:
@@ -92,10 +119,21 @@ class Problem(NamedTuple):
         return self.form.library == "onednn" and fits
 
     @property
-    def same(self) -> bool:
-        """Whether a line more than the image has is not many more than the result has."""
-        first = self.form.axes[0]
-        return first.stride == 1 and first.outputs <= first.size and first.size + 1 <= 1.2 * first.outputs
+    def direct(self) -> bool:
+        """Whether XLA's convolution of the image with the cotangents is not slower than products of what is gathered.
+
+        With many taps it gathers less, with few channels products have little to work on. Cotangents that are longer
+        than the image it is very slow with; and an old XLA with images without padding.
+        """
+        fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
+        if not self.planar or not fits or self.form.overlapping is None or (self.where.old and not self.form.padded):
+            return False
+        if math.prod(self.form.window) >= _MANY_TAPS:
+            return self.inputs > _ONE_OR_TWO and self.outputs > (2 * _MIDDLE - 1 if self.where.old else _MIDDLE)
+        single = all(axis.stride == 1 for axis in self.form.axes)
+        channels = self.inputs, self.outputs
+        some = min(channels) >= _MIDDLE // 2 and max(channels) <= (_MIDDLE if self.where.old else 4 * _MIDDLE)
+        return single and some and isinstance(self.batch, int) and self.batch >= _IMAGES
 
     @property
     def tapering(self) -> bool:
@@ -133,8 +171,7 @@ CONV = (
     _DEPTHWISE, _GROUPS, _POINTWISE,
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
-    Row("longer", lambda p: p.slow and p.same, "one line more, which keeps this XLA from its slow library"),
-    Row("blocks", lambda p: p.slow and p.countable, "products of gathered windows, block by block: the same"),
+    Row("longer", lambda p: p.bare or p.halting, "one line more, which leads this XLA to a faster way"),
     _DEFAULT,
 )  # fmt: skip
 
@@ -150,7 +187,7 @@ KERNEL_GRAD = (
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS, _POINTWISE,
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
-    Row("turned", lambda p: p.narrow, "few channels and positions: the same"),
+    Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: the same"),
     Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip

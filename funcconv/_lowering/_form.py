@@ -41,6 +41,16 @@ class Form(NamedTuple):
         """The sizes of the result."""
         return tuple(axis.outputs for axis in self.axes)
 
+    @property
+    def padded(self) -> bool:
+        """Whether some window reaches beyond the image."""
+        return any(max(axis.lo, axis.reach) > 0 for axis in self.axes)
+
+    @property
+    def overlapping(self) -> int | None:
+        """The first axis along which windows overlap."""
+        return next((i for i, axis in enumerate(self.axes) if axis.extent > axis.stride), None)
+
     def image(self, result: Array, kernel: Array) -> Shape:
         """The shape of the image that this kernel takes to this result."""
         return (result.shape[0], *self.spatial, kernel.shape[-2] * self.groups)
