@@ -51,7 +51,17 @@ CASES = {
         ("taps", "phases", "taps"),
     ),
     "multiplied": ((3, 3, 1, 8), (2, 5, 6, 4), {"stride": 2, "padding": 1, "groups": 4}, ("taps", "phases", "taps")),
-    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("groups", "phases", "groups")),
+    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("taps", "phases", "rows")),
+    "depthwise, large": (
+        (13, 11, 1, 6), (2, 9, 14, 3), {"padding": (12, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
+        ("rows", "phases", "rows"),
+    ),
+    "depthwise, large, three axes": (
+        (5, 4, 4, 1, 2), (1, 6, 5, 4, 2), {"padding": (1, 0, 2), "stride": (1, 1, 2), "groups": 2},
+        ("rows", "phases", "rows"),
+    ),
+    "depthwise, long rows": ((3, 26, 1, 2), (2, 4, 27, 2), {"padding": 1, "groups": 2}, ("taps", "phases", "lax")),
+    "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("taps", "phases", "groups")),
     "groups": ((3, 3, 2, 12), (2, 6, 5, 8), {"stride": 2, "padding": 1, "groups": 4}, ("groups", "phases", "groups")),
     "uneven groups": ((2, 3, 3, 35), (2, 6, 5, 21), {"groups": 7}, ("groups", "phases", "groups")),
     "wide groups": ((2, 2, 17, 180), (2, 4, 4, 153), {"groups": 9}, ("groups", "phases", "groups")),

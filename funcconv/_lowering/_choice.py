@@ -24,7 +24,8 @@ _ONE_OR_TWO = 2  # channels
 _GATHERED = 2**20  # numbers in all windows together
 _MANY_TAPS = 16
 _IMAGES = 8  # that are not few
-_TAPS = 64  # of a kernel that is not large
+_UNROLLED = 64  # taps of a kernel that is not large
+_LONG = 25  # taps of a row
 
 
 class Where(NamedTuple):
@@ -57,8 +58,7 @@ class Problem(NamedTuple):
         """How many products of two numbers are summed, for one image where their number is symbolic."""
         batch = self.batch if isinstance(self.batch, int) else 1
         form = self.form
-        taps = math.prod(form.window) * math.prod(form.positions)
-        return batch * taps * self.inputs * self.outputs * form.groups
+        return batch * self.taps * math.prod(form.positions) * self.inputs * self.outputs * form.groups
 
     @property
     def countable(self) -> bool:
@@ -67,8 +67,13 @@ class Problem(NamedTuple):
 
     @property
     def depthwise(self) -> bool:
-        """Whether groups have one input channel, and windows not too many taps."""
-        return self.inputs == 1 and self.form.groups > 1 and math.prod(self.form.window) <= _TAPS
+        """Whether groups have one input channel."""
+        return self.inputs == 1 and self.form.groups > 1
+
+    @property
+    def taps(self) -> int:
+        """The taps of the kernel."""
+        return math.prod(self.form.window)
 
     @property
     def line(self) -> bool:
@@ -96,7 +101,7 @@ class Problem(NamedTuple):
         """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
         if not self.old or self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
             return False
-        gathered = self.batch * math.prod(self.form.positions) * math.prod(self.form.window) * self.inputs
+        gathered = self.batch * math.prod(self.form.positions) * self.taps * self.inputs
         if self.inputs > _MIDDLE:
             return gathered >= _GATHERED // 4
         return gathered >= _GATHERED and self.outputs > _MIDDLE and self.inputs > _ONE_OR_TWO
@@ -128,7 +133,7 @@ class Problem(NamedTuple):
         fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
         if not self.planar or not fits or self.form.overlapping is None or (self.where.old and not self.form.padded):
             return False
-        if math.prod(self.form.window) >= _MANY_TAPS:
+        if self.taps >= _MANY_TAPS:
             return self.inputs > _ONE_OR_TWO and self.outputs > (2 * _MIDDLE - 1 if self.where.old else _MIDDLE)
         single = all(axis.stride == 1 for axis in self.form.axes)
         channels = self.inputs, self.outputs
@@ -159,16 +164,19 @@ _DTYPE = Row(
     "sums in a dtype of their own",
 )  # fmt: skip
 _LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
-_DEPTHWISE = Row("taps", lambda p: p.depthwise, "a channel to a group: a sum of slices, where XLA has slow loops")
+_DEPTHWISE = "a channel to a group: a sum of slices, where XLA has slow loops"
+_ROWS = "the same, row by row of a large kernel"
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
 _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 
-_POINTWISE = Row("product", lambda p: math.prod(p.form.window) == 1, "one tap: a product of matrices")
+_POINTWISE = Row("product", lambda p: p.taps == 1, "one tap: a product of matrices")
 
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
-    Row("lax", lambda p: p.offered and math.prod(p.form.window) > 1, "oneDNN has it"),
-    _DEPTHWISE, _GROUPS, _POINTWISE,
+    Row("lax", lambda p: p.offered and p.taps > 1, "oneDNN has it"),
+    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if len(p.form.axes) > 2 else 2), _DEPTHWISE),
+    Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
+    _GROUPS, _POINTWISE,
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
     Row("longer", lambda p: p.bare or p.halting, "one line more, which leads this XLA to a faster way"),
@@ -183,7 +191,9 @@ INPUT_GRAD = (
 
 KERNEL_GRAD = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
-    _DEPTHWISE,
+    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED, _DEPTHWISE),
+    Row("rows", lambda p: p.depthwise and not p.line and p.taps <= p.form.window[0] * _LONG, _ROWS),
+    Row("lax", lambda p: p.depthwise and not p.line, "rows of too many taps"),
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS, _POINTWISE,
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),

@@ -1,4 +1,7 @@
-"""Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel."""
+"""Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel.
+
+The rows of a large kernel are taken one after another.
+"""
 
 import functools
 import math
@@ -6,6 +9,7 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
+from .._geometry import Axis
 from .._padding import pad
 from .._taps import shifted
 from .._typing import Array
@@ -37,6 +41,38 @@ def kernel_grad(image: Array, g: Array, form: Form) -> Array:
     sums = lax.fori_loop(0, first.outputs, add_row, [zero] * math.prod(form.window))
     totals = [total.reshape(-1, g.shape[-1]).sum(0) for total in sums]
     return jnp.stack(totals).reshape(form.kernel(image, g))
+
+
+def conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
+    """Return the correlation as a sum over the rows of the kernel, in a loop."""
+    first, row = form.axes[0], _row(form)
+    x = pad(image, form.axes, ("zeros",) * len(form.axes))
+
+    def add_row(tap: Array, y: Array) -> Array:
+        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
+        return lax.add(y, conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row))
+
+    return lax.fori_loop(0, first.window, add_row, jnp.zeros(form.result(image, kernel), image.dtype))
+
+
+def kernel_grad_by_rows(image: Array, g: Array, form: Form) -> Array:
+    """Return the transpose by the kernel, each row of it by itself."""
+    first, row = form.axes[0], _row(form)
+    x = pad(image, form.axes, ("zeros",) * len(form.axes))
+
+    def one_row(tap: Array) -> Array:
+        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
+        return kernel_grad(lines, g, row)[0]
+
+    return lax.map(one_row, jnp.arange(first.window))  # type: ignore[no-any-return]
+
+
+def _row(form: Form) -> Form:
+    """Return the convolution of the lines that one row of the kernel reads, which are padded, with this row."""
+    first, *rest = form.axes
+    lines = Axis((first.outputs - 1) * first.stride + 1, 1, first.stride, 1, 0, 0, first.outputs)
+    others = (axis._replace(size=axis.lo + axis.size + axis.reach, lo=0, hi=0) for axis in rest)
+    return form._replace(axes=(lines, *others))
 
 
 def _repeated(image: Array, outputs: int, form: Form) -> Array:

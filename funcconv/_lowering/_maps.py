@@ -23,6 +23,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
     dense = partial(_conv, where=where)
     forms: dict[str, Map] = {
         "taps": _depthwise.conv,
+        "rows": _depthwise.conv_by_rows,
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "depth": partial(_depth.conv, dense=dense),
@@ -49,6 +50,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
     forms: dict[str, Map] = {
         "taps": _depthwise.kernel_grad,
+        "rows": _depthwise.kernel_grad_by_rows,
         "product": _pointwise.kernel_grad,
         "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
         "turned": _turned.kernel_grad,
