@@ -176,6 +176,14 @@ def _slice(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     return [seen]
 
 
+def _split(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
+    (seen,), before, parts = operands, 0, []
+    for size in eqn.params["sizes"]:
+        parts.append(_taken(seen, eqn.params["axis"], np.arange(before, before + size)))
+        before += size
+    return parts
+
+
 def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     seen, value = operands
     if value is not None:
@@ -291,8 +299,8 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
     "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "transpose": _transpose, "squeeze": _squeeze,
-    "rev": _rev, "slice": _slice, "pad": _pad, "concatenate": _concatenate, "dot_general": _dot_general,
-    "conv_general_dilated": _lax_convolution, "optimization_barrier": _passed_on,
+    "rev": _rev, "slice": _slice, "split": _split, "pad": _pad, "concatenate": _concatenate,
+    "dot_general": _dot_general, "conv_general_dilated": _lax_convolution, "optimization_barrier": _passed_on,
     _family.conv_p.name: partial(_convolution, _windows),
     _family.conv_input_grad_p.name: partial(_convolution, _windows_back),
     _select.extreme_p.name: _select_window, _select.pick_p.name: _select_window,

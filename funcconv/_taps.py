@@ -1,7 +1,7 @@
 """Windows as shifted slices: tap `t` of every window at once is one strided slice of the array."""
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import reduce
 from typing import Any
 
@@ -92,8 +92,10 @@ def fold(
         The tree, with `outputs` in place of what the axis had.
     """
     if window <= _WIDE:
-        taps = (_slice(x, axis, t * dilation, stride, outputs) for t in range(window))
-        return reduce(op, taps)
+        side_by_side = dilation == 1 and (stride == window or outputs == 1)
+        if side_by_side:
+            return reduce(op, _parts(x, axis, window, outputs))
+        return reduce(op, (_slice(x, axis, t * dilation, stride, outputs) for t in range(window)))
     # Fold `chunk` neighbouring taps first, at those places only that the second stage reads.
     apart = 0 if outputs == 1 else stride
     chunk = max(range(2, _WIDE + 1), key=lambda size: (math.gcd(apart, size * dilation), size))
@@ -106,6 +108,18 @@ def fold(
         return head
     tail = _slice(x, axis, blocks * chunk * dilation, 1, 1 + (outputs - 1) * stride + (rest - 1) * dilation)
     return op(head, fold(op, tail, axis, rest, stride, dilation, outputs))
+
+
+def _parts(tree: Any, axis: int, window: int, outputs: int) -> Iterator[Any]:
+    """Return each tap of windows side by side, as parts of one array: their cotangents are put together, not added."""
+
+    def split(x: Array) -> list[Array]:
+        x = lax.slice_in_dim(x, 0, outputs * window, axis=axis)
+        x = x.reshape(*x.shape[:axis], outputs, window, *x.shape[axis + 1 :])
+        return [part.squeeze(axis + 1) for part in lax.split(x, (1,) * window, axis + 1)]
+
+    leaves, structure = jax.tree.flatten(tree)
+    return (jax.tree.unflatten(structure, tap) for tap in zip(*map(split, leaves), strict=True))
 
 
 def _slice(tree: Any, axis: int, start: int, stride: int, count: int) -> Any:

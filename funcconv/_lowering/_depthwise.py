@@ -50,9 +50,10 @@ def conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
 
     def add_row(tap: Array, y: Array) -> Array:
         lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
-        return lax.add(y, conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row))
+        return y + conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row)
 
-    return lax.fori_loop(0, first.window, add_row, jnp.zeros(form.result(image, kernel), image.dtype))
+    zero = jnp.zeros(form.result(image, kernel), image.dtype)
+    return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
 
 
 def kernel_grad_by_rows(image: Array, g: Array, form: Form) -> Array:
