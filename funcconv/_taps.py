@@ -114,9 +114,9 @@ def _parts(tree: Any, axis: int, window: int, outputs: int) -> Iterator[Any]:
     """Return each tap of windows side by side, as parts of one array: their cotangents are put together, not added."""
 
     def split(x: Array) -> list[Array]:
-        x = lax.slice_in_dim(x, 0, outputs * window, axis=axis)
-        x = x.reshape(*x.shape[:axis], outputs, window, *x.shape[axis + 1 :])
-        return [part.squeeze(axis + 1) for part in lax.split(x, (1,) * window, axis + 1)]
+        x = _slice(x, axis, 0, 1, outputs * window)
+        x = lax.reshape(x, (*x.shape[:axis], outputs, window, *x.shape[axis + 1 :]))
+        return [lax.squeeze(part, (axis + 1,)) for part in lax.split(x, (1,) * window, axis + 1)]
 
     leaves, structure = jax.tree.flatten(tree)
     return (jax.tree.unflatten(structure, tap) for tap in zip(*map(split, leaves), strict=True))
@@ -124,4 +124,4 @@ def _parts(tree: Any, axis: int, window: int, outputs: int) -> Iterator[Any]:
 
 def _slice(tree: Any, axis: int, start: int, stride: int, count: int) -> Any:
     stop = start + (count - 1) * stride + 1
-    return jax.tree.map(lambda x: lax.slice_in_dim(x, start, stop, stride, axis), tree)
+    return jax.tree.map(lambda x: x if count == x.shape[axis] else lax.slice_in_dim(x, start, stop, stride, axis), tree)
