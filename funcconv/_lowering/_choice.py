@@ -137,7 +137,7 @@ class Problem(NamedTuple):
             return self.inputs > _ONE_OR_TWO and self.outputs > (2 * _MIDDLE - 1 if self.where.old else _MIDDLE)
         single = all(axis.stride == 1 for axis in self.form.axes)
         channels = self.inputs, self.outputs
-        some = min(channels) >= _MIDDLE // 2 and max(channels) <= (_MIDDLE if self.where.old else 4 * _MIDDLE)
+        some = min(channels) >= _MIDDLE // 2 and max(channels) <= (2 if self.where.old else 4) * _MIDDLE
         return single and some and isinstance(self.batch, int) and self.batch >= _IMAGES
 
     @property
