@@ -201,6 +201,14 @@ def test_one_axis_in_float64_is_a_product(dtype, forms):
     assert [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)] == forms
 
 
+@pytest.mark.parametrize(("dtype", "form"), [(np.float64, "product"), (np.float32, "lax")])
+def test_one_tap_on_one_axis(dtype, form):
+    geometry = lowering.Form(resolve("op", (90,), (1,)))
+    problem = _choice.Problem.of(geometry, (8, 90, 32), (1, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
+    assert _choice.choose(_choice.CONV, problem).form == form
+    assert _choice.choose(_choice.KERNEL_GRAD, problem).form == "product"
+
+
 def test_slow_ways_of_an_old_xla_are_gone_round():
     """Where they are slow, and nowhere else."""
     old, new = (lowering.Where("cpu", old=old) for old in (True, False))

@@ -169,14 +169,15 @@ _ROWS = "the same, row by row of a large kernel"
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
 _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 
-_POINTWISE = Row("product", lambda p: p.taps == 1, "one tap: a product of matrices")
+_POINTWISE = "one tap: a product of matrices"
 
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
     Row("lax", lambda p: p.offered and p.taps > 1, "oneDNN has it"),
     Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if len(p.form.axes) > 2 else 2), _DEPTHWISE),
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
-    _GROUPS, _POINTWISE,
+    _GROUPS,
+    Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
     Row("longer", lambda p: p.bare or p.halting, "one line more, which leads this XLA to a faster way"),
@@ -195,7 +196,8 @@ KERNEL_GRAD = (
     Row("rows", lambda p: p.depthwise and not p.line and p.taps <= p.form.window[0] * _LONG, _ROWS),
     Row("lax", lambda p: p.depthwise and not p.line, "rows of too many taps"),
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
-    _GROUPS, _POINTWISE,
+    _GROUPS,
+    Row("product", lambda p: p.taps == 1, _POINTWISE),
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
     Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: the same"),
     Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
