@@ -302,7 +302,10 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
-@pytest.mark.parametrize("name", ["dense", "three axes", "one tap", "depthwise", "groups", "uneven groups", "patches"])
+@pytest.mark.parametrize(
+    "name",
+    ["dense", "three axes", "one tap", "depthwise", "depthwise, large", "groups", "uneven groups", "patches"],
+)
 def test_no_batch_is_gathered(name, chosen, rng):
     kernel, image, options, _ = CASES[name]
     params, x = draw(rng, kernel, (8, *image[1:]))
@@ -317,7 +320,7 @@ def test_no_batch_is_gathered(name, chosen, rng):
 
 
 def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):
-    for name in ("dense", "one tap", "depthwise", "groups"):
+    for name in ("dense", "one tap", "depthwise", "depthwise, large", "groups"):
         kernel, image, options, _ = CASES[name]
         params, x = draw(rng, kernel, image)
         batch = jax.export.symbolic_shape("b")

@@ -25,7 +25,7 @@ _GATHERED = 2**20  # numbers in all windows together
 _MANY_TAPS = 16
 _IMAGES = 8  # that are not few
 _UNROLLED = 64  # taps of a kernel that is not large
-_LONG = 25  # taps of a row
+_LONG = 25  # taps of a row of a kernel
 
 
 class Where(NamedTuple):
@@ -165,11 +165,10 @@ _DTYPE = Row(
 )  # fmt: skip
 _LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
 _DEPTHWISE = "a channel to a group: a sum of slices, where XLA has slow loops"
-_ROWS = "the same, row by row of a large kernel"
+_ROWS = "a channel to a group, and many taps: sums of slices, row by row of the kernel"
+_POINTWISE = "one tap: a product of matrices"
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
 _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
-
-_POINTWISE = "one tap: a product of matrices"
 
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
@@ -194,12 +193,12 @@ KERNEL_GRAD = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
     Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED, _DEPTHWISE),
     Row("rows", lambda p: p.depthwise and not p.line and p.taps <= p.form.window[0] * _LONG, _ROWS),
-    Row("lax", lambda p: p.depthwise and not p.line, "rows of too many taps"),
+    Row("lax", lambda p: p.depthwise and not p.line, "a channel to a group, and too many taps in a row of the kernel"),
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
-    Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: the same"),
+    Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: XLA's, batch and channels exchanged"),
     Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip
