@@ -24,9 +24,18 @@ CASES = {
     "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "phases", "blocks")),
     "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("blocks", "phases", "blocks")),
     "narrow": ((3, 2, 3, 4), (2, 7, 6, 3), {"stride": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "turned")),
-    "tapering": ((3, 3, 9, 4), (2, 7, 6, 9), {"padding": 1}, ("lax", "phases", "exchanged")),
+    "tapering": ((3, 3, 9, 1), (2, 7, 6, 9), {"padding": 1}, ("lax", "phases", "exchanged")),
+    "even": ((3, 4, 9, 7), (2, 7, 6, 9), {"padding": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "mixed")),
     "three axes": (
         (3, 2, 3, 2, 20), (2, 5, 4, 6, 2), {"padding": 1, "stride": (2, 1, 1)},
+        ("planes", "phases", "blocks"),
+    ),
+    "many planes": (
+        (5, 2, 3, 4, 1), (2, 9, 4, 5, 4), {"padding": (2, 0, 1), "stride": (1, 2, 1)},
+        ("depth", "phases", "mixed"),
+    ),
+    "four axes": (
+        (2, 3, 1, 2, 2, 3), (1, 4, 5, 2, 4, 2), {"padding": (0, 1, 0, 1), "dilation": (2, 1, 1, 1)},
         ("depth", "phases", "blocks"),
     ),
     "one tap": ((1, 1, 3, 5), (2, 4, 5, 3), {"stride": (1, 2), "padding": (0, 1)}, ("product", "phases", "product")),
@@ -138,7 +147,7 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
 
 
 @pytest.mark.parametrize("gathered", [1, 350])
-@pytest.mark.parametrize("name", ["dense", "narrow", "one axis", "three axes", "cropped", "dilated phases"])
+@pytest.mark.parametrize("name", ["dense", "even", "narrow", "one axis", "many planes", "cropped", "dilated phases"])
 def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
     monkeypatch.setattr(_blocks, "_GATHERED", gathered)
     kernel, image, options, _ = CASES[name]
@@ -149,6 +158,8 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
     g = jnp.asarray(rng.normal(size=(5, *form.positions, kernel[-1])))
     (expected,) = jax.linear_transpose(partial(reference, x), params["kernel"])(g)
     close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
+    if form.axes[0].stride == 1:
+        close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize("number", [1, 7, 12, 97])
@@ -165,12 +176,13 @@ def test_an_axis_is_cut_once(number, most):
 
 @pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])
 @pytest.mark.parametrize("dilation", [1, (2, 1), (1, 3)])
-def test_image_and_cotangent_exchanged(padding, dilation, rng):
+def test_windows_of_cotangents(padding, dilation, rng):
     form = lowering.Form(resolve("op", (9, 8), (3, 2), padding=padding, dilation=dilation))
     params, x = draw(rng, (3, 2, 5, 2), (3, 9, 8, 5))
     g = jnp.asarray(rng.normal(size=(3, *form.positions, 2)))
     (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
     close(jax.jit(partial(_blocks.exchanged, form=form))(x, g), expected)
+    close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize(
@@ -244,21 +256,72 @@ def test_batch_and_channels_exchanged(options, rng):
 
 def test_kernel_gradients_that_xla_is_fast_with():
     """Where it is on both versions or on one, and not where it is slow on either."""
-    old, new = (lowering.Where("cpu", old=old) for old in (True, False))
 
     def forms(inputs=64, outputs=64, batch=8, window=3, dtype=np.float32, padding=1, library=None, **options):
         geometry = lowering.Form(resolve("op", (28, 28), (window,) * 2, padding=padding, **options), library=library)
         shapes = (batch, 28, 28, inputs), (window, window, inputs, outputs)
-        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in (old, new))
-        return [_choice.choose(_choice.KERNEL_GRAD, problem).form == "turned" for problem in problems]
+        wheres = (lowering.Where("cpu", old=old) for old in (True, False))
+        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in wheres)
+        return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
     many_taps = {"window": 5, "padding": 2}
-    assert forms(**many_taps) == forms(**many_taps, inputs=3, batch=1) == forms(**many_taps, stride=2) == [True, True]
-    assert forms() == forms(window=5, padding=0) == forms(**many_taps, outputs=17) == [False, True]
-    assert forms(inputs=32, outputs=32) == [True, True]
-    slow = ({"inputs": 128}, {"batch": 2}, {"stride": 2}, {"padding": 2}, {"library": "onednn"}, {"dtype": np.float64})
-    for options in (*slow, many_taps | {"outputs": 4}, {"window": 4, "padding": 2}, {"window": 4, "stride": 4}):
-        assert forms(**options) == [False, False]
+    both = (
+        many_taps, many_taps | {"stride": 2}, many_taps | {"inputs": 17, "outputs": 100}, {"inputs": 3}, {"inputs": 9},
+        {"outputs": 129}, {"outputs": 128, "batch": 1}, {"stride": 2, "inputs": 9, "outputs": 24},
+        {"stride": 2, "batch": 1},
+    )  # fmt: skip
+    for options in both:
+        assert forms(**options) == ["turned", "turned"], options
+    assert forms(inputs=32, outputs=32) == forms(outputs=128) == ["turned", "mixed"]
+    assert forms(window=5, padding=0) == ["mixed", "turned"]
+    assert forms(stride=2, window=5, padding=0) == ["blocks", "turned"]
+    products = (
+        {}, {"inputs": 128}, {"batch": 1}, {"padding": 0}, {"library": "onednn"}, {"dtype": np.float64},
+        many_taps | {"outputs": 16}, {"window": 4, "padding": 2},
+    )  # fmt: skip
+    for options in products:
+        assert forms(**options) == ["mixed", "mixed"], options
+    blocks = (
+        {"window": 4, "stride": 4}, {"stride": 3}, {"stride": 2}, {"stride": 2, "batch": 1, "outputs": 16},
+        {"window": 2, "inputs": 3, "outputs": 3}, {"batch": 1, "inputs": 3, "outputs": 8},
+    )  # fmt: skip
+    for options in blocks:
+        assert forms(**options) == ["blocks", "blocks"], options
+    assert forms(inputs=128, outputs=128) == ["blocks", "mixed"]
+    assert forms(outputs=8) == forms(outputs=3) == ["exchanged", "exchanged"]
+
+
+def test_kernel_gradients_of_many_images():
+    """XLA has no cache for them."""
+
+    def forms(batch, inputs, outputs, **options):
+        geometry = lowering.Form(resolve("op", (28, 28), (5, 5), **options))
+        shapes = (batch, 28, 28, inputs), (5, 5, inputs, outputs)
+        wheres = (lowering.Where("cpu", old=old) for old in (True, False))
+        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
+        return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
+
+    assert forms(32, 1, 32) == ["turned", "turned"]
+    assert forms(64, 1, 32) == ["blocks", "blocks"]
+    assert forms(32, 32, 32, padding=2) == ["turned", "turned"]
+    assert forms(64, 32, 32, padding=2) == ["mixed", "turned"]
+
+
+def test_few_channels_are_one_product():
+    """Where few numbers are gathered, and for numbers of channels that an old XLA is slow with."""
+
+    def forms(inputs=3, outputs=16, batch=8, window=3, **options):
+        geometry = lowering.Form(resolve("op", (40, 40), (window, window), padding=window // 2, **options))
+        shapes = (batch, 40, 40, inputs), (window, window, inputs, outputs)
+        wheres = (lowering.Where("cpu", old=old) for old in (True, False))
+        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
+        return [_choice.choose(_choice.CONV, problem).form for problem in problems]
+
+    assert forms() == forms(inputs=1, outputs=1) == forms(stride=2) == forms(inputs=2, window=5) == ["windows"] * 2
+    assert forms(outputs=17) == forms(inputs=9, outputs=32) == ["windows", "lax"]
+    others = ({"inputs": 8}, {"inputs": 4, "outputs": 17}, {"outputs": 33}, {"window": 7}, {"batch": 99})
+    for options in others:
+        assert forms(**options) == ["lax", "lax"], options
 
 
 @pytest.mark.once
@@ -298,7 +361,7 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
         elif platform is None or typed:
             assert forms == ["lax"] * 3
         elif devices != 1:
-            assert not {"blocks", "exchanged", "product", "turned"} & {forms[2]}
+            assert not {"blocks", "exchanged", "mixed", "product", "turned"} & {forms[2]}
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
@@ -308,15 +371,26 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
 )
 def test_no_batch_is_gathered(name, chosen, rng):
     kernel, image, options, _ = CASES[name]
-    params, x = draw(rng, kernel, (8, *image[1:]))
+    of_a_spread_batch(draw(rng, kernel, (8, *image[1:])), options)
+    assert chosen
+
+
+@pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
+def test_no_batch_of_few_channels_is_gathered(chosen, rng):
+    of_a_spread_batch(draw(rng, (3, 3, 3, 16), (8, 20, 20, 3), np.float32), {"padding": 1})
+    assert (_choice.CONV, "windows") in chosen
+
+
+def of_a_spread_batch(arrays, options):
+    """Compare what four devices compute without gathering the batch to what XLA's own form computes on one."""
+    params, x = arrays
     mesh = jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Auto,))
     params = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     spread = jax.device_put(x, NamedSharding(mesh, PartitionSpec("devices")))
     compiled = jax.jit(partial(everything, None, options)).lower(params, spread).compile()
-    assert chosen
     assert not any(word in compiled.as_text() for word in ("all-gather", "all-to-all", "collective-permute"))
     expected = jax.jit(partial(everything, "lax", options))(jax.device_get(params), x)
-    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=256), compiled(params, spread), expected)
+    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=256, dtype=x.dtype), compiled(params, spread), expected)
 
 
 def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):

@@ -16,7 +16,10 @@ LARGE = {
     "groups": ((4, 64, 64, 64), 3, 64, {"padding": 1, "groups": 16}),
     "one tap": ((8, 64, 64, 64), 1, 128, {"stride": 2}),
     "one axis": ((8, 8192, 16), 25, 16, {"padding": 12}),
+    "few channels": ((8, 128, 128, 3), 5, 16, {"padding": 2}),
     "three axes": ((2, 32, 32, 32, 16), 3, 16, {"padding": 1}),
+    "three axes, few channels": ((4, 40, 40, 40, 1), 3, 16, {"padding": 1}),
+    "three axes, to few channels": ((4, 32, 32, 32, 8), 5, 1, {"padding": 2}),
 }
 BLOCK = 2**22  # bytes that one block may take, whatever the shape
 

@@ -1,7 +1,8 @@
 """Products of matrices, block by block, so that what is gathered stays in the cache.
 
 A block is some images of the batch or, where one is too large, a band of its positions. Its windows are gathered as the
-rows of one matrix, which is multiplied with the kernel; or the transposed cotangents of the block with it.
+rows of one matrix, which is multiplied with the kernel; or the transposed cotangents of the block, or windows of these,
+with it.
 """
 
 import itertools
@@ -14,6 +15,7 @@ from jax import lax
 
 from .._geometry import Axis
 from .._padding import pad
+from .._taps import patches
 from .._typing import Array
 from ._form import Form
 
@@ -74,11 +76,41 @@ def exchanged(image: Array, g: Array, form: Form) -> Array:
     return lax.rev(w.swapaxes(-1, -2), range(len(axes)))
 
 
-def _over_blocks(step: Callable[[Array, Block], Array], start: Array, image: Array, form: Form) -> Array:
-    """Return what `step` makes of `start` block by block."""
+def mixed(image: Array, g: Array, form: Form) -> Array:
+    """Return the same for a stride of one along the first axis, whose taps are read from the cotangents.
+
+    Of the image windows along the other axes are gathered, of the cotangents those along the first: fewer in all. The
+    wider of the two is multiplied from the right, which XLA is faster with.
+    """
+    first, *rest = form.axes
+    reach = first.extent - 1
+    lines = first._replace(window=1, dilation=1, outputs=first.outputs + reach)  # of the image, each read once
+    readers = Axis(first.outputs, first.window, 1, first.dilation, reach, reach, lines.outputs)
+    padded = jnp.pad(g, [(0, 0), (reach, reach), *[(0, 0)] * (g.ndim - 2)])
+    inputs, outputs = math.prod(form.window[1:]) * image.shape[-1], first.window * g.shape[-1]
+
+    def add_product(total: Array, block: Block) -> Array:
+        image, line = block.place
+        right = lax.dynamic_slice_in_dim(padded, image, block.images.size)
+        right = lax.dynamic_slice_in_dim(right, line, block.lines.size + reach, axis=1)
+        right = patches(right, [readers._replace(outputs=block.lines.size)]).reshape(-1, outputs)
+        pair = (block.windows, right) if inputs < outputs else (right, block.windows)
+        return total + lax.dot_general(*pair, (((0,), (0,)), ((), ())), precision=form.precision)
+
+    zero = jnp.zeros(sorted((inputs, outputs)), g.dtype)
+    w = _over_blocks(add_product, zero, image, form._replace(axes=(lines, *rest)), beside=outputs)
+    w = w if inputs < outputs else w.T
+    w = w.reshape(*form.window[1:], image.shape[-1], first.window, g.shape[-1])
+    return jnp.moveaxis(w[..., ::-1, :], -2, 0)  # a plane's last tap is that of the first window that reads it
+
+
+def _over_blocks(
+    step: Callable[[Array, Block], Array], start: Array, image: Array, form: Form, beside: int = 0
+) -> Array:
+    """Return what `step` makes of `start` block by block; it gathers `beside` numbers more for each position."""
     columns = math.prod(form.window) * image.shape[-1]
     first, *rest = form.axes
-    line = columns * math.prod(axis.outputs for axis in rest)
+    line = (columns + beside) * math.prod(axis.outputs for axis in rest)
     of_images = _cuts(len(image), _GATHERED // (line * first.outputs))
     of_lines = _cuts(first.outputs, _GATHERED // line)
     x = _flat(image, form.axes)

@@ -21,9 +21,17 @@ _FEW = 6, 16  # channels before and after
 _SMALL = 2**8  # positions
 _MIDDLE = 16  # channels
 _ONE_OR_TWO = 2  # channels
+_ODD = 3, 5, 7, 9  # channels
+_PRODUCT = 2**7  # numbers in a window
 _GATHERED = 2**20  # numbers in all windows together
+_SPARE = 3  # times as many numbers as image and result have may be held beside them
+_PLANE = 2  # axes
+_SOME_TAPS = 5
 _MANY_TAPS = 16
-_IMAGES = 8  # that are not few
+_FEW_POSITIONS = 100
+_MANY_IMAGES = 64
+_HEAP = 2**19  # numbers of so many images and their results that XLA has no cache for them
+_AS_MANY = 64  # products take as long as one number is gathered
 _UNROLLED = 64  # taps of a kernel that is not large
 _LONG = 25  # taps of a row of a kernel
 
@@ -81,10 +89,41 @@ class Problem(NamedTuple):
         return len(self.form.axes) == 1
 
     @property
+    def held(self) -> int:
+        """How many numbers the image and the result of one example are."""
+        return math.prod(self.form.spatial) * self.inputs + math.prod(self.form.positions) * self.outputs
+
+    @property
+    def gathered(self) -> int:
+        """How many numbers the windows of one example are."""
+        return math.prod(self.form.positions) * self.taps * self.inputs
+
+    @property
+    def planes(self) -> bool:
+        """Whether there are three axes, and the planes that windows along the first read are not too many."""
+        first, *rest = self.form.axes
+        numbers = first.outputs * first.window * math.prod(axis.size for axis in rest) * self.inputs
+        return len(rest) == _PLANE and self.inputs <= 4 * _MIDDLE and numbers <= _SPARE * self.held
+
+    @property
+    def slight(self) -> bool:
+        """Whether XLA has too few channels to be fast with, or an odd number that an old one is slow with."""
+        few = self.inputs <= _FEW[0] and self.outputs <= _FEW[1] and self.taps * self.inputs <= _PRODUCT
+        odd = self.old and self.inputs in _ODD and _MIDDLE < self.outputs <= 2 * _MIDDLE
+        return self.planar and (few or odd)
+
+    @property
+    def gatherable(self) -> bool:
+        """Whether all windows together are few enough numbers to be held, and for the cache."""
+        if not isinstance(self.batch, int):
+            return False
+        return self.batch * self.gathered <= min(max(_SPARE * self.batch * self.held, _GATHERED // 2), 4 * _GATHERED)
+
+    @property
     def narrow(self) -> bool:
-        """Whether products of matrices would have little to work on."""
-        few = self.inputs <= _FEW[0] and self.outputs <= _FEW[1]
-        return few and math.prod(self.form.positions) <= _SMALL
+        """Whether products of matrices would have little to work on, and XLA has fast loops."""
+        few = max(2 * self.inputs, self.outputs) <= _MIDDLE
+        return few and math.prod(self.form.positions) <= _SMALL and len(self.form.axes) <= _PLANE
 
     @property
     def planar(self) -> bool:
@@ -101,7 +140,7 @@ class Problem(NamedTuple):
         """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
         if not self.old or self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
             return False
-        gathered = self.batch * math.prod(self.form.positions) * self.taps * self.inputs
+        gathered = self.batch * self.gathered
         if self.inputs > _MIDDLE:
             return gathered >= _GATHERED // 4
         return gathered >= _GATHERED and self.outputs > _MIDDLE and self.inputs > _ONE_OR_TWO
@@ -124,28 +163,73 @@ class Problem(NamedTuple):
         return self.form.library == "onednn" and fits
 
     @property
-    def direct(self) -> bool:
-        """Whether XLA's convolution of the image with the cotangents is not slower than products of what is gathered.
-
-        With many taps it gathers less, with few channels products have little to work on. Cotangents that are longer
-        than the image it is very slow with; and an old XLA with images without padding.
-        """
+    def turnable(self) -> bool:
+        """Whether XLA has a convolution of the image with the cotangents that is fast: not if these are the longer."""
         fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
-        if not self.planar or not fits or self.form.overlapping is None or (self.where.old and not self.form.padded):
-            return False
-        if self.taps >= _MANY_TAPS:
-            return self.inputs > _ONE_OR_TWO and self.outputs > (2 * _MIDDLE - 1 if self.where.old else _MIDDLE)
-        single = all(axis.stride == 1 for axis in self.form.axes)
-        channels = self.inputs, self.outputs
-        some = min(channels) >= _MIDDLE // 2 and max(channels) <= (2 if self.where.old else 4) * _MIDDLE
-        return single and some and isinstance(self.batch, int) and self.batch >= _IMAGES
+        return self.planar and fits and self.form.overlapping is not None
 
     @property
-    def tapering(self) -> bool:
-        """Whether the windows of the result hold fewer numbers than those of the image, and are not many more."""
-        places, positions = math.prod(self.form.spatial), math.prod(self.form.positions)
-        single = all(axis.stride == 1 for axis in self.form.axes)
-        return single and places * self.outputs < positions * self.inputs and places <= 1.5 * positions
+    def direct(self) -> bool:
+        """Whether that convolution is not slower than products of what is gathered, with a stride of one.
+
+        With many taps it gathers less, and with few channels products have little to work on.
+        """
+        if not self.turnable or self.form.strided or self.taps < _SOME_TAPS:
+            return False
+        if self.batch == 1:
+            return self.outputs >= max(2 * self.inputs, _MIDDLE + 1)
+        if self.small:
+            return True
+        heaped = self.batch >= _MANY_IMAGES and self.batch * self.held >= _HEAP
+        if self.inputs <= _FEW[0]:
+            return not heaped
+        if self.inputs >= _MIDDLE and self.outputs <= _MIDDLE // 2:  # windows of the cotangents are little
+            return False
+        if self.taps >= _MANY_TAPS and not self.old:
+            return self.outputs > _MIDDLE
+        if self.taps >= _MANY_TAPS:
+            return self.outputs > (_MIDDLE if self.form.padded else max(self.inputs, _MIDDLE)) and not heaped
+        if self.inputs < _MIDDLE:
+            return True
+        if not self.old:
+            return self.outputs > 2 * self.inputs
+        few = self.form.padded and max(self.inputs, self.outputs) <= 2 * _MIDDLE
+        return few or (self.outputs >= 2 * self.inputs and not heaped)
+
+    @property
+    def direct_strided(self) -> bool:
+        """The same with a stride."""
+        if not self.turnable or not self.form.strided:
+            return False
+        if self.batch == 1:
+            return self.inputs <= 4 * _MIDDLE and self.outputs > _MIDDLE
+        if self.old and not self.form.padded:
+            return self.small
+        if self.taps >= _MANY_TAPS:
+            return self.outputs > _MIDDLE
+        return self.small or self.inputs <= _FEW[0] or max(self.inputs, self.outputs) <= 2 * _MIDDLE
+
+    @property
+    def small(self) -> bool:
+        """Whether there are few positions, and not many channels or taps."""
+        few = math.prod(self.form.positions) < _FEW_POSITIONS and self.taps < _MANY_TAPS
+        return few and max(self.inputs, self.outputs) <= 4 * _MIDDLE
+
+    @property
+    def gathering(self) -> str:
+        """The form whose products gather the fewest numbers for a position, by what a number costs, as measured."""
+        first = self.form.axes[0]
+        read = (first.outputs + first.extent - 1) / first.outputs
+        places = math.prod(self.form.spatial) / math.prod(self.form.positions)
+        products = self.taps * self.inputs * self.outputs / _AS_MANY
+        numbers = {"blocks": 1.5 * self.taps * self.inputs + products}
+        short = len(self.form.axes) == _PLANE and self.inputs <= _FEW[0]
+        if first.stride == 1 and not short and not (self.old and min(self.inputs, self.outputs) >= 8 * _MIDDLE):
+            gathered = self.taps // first.window * self.inputs + first.window * self.outputs
+            numbers["mixed"] = read * (gathered + products)
+        if not self.form.strided:
+            numbers["exchanged"] = places * (2 * self.taps * self.outputs + products)
+        return min(numbers, key=lambda form: numbers[form])
 
 
 class Row(NamedTuple):
@@ -177,8 +261,10 @@ CONV = (
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
     Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),
+    Row("planes", lambda p: p.planes, "planes side by side as channels: XLA is fast in two axes"),
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
+    Row("windows", lambda p: p.slight and p.gatherable, "few channels: one product of gathered windows"),
     Row("longer", lambda p: p.bare or p.halting, "one line more, which leads this XLA to a faster way"),
     _DEFAULT,
 )  # fmt: skip
@@ -199,7 +285,9 @@ KERNEL_GRAD = (
     Row("product", lambda p: p.taps == 1, _POINTWISE),
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
     Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: XLA's, batch and channels exchanged"),
-    Row("exchanged", lambda p: p.tapering, "products of gathered cotangents, which are fewer, block by block"),
+    Row("turned", lambda p: p.direct_strided, "a stride, and not many channels: XLA's, batch and channels exchanged"),
+    Row("mixed", lambda p: p.gathering == "mixed", "products of gathered rows of both, block by block"),
+    Row("exchanged", lambda p: p.gathering == "exchanged", "products of gathered cotangents, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005
 )  # fmt: skip
 

@@ -47,6 +47,11 @@ class Form(NamedTuple):
         return any(max(axis.lo, axis.reach) > 0 for axis in self.axes)
 
     @property
+    def strided(self) -> bool:
+        """Whether there is a stride."""
+        return any(axis.stride > 1 for axis in self.axes)
+
+    @property
     def overlapping(self) -> int | None:
         """The first axis along which windows overlap."""
         return next((i for i, axis in enumerate(self.axes) if axis.extent > axis.stride), None)

@@ -26,7 +26,8 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         "rows": _depthwise.conv_by_rows,
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
-        "depth": partial(_depth.conv, dense=dense),
+        "planes": partial(_depth.conv, dense=dense),
+        "depth": partial(_depth.conv_by_taps, dense=dense),
         "longer": _lax.longer,
         "blocks": _blocks.conv,
     }
@@ -56,6 +57,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         "turned": _turned.kernel_grad,
         "blocks": _blocks.kernel_grad,
         "exchanged": _blocks.exchanged,
+        "mixed": _blocks.mixed,
     }
     return forms[name](_widened(image), _widened(g), form).astype(out.dtype)
 

@@ -1,5 +1,6 @@
 """Windows of one tap: a convolution is a product of matrices."""
 
+import functools
 import math
 
 import jax.numpy as jnp
@@ -9,7 +10,7 @@ from .._padding import pad
 from .._typing import Array
 from ._form import Form
 
-_PARTS = 8  # a long sum is formed in so many parts at most, as one batched product
+_PARTS = 4  # a long sum is formed in so many parts at most, as one batched product
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:
@@ -23,7 +24,8 @@ def kernel_grad(image: Array, g: Array, form: Form) -> Array:
     count = math.prod(x.shape[:-1])
     parts = math.gcd(count, _PARTS)
     x, right = (each.reshape(parts, count // parts, each.shape[-1]) for each in (x, g))
-    return jnp.einsum("pni,pno->pio", x, right, precision=form.precision).sum(0).reshape(form.kernel(image, g))
+    products = jnp.einsum("pni,pno->pio", x, right, precision=form.precision)
+    return functools.reduce(jnp.add, jnp.unstack(products)).reshape(form.kernel(image, g))  # XLA's sum can be slow
 
 
 def _read(image: Array, form: Form) -> Array:

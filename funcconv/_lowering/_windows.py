@@ -1,6 +1,7 @@
 """A convolution as one product of gathered windows with the kernel.
 
-Under a stack of kernels this is one batched product, where XLA's own way is a convolution with as many groups.
+Under a stack of kernels this is one batched product, where XLA's own way is a convolution with as many groups. With few
+channels it is faster than XLA's, and what is gathered is little.
 """
 
 import jax.numpy as jnp
