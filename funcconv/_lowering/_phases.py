@@ -23,7 +23,8 @@ Forward: TypeAlias = Callable[[Array, Array, Form], Array]
 
 _SPARE = 1.4  # zeros are added to the taps if they are multiplied by no more than this
 _FEW = 8  # or if phases have so few channels that convolutions of their own would be slow
-_MANY = 16  # or if there would be more of these
+_SOME = 18  # or if with these the taps are not doubled
+_MANY = 16  # or if there would be more phases
 
 
 class Phase(NamedTuple):
@@ -52,7 +53,7 @@ def _merges(form: Form, channels: int) -> bool:
     if _dilated(form) or _count(form) == 1:
         return False
     spare = math.prod(_rounds(axis) * min(axis.window, axis.stride) / axis.window for axis in form.axes)
-    return spare < _SPARE or channels < _FEW or _count(form) > _MANY
+    return spare < (2 if channels < _SOME else _SPARE) or channels < _FEW or _count(form) > _MANY
 
 
 def _dilated(form: Form) -> bool:
