@@ -289,6 +289,8 @@ def test_kernel_gradients_that_xla_is_fast_with():
         assert forms(**options) == ["blocks", "blocks"], options
     assert forms(inputs=128, outputs=128) == ["blocks", "mixed"]
     assert forms(outputs=8) == forms(outputs=3) == ["exchanged", "exchanged"]
+    assert forms(outputs=8, window=27, padding=13) == ["mixed", "mixed"]
+    assert forms(outputs=8, window=29, padding=14) == ["turned", "turned"]  # the image is a fourth of what is padded
 
 
 def test_kernel_gradients_of_many_images():

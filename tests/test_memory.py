@@ -12,6 +12,7 @@ LARGE = {
     "one large image": ((1, 400, 400, 16), 5, 16, {"padding": 2}),
     "stem": ((2, 224, 224, 3), 7, 64, {"padding": 3, "stride": 2}),
     "a large kernel": ((2, 96, 96, 8), 21, 8, {"padding": 10}),
+    "a kernel larger than the image": ((1024, 4, 4, 16), 21, 8, {"padding": 10}),
     "depthwise": ((4, 96, 96, 32), 7, 32, {"padding": 3, "groups": 32}),
     "groups": ((4, 64, 64, 64), 3, 64, {"padding": 1, "groups": 16}),
     "one tap": ((8, 64, 64, 64), 1, 128, {"stride": 2}),

@@ -169,6 +169,12 @@ class Problem(NamedTuple):
         return self.planar and fits and self.form.overlapping is not None
 
     @property
+    def hollow(self) -> bool:
+        """Whether the padded image is mostly padding, which products would gather and hold."""
+        padded = math.prod(axis.size + max(axis.lo, 0) + max(axis.reach, 0) for axis in self.form.axes)
+        return padded >= 4 * math.prod(self.form.spatial)
+
+    @property
     def direct(self) -> bool:
         """Whether that convolution is not slower than products of what is gathered, with a stride of one.
 
@@ -284,6 +290,7 @@ KERNEL_GRAD = (
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
     Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
+    Row("turned", lambda p: p.turnable and p.hollow, "mostly padding: XLA's, batch and channels exchanged"),
     Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: XLA's, batch and channels exchanged"),
     Row("turned", lambda p: p.direct_strided, "a stride, and not many channels: XLA's, batch and channels exchanged"),
     Row("mixed", lambda p: p.gathering == "mixed", "products of gathered rows of both, block by block"),
