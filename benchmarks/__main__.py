@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from . import convolutions, derivatives, eager, importing, peers, pools, scaling, training
+from . import allocator, convolutions, derivatives, eager, importing, peers, pools, scaling, training
 from .picture import draw
 
 RESULTS = Path(__file__).parent / "results"
@@ -20,6 +20,7 @@ SUITES = {
     "importing": importing.results,
     "scaling": scaling.results,
     "training": training.results,
+    "allocator": allocator.results,
 }
 
 

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import funcconv as fc
 from funcconv import _lowering as lowering
 from funcconv._geometry import resolve
-from funcconv._lowering import _blocks, _choice, _lax, _maps, _phases, _turned
+from funcconv._lowering import _blocks, _choice, _cuts, _depthwise, _lax, _maps, _phases, _turned
 
 TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
 
@@ -60,17 +60,17 @@ CASES = {
         ("taps", "phases", "taps"),
     ),
     "multiplied": ((3, 3, 1, 8), (2, 5, 6, 4), {"stride": 2, "padding": 1, "groups": 4}, ("taps", "phases", "taps")),
-    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("taps", "phases", "rows")),
+    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("taps", "phases", "taps")),
     "depthwise, large": (
         (13, 11, 1, 6), (2, 9, 14, 3), {"padding": (12, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
-        ("rows", "phases", "rows"),
+        ("rows", "phases", "taps"),
     ),
     "depthwise, large, three axes": (
         (5, 4, 4, 1, 2), (1, 6, 5, 4, 2), {"padding": (1, 0, 2), "stride": (1, 1, 2), "groups": 2},
-        ("rows", "phases", "rows"),
+        ("rows", "phases", "taps"),
     ),
-    "depthwise, long rows": ((3, 26, 1, 2), (2, 4, 27, 2), {"padding": 1, "groups": 2}, ("taps", "phases", "lax")),
-    "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("taps", "phases", "groups")),
+    "depthwise, long rows": ((3, 26, 1, 2), (2, 4, 27, 2), {"padding": 1, "groups": 2}, ("taps", "phases", "taps")),
+    "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("taps", "phases", "taps")),
     "groups": ((3, 3, 2, 12), (2, 6, 5, 8), {"stride": 2, "padding": 1, "groups": 4}, ("groups", "phases", "groups")),
     "uneven groups": ((2, 3, 3, 35), (2, 6, 5, 21), {"groups": 7}, ("groups", "phases", "groups")),
     "wide groups": ((2, 2, 17, 180), (2, 4, 4, 153), {"groups": 9}, ("groups", "phases", "groups")),
@@ -162,16 +162,32 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
         close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
 
 
+@pytest.mark.parametrize(("unrolled", "read"), [(1, 1), (3, 150), (20, 2**18)])
+@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("depthwise", "multiplied"))])
+def test_blocks_of_positions_of_every_size(name, unrolled, read, monkeypatch, rng):
+    monkeypatch.setattr(_depthwise, "_READ", read)
+    kernel, image, options, _ = CASES[name]
+    options = dict(options)
+    groups = options.pop("groups")
+    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options), groups)
+    params, x = draw(rng, kernel, (5, *image[1:]))
+    g = jnp.asarray(rng.normal(size=(5, *form.positions, kernel[-1])))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
+    for blocks in (True, False):
+        found = jax.jit(partial(_depthwise.kernel_grad, form=form, unrolled=unrolled, blocks=blocks))(x, g)
+        close(found, expected)
+
+
 @pytest.mark.parametrize("number", [1, 7, 12, 97])
 @pytest.mark.parametrize("most", [0, 1, 5, 8, 100])
 def test_an_axis_is_cut_once(number, most):
-    cuts = _blocks._cuts(number, most)
+    found = _cuts.cuts(number, most)
     pieces = [
-        range(cut.begin + i * cut.size, cut.begin + (i + 1) * cut.size) for cut in cuts for i in range(cut.pieces)
+        range(cut.begin + i * cut.size, cut.begin + (i + 1) * cut.size) for cut in found for i in range(cut.pieces)
     ]
     assert [place for piece in pieces for place in piece] == [*range(number)]
-    assert all(1 <= cut.size <= max(most, 1) for cut in cuts)
-    assert len(cuts) <= 2
+    assert all(1 <= cut.size <= max(most, 1) for cut in found)
+    assert len(found) <= 2
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])

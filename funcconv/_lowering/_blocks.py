@@ -17,19 +17,12 @@ from .._geometry import Axis
 from .._padding import pad
 from .._taps import patches
 from .._typing import Array
+from ._cuts import Cut, cuts
 from ._form import Form
 
 Axes: TypeAlias = tuple[Axis, ...]
 
 _GATHERED = 2**19  # numbers that are gathered at once, unless one line of positions has more
-
-
-class Cut(NamedTuple):
-    """Neighbouring pieces of an axis, of one size."""
-
-    begin: int
-    pieces: int
-    size: int
 
 
 class Block(NamedTuple):
@@ -111,8 +104,8 @@ def _over_blocks(
     columns = math.prod(form.window) * image.shape[-1]
     first, *rest = form.axes
     line = (columns + beside) * math.prod(axis.outputs for axis in rest)
-    of_images = _cuts(len(image), _GATHERED // (line * first.outputs))
-    of_lines = _cuts(first.outputs, _GATHERED // line)
+    of_images = cuts(len(image), _GATHERED // (line * first.outputs))
+    of_lines = cuts(first.outputs, _GATHERED // line)
     x = _flat(image, form.axes)
     found = start
     for images, lines in itertools.product(of_images, of_lines):
@@ -173,11 +166,3 @@ def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array, plac
     )
     indices = jnp.stack([jnp.broadcast_to(start, found) for start in starts], -1)
     return lax.gather(x, indices, numbers, (size, *read), mode="promise_in_bounds")
-
-
-def _cuts(number: int, most: int) -> list[Cut]:
-    """Cut an axis into pieces not larger than `most`, or than 1: of one size, but for what is left."""
-    size = min(max(most, 1), number)
-    size = next((each for each in range(size, size // 2, -1) if number % each == 0), size)
-    whole, rest = divmod(number, size)
-    return [Cut(0, whole, size), *([Cut(whole * size, 1, rest)] if rest else [])]

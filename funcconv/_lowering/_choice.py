@@ -33,7 +33,6 @@ _MANY_IMAGES = 64
 _HEAP = 2**19  # numbers of so many images and their results that XLA has no cache for them
 _AS_MANY = 64  # products take as long as one number is gathered
 _UNROLLED = 64  # taps of a kernel that is not large
-_LONG = 25  # taps of a row of a kernel
 
 
 class Where(NamedTuple):
@@ -283,9 +282,7 @@ INPUT_GRAD = (
 
 KERNEL_GRAD = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
-    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED, _DEPTHWISE),
-    Row("rows", lambda p: p.depthwise and not p.line and p.taps <= p.form.window[0] * _LONG, _ROWS),
-    Row("lax", lambda p: p.depthwise and not p.line, "a channel to a group, and too many taps in a row of the kernel"),
+    Row("taps", lambda p: p.depthwise, _DEPTHWISE),
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),

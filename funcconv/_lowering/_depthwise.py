@@ -1,10 +1,13 @@
 """Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel.
 
-The rows of a large kernel are taken one after another.
+The rows of a large kernel are taken one after another. For the kernel gradient positions and taps change places: each
+cotangent scales the window that it belongs to.
 """
 
 import functools
+import itertools
 import math
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 from jax import lax
@@ -13,7 +16,10 @@ from .._geometry import Axis
 from .._padding import pad
 from .._taps import shifted
 from .._typing import Array
+from ._cuts import Cut, cuts
 from ._form import Form
+
+_READ = 2**18  # numbers of the image that are read at once
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:
@@ -24,23 +30,47 @@ def conv(image: Array, kernel: Array, form: Form) -> Array:
     return y
 
 
-def kernel_grad(image: Array, g: Array, form: Form) -> Array:
-    """Return the transpose by the kernel: row by row of the positions, and summed over these and the batch at last."""
+def kernel_grad(image: Array, g: Array, form: Form, *, unrolled: int, blocks: bool) -> Array:
+    """Return the transpose by the kernel: block by block of the positions, each added to all taps of the kernel.
+
+    The cotangents of a block are the kernel of a convolution which has a position for each of these taps.
+
+    Args:
+        image: `(batch, *spatial, groups)`.
+        g: the cotangents, `(batch, *positions, out)`.
+        form: the convolution.
+        unrolled: how many positions a block has at most.
+        blocks: whether it has only so many images that what it reads stays in the cache.
+    """
     x = _repeated(image, g.shape[-1], form)
-    first, rest = form.axes[0], form.axes[1:]
+    positions = _positions(form.axes, unrolled)
+    read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
+    most = _READ // ((read + math.prod(form.window)) * g.shape[-1])
+    images = cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]
+    total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
+    for block in itertools.product(images, *positions):
+        sums = jnp.zeros((block[0].size, *total.shape), g.dtype)
+        add = functools.partial(_add, x, g, form.axes, block)
+        total += lax.fori_loop(0, math.prod(cut.pieces for cut in block), add, sums).sum(0)
+    return total.reshape(form.kernel(image, g))
 
-    def add_row(position: Array, sums: list[Array]) -> list[Array]:
-        here = lax.dynamic_index_in_dim(g, position, axis=1, keepdims=False)
-        found = []
-        for tap in range(first.window):
-            place = position * first.stride + tap * first.dilation
-            found += shifted(lax.dynamic_index_in_dim(x, place, axis=1, keepdims=False), rest)
-        return [total + here * part for total, part in zip(sums, found, strict=True)]
 
-    zero = jnp.zeros((g.shape[0], *g.shape[2:]), g.dtype)
-    sums = lax.fori_loop(0, first.outputs, add_row, [zero] * math.prod(form.window))
-    totals = [total.reshape(-1, g.shape[-1]).sum(0) for total in sums]
-    return jnp.stack(totals).reshape(form.kernel(image, g))
+def _add(x: Array, g: Array, axes: Sequence[Axis], block: Sequence[Cut], step: Array, sums: Array) -> Array:
+    """Add what one piece of a block, cut from the batch and the positions, gives to the sums for each image."""
+    starts: list[Array] = []
+    for cut in reversed(block):
+        starts.insert(0, cut.begin + lax.rem(step, cut.pieces) * cut.size)
+        step = lax.div(step, cut.pieces)
+    (image, *places), (images, *sizes) = starts, (cut.size for cut in block)
+    pairs = tuple(zip(axes, sizes, strict=True))
+    begins = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
+    reach = [_reach(axis, size) for axis, size in pairs]
+    windows = lax.dynamic_slice(x, (image, *begins, 0), (images, *reach, x.shape[-1]))
+    taps = lax.dynamic_slice(g, (image, *places, 0), (images, *sizes, g.shape[-1]))
+    taps = taps.reshape(images, -1, *[1] * len(axes), g.shape[-1])
+    turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
+    parts = [part * taps[:, i] for i, part in enumerate(shifted(windows, turned))]
+    return sums + functools.reduce(jnp.add, parts)
 
 
 def conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
@@ -56,16 +86,18 @@ def conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
     return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
 
 
-def kernel_grad_by_rows(image: Array, g: Array, form: Form) -> Array:
-    """Return the transpose by the kernel, each row of it by itself."""
-    first, row = form.axes[0], _row(form)
-    x = pad(image, form.axes, ("zeros",) * len(form.axes))
+def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:
+    """Return how each axis of the positions is cut into blocks of at most so many, the last one first."""
+    found: list[list[Cut]] = []
+    for axis in reversed(axes):
+        found.insert(0, cuts(axis.outputs, most))
+        most //= found[0][0].size
+    return found
 
-    def one_row(tap: Array) -> Array:
-        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
-        return kernel_grad(lines, g, row)[0]
 
-    return lax.map(one_row, jnp.arange(first.window))  # type: ignore[no-any-return]
+def _reach(axis: Axis, positions: int) -> int:
+    """Return how many places are read by the windows at so many positions side by side."""
+    return (positions - 1) * axis.stride + axis.extent
 
 
 def _row(form: Form) -> Form:

@@ -45,13 +45,13 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
 
 def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the transpose of `kernel -> conv(image, kernel)`, which gives a kernel of type `out`."""
-    name = choose(KERNEL_GRAD, Problem.of(form, image.shape, out.shape, out.dtype, stack, where)).form
+    problem = Problem.of(form, image.shape, out.shape, out.dtype, stack, where)
+    name = choose(KERNEL_GRAD, problem).form
     if name in ("lax", "windows"):
         forward = lambda kernel: _stacked(name, form, stack)(image, kernel)  # noqa: E731
         return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
     forms: dict[str, Map] = {
-        "taps": _depthwise.kernel_grad,
-        "rows": _depthwise.kernel_grad_by_rows,
+        "taps": partial(_depthwise.kernel_grad, unrolled=32 if where.old else 8, blocks=problem.countable),
         "product": _pointwise.kernel_grad,
         "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
         "turned": _turned.kernel_grad,

@@ -1,0 +1,63 @@
+"""What memory that is new at each step costs, with glibc: training steps where the allocator keeps it.
+
+XLA for the CPU asks for its memory again at each call. The allocator gives large pieces back to the system, so each page
+is mapped and cleared anew. What is set below is read where a process starts, so each is timed in processes of its own,
+in turns.
+"""
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from functools import partial
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .libraries import on_jax
+from .networks import NETWORKS
+from .peers import STEP, programs
+from .timing import medians
+
+PAGES = "glibc.malloc.hugetlb=1"  # asks for pages of 2 MB
+KEPT = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
+WAYS = {"as it comes": "", "kept": KEPT, "huge pages": PAGES}
+
+
+def steps(*, quick: bool) -> dict[str, float]:
+    """Return the milliseconds of a training step of each network."""
+    found = {}
+    for name, (net, usual, small) in NETWORKS.items():
+        x = np.random.default_rng(0).normal(size=small if quick else usual).astype(np.float32)
+        params, predict, images = on_jax()["funcconv"](net, jnp.asarray(x))
+        step = jax.jit(programs(predict)[STEP])
+        found[name] = 1e3 * medians({STEP: partial(step, params, images)}, 3 if quick else 9)[STEP]
+    return found
+
+
+def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+    """Return how many times faster each network trains."""
+    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    command = [sys.executable, "-m", "benchmarks.allocator", *(["--quick"] if quick else [])]
+    for _ in range(1 if quick else 3):
+        for way, tunables in WAYS.items():
+            environment = os.environ | {"GLIBC_TUNABLES": tunables, "JAX_PLATFORMS": "cpu"}
+            done = subprocess.run(
+                command, env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
+            )
+            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+    table = {}
+    for name in NETWORKS:
+        ms = {way: statistics.median(run[name] for run in runs) for way, runs in found.items()}
+        usual = ms.pop("as it comes")
+        table[name] = {"as it comes, ms": usual} | {f"{way}, times faster": usual / each for way, each in ms.items()}
+    columns = {column: [row[column] for row in table.values()] for column in next(iter(table.values()))}
+    table["geometric mean"] = {column: statistics.geometric_mean(each) for column, each in columns.items()}
+    return {"training steps, by what the allocator does": table}
+
+
+if __name__ == "__main__":
+    print(json.dumps(steps(quick="--quick" in sys.argv)))
