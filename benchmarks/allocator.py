@@ -1,8 +1,8 @@
-"""What memory that is new at each step costs, with glibc: training steps where the allocator keeps it.
+"""What memory that is new at each step costs, with glibc: training steps where the allocator does better.
 
-XLA for the CPU asks for its memory again at each call. The allocator gives large pieces back to the system, so each page
-is mapped and cleared anew. What is set below is read where a process starts, so each is timed in processes of its own,
-in turns.
+XLA for the CPU asks for its memory again at each call. The allocator gives large pieces back to the system, and each
+page is mapped and cleared anew. What is set below is read where a process starts, so each is timed in processes of its
+own, in turns.
 """
 
 import json

@@ -4,6 +4,7 @@ Beside the three maps stand both gradients together, and the derivative of both 
 """
 
 import math
+import time
 from functools import partial
 from typing import Any
 
@@ -106,22 +107,38 @@ def maps(image: tuple[int, ...], outputs: int, window: int, options: dict[str, A
     }, tuple(map(jax.device_put, (kernel, x, g)))
 
 
+def built(f: Any, arrays: tuple[Any, ...]) -> tuple[Any, float, float]:
+    """Return the program, the milliseconds that compiling it took, and the MB that its operands and it hold at most."""
+    began = time.perf_counter()
+    program = jax.jit(f).lower(*arrays).compile()
+    taken = 1e3 * (time.perf_counter() - began)
+    held = program.memory_analysis()
+    memory = held.argument_size_in_bytes + held.output_size_in_bytes + held.temp_size_in_bytes
+    return program, taken, memory / 2**20
+
+
 def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
-    """Return one table for each map: milliseconds, times faster than lax, billions of operations a second."""
+    """Return a table for each map: milliseconds, times faster than lax, operations a second, compiling, memory."""
     tables: dict[str, dict[str, dict[str, float]]] = {}
     for name in list(ROWS)[:: 5 if quick else 1]:
         row = ROWS[name]
         ours, arrays = maps(*row, None)
         through_lax, _ = maps(*row, "lax")
         for which in ours:
-            compiled = {"funcconv": jax.jit(ours[which]), "lax": jax.jit(through_lax[which])}
+            compiled = {"funcconv": built(ours[which], arrays), "lax": built(through_lax[which], arrays)}
             operations = fc.explain(ours[which], *arrays).flops
-            seconds = medians({way: partial(f, *arrays) for way, f in compiled.items()}, rounds=3 if quick else 9)
+            ways = {way: partial(program, *arrays) for way, (program, *_) in compiled.items()}
+            seconds = medians(ways, rounds=3 if quick else 9)
+            (_, compiling, memory), (_, lax_compiling, lax_memory) = compiled.values()
             tables.setdefault(f"{which}, against lax", {})[name] = {
                 "ms": 1e3 * seconds["funcconv"],
                 "lax, ms": 1e3 * seconds["lax"],
                 "times faster": seconds["lax"] / seconds["funcconv"],
                 "GFLOP/s": 1e-9 * operations / seconds["funcconv"],
+                "compiling, ms": compiling,
+                "compiling / lax": compiling / lax_compiling,
+                "memory, MB": memory,
+                "memory / lax": memory / lax_memory,
             }
     for table in tables.values():
         table["geometric mean"] = {

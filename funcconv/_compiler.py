@@ -12,17 +12,19 @@ from jax import lax
 from ._lowering import library
 
 # In order of preference; the options are XLA's own, marked experimental there, and not known to all its versions.
-_FUSIONS, _ONEDNN_CALLS = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
-_WITHOUT_YNN: dict[str, str | bool] = {_FUSIONS: ""}
-_ONEDNN = _WITHOUT_YNN | {_ONEDNN_CALLS: True, "xla_cpu_use_xnnpack": False}
+_YNNPACK, _ONEDNN_CALLS = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
+_ONEDNN: dict[str, str | bool] = {_YNNPACK: "", _ONEDNN_CALLS: True, "xla_cpu_use_xnnpack": False}
+_PRODUCTS_AND_SUMS = ",".join(f"LIBRARY_FUSION_TYPE_{what}" for what in ("DOT", "REDUCE", "INDIVIDUAL_DOT"))
+_NO_CONVOLUTIONS: dict[str, str | bool] = {_YNNPACK: _PRODUCTS_AND_SUMS}  # which it gathers all windows for
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
     """Return the options with which XLA compiles convolutions and products best, for the outermost `jax.jit`.
 
-    On the CPU that is oneDNN where the installed jaxlib can use it, which is tried once, and otherwise a library of
-    convolutions that uses all cores. Values may then differ in their last digits from those without. With jaxlib 0.12
-    JAX warns that it cannot write a program with oneDNN to its persistent compilation cache, and goes on.
+    On the CPU that is oneDNN where the installed jaxlib can use it, which is tried once, and otherwise YNNPACK for
+    products and sums alone, and XLA's own code on all cores for convolutions. Values may then differ in their last
+    digits from those without. With jaxlib 0.12 JAX warns that it cannot write a program with oneDNN to its persistent
+    compilation cache, and goes on.
 
     Args:
         platform: `"cpu"`, `"gpu"` or `"tpu"`; None is that of JAX's default backend.
@@ -72,9 +74,7 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
         >>> gradient(params, jnp.ones((2, 8, 8, 32)))["kernel"].shape
         (3, 3, 1, 32)
     """
-    options = options or {}
-    turned_on = "eigen" if options.get(_FUSIONS) == "" else None
-    token = library.set("onednn" if options.get(_ONEDNN_CALLS) else turned_on)
+    token = library.set("onednn" if (options or {}).get(_ONEDNN_CALLS) else None)
     try:
         yield
     finally:
@@ -90,7 +90,7 @@ def _probed() -> dict[str, str | bool] | None:
     with jax.default_device(jax.devices("cpu")[0]), warnings.catch_warnings():
         warnings.simplefilter("ignore")  # that what is tried here cannot be cached
         lowered = jax.jit(conv).lower(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4)))
-        for options, needed in ((_ONEDNN, "onednn"), (_WITHOUT_YNN, "")):
+        for options, needed in ((_ONEDNN, "onednn"), (_NO_CONVOLUTIONS, "")):
             try:
                 if needed in str(lowered.compile(compiler_options=options).as_text()):
                     return options

@@ -38,7 +38,7 @@ def test_callers_may_change_what_they_get():
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(_compiler, "_ONEDNN", {"xla_cpu_of_the_future": True})
-    monkeypatch.setattr(_compiler, "_WITHOUT_YNN", {"xla_cpu_of_the_past": True})
+    monkeypatch.setattr(_compiler, "_NO_CONVOLUTIONS", {"xla_cpu_of_the_past": True})
     _compiler._probed.cache_clear()
     try:
         assert fc.compiler_options("cpu") is None
@@ -68,9 +68,17 @@ def test_forms_know_of_onednn():
     assert (forms(None, groups=32)["conv"], forms(None, groups=4)["conv"]) == ("taps", "groups")
 
 
-def test_forms_know_that_a_slow_library_is_off():
-    assert forms({"xla_cpu_experimental_ynn_fusion_type": ""})["conv"] == "lax"
-    assert forms({"xla_cpu_other": True}) == forms({}) == forms(None)
+def test_other_options_change_no_form():
+    assert forms(_compiler._NO_CONVOLUTIONS) == forms({"xla_cpu_other": True}) == forms({}) == forms(None)
+
+
+def test_convolutions_are_not_given_to_the_library_that_gathers_windows():
+    def conv(image, kernel):
+        return jax.lax.conv_general_dilated(image, kernel, (1, 1), "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    shapes = jax.ShapeDtypeStruct((4, 16, 16, 8), np.float32), jax.ShapeDtypeStruct((3, 3, 8, 8), np.float32)
+    compiled = jax.jit(conv, compiler_options=_compiler._NO_CONVOLUTIONS).lower(*shapes).compile()
+    assert "ynn_fusion" not in compiled.as_text()
 
 
 def test_what_is_said_ends_with_its_block():

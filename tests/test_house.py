@@ -19,7 +19,8 @@ ROOMS = [  # each imports only from the rooms above it
     {"_reach"},
     {"_layout", "_taps", "_folds", "_joint", "_varying"},
     {"_padding", "_parameters", "_reduce"},
-    {"_lowering/_form", "_lowering/_cuts"},
+    {"_lowering/_form"},
+    {"_lowering/_cuts", "_lowering/_problem"},
     {
         f"_lowering/{form}"
         for form in ("_lax", "_windows", "_depthwise", "_pointwise", "_blocks", "_groups", "_depth", "_phases")

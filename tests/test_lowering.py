@@ -225,14 +225,14 @@ def test_a_line_more(window, options, rng):
 @pytest.mark.parametrize(("dtype", "forms"), [(np.float64, ["blocks", "exchanged"]), (np.float32, ["lax", "turned"])])
 def test_one_axis_in_float64_is_a_product(dtype, forms):
     geometry = lowering.Form(resolve("op", (90,), (3,), padding=1))
-    problem = _choice.Problem.of(geometry, (8, 90, 32), (3, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
+    problem = lowering.Problem.of(geometry, (8, 90, 32), (3, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
     assert [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)] == forms
 
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.float64, "product"), (np.float32, "lax")])
 def test_one_tap_on_one_axis(dtype, form):
     geometry = lowering.Form(resolve("op", (90,), (1,)))
-    problem = _choice.Problem.of(geometry, (8, 90, 32), (1, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
+    problem = lowering.Problem.of(geometry, (8, 90, 32), (1, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
     assert _choice.choose(_choice.CONV, problem).form == form
     assert _choice.choose(_choice.KERNEL_GRAD, problem).form == "product"
 
@@ -244,7 +244,7 @@ def test_slow_ways_of_an_old_xla_are_gone_round():
     def form(where, inputs=32, outputs=48, batch=8, window=3, dtype=np.float32, **options):
         geometry = lowering.Form(resolve("op", (28, 28), (window, window), **options))
         shapes = (batch, 28, 28, inputs), (window, window, inputs, outputs)
-        return _choice.choose(_choice.CONV, _choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where)).form
+        return _choice.choose(_choice.CONV, lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where)).form
 
     bare, bare_in_time, with_zeros = {}, {"stride": 2}, {"padding": 1}
     for options in (bare, bare_in_time, with_zeros):
@@ -277,7 +277,7 @@ def test_kernel_gradients_that_xla_is_fast_with():
         geometry = lowering.Form(resolve("op", (28, 28), (window,) * 2, padding=padding, **options), library=library)
         shapes = (batch, 28, 28, inputs), (window, window, inputs, outputs)
         wheres = (lowering.Where("cpu", old=old) for old in (True, False))
-        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in wheres)
+        problems = (lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in wheres)
         return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
     many_taps = {"window": 5, "padding": 2}
@@ -316,7 +316,7 @@ def test_kernel_gradients_of_many_images():
         geometry = lowering.Form(resolve("op", (28, 28), (5, 5), **options))
         shapes = (batch, 28, 28, inputs), (5, 5, inputs, outputs)
         wheres = (lowering.Where("cpu", old=old) for old in (True, False))
-        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
+        problems = (lowering.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
         return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
     assert forms(32, 1, 32) == ["turned", "turned"]
@@ -332,7 +332,7 @@ def test_few_channels_are_one_product():
         geometry = lowering.Form(resolve("op", (40, 40), (window, window), padding=window // 2, **options))
         shapes = (batch, 40, 40, inputs), (window, window, inputs, outputs)
         wheres = (lowering.Where("cpu", old=old) for old in (True, False))
-        problems = (_choice.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
+        problems = (lowering.Problem.of(geometry, *shapes, np.dtype(np.float32), 0, where) for where in wheres)
         return [_choice.choose(_choice.CONV, problem).form for problem in problems]
 
     assert forms() == forms(inputs=1, outputs=1) == forms(stride=2) == forms(inputs=2, window=5) == ["windows"] * 2
@@ -370,7 +370,7 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
     for stack, typed in ((0, False), (0, True), (1, False)):
         where = lowering.Where(platform, devices, typed)
         shapes = ((3,) * stack + image, (3,) * stack + kernel)
-        problem = _choice.Problem.of(form, *shapes, np.dtype(np.float32), stack, where)
+        problem = lowering.Problem.of(form, *shapes, np.dtype(np.float32), stack, where)
         forms = [
             _choice.choose(table, problem).form for table in (_choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD)
         ]

@@ -9,7 +9,7 @@ from .._typing import Array, DTypeLike, Precision, Shape
 Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varying axes
 
 
-# What options for the compiler make of convolutions: "onednn", or "eigen", XLA's own code for all cores; None without.
+# The library that options for the compiler turn on for convolutions: "onednn", or None.
 library: ContextVar[str | None] = ContextVar("library", default=None)
 
 

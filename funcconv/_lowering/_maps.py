@@ -9,8 +9,9 @@ import jax
 from .._dtypes import wide
 from .._typing import Array
 from . import _blocks, _depth, _depthwise, _groups, _lax, _phases, _pointwise, _turned, _windows
-from ._choice import CONV, INPUT_GRAD, KERNEL_GRAD, Problem, Where, choose
+from ._choice import CONV, INPUT_GRAD, KERNEL_GRAD, choose
 from ._form import Form, Type
+from ._problem import Problem, Where
 
 Map: TypeAlias = Callable[[Array, Array, Form], Array]
 

@@ -8,8 +8,8 @@ from jax import lax
 
 from .._typing import Array
 from . import _depth, _lax, _maps, _phases
-from ._choice import Where
 from ._form import Form, Type
+from ._problem import Where
 
 _NAMED = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
