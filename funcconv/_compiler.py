@@ -15,7 +15,7 @@ from ._lowering import library
 _YNNPACK, _ONEDNN_CALLS = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
 _ONEDNN: dict[str, str | bool] = {_YNNPACK: "", _ONEDNN_CALLS: True, "xla_cpu_use_xnnpack": False}
 _PRODUCTS_AND_SUMS = ",".join(f"LIBRARY_FUSION_TYPE_{what}" for what in ("DOT", "REDUCE", "INDIVIDUAL_DOT"))
-_NO_CONVOLUTIONS: dict[str, str | bool] = {_YNNPACK: _PRODUCTS_AND_SUMS}  # which it gathers all windows for
+_NO_CONVOLUTIONS: dict[str, str | bool] = {_YNNPACK: _PRODUCTS_AND_SUMS}  # for these it gathers all windows
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:

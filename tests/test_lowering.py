@@ -162,10 +162,11 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
         close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
 
 
-@pytest.mark.parametrize(("unrolled", "read"), [(1, 1), (3, 150), (20, 2**18)])
+@pytest.mark.parametrize(("positions", "read"), [(1, 1), (3, 150), (20, 2**18)])
 @pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("depthwise", "multiplied"))])
-def test_blocks_of_positions_of_every_size(name, unrolled, read, monkeypatch, rng):
+def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, rng):
     monkeypatch.setattr(_depthwise, "_READ", read)
+    monkeypatch.setattr(_depthwise, "_POSITIONS", positions)
     kernel, image, options, _ = CASES[name]
     options = dict(options)
     groups = options.pop("groups")
@@ -174,7 +175,7 @@ def test_blocks_of_positions_of_every_size(name, unrolled, read, monkeypatch, rn
     g = jnp.asarray(rng.normal(size=(5, *form.positions, kernel[-1])))
     (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
     for blocks in (True, False):
-        found = jax.jit(partial(_depthwise.kernel_grad, form=form, unrolled=unrolled, blocks=blocks))(x, g)
+        found = jax.jit(partial(_depthwise.kernel_grad, form=form, old=False, blocks=blocks))(x, g)
         close(found, expected)
 
 

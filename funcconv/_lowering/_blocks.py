@@ -17,7 +17,7 @@ from .._geometry import Axis
 from .._padding import pad
 from .._taps import patches
 from .._typing import Array
-from ._cuts import Cut, cuts
+from ._cuts import Cut, begins, cuts
 from ._form import Form
 
 Axes: TypeAlias = tuple[Axis, ...]
@@ -112,8 +112,7 @@ def _over_blocks(
         axes = (first._replace(outputs=lines.size), *rest)
 
         def body(i: Array, found: Array, images: Cut = images, lines: Cut = lines, axes: Axes = axes) -> Array:
-            begin = images.begin + lax.div(i, lines.pieces) * images.size
-            line = lines.begin + lax.rem(i, lines.pieces) * lines.size
+            begin, line = begins((images, lines), i)
             windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
             return step(found, Block(images, lines, (begin, line), windows.reshape(-1, columns)))
 

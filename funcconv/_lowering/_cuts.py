@@ -1,6 +1,11 @@
 """An axis in pieces, which a loop takes one after another."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
+
+from jax import lax
+
+from .._typing import Array
 
 
 class Cut(NamedTuple):
@@ -18,3 +23,12 @@ def cuts(number: int, most: int) -> list[Cut]:
     size = size or -(-number // -(-number // most))  # as even as can be
     whole, rest = divmod(number, size)
     return [Cut(0, whole, size), *([Cut(whole * size, 1, rest)] if rest else [])]
+
+
+def begins(block: Sequence[Cut], step: Array) -> list[Array]:
+    """Return where a piece of a block, cut along several axes, begins on each of them; the last axis comes first."""
+    found: list[Array] = []
+    for cut in reversed(block):
+        found.insert(0, cut.begin + lax.rem(step, cut.pieces) * cut.size)
+        step = lax.div(step, cut.pieces)
+    return found

@@ -16,10 +16,12 @@ from .._geometry import Axis
 from .._padding import pad
 from .._taps import shifted
 from .._typing import Array
-from ._cuts import Cut, cuts
+from ._cuts import Cut, begins, cuts
 from ._form import Form
 
 _READ = 2**18  # numbers of the image that are read at once
+_POSITIONS = 8  # so many cotangents are added at once,
+_POSITIONS_OLD = 32  # or with an old XLA, which has slow loops for fewer
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:
@@ -30,7 +32,7 @@ def conv(image: Array, kernel: Array, form: Form) -> Array:
     return y
 
 
-def kernel_grad(image: Array, g: Array, form: Form, *, unrolled: int, blocks: bool) -> Array:
+def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) -> Array:
     """Return the transpose by the kernel: block by block of the positions, each added to all taps of the kernel.
 
     The cotangents of a block are the kernel of a convolution which has a position for each of these taps.
@@ -39,11 +41,11 @@ def kernel_grad(image: Array, g: Array, form: Form, *, unrolled: int, blocks: bo
         image: `(batch, *spatial, groups)`.
         g: the cotangents, `(batch, *positions, out)`.
         form: the convolution.
-        unrolled: how many positions a block has at most.
-        blocks: whether it has only so many images that what it reads stays in the cache.
+        old: whether XLA is of a version that has slow loops for few positions.
+        blocks: whether a block has only so many images that what it reads stays in the cache.
     """
     x = _repeated(image, g.shape[-1], form)
-    positions = _positions(form.axes, unrolled)
+    positions = _positions(form.axes, _POSITIONS_OLD if old else _POSITIONS)
     read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
     most = _READ // ((read + math.prod(form.window)) * g.shape[-1])
     images = cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]
@@ -57,15 +59,11 @@ def kernel_grad(image: Array, g: Array, form: Form, *, unrolled: int, blocks: bo
 
 def _add(x: Array, g: Array, axes: Sequence[Axis], block: Sequence[Cut], step: Array, sums: Array) -> Array:
     """Add what one piece of a block, cut from the batch and the positions, gives to the sums for each image."""
-    starts: list[Array] = []
-    for cut in reversed(block):
-        starts.insert(0, cut.begin + lax.rem(step, cut.pieces) * cut.size)
-        step = lax.div(step, cut.pieces)
-    (image, *places), (images, *sizes) = starts, (cut.size for cut in block)
+    (image, *places), (images, *sizes) = begins(block, step), (cut.size for cut in block)
     pairs = tuple(zip(axes, sizes, strict=True))
-    begins = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
+    starts = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
     reach = [_reach(axis, size) for axis, size in pairs]
-    windows = lax.dynamic_slice(x, (image, *begins, 0), (images, *reach, x.shape[-1]))
+    windows = lax.dynamic_slice(x, (image, *starts, 0), (images, *reach, x.shape[-1]))
     taps = lax.dynamic_slice(g, (image, *places, 0), (images, *sizes, g.shape[-1]))
     taps = taps.reshape(images, -1, *[1] * len(axes), g.shape[-1])
     turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]

@@ -51,9 +51,8 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
     if name in ("lax", "windows"):
         forward = lambda kernel: _stacked(name, form, stack)(image, kernel)  # noqa: E731
         return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
-    unrolled = 32 if where.old else 8  # an old XLA has slow loops for fewer, a new one for more
     forms: dict[str, Map] = {
-        "taps": partial(_depthwise.kernel_grad, unrolled=unrolled, blocks=problem.countable),
+        "taps": partial(_depthwise.kernel_grad, old=where.old, blocks=problem.countable),
         "product": _pointwise.kernel_grad,
         "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
         "turned": _turned.kernel_grad,
