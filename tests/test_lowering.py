@@ -1,6 +1,7 @@
 """The forms in which convolutions are computed on the CPU: each equals the reference, and the choice among them."""
 
 import itertools
+import math
 from functools import partial
 
 import jax
@@ -77,6 +78,7 @@ CASES = {
     "groups of one tap": ((1, 1, 2, 6), (2, 6, 5, 6), {"groups": 3}, ("groups", "phases", "groups")),
     "cropped": ((3, 3, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 1), (3, -1)), "stride": 2}, ("lax", "phases", "blocks")),
 }  # fmt: skip
+DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied"))]
 
 
 @pytest.fixture
@@ -146,10 +148,11 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
         close(*(np.stack([np.real(each), np.imag(each)]) for each in (ours, reference)), dtype=dtype)
 
 
-@pytest.mark.parametrize("gathered", [1, 350])
+@pytest.mark.parametrize(("gathered", "padded"), [(1, 1), (1, 600), (350, 2**22), (350, 600)])
 @pytest.mark.parametrize("name", ["dense", "even", "narrow", "one axis", "many planes", "cropped", "dilated phases"])
-def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
+def test_blocks_of_every_size(name, gathered, padded, monkeypatch, rng):
     monkeypatch.setattr(_blocks, "_GATHERED", gathered)
+    monkeypatch.setattr(_blocks, "_PADDED", padded)
     kernel, image, options, _ = CASES[name]
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
     params, x = draw(rng, kernel, (5, *image[1:]))  # five images: blocks of two or three leave a rest
@@ -163,7 +166,7 @@ def test_blocks_of_every_size(name, gathered, monkeypatch, rng):
 
 
 @pytest.mark.parametrize(("positions", "read"), [(1, 1), (3, 150), (20, 2**18)])
-@pytest.mark.parametrize("name", [name for name in CASES if name.startswith(("depthwise", "multiplied"))])
+@pytest.mark.parametrize("name", DEPTHWISE)
 def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, rng):
     monkeypatch.setattr(_depthwise, "_READ", read)
     monkeypatch.setattr(_depthwise, "_POSITIONS", positions)
@@ -177,6 +180,24 @@ def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, r
     for blocks in (True, False):
         found = jax.jit(partial(_depthwise.kernel_grad, form=form, old=False, blocks=blocks))(x, g)
         close(found, expected)
+
+
+@pytest.mark.parametrize("images", [1, 2])  # of five
+@pytest.mark.parametrize("name", DEPTHWISE)
+def test_padded_images_some_after_others(name, images, monkeypatch, rng):
+    kernel, image, options, _ = CASES[name]
+    options = dict(options)
+    groups = options.pop("groups")
+    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options), groups)
+    padded = math.prod(axis.lo + axis.size + axis.reach for axis in form.axes) * kernel[-1]
+    monkeypatch.setattr(_depthwise, "_HELD", images * padded)
+    monkeypatch.setattr(_depthwise, "_SPARE", 0)
+    params, x = draw(rng, kernel, (5, *image[1:]))
+    expected = _lax.reference(x, params["kernel"], form)
+    for conv in (_depthwise.conv, _depthwise.conv_by_rows):
+        program = jax.jit(partial(conv, form=form, blocks=True))
+        assert f"f64[{images},{','.join(map(str, x.shape[1:]))}]" in str(program.trace(x, params["kernel"]).jaxpr)
+        close(program(x, params["kernel"]), expected)
 
 
 @pytest.mark.parametrize("number", [1, 7, 12, 97])

@@ -5,7 +5,7 @@ rows of one matrix, which is multiplied with the kernel; or the transposed cotan
 with it.
 """
 
-import itertools
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple, TypeAlias
@@ -23,6 +23,7 @@ from ._form import Form
 Axes: TypeAlias = tuple[Axis, ...]
 
 _GATHERED = 2**19  # numbers that are gathered at once, unless one line of positions has more
+_PADDED = 2**22  # numbers of images that are padded at once
 
 
 class Block(NamedTuple):
@@ -72,21 +73,22 @@ def exchanged(image: Array, g: Array, form: Form) -> Array:
 def mixed(image: Array, g: Array, form: Form) -> Array:
     """Return the same for a stride of one along the first axis, whose taps are read from the cotangents.
 
-    Of the image windows along the other axes are gathered, of the cotangents those along the first: fewer in all. The
-    wider of the two is multiplied from the right, which XLA is faster with.
+    Of the image windows along the other axes are gathered, of the cotangents those along the first: fewer in all, and
+    neither is copied to be padded along it. The wider of the two is multiplied from the right, which XLA is faster
+    with.
     """
     first, *rest = form.axes
     reach = first.extent - 1
-    lines = first._replace(window=1, dilation=1, outputs=first.outputs + reach)  # of the image, each read once
-    readers = Axis(first.outputs, first.window, 1, first.dilation, reach, reach, lines.outputs)
-    padded = jnp.pad(g, [(0, 0), (reach, reach), *[(0, 0)] * (g.ndim - 2)])
+    lines = Axis(first.size, 1, 1, 1, 0, 0, first.size)  # of the image, each read once
     inputs, outputs = math.prod(form.window[1:]) * image.shape[-1], first.window * g.shape[-1]
 
     def add_product(total: Array, block: Block) -> Array:
         image, line = block.place
-        right = lax.dynamic_slice_in_dim(padded, image, block.images.size)
-        right = lax.dynamic_slice_in_dim(right, line, block.lines.size + reach, axis=1)
-        right = patches(right, [readers._replace(outputs=block.lines.size)]).reshape(-1, outputs)
+        size = block.lines.size
+        readers = line + first.lo - reach + jnp.arange(size + reach)
+        right = lax.dynamic_slice_in_dim(g, image, block.images.size)
+        right = right.at[:, readers].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        right = patches(right, [Axis(size + reach, first.window, 1, first.dilation, 0, 0, size)]).reshape(-1, outputs)
         pair = (block.windows, right) if inputs < outputs else (right, block.windows)
         return total + lax.dot_general(*pair, (((0,), (0,)), ((), ())), precision=form.precision)
 
@@ -104,19 +106,31 @@ def _over_blocks(
     columns = math.prod(form.window) * image.shape[-1]
     first, *rest = form.axes
     line = (columns + beside) * math.prod(axis.outputs for axis in rest)
-    of_images = cuts(len(image), _GATHERED // (line * first.outputs))
+    padded = math.prod(axis.lo + axis.size + axis.reach for axis in form.axes) * image.shape[-1]
+    most = min(_PADDED, max(2 * image.size, _GATHERED)) // padded
     of_lines = cuts(first.outputs, _GATHERED // line)
-    x = _flat(image, form.axes)
+
+    def over_share(i: Array, found: Array, images: Cut, share: Cut) -> Array:
+        (nth,) = begins([share], i)
+        blocks = Cut(0, share.size, images.size)
+        start = images.begin + nth * images.size
+        x = _flat(lax.dynamic_slice_in_dim(image, start, blocks.pieces * blocks.size), form.axes)
+        for lines in of_lines:
+            axes = (first._replace(outputs=lines.size), *rest)
+
+            def body(j: Array, found: Array, lines: Cut = lines, axes: Axes = axes) -> Array:
+                begin, line = begins((blocks, lines), j)
+                windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
+                return step(found, Block(images, lines, (start + begin, line), windows.reshape(-1, columns)))
+
+            found = lax.fori_loop(0, blocks.pieces * lines.pieces, body, found)
+        return found
+
     found = start
-    for images, lines in itertools.product(of_images, of_lines):
-        axes = (first._replace(outputs=lines.size), *rest)
-
-        def body(i: Array, found: Array, images: Cut = images, lines: Cut = lines, axes: Axes = axes) -> Array:
-            begin, line = begins((images, lines), i)
-            windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
-            return step(found, Block(images, lines, (begin, line), windows.reshape(-1, columns)))
-
-        found = lax.fori_loop(0, images.pieces * lines.pieces, body, found)
+    for images in cuts(len(image), _GATHERED // (line * first.outputs)):
+        for share in cuts(images.pieces, most // images.size):
+            over = functools.partial(over_share, images=images, share=share)
+            found = lax.fori_loop(0, share.pieces, over, found)
     return found
 
 

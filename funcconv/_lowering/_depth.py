@@ -1,12 +1,11 @@
 """Three and more axes, of which XLA for the CPU has a fast path for two only.
 
 The planes that a window reads along the first axis are put side by side, as channels of one convolution over the other
-axes; or each tap along the first axis is a convolution of its own, and these are added up, which holds fewer numbers.
+axes; or each tap along the first axis is a convolution of its own, and these are added up one after another, which
+holds fewer numbers.
 """
 
 import functools
-from collections.abc import Callable
-from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
@@ -14,9 +13,7 @@ from jax import lax
 from .._padding import pad
 from .._taps import patches
 from .._typing import Array
-from ._form import Form
-
-Map: TypeAlias = Callable[[Array, Array, Form], Array]
+from ._form import Form, Map
 
 
 def conv(image: Array, kernel: Array, form: Form, dense: Map) -> Array:
@@ -29,17 +26,21 @@ def conv(image: Array, kernel: Array, form: Form, dense: Map) -> Array:
     return dense(planes, taps, form._replace(axes=rest)).reshape(form.result(image, kernel))
 
 
-def conv_by_taps(image: Array, kernel: Array, form: Form, dense: Map) -> Array:
-    """Return the correlation; `dense` computes those over one axis less."""
+def conv_by_taps(image: Array, kernel: Array, form: Form, dense: Map, *, loop: bool = True) -> Array:
+    """Return the correlation; `dense` computes those over one axis less, `loop` says whether in a loop over them."""
     first, rest = form.axes[0], form.axes[1:]
     x = _padded(image, form)
-    parts = []
-    for tap in range(first.window):
-        begin = tap * first.dilation
-        planes = lax.slice_in_dim(x, begin, begin + (first.outputs - 1) * first.stride + 1, first.stride, axis=1)
-        planes = planes.reshape(-1, *planes.shape[2:])
-        parts.append(dense(planes, kernel[tap], form._replace(axes=rest)))
-    return functools.reduce(jnp.add, parts).reshape(form.result(image, kernel))
+
+    def add(tap: Array | int, y: Array) -> Array:
+        read = (first.outputs - 1) * first.stride + 1
+        planes = lax.dynamic_slice_in_dim(x, tap * first.dilation, read, axis=1)[:, :: first.stride]
+        weights = lax.dynamic_index_in_dim(kernel, tap, keepdims=False)
+        return y + dense(planes.reshape(-1, *planes.shape[2:]), weights, form._replace(axes=rest)).reshape(y.shape)
+
+    y = jnp.zeros(form.result(image, kernel), image.dtype)
+    if loop:
+        return lax.fori_loop(0, first.window, add, y)  # type: ignore[no-any-return]
+    return functools.reduce(lambda y, tap: add(tap, y), range(first.window), y)
 
 
 def _padded(image: Array, form: Form) -> Array:

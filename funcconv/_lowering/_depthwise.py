@@ -1,7 +1,7 @@
 """Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel.
 
-The rows of a large kernel are taken one after another. For the kernel gradient positions and taps change places: each
-cotangent scales the window that it belongs to.
+The rows of a large kernel are taken one after another, and so are images that are mostly padding. For the kernel
+gradient positions and taps change places: each cotangent scales the window that it belongs to.
 """
 
 import functools
@@ -17,19 +17,68 @@ from .._padding import pad
 from .._taps import shifted
 from .._typing import Array
 from ._cuts import Cut, begins, cuts
-from ._form import Form
+from ._form import Form, Map
 
 _READ = 2**18  # numbers of the image that are read at once
+_HELD = 2**20  # numbers of padded images that are held at once
+_SPARE = 2  # times as many numbers as images and results have, which padded ones may have without that
 _POSITIONS = 8  # so many cotangents are added at once,
 _POSITIONS_OLD = 32  # or with an old XLA, which has slow loops for fewer
 
 
-def conv(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation."""
+def conv(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
+    """Return the correlation.
+
+    Args:
+        image: `(batch, *spatial, groups)`.
+        kernel: `(*window, 1, out)`.
+        form: the convolution.
+        blocks: whether only so many images are padded at once as the cache can hold, where padding makes them large.
+    """
+    return _over_images(_conv, image, kernel, form) if blocks else _conv(image, kernel, form)
+
+
+def conv_by_rows(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
+    """Return the same as a sum over the rows of the kernel, in a loop."""
+    return _over_images(_conv_by_rows, image, kernel, form) if blocks else _conv_by_rows(image, kernel, form)
+
+
+def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
+    """Return the correlation, some images after the others where all of them would be large with their padding."""
+    outputs = kernel.shape[-1]
+    held = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
+    padded = _padded(form) * outputs
+    if padded <= _SPARE * held:
+        return conv(image, kernel, form)
+    y = jnp.zeros(form.result(image, kernel), image.dtype)
+    for images in cuts(len(image), _HELD // padded):
+
+        def put(step: Array, y: Array, images: Cut = images) -> Array:
+            (begin,) = begins([images], step)
+            found = conv(lax.dynamic_slice_in_dim(image, begin, images.size), kernel, form)
+            return lax.dynamic_update_slice_in_dim(y, found, begin, 0)
+
+        y = lax.fori_loop(0, images.pieces, put, y)
+    return y
+
+
+def _conv(image: Array, kernel: Array, form: Form) -> Array:
     taps = shifted(_repeated(image, kernel.shape[-1], form), form.axes)
     weights = kernel.reshape(len(taps), *(1,) * (image.ndim - 1), kernel.shape[-1])
     y: Array = functools.reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights, strict=True)))
     return y
+
+
+def _conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
+    first, row = form.axes[0], _row(form)
+    x = pad(image, form.axes, ("zeros",) * len(form.axes))
+
+    def add_row(tap: Array, y: Array) -> Array:
+        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
+        return y + _conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row)
+
+    zero = jnp.zeros(form.result(image, kernel), image.dtype)
+    return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
 
 
 def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) -> Array:
@@ -44,44 +93,38 @@ def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) 
         old: whether XLA is of a version that has slow loops for few positions.
         blocks: whether a block has only so many images that what it reads stays in the cache.
     """
-    x = _repeated(image, g.shape[-1], form)
     positions = _positions(form.axes, _POSITIONS_OLD if old else _POSITIONS)
     read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
-    most = _READ // ((read + math.prod(form.window)) * g.shape[-1])
-    images = cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]
+    most = min(_READ // ((read + math.prod(form.window)) * g.shape[-1]), _HELD // _padded(form) // g.shape[-1])
     total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
-    for block in itertools.product(images, *positions):
-        sums = jnp.zeros((block[0].size, *total.shape), g.dtype)
-        add = functools.partial(_add, x, g, form.axes, block)
-        total += lax.fori_loop(0, math.prod(cut.pieces for cut in block), add, sums).sum(0)
+    for images in cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]:
+
+        def add_images(step: Array, total: Array, images: Cut = images) -> Array:
+            (begin,) = begins([images], step)
+            x = _repeated(lax.dynamic_slice_in_dim(image, begin, images.size), g.shape[-1], form)
+            taps = lax.dynamic_slice_in_dim(g, begin, images.size)
+            for block in itertools.product(*positions):
+                sums = jnp.zeros((images.size, *total.shape), g.dtype)
+                add = functools.partial(_add, x, taps, form.axes, block)
+                total += lax.fori_loop(0, math.prod(cut.pieces for cut in block), add, sums).sum(0)
+            return total
+
+        total = lax.fori_loop(0, images.pieces, add_images, total)
     return total.reshape(form.kernel(image, g))
 
 
 def _add(x: Array, g: Array, axes: Sequence[Axis], block: Sequence[Cut], step: Array, sums: Array) -> Array:
-    """Add what one piece of a block, cut from the batch and the positions, gives to the sums for each image."""
-    (image, *places), (images, *sizes) = begins(block, step), (cut.size for cut in block)
+    """Add what one block of the positions gives to the sums for each image."""
+    places, sizes = begins(block, step), [cut.size for cut in block]
     pairs = tuple(zip(axes, sizes, strict=True))
     starts = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
     reach = [_reach(axis, size) for axis, size in pairs]
-    windows = lax.dynamic_slice(x, (image, *starts, 0), (images, *reach, x.shape[-1]))
-    taps = lax.dynamic_slice(g, (image, *places, 0), (images, *sizes, g.shape[-1]))
-    taps = taps.reshape(images, -1, *[1] * len(axes), g.shape[-1])
+    windows = lax.dynamic_slice(x, (0, *starts, 0), (x.shape[0], *reach, x.shape[-1]))
+    taps = lax.dynamic_slice(g, (0, *places, 0), (g.shape[0], *sizes, g.shape[-1]))
+    taps = taps.reshape(g.shape[0], -1, *[1] * len(axes), g.shape[-1])
     turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
     parts = [part * taps[:, i] for i, part in enumerate(shifted(windows, turned))]
     return sums + functools.reduce(jnp.add, parts)
-
-
-def conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation as a sum over the rows of the kernel, in a loop."""
-    first, row = form.axes[0], _row(form)
-    x = pad(image, form.axes, ("zeros",) * len(form.axes))
-
-    def add_row(tap: Array, y: Array) -> Array:
-        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
-        return y + conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row)
-
-    zero = jnp.zeros(form.result(image, kernel), image.dtype)
-    return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
 
 
 def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:
@@ -109,3 +152,8 @@ def _row(form: Form) -> Form:
 def _repeated(image: Array, outputs: int, form: Form) -> Array:
     """Return the padded image with each channel as often as it has outputs."""
     return pad(jnp.repeat(image, outputs // form.groups, axis=-1), form.axes, ("zeros",) * len(form.axes))
+
+
+def _padded(form: Form) -> int:
+    """Return how many places an image has with its padding."""
+    return math.prod(axis.lo + axis.size + axis.reach for axis in form.axes)

@@ -1,5 +1,6 @@
 """What every form of a convolution is given beside its operands."""
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
 
@@ -67,3 +68,6 @@ class Form(NamedTuple):
     def kernel(self, image: Array, result: Array) -> Shape:
         """The shape of the kernel that takes this image to this result."""
         return (*self.window, image.shape[-1] // self.groups, result.shape[-1])
+
+
+Map: TypeAlias = Callable[[Array, Array, Form], Array]  # one of the three of a convolution, which are bilinear

@@ -4,16 +4,12 @@ Of the kernel of such a bundle all is zero but for the blocks on its diagonal.
 """
 
 import math
-from collections.abc import Callable
-from typing import TypeAlias
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._typing import Array
-from ._form import Form
-
-Map: TypeAlias = Callable[[Array, Array, Form], Array]
+from ._form import Form, Map
 
 _WIDTH = 16  # input channels of a bundle, if the groups allow it
 _UNROLLED = 8  # so many bundles are computed side by side, more in a loop

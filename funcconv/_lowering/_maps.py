@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
 
 import jax
 
@@ -10,21 +9,20 @@ from .._dtypes import wide
 from .._typing import Array
 from . import _blocks, _depth, _depthwise, _groups, _lax, _phases, _pointwise, _turned, _windows
 from ._choice import CONV, INPUT_GRAD, KERNEL_GRAD, choose
-from ._form import Form, Type
+from ._form import Form, Map, Type
 from ._problem import Problem, Where
-
-Map: TypeAlias = Callable[[Array, Array, Form], Array]
 
 
 def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the convolution of an image with a kernel; with `stack` axes in front of both, of each with its own."""
-    name = choose(CONV, Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)).form
+    problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)
+    name = choose(CONV, problem).form
     if name in ("lax", "windows"):
         return _stacked(name, form, stack)(image, kernel)
     dense = partial(_conv, where=where)
     forms: dict[str, Map] = {
-        "taps": _depthwise.conv,
-        "rows": _depthwise.conv_by_rows,
+        "taps": partial(_depthwise.conv, blocks=problem.countable),
+        "rows": partial(_depthwise.conv_by_rows, blocks=problem.countable),
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "planes": partial(_depth.conv, dense=dense),

@@ -50,4 +50,4 @@ def named_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Ty
 def _conv(image: Array, kernel: Array, form: Form) -> Array:
     if len(form.axes) in _NAMED:
         return _lax.reference(image, kernel, form)
-    return _depth.conv_by_taps(image, kernel, form, dense=_conv)
+    return _depth.conv_by_taps(image, kernel, form, dense=_conv, loop=False)

@@ -9,17 +9,15 @@ The phases are convolutions of their own, or the channels of one, for which all 
 
 import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import NamedTuple, TypeAlias
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import jax.numpy as jnp
 from jax import lax
 
 from .._geometry import Axis
 from .._typing import Array, Shape
-from ._form import Form
-
-Forward: TypeAlias = Callable[[Array, Array, Form], Array]
+from ._form import Form, Map
 
 _SPARE = 1.4  # zeros are added to the taps if they are multiplied by no more than this
 _FEW = 8  # or if phases have so few channels that convolutions of their own would be slow
@@ -34,7 +32,7 @@ class Phase(NamedTuple):
     axis: Axis
 
 
-def input_grad(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
+def input_grad(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
     """Return the transpose of the convolution by its image; `conv` computes convolutions of stride one."""
     method = _as_channels if _merges(form, kernel.shape[-2]) else _by_themselves
     x = method(swapped(kernel, form.groups), g, form, conv)
@@ -65,7 +63,7 @@ def _count(form: Form) -> int:
     return math.prod(min(axis.window, axis.stride) for axis in form.axes)
 
 
-def _by_themselves(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
+def _by_themselves(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
     """Return the image, from the first place that has the first phase; a convolution for each phase."""
     n, batch = len(form.axes), g.shape[0]
     each = [_phases(axis) for axis in form.axes]
@@ -82,7 +80,7 @@ def _by_themselves(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
     return _interleaved(jnp.stack(parts, axis=n + 1), tuple(axis.stride for axis in form.axes))
 
 
-def _as_channels(kernel: Array, g: Array, form: Form, conv: Forward) -> Array:
+def _as_channels(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
     """Return the same by one convolution; where no axis has both a stride and a dilation."""
     n, axes = len(form.axes), []
     channels = kernel.shape[-1] // form.groups

@@ -219,7 +219,7 @@ class Problem(NamedTuple):
     def gathering(self) -> str:
         """The form whose products gather the fewest numbers for a position, by what a number costs, as measured."""
         first = self.form.axes[0]
-        read = (first.outputs + first.extent - 1) / first.outputs
+        read = first.size / first.outputs
         places = math.prod(self.form.spatial) / math.prod(self.form.positions)
         products = self.taps * self.inputs * self.outputs / _AS_MANY
         numbers = {"blocks": 1.5 * self.taps * self.inputs + products}
