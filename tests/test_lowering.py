@@ -182,6 +182,22 @@ def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, r
         close(found, expected)
 
 
+def test_a_depthwise_convolution_is_computed_once_for_all_that_use_it(rng):
+    params, x = draw(rng, (3, 3, 1, 32), (8, 28, 28, 32), np.float32)
+
+    def conv(params, x):
+        return fc.conv(params, x, padding=1, groups=32)
+
+    def used(params, x):  # by operations that XLA does not fuse with each other
+        y = jax.nn.relu(conv(params, x))
+        return y.reshape(-1, 32) @ jnp.ones((32, 16), np.float32), y.reshape(4, -1, 32), jnp.pad(y, 1)
+
+    def products(f):
+        return jax.jit(f).lower(params, x).compile().as_text().count(" multiply(")
+
+    assert products(used) == products(conv) > 0
+
+
 @pytest.mark.parametrize("images", [1, 2])  # of five
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_padded_images_some_after_others(name, images, monkeypatch, rng):
@@ -194,7 +210,7 @@ def test_padded_images_some_after_others(name, images, monkeypatch, rng):
     monkeypatch.setattr(_depthwise, "_SPARE", 0)
     params, x = draw(rng, kernel, (5, *image[1:]))
     expected = _lax.reference(x, params["kernel"], form)
-    for conv in (_depthwise.conv, _depthwise.conv_by_rows):
+    for conv in (partial(_depthwise.conv, old=False), _depthwise.conv_by_rows):
         program = jax.jit(partial(conv, form=form, blocks=True))
         assert f"f64[{images},{','.join(map(str, x.shape[1:]))}]" in str(program.trace(x, params["kernel"]).jaxpr)
         close(program(x, params["kernel"]), expected)

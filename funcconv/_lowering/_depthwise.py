@@ -4,10 +4,10 @@ The rows of a large kernel are taken one after another, and so are images that a
 gradient positions and taps change places: each cotangent scales the window that it belongs to.
 """
 
-import functools
 import itertools
 import math
 from collections.abc import Sequence
+from functools import partial, reduce
 
 import jax.numpy as jnp
 from jax import lax
@@ -26,32 +26,46 @@ _POSITIONS = 8  # so many cotangents are added at once,
 _POSITIONS_OLD = 32  # or with an old XLA, which has slow loops for fewer
 
 
-def conv(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
-    """Return the correlation.
+def conv(image: Array, kernel: Array, form: Form, *, old: bool, blocks: bool) -> Array:
+    """Return the correlation, some images after the others where all would be much larger with their padding.
 
     Args:
         image: `(batch, *spatial, groups)`.
         kernel: `(*window, 1, out)`.
         form: the convolution.
-        blocks: whether only so many images are padded at once as the cache can hold, where padding makes them large.
+        old: whether XLA is of a version that knows no barriers.
+        blocks: whether the batch may be cut, so that what is padded at once stays in the cache.
     """
-    return _over_images(_conv, image, kernel, form) if blocks else _conv(image, kernel, form)
+    if blocks and _sprawls(image, kernel, form):
+        return _over_images(_conv, image, kernel, form)
+    # XLA would compute this sum again in every operation that uses it: it looks through all but barriers, and branches.
+    y: Array
+    if old and blocks:
+        once = partial(_conv, form=form)
+        y = lax.cond(jnp.ravel(kernel)[0] == 0, once, once, image, kernel)
+    else:
+        y = lax.optimization_barrier(_conv(image, kernel, form))  # type: ignore[no-untyped-call]
+    return y
 
 
 def conv_by_rows(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
     """Return the same as a sum over the rows of the kernel, in a loop."""
-    return _over_images(_conv_by_rows, image, kernel, form) if blocks else _conv_by_rows(image, kernel, form)
+    if blocks and _sprawls(image, kernel, form):
+        return _over_images(_conv_by_rows, image, kernel, form)
+    return _conv_by_rows(image, kernel, form)
+
+
+def _sprawls(image: Array, kernel: Array, form: Form) -> bool:
+    """Return whether an image, each channel as often as it has outputs, is large with its padding."""
+    outputs = kernel.shape[-1]
+    held = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
+    return _padded(form) * outputs > _SPARE * held
 
 
 def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation, some images after the others where all of them would be large with their padding."""
-    outputs = kernel.shape[-1]
-    held = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
-    padded = _padded(form) * outputs
-    if padded <= _SPARE * held:
-        return conv(image, kernel, form)
+    """Return the correlation, as many images at once as the cache holds with their padding."""
     y = jnp.zeros(form.result(image, kernel), image.dtype)
-    for images in cuts(len(image), _HELD // padded):
+    for images in cuts(len(image), _HELD // (_padded(form) * kernel.shape[-1])):
 
         def put(step: Array, y: Array, images: Cut = images) -> Array:
             (begin,) = begins([images], step)
@@ -65,7 +79,7 @@ def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
 def _conv(image: Array, kernel: Array, form: Form) -> Array:
     taps = shifted(_repeated(image, kernel.shape[-1], form), form.axes)
     weights = kernel.reshape(len(taps), *(1,) * (image.ndim - 1), kernel.shape[-1])
-    y: Array = functools.reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights, strict=True)))
+    y: Array = reduce(jnp.add, (tap * weight for tap, weight in zip(taps, weights, strict=True)))
     return y
 
 
@@ -105,7 +119,7 @@ def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) 
             taps = lax.dynamic_slice_in_dim(g, begin, images.size)
             for block in itertools.product(*positions):
                 sums = jnp.zeros((images.size, *total.shape), g.dtype)
-                add = functools.partial(_add, x, taps, form.axes, block)
+                add = partial(_add, x, taps, form.axes, block)
                 total += lax.fori_loop(0, math.prod(cut.pieces for cut in block), add, sums).sum(0)
             return total
 
@@ -124,7 +138,7 @@ def _add(x: Array, g: Array, axes: Sequence[Axis], block: Sequence[Cut], step: A
     taps = taps.reshape(g.shape[0], -1, *[1] * len(axes), g.shape[-1])
     turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
     parts = [part * taps[:, i] for i, part in enumerate(shifted(windows, turned))]
-    return sums + functools.reduce(jnp.add, parts)
+    return sums + reduce(jnp.add, parts)
 
 
 def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:

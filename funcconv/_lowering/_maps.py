@@ -21,7 +21,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         return _stacked(name, form, stack)(image, kernel)
     dense = partial(_conv, where=where)
     forms: dict[str, Map] = {
-        "taps": partial(_depthwise.conv, blocks=problem.countable),
+        "taps": partial(_depthwise.conv, old=where.old, blocks=problem.countable),
         "rows": partial(_depthwise.conv_by_rows, blocks=problem.countable),
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
