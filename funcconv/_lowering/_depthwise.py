@@ -38,11 +38,13 @@ def conv(image: Array, kernel: Array, form: Form, *, old: bool, blocks: bool) ->
     """
     if blocks and _sprawls(image, kernel, form):
         return _over_images(_conv, image, kernel, form)
-    # XLA would compute this sum again in every operation that uses it: it looks through all but barriers, and branches.
+    # XLA computes a sum of slices again in each operation that uses it, unless there is a barrier or a branch between.
     y: Array
     if old and blocks:
-        once = partial(_conv, form=form)
-        y = lax.cond(jnp.ravel(kernel)[0] == 0, once, once, image, kernel)
+        unknown = jnp.ravel(kernel)[0] == 0
+        true = unknown | ~unknown  # which XLA does not know
+        shape = form.result(image, kernel)
+        y = lax.cond(true, partial(_conv, form=form), lambda *_: jnp.zeros(shape, image.dtype), image, kernel)
     else:
         y = lax.optimization_barrier(_conv(image, kernel, form))  # type: ignore[no-untyped-call]
     return y
