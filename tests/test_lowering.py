@@ -1,7 +1,6 @@
 """The forms in which convolutions are computed on the CPU: each equals the reference, and the choice among them."""
 
 import itertools
-import math
 from functools import partial
 
 import jax
@@ -77,6 +76,8 @@ CASES = {
     "wide groups": ((2, 2, 17, 180), (2, 4, 4, 153), {"groups": 9}, ("groups", "phases", "groups")),
     "groups of one tap": ((1, 1, 2, 6), (2, 6, 5, 6), {"groups": 3}, ("groups", "phases", "groups")),
     "cropped": ((3, 3, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 1), (3, -1)), "stride": 2}, ("lax", "phases", "blocks")),
+    "cropped and padded": ((3, 2, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 4), (3, -1))}, ("lax", "phases", "blocks")),
+    "mostly padding": ((3, 3, 20, 3), (2, 3, 4, 20), {"padding": (6, 5)}, ("lax", "phases", "exchanged")),
 }  # fmt: skip
 DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied"))]
 
@@ -149,7 +150,20 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
 
 
 @pytest.mark.parametrize(("gathered", "padded"), [(1, 1), (1, 600), (350, 2**22), (350, 600)])
-@pytest.mark.parametrize("name", ["dense", "even", "narrow", "one axis", "many planes", "cropped", "dilated phases"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dense",
+        "even",
+        "narrow",
+        "one axis",
+        "many planes",
+        "cropped",
+        "dilated phases",
+        "cropped and padded",
+        "mostly padding",
+    ],
+)
 def test_blocks_of_every_size(name, gathered, padded, monkeypatch, rng):
     monkeypatch.setattr(_blocks, "_GATHERED", gathered)
     monkeypatch.setattr(_blocks, "_PADDED", padded)
@@ -205,8 +219,7 @@ def test_padded_images_some_after_others(name, images, monkeypatch, rng):
     options = dict(options)
     groups = options.pop("groups")
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options), groups)
-    padded = math.prod(axis.lo + axis.size + axis.reach for axis in form.axes) * kernel[-1]
-    monkeypatch.setattr(_depthwise, "_HELD", images * padded)
+    monkeypatch.setattr(_depthwise, "_HELD", images * form.extended * kernel[-1])
     monkeypatch.setattr(_depthwise, "_SPARE", 0)
     params, x = draw(rng, kernel, (5, *image[1:]))
     expected = _lax.reference(x, params["kernel"], form)

@@ -106,7 +106,7 @@ def _over_blocks(
     columns = math.prod(form.window) * image.shape[-1]
     first, *rest = form.axes
     line = (columns + beside) * math.prod(axis.outputs for axis in rest)
-    padded = math.prod(axis.lo + axis.size + axis.reach for axis in form.axes) * image.shape[-1]
+    padded = form.extended * image.shape[-1]
     most = min(_PADDED, max(2 * image.size, _GATHERED)) // padded
     of_lines = cuts(first.outputs, _GATHERED // line)
 

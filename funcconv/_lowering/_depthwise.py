@@ -61,13 +61,13 @@ def _sprawls(image: Array, kernel: Array, form: Form) -> bool:
     """Return whether an image, each channel as often as it has outputs, is large with its padding."""
     outputs = kernel.shape[-1]
     held = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
-    return _padded(form) * outputs > _SPARE * held
+    return form.extended * outputs > _SPARE * held
 
 
 def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
     """Return the correlation, as many images at once as the cache holds with their padding."""
     y = jnp.zeros(form.result(image, kernel), image.dtype)
-    for images in cuts(len(image), _HELD // (_padded(form) * kernel.shape[-1])):
+    for images in cuts(len(image), _HELD // (form.extended * kernel.shape[-1])):
 
         def put(step: Array, y: Array, images: Cut = images) -> Array:
             (begin,) = begins([images], step)
@@ -111,7 +111,7 @@ def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) 
     """
     positions = _positions(form.axes, _POSITIONS_OLD if old else _POSITIONS)
     read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
-    most = min(_READ // ((read + math.prod(form.window)) * g.shape[-1]), _HELD // _padded(form) // g.shape[-1])
+    most = min(_READ // ((read + math.prod(form.window)) * g.shape[-1]), _HELD // form.extended // g.shape[-1])
     total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
     for images in cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]:
 
@@ -168,8 +168,3 @@ def _row(form: Form) -> Form:
 def _repeated(image: Array, outputs: int, form: Form) -> Array:
     """Return the padded image with each channel as often as it has outputs."""
     return pad(jnp.repeat(image, outputs // form.groups, axis=-1), form.axes, ("zeros",) * len(form.axes))
-
-
-def _padded(form: Form) -> int:
-    """Return how many places an image has with its padding."""
-    return math.prod(axis.lo + axis.size + axis.reach for axis in form.axes)

@@ -1,5 +1,6 @@
 """What every form of a convolution is given beside its operands."""
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
@@ -31,6 +32,11 @@ class Form(NamedTuple):
     def spatial(self) -> Shape:
         """The sizes of the image."""
         return tuple(axis.size for axis in self.axes)
+
+    @property
+    def extended(self) -> int:
+        """How many places an image has with its padding."""
+        return math.prod(axis.lo + axis.size + axis.reach for axis in self.axes)
 
     @property
     def window(self) -> Shape:

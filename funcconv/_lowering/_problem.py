@@ -165,8 +165,7 @@ class Problem(NamedTuple):
     @property
     def hollow(self) -> bool:
         """Whether the padded image is mostly padding, which products would gather and hold."""
-        padded = math.prod(axis.size + max(axis.lo, 0) + max(axis.reach, 0) for axis in self.form.axes)
-        return padded >= 4 * math.prod(self.form.spatial)
+        return self.form.extended >= 4 * math.prod(self.form.spatial)
 
     @property
     def direct(self) -> bool:
