@@ -7,12 +7,14 @@ from pathlib import Path
 
 import jax
 
-from . import allocator, convolutions, derivatives, eager, importing, peers, pools, scaling, training
+from . import allocator, convolutions, derivatives, eager, forms, importing, peers, pools, scaling, training
 from .picture import draw
+from .tables import show
 
 RESULTS = Path(__file__).parent / "results"
 SUITES = {
     "convolutions": convolutions.results,
+    "forms": forms.results,
     "pools": pools.results,
     "networks": peers.results,
     "derivatives": derivatives.results,
@@ -22,14 +24,6 @@ SUITES = {
     "training": training.results,
     "allocator": allocator.results,
 }
-
-
-def show(title: str, table: dict[str, dict[str, float]]) -> None:
-    """Print one table."""
-    widths = {column: max(len(column), 8) + 2 for column in next(iter(table.values()))}
-    print(f"\n{title}\n{'':30}" + "".join(f"{column:>{width}}" for column, width in widths.items()))
-    for name, row in table.items():
-        print(f"{name:30}" + "".join(f"{row[column]:{width}.2f}" for column, width in widths.items()))
 
 
 def main() -> None:

@@ -20,6 +20,7 @@ import numpy as np
 from .libraries import on_jax
 from .networks import NETWORKS
 from .peers import STEP, programs
+from .tables import Table, with_mean
 from .timing import medians
 
 PAGES = "glibc.malloc.hugetlb=1"  # asks for pages of 2 MB
@@ -38,7 +39,7 @@ def steps(*, quick: bool) -> dict[str, float]:
     return found
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return how many times faster each network trains."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     command = [sys.executable, "-m", "benchmarks.allocator", *(["--quick"] if quick else [])]
@@ -54,9 +55,7 @@ def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
         ms = {way: statistics.median(run[name] for run in runs) for way, runs in found.items()}
         usual = ms.pop("as it comes")
         table[name] = {"as it comes, ms": usual} | {f"{way}, times faster": usual / each for way, each in ms.items()}
-    columns = {column: [row[column] for row in table.values()] for column in next(iter(table.values()))}
-    table["geometric mean"] = {column: statistics.geometric_mean(each) for column, each in columns.items()}
-    return {"training steps, by what the allocator does": table}
+    return {"training steps, by what the allocator does": with_mean(table)}
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 Beside the three maps stand both gradients together, and the derivative of both along both: a product with the Hessian.
 """
 
-import math
 import time
 from functools import partial
 from typing import Any
@@ -13,6 +12,7 @@ import numpy as np
 
 import funcconv as fc
 
+from .tables import Table, with_mean
 from .timing import medians
 
 # The image, the outputs, the window, and options.
@@ -117,9 +117,9 @@ def built(f: Any, arrays: tuple[Any, ...]) -> tuple[Any, float, float]:
     return program, taken, memory / 2**20
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return a table for each map: milliseconds, times faster than lax, operations a second, compiling, memory."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
+    tables: dict[str, Table] = {}
     for name in list(ROWS)[:: 5 if quick else 1]:
         row = ROWS[name]
         ours, arrays = maps(*row, None)
@@ -140,9 +140,4 @@ def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
                 "memory, MB": memory,
                 "memory / lax": memory / lax_memory,
             }
-    for table in tables.values():
-        table["geometric mean"] = {
-            column: math.exp(float(np.mean([math.log(row[column]) for row in table.values()])))
-            for column in next(iter(table.values()))
-        }
-    return tables
+    return {title: with_mean(table) for title, table in tables.items()}

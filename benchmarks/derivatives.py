@@ -13,6 +13,7 @@ import funcconv as fc
 
 from .libraries import on_jax
 from .networks import NETWORKS
+from .tables import Table
 from .timing import medians
 
 
@@ -23,7 +24,7 @@ def problem(name: str, library: str = "funcconv") -> tuple[Any, Any, Any]:
     return lambda params, x: jnp.square(predict(params, x) - 1).mean(), params, x
 
 
-def products_with_the_hessian(rounds: int) -> dict[str, dict[str, float]]:
+def products_with_the_hessian(rounds: int) -> Table:
     """Return, for each network, the cost of a product in each mode over that of a gradient."""
     table = {}
     for name in NETWORKS:
@@ -40,7 +41,7 @@ def products_with_the_hessian(rounds: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def gradients_of_examples(rounds: int) -> dict[str, dict[str, float]]:
+def gradients_of_examples(rounds: int) -> Table:
     """Return, for each network, the cost of all gradients of 64 examples over that of the gradient of their mean."""
     table = {}
     for name in NETWORKS:
@@ -70,7 +71,7 @@ def gradients_of_examples(rounds: int) -> dict[str, dict[str, float]]:
     return table
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return all tables."""
     rounds = 3 if quick else 9
     return {

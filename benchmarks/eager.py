@@ -8,12 +8,13 @@ from jax import lax
 
 import funcconv as fc
 
+from .tables import Table
 from .timing import medians
 
 NHWC = ("NHWC", "HWIO", "NHWC")
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return the table: small arrays, so that what is not arithmetic shows."""
     x = jax.random.normal(jax.random.key(0), (2, 8, 8, 4))
     kernel = jax.random.normal(jax.random.key(1), (3, 3, 4, 4))

@@ -4,10 +4,11 @@ import subprocess
 import sys
 import tempfile
 
+from .tables import Table
 from .timing import medians
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return the table. Bytecode is at hand, as it is from the second import on of what is installed."""
     scripts = {"funcconv": "import funcconv", "jax, flax, optax": "import jax, flax, optax", "jax": "import jax"}
     with tempfile.TemporaryDirectory() as folder:

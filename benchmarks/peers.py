@@ -6,7 +6,6 @@ its arguments and results.
 """
 
 import importlib.util
-import statistics
 import time
 from collections.abc import Callable
 from functools import partial
@@ -20,6 +19,7 @@ import funcconv as fc
 
 from .libraries import on_jax
 from .networks import NETWORKS
+from .tables import Table, with_mean
 from .timing import medians
 
 STEP = "training step"
@@ -42,11 +42,11 @@ def programs(predict: Callable[[Any, Any], Any]) -> dict[str, Callable[[Any, Any
     return {STEP: step, "inference": predict, "HVP": product}
 
 
-def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> dict[str, dict[str, float]]:
+def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> Table:
     """Return what each library takes, in milliseconds or megabytes, for each task."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ways: dict[str, dict[str, Callable[[], Any]]] = {}
-    taken: dict[str, dict[str, float]] = {COMPILING: {}, MEMORY: {}}
+    taken: Table = {COMPILING: {}, MEMORY: {}}
     builds = {library: (build, None) for library, build in on_jax().items()}
     best = fc.compiler_options()
     builds |= {f"{library} +": (on_jax()[library], best) for library in ("funcconv", "lax") if best}
@@ -73,9 +73,9 @@ def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> dict[str, dict[
     return taken
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return a table for each task."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
+    tables: dict[str, Table] = {}
     for name, (net, usual, small) in NETWORKS.items():
         taken = of_network(net, small if quick else usual, rounds=3 if quick else 9)
         for task, of_task in taken.items():
@@ -83,9 +83,4 @@ def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
             unit = "MB" if task == MEMORY else "ms"
             ratios = {library: theirs / ours for library, theirs in of_task.items()}
             tables.setdefault(task, {})[name] = {f"funcconv, {unit}": ours} | ratios
-    for table in tables.values():
-        rows = list(table.values())
-        table["geometric mean"] = {
-            column: statistics.geometric_mean(row[column] for row in rows if column in row) for column in rows[0]
-        }
-    return tables
+    return {title: with_mean(table) for title, table in tables.items()}

@@ -1,6 +1,5 @@
 """Pools and their derivatives, against windows of `jax.lax`: how many times faster."""
 
-import math
 from functools import partial
 from typing import Any
 
@@ -11,6 +10,7 @@ from jax import lax
 
 import funcconv as fc
 
+from .tables import Table, with_mean
 from .timing import medians
 
 # The image, the window, the stride and what the window is reduced by.
@@ -51,9 +51,9 @@ def programs(pool: Any) -> dict[str, Any]:
     }
 
 
-def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
+def results(*, quick: bool = False) -> dict[str, Table]:
     """Return a table for the value, the gradient and the product with the Hessian."""
-    tables: dict[str, dict[str, dict[str, float]]] = {}
+    tables: dict[str, Table] = {}
     for name in list(ROWS)[:: 4 if quick else 1]:
         image, window, stride, reduce = ROWS[name]
         x = jnp.asarray(np.random.default_rng(0).normal(size=image), jnp.float32)
@@ -67,9 +67,4 @@ def results(*, quick: bool = False) -> dict[str, dict[str, dict[str, float]]]:
                 "lax, ms": 1e3 * seconds["lax"],
                 "times faster": seconds["lax"] / seconds["funcconv"],
             }
-    for table in tables.values():
-        table["geometric mean"] = {
-            column: math.exp(float(np.mean([math.log(row[column]) for row in table.values()])))
-            for column in next(iter(table.values()))
-        }
-    return tables
+    return {title: with_mean(table) for title, table in tables.items()}

@@ -11,9 +11,8 @@ import numpy as np
 
 import funcconv as fc
 
+from .tables import Table
 from .timing import medians
-
-Table = dict[str, dict[str, float]]
 
 # The image, the outputs and the groups at each size; the work doubles from one size to the next, or nearly.
 GROWTH: dict[str, tuple[tuple[int, ...], Callable[[int], tuple[tuple[int, ...], int, int]]]] = {

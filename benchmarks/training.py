@@ -17,7 +17,8 @@ import optax
 
 import funcconv as fc
 
-Table = dict[str, dict[str, float]]
+from .tables import Table
+
 WARM = 50  # steps that are not timed, compilation among them
 
 

@@ -46,6 +46,17 @@ class Axis(NamedTuple):
         return max((self.outputs - 1) * self.stride + self.extent - self.lo - self.size, 1 - self.size)
 
     @property
+    def inside(self) -> int:
+        """How many taps of all windows lie on the axis, rather than on padding."""
+        count = 0
+        for tap in range(self.window):
+            first = tap * self.dilation - self.lo  # of the places o * stride + first, those from 0 to size - 1
+            start = max(-(first // self.stride), 0)
+            stop = min((self.size - 1 - first) // self.stride, self.outputs - 1)
+            count += max(stop - start + 1, 0)
+        return count
+
+    @property
     def plain(self) -> "Axis":
         """The same places without padding, each a window of its own."""
         return Axis(self.size, 1, 1, 1, 0, 0, self.size)

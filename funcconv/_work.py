@@ -55,23 +55,12 @@ def _of_family(eqn: Any) -> Flops:
     shapes = {part: each.shape for part, each in zip(_family.PRIMITIVES[eqn.primitive], types, strict=True)}
     axes, n = eqn.params["form"].axes, len(eqn.params["form"].axes)
     images, channels = math.prod(shapes["x"][: -n - 1]), math.prod(shapes["w"][-2:])
-    return _counted(images * channels, [(axis.outputs * axis.window, _inside(axis)) for axis in axes])
+    return _counted(images * channels, [(axis.outputs * axis.window, axis.inside) for axis in axes])
 
 
 def _counted(each: int, pairs: Sequence[tuple[int, int]]) -> Flops:
     """Return two operations for each pair of a window and a tap, of all on an axis, and of those not on padding."""
     return Flops(2 * each * math.prod(a for a, _ in pairs), 2 * each * math.prod(b for _, b in pairs))
-
-
-def _inside(axis: Axis) -> int:
-    """Return how many taps of all windows lie on the axis, rather than on padding."""
-    count = 0
-    for tap in range(axis.window):
-        first = tap * axis.dilation - axis.lo  # of the places o * stride + first, those from 0 to size - 1
-        start = max(-(first // axis.stride), 0)
-        stop = min((axis.size - 1 - first) // axis.stride, axis.outputs - 1)
-        count += max(stop - start + 1, 0)
-    return count
 
 
 def _of_product(eqn: Any) -> Flops:
@@ -91,8 +80,8 @@ def _of_lax(eqn: Any) -> Flops:
         stride, between, dilation = (params[name][i] for name in ("window_strides", "lhs_dilation", "rhs_dilation"))
         if between == 1:
             axis = Axis(size, window, stride, dilation, lo, hi, outputs)
-            pairs.append((outputs * window, _inside(axis)))
+            pairs.append((outputs * window, axis.inside))
         else:  # of a transposed convolution: windows on the result, or, by its kernel, of its image's places
             axis = Axis(outputs, window, between, dilation, (window - 1) * dilation - lo, 0, size)
-            pairs.append((size * min(window, outputs), _inside(axis)))
+            pairs.append((size * min(window, outputs), axis.inside))
     return _counted(each, pairs)

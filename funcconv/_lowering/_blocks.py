@@ -15,7 +15,6 @@ from jax import lax
 
 from .._geometry import Axis
 from .._padding import pad
-from .._taps import patches
 from .._typing import Array
 from ._cuts import Cut, begins, cuts
 from ._form import Form
@@ -84,11 +83,13 @@ def mixed(image: Array, g: Array, form: Form) -> Array:
 
     def add_product(total: Array, block: Block) -> Array:
         image, line = block.place
-        size = block.lines.size
-        readers = line + first.lo - reach + jnp.arange(size + reach)
-        right = lax.dynamic_slice_in_dim(g, image, block.images.size)
-        right = right.at[:, readers].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-        right = patches(right, [Axis(size + reach, first.window, 1, first.dilation, 0, 0, size)]).reshape(-1, outputs)
+        of_images = lax.dynamic_slice_in_dim(g, image, block.images.size)
+        readers = line + first.lo - reach + jnp.arange(block.lines.size)
+        taps = [
+            of_images.at[:, readers + tap].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+            for tap in range(0, first.extent, first.dilation)
+        ]
+        right = jnp.stack(taps, -2).reshape(-1, outputs)
         pair = (block.windows, right) if inputs < outputs else (right, block.windows)
         return total + lax.dot_general(*pair, (((0,), (0,)), ((), ())), precision=form.precision)
 

@@ -45,11 +45,11 @@ CONV = (
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
     Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),
-    Row("planes", lambda p: p.planes, "planes side by side as channels: XLA is fast in two axes"),
+    Row("planes", lambda p: len(p.form.axes) > 2 and p.countable, "planes side by side: XLA is fast in two axes"),
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
-    Row("windows", lambda p: p.slight and p.gatherable, "few channels: one product of gathered windows"),
-    Row("longer", lambda p: p.bare or p.halting, "one line more, which leads this XLA to a faster way"),
+    Row("blocks", lambda p: p.short, "a small image, or few channels: products of gathered windows, block by block"),
+    Row("longer", lambda p: p.bare or p.halting, "one line more, which leads XLA to a faster way"),
     _DEFAULT,
 )  # fmt: skip
 
@@ -65,10 +65,7 @@ KERNEL_GRAD = (
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
-    Row("turned", lambda p: p.line and p.dtype != np.float64, "one axis: XLA's, batch and channels exchanged"),
-    Row("turned", lambda p: p.turnable and p.hollow, "mostly padding: XLA's, batch and channels exchanged"),
-    Row("turned", lambda p: p.narrow or p.direct, "few channels, or many taps: XLA's, batch and channels exchanged"),
-    Row("turned", lambda p: p.direct_strided, "a stride, and not many channels: XLA's, batch and channels exchanged"),
+    Row("turned", lambda p: p.direct, "a stride and padding, or few channels: XLA's, batch and channels exchanged"),
     Row("mixed", lambda p: p.gathering == "mixed", "products of gathered rows of both, block by block"),
     Row("exchanged", lambda p: p.gathering == "exchanged", "products of gathered cotangents, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005

@@ -19,7 +19,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
     name = choose(CONV, problem).form
     if name in ("lax", "windows"):
         return _stacked(name, form, stack)(image, kernel)
-    dense = partial(_conv, where=where)
+    dense = partial(dense_conv, where=where)
     forms: dict[str, Map] = {
         "taps": partial(_depthwise.conv, old=where.old, blocks=problem.countable),
         "rows": partial(_depthwise.conv_by_rows, blocks=problem.countable),
@@ -39,7 +39,7 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
     if name in ("lax", "windows"):
         forward = lambda image: _stacked(name, form, stack)(image, kernel)  # noqa: E731
         return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
-    return _phases.input_grad(_widened(kernel), _widened(g), form, partial(_conv, where=where)).astype(out.dtype)
+    return _phases.input_grad(_widened(kernel), _widened(g), form, partial(dense_conv, where=where)).astype(out.dtype)
 
 
 def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
@@ -61,7 +61,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
     return forms[name](_widened(image), _widened(g), form).astype(out.dtype)
 
 
-def _conv(image: Array, kernel: Array, form: Form, *, where: Where) -> Array:
+def dense_conv(image: Array, kernel: Array, form: Form, *, where: Where) -> Array:
     """Return a convolution of which another one is made."""
     return conv(image, kernel, form=form, stack=0, out=jax.typeof(image), where=where)
 

@@ -1,7 +1,6 @@
 """One map of one convolution, and what of it decides in which form it is computed.
 
-The limits are the result of measurements on one processor, in float32 but where a dtype is named, which `benchmarks/`
-repeats.
+The limits are the result of measurements on one processor, of a thousand shapes as `benchmarks/forms.py` draws them.
 """
 
 import math
@@ -13,21 +12,17 @@ import numpy as np
 from .._typing import Shape
 from ._form import Form
 
-_FEW = 6, 16  # channels before and after
-_SMALL = 2**8  # positions
-_MIDDLE = 16  # channels
-_ONE_OR_TWO = 2  # channels
-_ODD = 3, 5, 7, 9  # channels
-_PRODUCT = 2**7  # numbers in a window
-_GATHERED = 2**20  # numbers in all windows together
-_SPARE = 3  # times as many numbers as image and result have may be held beside them
 _PLANE = 2  # axes
-_SOME_TAPS = 5
-_MANY_TAPS = 16
-_FEW_POSITIONS = 100
-_MANY_IMAGES = 64
-_HEAP = 2**19  # numbers of so many images and their results that XLA has no cache for them
-_AS_MANY = 64  # products take as long as one number is gathered
+_VECTOR = 4  # numbers that XLA's path takes at once
+_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels
+_DOZEN = 12  # positions, taps or channels
+_MANY_TAPS = 25
+_SHORT, _LONGER = 80, 128  # numbers in a window
+_GATHERED = 2**18  # numbers in all windows together
+_LIGHT = 3 * 2**18  # numbers of images and results
+_HEAVY = 2**25  # products of two numbers
+_FILLED = 0.7  # of the taps of all windows are on the image
+_AS_MANY = 18  # products take as long as one number is gathered
 
 
 class Where(NamedTuple):
@@ -88,66 +83,19 @@ class Problem(NamedTuple):
         return math.prod(self.form.spatial) * self.inputs + math.prod(self.form.positions) * self.outputs
 
     @property
-    def gathered(self) -> int:
-        """How many numbers the windows of one example are."""
-        return math.prod(self.form.positions) * self.taps * self.inputs
-
-    @property
-    def planes(self) -> bool:
-        """Whether there are three axes, and the planes that windows along the first read are not too many."""
-        first, *rest = self.form.axes
-        numbers = first.outputs * first.window * math.prod(axis.size for axis in rest) * self.inputs
-        return len(rest) == _PLANE and self.inputs <= 4 * _MIDDLE and numbers <= _SPARE * self.held
-
-    @property
-    def slight(self) -> bool:
-        """Whether XLA has too few channels to be fast with, or an odd number that an old one is slow with."""
-        few = self.inputs <= _FEW[0] and self.outputs <= _FEW[1] and self.taps * self.inputs <= _PRODUCT
-        odd = self.old and self.inputs in _ODD and _MIDDLE < self.outputs <= 2 * _MIDDLE
-        return self.planar and (few or odd)
-
-    @property
-    def gatherable(self) -> bool:
-        """Whether all windows together are few enough numbers to be held, and for the cache."""
-        if not isinstance(self.batch, int):
-            return False
-        return self.batch * self.gathered <= min(max(_SPARE * self.batch * self.held, _GATHERED // 2), 4 * _GATHERED)
-
-    @property
-    def narrow(self) -> bool:
-        """Whether products of matrices would have little to work on, and XLA has fast loops."""
-        few = max(2 * self.inputs, self.outputs) <= _MIDDLE
-        return few and math.prod(self.form.positions) <= _SMALL and len(self.form.axes) <= _PLANE
-
-    @property
     def planar(self) -> bool:
-        """Whether XLA alone has a fast path for this: two axes, in float32, and no other library turned on."""
-        return self.dtype == np.float32 and len(self.form.axes) == 2 and self.form.library is None
+        """Whether XLA has a path of its own for this, which can be fast: up to two axes, and no library turned on."""
+        return self.dtype in (np.float32, np.float64) and len(self.form.axes) <= _PLANE and self.form.library is None
 
     @property
     def old(self) -> bool:
-        """Whether that path is of a version that has slow ways for some images."""
-        return self.planar and self.where.old and self.where.devices == 1
+        """Whether that path is of a version that has slow ways for some images, in float32."""
+        return self.single and self.where.old and self.where.devices == 1
 
     @property
-    def bare(self) -> bool:
-        """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
-        if not self.old or self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
-            return False
-        gathered = self.batch * self.gathered
-        if self.inputs > _MIDDLE:
-            return gathered >= _GATHERED // 4
-        return gathered >= _GATHERED and self.outputs > _MIDDLE and self.inputs > _ONE_OR_TWO
-
-    @property
-    def halting(self) -> bool:
-        """Whether an old XLA is slow as the result is not larger than the image; a line more is to be little."""
-        if not self.old or not self.form.padded or self.form.overlapping is None or not isinstance(self.batch, int):
-            return False
-        axis = self.form.axes[self.form.overlapping]
-        same = axis.stride == 1 and axis.outputs <= axis.size and axis.size + 1 <= 1.2 * axis.outputs
-        some = self.inputs > _MIDDLE and _MIDDLE <= self.outputs <= 4 * _MIDDLE
-        return same and some and (self.inputs % 4 > 0 or (self.outputs >= 2 * _MIDDLE and self.batch > 1))
+    def single(self) -> bool:
+        """Whether it is the one for two axes in float32."""
+        return self.planar and not self.line and self.dtype == np.float32
 
     @property
     def offered(self) -> bool:
@@ -157,75 +105,100 @@ class Problem(NamedTuple):
         return self.form.library == "onednn" and fits
 
     @property
+    def filled(self) -> float:
+        """What part of the taps of all windows is on the image, rather than on padding."""
+        return math.prod(axis.inside / (axis.outputs * axis.window) for axis in self.form.axes)
+
+    @property
+    def small(self) -> bool:
+        """Whether windows are longer than the image."""
+        return any(axis.extent > axis.size for axis in self.form.axes)
+
+    @property
+    def short(self) -> bool:
+        """Whether products of gathered windows are faster than XLA's path.
+
+        For a small image that one multiplies number by number, though none on the padding. It is also slow where there
+        are few positions, or few channels before.
+        """
+        if not self.planar or not self.countable:
+            return False
+        if self.small:
+            return self.filled * self.outputs > _LEAST + self.outputs / _MIDDLE
+        if math.prod(self.form.positions) <= _DOZEN and self.outputs > _MIDDLE:
+            return True
+        window = self.taps * self.inputs
+        if window <= _SHORT and self.inputs * self.outputs <= _MIDDLE:
+            return True
+        if self.old:
+            light = self.form.padded or self.form.overlapping is None or self.products < _HEAVY
+            return not light and self.inputs <= _MIDDLE and window <= _LONGER
+        return window <= _SHORT and self.outputs > 4 * _MIDDLE and self.products < _HEAVY
+
+    @property
+    def bare(self) -> bool:
+        """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
+        if not self.old or self.form.padded or self.form.overlapping is None or not self.countable:
+            return False
+        return self.inputs > _MIDDLE and self.products >= _GATHERED * self.outputs
+
+    @property
+    def halting(self) -> bool:
+        """Whether XLA is slow as the result is not larger than the image; and a line more is to be little.
+
+        It is where the version is old, and otherwise with an odd number of channels.
+        """
+        form, i = self.form, self.form.overlapping
+        if not self.single or not self.countable or not form.padded or form.strided or i is None:
+            return False
+        axis = form.axes[i]
+        same = axis.outputs <= axis.size <= 1.25 * axis.outputs - 1
+        some = self.inputs > _FEW and self.outputs >= _DOZEN
+        return same and some and (self.old or self.inputs % _VECTOR > 0)
+
+    @property
     def turnable(self) -> bool:
         """Whether XLA has a convolution of the image with the cotangents that is fast: not if these are the longer."""
         fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
         return self.planar and fits and self.form.overlapping is not None
 
     @property
-    def hollow(self) -> bool:
-        """Whether the padded image is mostly padding, which products would gather and hold."""
-        return self.form.extended >= 4 * math.prod(self.form.spatial)
-
-    @property
     def direct(self) -> bool:
-        """Whether that convolution is not slower than products of what is gathered, with a stride of one.
+        """Whether that convolution is faster than products of what is gathered.
 
-        With many taps it gathers less, and with few channels products have little to work on.
+        The images are its channels, so it is fast with a number of them that vectors hold, and many taps; and an old
+        XLA is where there is little to compute.
         """
-        if not self.turnable or self.form.strided or self.taps < _SOME_TAPS:
+        if not self.turnable:
             return False
-        if self.batch == 1:
-            return self.outputs >= max(2 * self.inputs, _MIDDLE + 1)
-        if self.small:
+        strided, window = self.form.strided, self.taps * self.inputs
+        if strided and self.filled < _FILLED:
             return True
-        heaped = self.batch >= _MANY_IMAGES and self.batch * self.held >= _HEAP
-        if self.inputs <= _FEW[0]:
-            return not heaped
-        if self.inputs >= _MIDDLE and self.outputs <= _MIDDLE // 2:  # windows of the cotangents are little
-            return False
-        if self.taps >= _MANY_TAPS and not self.old:
-            return self.outputs > _MIDDLE
-        if self.taps >= _MANY_TAPS:
-            return self.outputs > (_MIDDLE if self.form.padded else max(self.inputs, _MIDDLE)) and not heaped
-        if self.inputs < _MIDDLE:
+        even = self.batch % _VECTOR == 0 and self.taps > _DOZEN
+        if not strided and even and self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs:
             return True
         if not self.old:
-            return self.outputs > 2 * self.inputs
-        few = self.form.padded and max(self.inputs, self.outputs) <= 2 * _MIDDLE
-        return few or (self.outputs >= 2 * self.inputs and not heaped)
-
-    @property
-    def direct_strided(self) -> bool:
-        """The same with a stride."""
-        if not self.turnable or not self.form.strided:
+            return strided and self.outputs < _FEW and self.batch >= _FEW // 2 and window > _SHORT
+        if self.inputs <= _LEAST and self.taps >= _MANY_TAPS:
+            return True
+        if self.batch * self.held > _LIGHT:
             return False
-        if self.batch == 1:
-            return self.inputs <= 4 * _MIDDLE and self.outputs > _MIDDLE
-        if self.old and not self.form.padded:
-            return self.small
-        if self.taps >= _MANY_TAPS:
-            return self.outputs > _MIDDLE
-        return self.small or self.inputs <= _FEW[0] or max(self.inputs, self.outputs) <= 2 * _MIDDLE
-
-    @property
-    def small(self) -> bool:
-        """Whether there are few positions, and not many channels or taps."""
-        few = math.prod(self.form.positions) < _FEW_POSITIONS and self.taps < _MANY_TAPS
-        return few and max(self.inputs, self.outputs) <= 4 * _MIDDLE
+        little = self.inputs <= _MIDDLE and self.products < _HEAVY // 2
+        return even if strided else little and self.outputs % _VECTOR == 0
 
     @property
     def gathering(self) -> str:
-        """The form whose products gather the fewest numbers for a position, by what a number costs, as measured."""
+        """The form whose products gather the fewest numbers for a position, by what a number costs, as measured.
+
+        Where the taps along the first axis are read from the cotangents, what is gathered lies in longer rows.
+        """
         first = self.form.axes[0]
-        read = first.size / first.outputs
         places = math.prod(self.form.spatial) / math.prod(self.form.positions)
         products = self.taps * self.inputs * self.outputs / _AS_MANY
-        numbers = {"blocks": 1.5 * self.taps * self.inputs + products}
-        short = len(self.form.axes) == _PLANE and self.inputs <= _FEW[0]
-        if first.stride == 1 and not short and not (self.old and min(self.inputs, self.outputs) >= 8 * _MIDDLE):
+        numbers = {"blocks": 2 * self.taps * self.inputs + products}
+        if first.stride == 1 and not self.line:
             gathered = self.taps // first.window * self.inputs + first.window * self.outputs
-            numbers["mixed"] = read * (gathered + products)
+            numbers["mixed"] = first.size / first.outputs * (gathered + products + _MIDDLE)
         if not self.form.strided:
             numbers["exchanged"] = places * (2 * self.taps * self.outputs + products)
         return min(numbers, key=lambda form: numbers[form])
