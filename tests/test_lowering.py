@@ -396,7 +396,9 @@ def test_kernel_gradients():
     assert forms(size=14, inputs=16, outputs=32) == ["turned", "mixed"]
     assert forms(inputs=2, window=5, batch=7) == ["turned", "blocks"]
     assert forms(stride=2, outputs=7) == ["blocks", "turned"]
-    assert forms(**many_taps, stride=2, size=14) == ["turned", "blocks"]
+    assert forms(**many_taps, stride=2, size=14) == ["turned", "turned"]
+    assert forms(window=5, padding=0) == ["mixed", "turned"]
+    assert forms(inputs=1, window=5, batch=99, padding=0) == ["blocks", "blocks"]
 
 
 @pytest.mark.once

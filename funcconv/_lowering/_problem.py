@@ -14,7 +14,7 @@ from ._form import Form
 
 _PLANE = 2  # axes
 _VECTOR = 4  # numbers that XLA's path takes at once
-_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels
+_LEAST, _FEW, _MIDDLE, _SOME = 2, 8, 16, 20  # channels
 _DOZEN = 12  # positions, taps or channels
 _MANY_TAPS = 25
 _SHORT, _LONGER = 80, 128  # numbers in a window
@@ -146,15 +146,18 @@ class Problem(NamedTuple):
     def halting(self) -> bool:
         """Whether XLA is slow as the result is not larger than the image; and a line more is to be little.
 
-        It is where the version is old, and otherwise with an odd number of channels.
+        It is with a number of channels that its vectors do not hold; and an old one also with some other numbers.
         """
         form, i = self.form, self.form.overlapping
         if not self.single or not self.countable or not form.padded or form.strided or i is None:
             return False
         axis = form.axes[i]
-        same = axis.outputs <= axis.size <= 1.25 * axis.outputs - 1
-        some = self.inputs > _FEW and self.outputs >= _DOZEN
-        return same and some and (self.old or self.inputs % _VECTOR > 0)
+        if not axis.outputs <= axis.size <= 1.25 * axis.outputs - 1:
+            return False
+        if self.inputs % _VECTOR > 0:
+            return self.inputs > (_FEW if self.old else _SOME) and self.outputs >= _DOZEN
+        some = self.inputs > _MIDDLE and _MIDDLE < self.outputs <= 6 * _MIDDLE
+        return self.old and some and self.batch > 1 and self.products >= _HEAVY // 2
 
     @property
     def turnable(self) -> bool:
@@ -174,16 +177,19 @@ class Problem(NamedTuple):
         strided, window = self.form.strided, self.taps * self.inputs
         if strided and self.filled < _FILLED:
             return True
-        even = self.batch % _VECTOR == 0 and self.taps > _DOZEN
-        if not strided and even and self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs:
+        vectors = self.batch % _VECTOR == 0
+        even = vectors and self.taps > _DOZEN
+        many = even and self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs
+        if many and (self.form.padded or not self.old):
             return True
         if not self.old:
             return strided and self.outputs < _FEW and self.batch >= _FEW // 2 and window > _SHORT
+        light = self.batch * self.held <= _LIGHT
         if self.inputs <= _LEAST and self.taps >= _MANY_TAPS:
-            return True
-        if self.batch * self.held > _LIGHT:
+            return light or self.form.padded
+        if not light:
             return False
-        little = self.inputs <= _MIDDLE and self.products < _HEAVY // 2
+        little = self.inputs <= _MIDDLE and self.products < (_HEAVY if vectors else _HEAVY // 2)
         return even if strided else little and self.outputs % _VECTOR == 0
 
     @property
@@ -196,7 +202,8 @@ class Problem(NamedTuple):
         places = math.prod(self.form.spatial) / math.prod(self.form.positions)
         products = self.taps * self.inputs * self.outputs / _AS_MANY
         numbers = {"blocks": 2 * self.taps * self.inputs + products}
-        if first.stride == 1 and not self.line:
+        wide = self.old and min(self.inputs, self.outputs) >= 8 * _MIDDLE
+        if first.stride == 1 and not self.line and not wide:
             gathered = self.taps // first.window * self.inputs + first.window * self.outputs
             numbers["mixed"] = first.size / first.outputs * (gathered + products + _MIDDLE)
         if not self.form.strided:
