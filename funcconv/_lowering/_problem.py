@@ -1,6 +1,6 @@
 """One map of one convolution, and what of it decides in which form it is computed.
 
-The limits are the result of measurements on one processor, of a thousand shapes as `benchmarks/forms.py` draws them.
+The limits are the result of measurements on one processor, of some hundred shapes as `benchmarks/forms.py` draws them.
 """
 
 import math
