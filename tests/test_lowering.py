@@ -290,15 +290,16 @@ def test_a_line_more(window, options, rng):
 
 @pytest.mark.parametrize("dtype", [np.float64, np.float32])
 def test_one_axis(dtype):
-    geometry = lowering.Form(resolve("op", (90,), (3,), padding=1))
-
-    def forms(inputs, outputs):
-        shapes = (8, 90, inputs), (3, inputs, outputs)
+    def forms(inputs, outputs, window=3, **options):
+        geometry = lowering.Form(resolve("op", (90,), (window,), padding=1, **options))
+        shapes = (8, 90, inputs), (window, inputs, outputs)
         problem = lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, lowering.Where("cpu", old=False))
         return [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)]
 
     assert forms(32, 8) == ["blocks" if dtype == np.float64 else "lax", "exchanged"]
     assert forms(4, 4) == ["blocks", "blocks"]
+    assert forms(16, 32) == [forms(32, 8)[0], "blocks"]
+    assert forms(16, 32, window=5) == forms(16, 32, dilation=2) == [forms(32, 8)[0], "turned"]
 
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.float64, "product"), (np.float32, "lax")])

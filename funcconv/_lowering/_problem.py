@@ -178,9 +178,13 @@ class Problem(NamedTuple):
         if strided and self.filled < _FILLED:
             return True
         vectors = self.batch % _VECTOR == 0
-        even = vectors and self.taps > _DOZEN
-        many = even and self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs
-        if many and (self.form.padded or not self.old):
+        if self.line:
+            many = self.outputs >= 2 * _MIDDLE and (self.taps > _VECTOR or self.form.axes[0].dilation > 1)
+        else:
+            many = self.taps > _DOZEN
+        even = vectors and many
+        alike = self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs
+        if even and alike and (self.form.padded or not self.old):
             return True
         if not self.old:
             return strided and self.outputs < _FEW and self.batch >= _FEW // 2 and window > _SHORT
