@@ -48,13 +48,30 @@ class Axis(NamedTuple):
     @property
     def inside(self) -> int:
         """How many taps of all windows lie on the axis, rather than on padding."""
-        count = 0
-        for tap in range(self.window):
-            first = tap * self.dilation - self.lo  # of the places o * stride + first, those from 0 to size - 1
-            start = max(-(first // self.stride), 0)
-            stop = min((self.size - 1 - first) // self.stride, self.outputs - 1)
-            count += max(stop - start + 1, 0)
-        return count
+        return sum(map(self._windows_with, range(self.window)))
+
+    @property
+    def seen(self) -> slice:
+        """The taps from the first to the last that lies on the axis in some window; all if none does."""
+        taps = [tap for tap in range(self.window) if self._windows_with(tap)] or range(self.window)
+        return slice(taps[0], taps[-1] + 1)
+
+    @property
+    def trimmed(self) -> "Axis":
+        """The same windows with the taps that are `seen`."""
+        first, stop = self.seen.start, self.seen.stop
+        if stop - first == self.window:
+            return self
+        dilation = self.dilation if stop - first > 1 else 1
+        axis = self._replace(window=stop - first, dilation=dilation, lo=self.lo - first * self.dilation)
+        return axis._replace(hi=axis.reach)
+
+    def _windows_with(self, tap: int) -> int:
+        """Return how many windows have this tap on the axis."""
+        first = tap * self.dilation - self.lo  # of the places o * stride + first, those from 0 to size - 1
+        start = max(-(first // self.stride), 0)
+        stop = min((self.size - 1 - first) // self.stride, self.outputs - 1)
+        return max(stop - start + 1, 0)
 
     @property
     def plain(self) -> "Axis":

@@ -36,6 +36,27 @@ def test_windows_are_those_that_fit(size, window, stride, dilation, lo, hi, ceil
     assert axis.reach == max(last_place_read - (size - 1), 1 - size)  # one input is kept
 
 
+@given(sizes, windows, strides, st.integers(1, 14), st.integers(-3, 16), st.integers(-3, 16))
+def test_taps_on_the_image(size, window, stride, dilation, lo, hi):
+    if max(-lo, 0) + max(-hi, 0) >= size or size + lo + hi < (window - 1) * dilation + 1:
+        return
+    axis = axis_of(size, window, stride=stride, dilation=dilation, padding=((lo, hi),))
+
+    def places(axis, tap):
+        return [position * axis.stride - axis.lo + tap * axis.dilation for position in range(axis.outputs)]
+
+    counts = [sum(0 <= place < size for place in places(axis, tap)) for tap in range(window)]
+    assert axis.inside == sum(counts)
+    on = [tap for tap, count in enumerate(counts) if count] or list(range(window))
+    assert axis.seen == slice(on[0], on[-1] + 1)
+    trimmed = axis.trimmed
+    assert trimmed.window == on[-1] + 1 - on[0]
+    for tap in range(trimmed.window):
+        assert places(trimmed, tap) == places(axis, on[0] + tap)
+    assert trimmed.trimmed == trimmed
+    assert trimmed.outputs == 1 + (trimmed.lo + size + trimmed.reach - trimmed.extent) // stride
+
+
 @given(sizes, windows, strides, strides)
 def test_named_paddings(size, window, stride, dilation):
     extent = (window - 1) * dilation + 1

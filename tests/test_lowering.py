@@ -44,7 +44,7 @@ CASES = {
     "few phases": ((5, 5, 9, 20), (2, 9, 8, 9), {"stride": (3, 2), "padding": 2}, ("blocks", "phases", "blocks")),
     "dilated phases": (
         (3, 4, 3, 20), (2, 12, 9, 3), {"stride": (2, 4), "dilation": (3, 2), "padding": ((4, 1), (0, 5))},
-        ("blocks", "phases", "turned"),
+        ("lax", "phases", "turned"),
     ),
     "many dilated phases": (
         (6, 2, 20), (2, 30, 2), {"stride": 20, "dilation": 3, "padding": 9},
@@ -62,7 +62,7 @@ CASES = {
     "multiplied": ((3, 3, 1, 8), (2, 5, 6, 4), {"stride": 2, "padding": 1, "groups": 4}, ("taps", "phases", "taps")),
     "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("taps", "phases", "taps")),
     "depthwise, large": (
-        (13, 11, 1, 6), (2, 9, 14, 3), {"padding": (12, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
+        (13, 11, 1, 6), (2, 9, 14, 3), {"padding": (16, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
         ("rows", "phases", "taps"),
     ),
     "depthwise, large, three axes": (
@@ -80,6 +80,15 @@ CASES = {
         ("blocks", "phases", "turned"),
     ),
     "cropped and padded": ((3, 2, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 4), (3, -1))}, ("lax", "phases", "blocks")),
+    "taps on padding": (
+        (9, 5, 3, 20), (2, 3, 4, 3), {"padding": (4, 6), "dilation": (1, 3)},
+        ("blocks", "phases", "blocks"),
+    ),
+    "one tap on the image": (
+        (3, 3, 3, 20), (2, 4, 3, 3), {"padding": 5, "dilation": 5},
+        ("product", "phases", "product"),
+    ),
+    "no tap on the image": ((2, 3, 20), (2, 1, 3), {"padding": 3, "dilation": 6}, ("blocks", "phases", "blocks")),
     "mostly padding": ((3, 3, 20, 3), (2, 3, 4, 20), {"padding": (6, 5)}, ("lax", "phases", "exchanged")),
 }  # fmt: skip
 DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied"))]
@@ -300,6 +309,7 @@ def test_one_axis(dtype):
     assert forms(4, 4) == ["blocks", "blocks"]
     assert forms(16, 32) == [forms(32, 8)[0], "blocks"]
     assert forms(16, 32, window=5) == forms(16, 32, dilation=2) == [forms(32, 8)[0], "turned"]
+    assert forms(16, 31, window=5)[1] == forms(7, 32, window=5)[1] == "blocks"
 
 
 @pytest.mark.parametrize(("dtype", "form"), [(np.float64, "product"), (np.float32, "lax")])
@@ -335,11 +345,11 @@ def test_slow_ways_of_xla_are_gone_round():
 
 
 def test_convolutions_by_products_of_gathered_windows():
-    """Where the image is small, or has few channels."""
+    """Where the image is small, or there are few positions or few channels, on both versions."""
 
-    def forms(size=40, inputs=32, outputs=64, batch=8, window=3, dtype=np.float32, library=None, **options):
-        geometry = lowering.Form(resolve("op", (size, size), (window, window), **options), library=library)
-        shapes = (batch, size, size, inputs), (window, window, inputs, outputs)
+    def forms(size=40, inputs=32, outputs=64, batch=8, window=3, dtype=np.float32, library=None, axes=2, **options):
+        geometry = lowering.Form(resolve("op", (size,) * axes, (window,) * axes, **options), library=library)
+        shapes = (batch, *geometry.spatial, inputs), (*geometry.window, inputs, outputs)
         wheres = (lowering.Where("cpu", old=old) for old in (True, False))
         problems = (lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in wheres)
         return [_choice.choose(_choice.CONV, problem).form for problem in problems]
@@ -347,16 +357,19 @@ def test_convolutions_by_products_of_gathered_windows():
     blocks = (
         {"size": 3, "window": 5, "padding": 2}, {"size": 2, "padding": 1}, {"size": 7, "window": 7},
         {"size": 5, "dtype": np.float64}, {"inputs": 1, "outputs": 16}, {"inputs": 5, "outputs": 3},
+        {"size": 4, "axes": 3}, {"size": 14, "axes": 1}, {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
     )  # fmt: skip
     for options in blocks:
         assert forms(**options) == ["blocks", "blocks"], options
-    assert forms(inputs=3, outputs=96, padding=1)[1] == forms(inputs=7, outputs=32, batch=16)[0] == "blocks"
+    small = {"size": 4, "window": 5, "padding": 2}
     others = (
-        {"size": 2, "window": 11, "padding": 5, "outputs": 16, "batch": 99},  # hardly a tap is on the image
+        small | {"outputs": 4}, {"size": 6, "dilation": 2, "padding": 1},
         {"stride": 3, "window": 3}, {"inputs": 3, "outputs": 32, "padding": 1}, {"size": 3, "library": "onednn"},
+        {"axes": 1, "inputs": 16, "outputs": 65}, {"axes": 1, "inputs": 8, "outputs": 64},
     )  # fmt: skip
     for options in others:
         assert forms(**options) == ["lax", "lax"], options
+    assert forms(size=5, axes=3) == ["planes", "planes"]
 
 
 @pytest.mark.parametrize(
@@ -371,7 +384,7 @@ def test_batch_and_channels_exchanged(options, rng):
 
 
 def test_kernel_gradients():
-    """Products of what is cheapest to gather, but for those that XLA is fast with, on both versions or on one."""
+    """Products of what is cheapest to gather, but where that is whole windows, and XLA is fast."""
 
     def forms(inputs=64, outputs=64, batch=8, window=3, dtype=np.float32, padding=1, size=28, library=None, **options):
         geometry = lowering.Form(resolve("op", (size,) * 2, (window,) * 2, padding=padding, **options), library=library)
@@ -380,10 +393,9 @@ def test_kernel_gradients():
         problems = (lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where) for where in wheres)
         return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
-    many_taps = {"window": 5, "padding": 2}
     mixed = (
         {}, {"inputs": 128}, {"batch": 1}, {"padding": 0}, {"library": "onednn"}, {"dtype": np.float64},
-        many_taps | {"batch": 7}, many_taps | {"library": "onednn"},
+        {"window": 5, "padding": 2}, {"size": 14, "batch": 4},
     )  # fmt: skip
     for options in mixed:
         assert forms(**options) == ["mixed", "mixed"], options
@@ -391,15 +403,12 @@ def test_kernel_gradients():
     for options in blocks:
         assert forms(**options) == ["blocks", "blocks"], options
     assert forms(outputs=8) == forms(outputs=3) == ["exchanged", "exchanged"]
-    hollow = {"window": 7, "padding": 3, "stride": 2, "size": 5}
-    for options in (hollow, hollow | {"dtype": np.float64}, many_taps, many_taps | {"outputs": 16}):
+    hollow = {"window": 7, "padding": 3, "stride": 2, "size": 5, "batch": 99}
+    little = {"size": 14, "stride": 2}
+    for options in (hollow, hollow | {"dtype": np.float64}, little, little | {"dtype": np.float64}):
         assert forms(**options) == ["turned", "turned"], options
-    assert forms(size=14, inputs=16, outputs=32) == ["turned", "mixed"]
-    assert forms(inputs=2, window=5, batch=7) == ["turned", "blocks"]
-    assert forms(stride=2, outputs=7) == ["blocks", "turned"]
-    assert forms(**many_taps, stride=2, size=14) == ["turned", "turned"]
-    assert forms(window=5, padding=0) == ["mixed", "turned"]
-    assert forms(inputs=1, window=5, batch=99, padding=0) == ["blocks", "blocks"]
+    assert forms(**little, batch=7) == ["turned", "blocks"]
+    assert forms(**little, batch=7, dtype=np.float64) == forms(**little, library="onednn") == ["blocks", "blocks"]
 
 
 @pytest.mark.once

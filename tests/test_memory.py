@@ -18,6 +18,7 @@ LARGE = {
     "depthwise, cubes smaller than the kernel": ((1024, 3, 3, 3, 8), 7, 8, {"padding": 3, "groups": 8}),
     "depthwise, many outputs, a stride": ((64, 64, 64, 8), 7, 64, {"padding": 3, "stride": 4, "groups": 8}),
     "depthwise, one axis": ((1024, 16, 32), 129, 32, {"padding": 64, "groups": 32}),
+    "depthwise, one tap on the image": ((1, 64, 64, 64), 3, 64, {"padding": 99, "dilation": 99, "groups": 64}),
     "groups": ((4, 64, 64, 64), 3, 64, {"padding": 1, "groups": 16}),
     "one tap": ((8, 64, 64, 64), 1, 128, {"stride": 2}),
     "one axis": ((8, 8192, 16), 25, 16, {"padding": 12}),

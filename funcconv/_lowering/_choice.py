@@ -45,10 +45,10 @@ CONV = (
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
     Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),
+    Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
+    Row("blocks", lambda p: p.short, "a small image or result, or few channels: products of windows, block by block"),
     Row("planes", lambda p: len(p.form.axes) > 2 and p.countable, "planes side by side: XLA is fast in two axes"),
     Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
-    Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
-    Row("blocks", lambda p: p.short, "a small image, or few channels: products of gathered windows, block by block"),
     Row("longer", lambda p: p.bare or p.halting, "one line more, which leads XLA to a faster way"),
     _DEFAULT,
 )  # fmt: skip
@@ -65,7 +65,7 @@ KERNEL_GRAD = (
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
-    Row("turned", lambda p: p.direct, "a stride and padding, or few channels: XLA's, batch and channels exchanged"),
+    Row("turned", lambda p: p.direct, "little, or much padding: XLA's, batch and channels exchanged"),
     Row("mixed", lambda p: p.gathering == "mixed", "products of gathered rows of both, block by block"),
     Row("exchanged", lambda p: p.gathering == "exchanged", "products of gathered cotangents, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005

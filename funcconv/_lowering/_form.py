@@ -63,6 +63,16 @@ class Form(NamedTuple):
         """The first axis along which windows overlap."""
         return next((i for i, axis in enumerate(self.axes) if axis.extent > axis.stride), None)
 
+    @property
+    def seen(self) -> tuple[slice, ...]:
+        """The taps along each axis that some window has on the image; of the others, all read zeros."""
+        return tuple(axis.seen for axis in self.axes)
+
+    @property
+    def trimmed(self) -> "Form":
+        """The same convolution with the taps that are `seen`."""
+        return self._replace(axes=tuple(axis.trimmed for axis in self.axes))
+
     def image(self, result: Array, kernel: Array) -> Shape:
         """The shape of the image that this kernel takes to this result."""
         return (result.shape[0], *self.spatial, kernel.shape[-2] * self.groups)

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from .._dtypes import wide
 from .._typing import Array
@@ -15,6 +16,7 @@ from ._problem import Problem, Where
 
 def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the convolution of an image with a kernel; with `stack` axes in front of both, of each with its own."""
+    kernel, form = _seen(kernel, form), form.trimmed
     problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)
     name = choose(CONV, problem).form
     if name in ("lax", "windows"):
@@ -35,6 +37,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
 
 def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the transpose of `image -> conv(image, kernel)`, which gives an image of type `out`."""
+    kernel, form = _seen(kernel, form), form.trimmed
     name = choose(INPUT_GRAD, Problem.of(form, out.shape, kernel.shape, kernel.dtype, stack, where)).form
     if name in ("lax", "windows"):
         forward = lambda image: _stacked(name, form, stack)(image, kernel)  # noqa: E731
@@ -44,6 +47,11 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
 
 def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the transpose of `kernel -> conv(image, kernel)`, which gives a kernel of type `out`."""
+    if form.trimmed != form:
+        seen = out.update(shape=(*out.shape[:stack], *form.trimmed.window, *out.shape[-2:]))
+        w = conv_kernel_grad(image, g, form=form.trimmed, stack=stack, out=seen, where=where)
+        margins = [(taps.start, axis.window - taps.stop) for taps, axis in zip(form.seen, form.axes, strict=True)]
+        return jnp.pad(w, [*[(0, 0)] * stack, *margins, (0, 0), (0, 0)])
     problem = Problem.of(form, image.shape, out.shape, out.dtype, stack, where)
     name = choose(KERNEL_GRAD, problem).form
     if name in ("lax", "windows"):
@@ -70,6 +78,11 @@ def _kernel_grad(image: Array, g: Array, form: Form, *, where: Where) -> Array:
     """Return a kernel gradient of which another one is made."""
     out = jax.typeof(image).update(shape=form.kernel(image, g))
     return conv_kernel_grad(image, g, form=form, stack=0, out=out, where=where)
+
+
+def _seen(kernel: Array, form: Form) -> Array:
+    """Return the taps of a kernel that some window has on the image."""
+    return kernel if form.trimmed == form else kernel[(..., *form.seen, slice(None), slice(None))]
 
 
 def _stacked(name: str, form: Form, stack: int) -> Callable[[Array, Array], Array]:

@@ -15,11 +15,10 @@ from ._form import Form
 _PLANE = 2  # axes
 _VECTOR = 4  # numbers that XLA's path takes at once
 _LEAST, _FEW, _MIDDLE, _SOME = 2, 8, 16, 20  # channels
-_DOZEN = 12  # positions, taps or channels
-_MANY_TAPS = 25
-_SHORT, _LONGER = 80, 128  # numbers in a window
+_DOZEN = 12  # positions or channels
+_SHORT = 80  # numbers in a window
 _GATHERED = 2**18  # numbers in all windows together
-_LIGHT = 3 * 2**18  # numbers of images and results
+_LIGHT = 2**18  # numbers of images and results
 _HEAVY = 2**25  # products of two numbers
 _FILLED = 0.7  # of the taps of all windows are on the image
 _AS_MANY = 18  # products take as long as one number is gathered
@@ -48,7 +47,7 @@ class Problem(NamedTuple):
     @classmethod
     def of(cls, form: Form, image: Shape, kernel: Shape, dtype: np.dtype, stack: int, where: Where) -> "Problem":
         """Return the problem for an image and a kernel of these shapes."""
-        return cls(form, image[stack], kernel[-2], kernel[-1] // form.groups, dtype, stack, where)
+        return cls(form.trimmed, image[stack], kernel[-2], kernel[-1] // form.groups, dtype, stack, where)
 
     @property
     def products(self) -> int:
@@ -110,30 +109,25 @@ class Problem(NamedTuple):
         return math.prod(axis.inside / (axis.outputs * axis.window) for axis in self.form.axes)
 
     @property
-    def small(self) -> bool:
-        """Whether windows are longer than the image."""
-        return any(axis.extent > axis.size for axis in self.form.axes)
-
-    @property
     def short(self) -> bool:
-        """Whether products of gathered windows are faster than XLA's path.
+        """Whether products of gathered windows are faster than what XLA has.
 
-        For a small image that one multiplies number by number, though none on the padding. It is also slow where there
-        are few positions, or few channels before.
+        It multiplies number by number where a window is larger than the image, though none on the padding. And it is
+        slow where there are few positions, or few channels before.
         """
-        if not self.planar or not self.countable:
+        form, window = self.form, self.taps * self.inputs
+        if not self.countable or self.dtype not in (np.float32, np.float64):
             return False
-        if self.small:
-            return self.filled * self.outputs > _LEAST + self.outputs / _MIDDLE
-        if math.prod(self.form.positions) <= _DOZEN and self.outputs > _MIDDLE:
+        few = math.prod(form.positions) <= _DOZEN and all(axis.dilation == 1 for axis in form.axes)
+        if not self.planar:
+            return few and self.outputs > _MIDDLE
+        if any(axis.window > axis.size for axis in form.axes):
+            return self.filled * self.outputs > _LEAST
+        if few and self.outputs > _MIDDLE:
             return True
-        window = self.taps * self.inputs
-        if window <= _SHORT and self.inputs * self.outputs <= _MIDDLE:
+        if self.line and window <= 2 * _MIDDLE and self.outputs > 4 * _MIDDLE:
             return True
-        if self.old:
-            light = self.form.padded or self.form.overlapping is None or self.products < _HEAVY
-            return not light and self.inputs <= _MIDDLE and window <= _LONGER
-        return window <= _SHORT and self.outputs > 4 * _MIDDLE and self.products < _HEAVY
+        return window <= _SHORT and self.inputs * self.outputs <= _MIDDLE
 
     @property
     def bare(self) -> bool:
@@ -167,34 +161,20 @@ class Problem(NamedTuple):
 
     @property
     def direct(self) -> bool:
-        """Whether that convolution is faster than products of what is gathered.
+        """Whether that convolution is faster than the products of what is gathered, if these gather whole windows.
 
-        The images are its channels, so it is fast with a number of them that vectors hold, and many taps; and an old
-        XLA is where there is little to compute.
+        It leaves out what is padding between strides. The images are its channels, so it is fast with a number of them
+        that vectors hold, if there is little in all; an old XLA is with any. Along one axis it is with many taps.
         """
-        if not self.turnable:
+        if not self.turnable or self.gathering != "blocks":
             return False
-        strided, window = self.form.strided, self.taps * self.inputs
-        if strided and self.filled < _FILLED:
-            return True
         vectors = self.batch % _VECTOR == 0
         if self.line:
-            many = self.outputs >= 2 * _MIDDLE and (self.taps > _VECTOR or self.form.axes[0].dilation > 1)
-        else:
-            many = self.taps > _DOZEN
-        even = vectors and many
-        alike = self.outputs % _VECTOR == 0 and 4 * self.outputs >= self.inputs
-        if even and alike and (self.form.padded or not self.old):
+            many = self.taps > _VECTOR or self.form.axes[0].dilation > 1
+            return vectors and many and self.inputs >= _FEW and self.outputs >= 2 * _MIDDLE
+        if self.form.strided and self.filled < _FILLED:
             return True
-        if not self.old:
-            return strided and self.outputs < _FEW and self.batch >= _FEW // 2 and window > _SHORT
-        light = self.batch * self.held <= _LIGHT
-        if self.inputs <= _LEAST and self.taps >= _MANY_TAPS:
-            return light or self.form.padded
-        if not light:
-            return False
-        little = self.inputs <= _MIDDLE and self.products < (_HEAVY if vectors else _HEAVY // 2)
-        return even if strided else little and self.outputs % _VECTOR == 0
+        return self.batch * self.held <= _LIGHT and (vectors or self.old)
 
     @property
     def gathering(self) -> str:
