@@ -104,13 +104,13 @@ def results(*, quick: bool = False) -> dict[str, Table]:
         x, kernel, g = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for shape in shapes)
         problem = Problem.of(form, x.shape, kernel.shape, x.dtype, 0, Where("cpu"))
         seen = kernel[*form.seen]
-        for which, choice, forms, operands, through_lax in (
-            ("conv", CONV, convs(form.trimmed), (x, seen), partial(_lax.reference, x, kernel)),
-            ("kernel_grad", KERNEL_GRAD, kernel_grads(form.trimmed), (x, g), partial(transposed, x, g)),
+        for which, choice, forms, operands, whole in (
+            ("conv", CONV, convs(form.trimmed), (x, seen), (x, kernel)),
+            ("kernel_grad", KERNEL_GRAD, kernel_grads(form.trimmed), (x, g), (x, g)),
         ):
             ways = {name: partial(jax.jit(partial(f, form=form.trimmed)), *operands) for name, f in forms.items()}
             if form.trimmed != form:
-                ways["with all taps"] = jax.jit(partial(through_lax, form=form))
+                ways["with all taps"] = partial(jax.jit(partial(forms["lax"], form=form)), *whole)
             seconds = medians(ways, rounds=3 if quick else 7, patience=2)
             lax = seconds.pop("with all taps", seconds["lax"])
             chosen, fastest = choose(choice, problem).form, min(seconds, key=lambda name: seconds[name])

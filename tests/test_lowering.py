@@ -36,7 +36,7 @@ CASES = {
     ),
     "four axes": (
         (2, 3, 1, 2, 2, 3), (1, 4, 5, 2, 4, 2), {"padding": (0, 1, 0, 1), "dilation": (2, 1, 1, 1)},
-        ("planes", "phases", "blocks"),
+        ("depth", "phases", "blocks"),
     ),
     "one tap": ((1, 1, 3, 5), (2, 4, 5, 3), {"stride": (1, 2), "padding": (0, 1)}, ("product", "phases", "product")),
     "patches": ((4, 4, 2, 20), (2, 8, 12, 2), {"stride": 4}, ("blocks", "phases", "blocks")),
@@ -334,11 +334,14 @@ def test_slow_ways_of_xla_are_gone_round():
         assert form(old, **options) == "longer"
         assert {form(new, **options), form(old, dtype=np.float64, **options)} == {"lax"}
     # Without padding: where windows overlap, and there is much to gather; whatever the number of images and outputs.
-    assert {form(old, outputs=3), form(old, batch=1, inputs=64)} == {"longer"}
+    assert {form(old, outputs=3), form(old, batch=1, inputs=64), form(old, inputs=8, batch=32)} == {"longer"}
     assert {form(old, batch=1, size=14), form(old, window=2, stride=2)} == {"lax"}
+    few = {"inputs": 8, "batch": 32}
+    assert {form(old, **few, outputs=16), form(old, **few, window=2), form(old, **few, size=14)} == {"lax"}
     # With padding: results that are as large as the image, but not larger; a newer XLA with odd numbers of channels.
     assert {form(where, inputs=33, padding=1) for where in (old, new)} == {"longer"}
-    others = ({"outputs": 11}, {"inputs": 8}, {"stride": 2}, {"padding": 2})
+    assert {form(old, padding=1, batch=1), form(old, padding=1, size=14, batch=2)} == {"lax"}
+    others = ({"outputs": 8}, {"inputs": 15}, {"stride": 2}, {"padding": 2})
     for where in (old, new):
         assert {form(where, **({"padding": 1, "inputs": 33} | other)) for other in others} <= {"lax", "blocks"}
         assert form(where, padding=1, inputs=33, dtype=np.float64) == "lax"
@@ -370,6 +373,7 @@ def test_convolutions_by_products_of_gathered_windows():
     for options in others:
         assert forms(**options) == ["lax", "lax"], options
     assert forms(size=5, axes=3) == ["planes", "planes"]
+    assert forms(size=4, axes=3, outputs=16) == ["depth", "depth"]
 
 
 @pytest.mark.parametrize(
@@ -408,6 +412,12 @@ def test_kernel_gradients():
     for options in (hollow, hollow | {"dtype": np.float64}, little, little | {"dtype": np.float64}):
         assert forms(**options) == ["turned", "turned"], options
     assert forms(**little, batch=7) == ["turned", "blocks"]
+    many_taps = {"window": 4, "stride": 2}
+    assert forms(**many_taps) == ["turned", "turned"]
+    assert forms(**many_taps, outputs=63) == forms(**many_taps, batch=7) == ["blocks", "blocks"]
+    assert forms(**many_taps, padding=0) == ["blocks", "turned"]
+    assert forms(window=5, padding=2, outputs=65) == ["mixed", "mixed"]
+    assert forms(window=5, padding=2, outputs=68) == ["turned", "mixed"]
     assert forms(**little, batch=7, dtype=np.float64) == forms(**little, library="onednn") == ["blocks", "blocks"]
 
 

@@ -41,14 +41,14 @@ _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
     Row("lax", lambda p: p.offered and p.taps > 1, "oneDNN has it"),
-    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if len(p.form.axes) > 2 else 2), _DEPTHWISE),
+    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if p.deep else 2), _DEPTHWISE),
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
     Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),
     Row("blocks", lambda p: p.line and p.dtype == np.float64 and p.countable, "one axis, where XLA has slow loops"),
     Row("blocks", lambda p: p.short, "a small image or result, or few channels: products of windows, block by block"),
-    Row("planes", lambda p: len(p.form.axes) > 2 and p.countable, "planes side by side: XLA is fast in two axes"),
-    Row("depth", lambda p: len(p.form.axes) > 2, "taps along the first axis added up: XLA is fast in two axes"),
+    Row("planes", lambda p: p.deep and p.countable and p.tall, "planes side by side: XLA is fast in two axes"),
+    Row("depth", lambda p: p.deep, "taps along the first axis added up: XLA is fast in two axes"),
     Row("longer", lambda p: p.bare or p.halting, "one line more, which leads XLA to a faster way"),
     _DEFAULT,
 )  # fmt: skip

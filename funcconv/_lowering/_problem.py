@@ -14,8 +14,8 @@ from ._form import Form
 
 _PLANE = 2  # axes
 _VECTOR = 4  # numbers that XLA's path takes at once
-_LEAST, _FEW, _MIDDLE, _SOME = 2, 8, 16, 20  # channels
-_DOZEN = 12  # positions or channels
+_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels or windows
+_DOZEN = 12  # positions
 _SHORT = 80  # numbers in a window
 _GATHERED = 2**18  # numbers in all windows together
 _LIGHT = 2**18  # numbers of images and results
@@ -77,6 +77,16 @@ class Problem(NamedTuple):
         return len(self.form.axes) == 1
 
     @property
+    def deep(self) -> bool:
+        """Whether there are more spatial axes than XLA has a path for."""
+        return len(self.form.axes) > _PLANE
+
+    @property
+    def tall(self) -> bool:
+        """Whether there are more than a few windows along the first axis."""
+        return self.form.axes[0].outputs > _LEAST
+
+    @property
     def held(self) -> int:
         """How many numbers the image and the result of one example are."""
         return math.prod(self.form.spatial) * self.inputs + math.prod(self.form.positions) * self.outputs
@@ -84,7 +94,7 @@ class Problem(NamedTuple):
     @property
     def planar(self) -> bool:
         """Whether XLA has a path of its own for this, which can be fast: up to two axes, and no library turned on."""
-        return self.dtype in (np.float32, np.float64) and len(self.form.axes) <= _PLANE and self.form.library is None
+        return self.dtype in (np.float32, np.float64) and not self.deep and self.form.library is None
 
     @property
     def old(self) -> bool:
@@ -131,27 +141,29 @@ class Problem(NamedTuple):
 
     @property
     def bare(self) -> bool:
-        """Whether an old XLA gives this to a library that gathers all windows: there is no padding."""
+        """Whether an old XLA gives this to a library that gathers all windows, and these are many: there is no padding.
+
+        Of few channels, only to some, and only long windows.
+        """
         if not self.old or self.form.padded or self.form.overlapping is None or not self.countable:
             return False
-        return self.inputs > _MIDDLE and self.products >= _GATHERED * self.outputs
+        gathered = self.products // self.outputs
+        if self.inputs > _MIDDLE:
+            return gathered >= _GATHERED
+        return gathered >= 4 * _GATHERED and self.outputs > _MIDDLE and self.taps * self.inputs > 4 * _MIDDLE
 
     @property
     def halting(self) -> bool:
-        """Whether XLA is slow as the result is not larger than the image; and a line more is to be little.
+        """Whether XLA is slow as there is padding, and a result that is not larger than the image.
 
-        It is with a number of channels that its vectors do not hold; and an old one also with some other numbers.
+        It is with a number of channels that its vectors do not hold, and an old one where there is much to compute.
         """
         form, i = self.form, self.form.overlapping
         if not self.single or not self.countable or not form.padded or form.strided or i is None:
             return False
-        axis = form.axes[i]
-        if not axis.outputs <= axis.size <= 1.25 * axis.outputs - 1:
+        if form.axes[i].outputs > form.axes[i].size or self.inputs <= _MIDDLE or self.outputs <= _FEW:
             return False
-        if self.inputs % _VECTOR > 0:
-            return self.inputs > (_FEW if self.old else _SOME) and self.outputs >= _DOZEN
-        some = self.inputs > _MIDDLE and _MIDDLE < self.outputs <= 6 * _MIDDLE
-        return self.old and some and self.batch > 1 and self.products >= _HEAVY // 2
+        return self.inputs % _VECTOR > 0 or (self.old and self.batch > 1 and self.products >= _HEAVY)
 
     @property
     def turnable(self) -> bool:
@@ -163,18 +175,21 @@ class Problem(NamedTuple):
     def direct(self) -> bool:
         """Whether that convolution is faster than the products of what is gathered, if these gather whole windows.
 
-        It leaves out what is padding between strides. The images are its channels, so it is fast with a number of them
-        that vectors hold, if there is little in all; an old XLA is with any. Along one axis it is with many taps.
+        The images are its channels: it is fast with a number of them that vectors hold, if there are many taps, or
+        little in all. It leaves out what is padding between strides. And an old XLA is slow without padding.
         """
-        if not self.turnable or self.gathering != "blocks":
+        gathering = self.gathering
+        if not self.turnable or gathering == "exchanged":
             return False
-        vectors = self.batch % _VECTOR == 0
+        vectors, many = self.batch % _VECTOR == 0, self.taps >= _MIDDLE
         if self.line:
             many = self.taps > _VECTOR or self.form.axes[0].dilation > 1
-            return vectors and many and self.inputs >= _FEW and self.outputs >= 2 * _MIDDLE
-        if self.form.strided and self.filled < _FILLED:
-            return True
-        return self.batch * self.held <= _LIGHT and (vectors or self.old)
+            return gathering == "blocks" and vectors and many and self.inputs >= _FEW and self.outputs >= 2 * _MIDDLE
+        even = vectors and many and self.outputs % _VECTOR == 0 and (self.form.padded or not self.old)
+        if gathering == "mixed":
+            return self.old and even and self.outputs > self.inputs
+        hollow = self.form.strided and self.filled < _FILLED
+        return hollow or even or (self.batch * self.held <= _LIGHT and (vectors or self.old))
 
     @property
     def gathering(self) -> str:
