@@ -16,6 +16,8 @@ from .networks import NETWORKS
 from .tables import Table
 from .timing import medians
 
+PATIENCE = 2.0  # seconds for each of some sixty ways
+
 
 def problem(name: str, library: str = "funcconv") -> tuple[Any, Any, Any]:
     """Return the loss `f(params, x)`, parameters and a small batch; the loss of an example depends on it alone."""
@@ -34,7 +36,7 @@ def products_with_the_hessian(rounds: int) -> Table:
         for mode in ("forward-over-reverse", "reverse-over-forward", "reverse-over-reverse"):
             product = jax.jit(lambda p, x, f=loss, mode=mode: fc.hvp(lambda p: f(p, x), p, p, mode))
             ways[mode] = lambda h=product, p=params, x=x: h(p, x)
-        seconds = medians(ways, rounds)
+        seconds = medians(ways, rounds, PATIENCE)
         table[name] = {"gradient, ms": 1e3 * seconds["gradient"]} | {
             mode: seconds[mode] / seconds["gradient"] for mode in ways if mode != "gradient"
         }
@@ -64,7 +66,7 @@ def gradients_of_examples(rounds: int) -> Table:
         }
         compiled = {way: jax.jit(f) for way, f in functions.items()}
         ways = {way: lambda f=f, p=params, x=x: f(p, x) for way, f in compiled.items()}
-        seconds = medians(ways, rounds)
+        seconds = medians(ways, rounds, PATIENCE)
         table[name] = {"gradient, ms": 1e3 * seconds["gradient"]} | {
             way: seconds[way] / seconds["gradient"] for way in functions if way != "gradient"
         }

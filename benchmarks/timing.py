@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 import jax
 
 PATIENCE = 10.0  # seconds that a way may take in all by default; one that has is not run again
-
+ENDLESS = 30.0  # seconds, beside which compiling is nothing
 LONG = 1.0  # seconds, beside which what a library before leaves behind is nothing
 
 
@@ -16,7 +16,7 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience
     seconds: dict[str, list[float]] = {}
     for name, way in ways.items():
         first = _seconds(way)
-        seconds[name] = [first] if first > 3 * patience else []  # beside which compiling is nothing
+        seconds[name] = [first] if first > ENDLESS else []
     for _ in range(rounds):
         for name, way in ways.items():
             if sum(seconds[name]) < patience:

@@ -65,7 +65,7 @@ KERNEL_GRAD = (
     Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
-    Row("turned", lambda p: p.direct, "little, or much padding: XLA's, batch and channels exchanged"),
+    Row("turned", lambda p: p.direct, "many taps, little in all or much padding: XLA's, batch and channels exchanged"),
     Row("mixed", lambda p: p.gathering == "mixed", "products of gathered rows of both, block by block"),
     Row("exchanged", lambda p: p.gathering == "exchanged", "products of gathered cotangents, block by block"),
     Row("blocks", lambda p: True, "products of gathered rows, block by block"),  # noqa: ARG005

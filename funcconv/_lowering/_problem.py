@@ -14,7 +14,7 @@ from ._form import Form
 
 _PLANE = 2  # axes
 _VECTOR = 4  # numbers that XLA's path takes at once
-_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels or windows
+_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels, windows or taps
 _DOZEN = 12  # positions
 _SHORT = 80  # numbers in a window
 _GATHERED = 2**18  # numbers in all windows together
@@ -173,7 +173,7 @@ class Problem(NamedTuple):
 
     @property
     def direct(self) -> bool:
-        """Whether that convolution is faster than the products of what is gathered, if these gather whole windows.
+        """Whether that convolution is faster than the products of what is gathered, which mostly are whole windows.
 
         The images are its channels: it is fast with a number of them that vectors hold, if there are many taps, or
         little in all. It leaves out what is padding between strides. And an old XLA is slow without padding.
