@@ -6,7 +6,6 @@ its arguments and results.
 """
 
 import importlib.util
-import time
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -42,21 +41,27 @@ def programs(predict: Callable[[Any, Any], Any]) -> dict[str, Callable[[Any, Any
     return {STEP: step, "inference": predict, "HVP": product}
 
 
+def compiled_anew(f: Callable[..., Any], options: Any, params: Any, x: Any) -> Any:
+    """Return the compiled function, which JAX has not seen before."""
+    return jax.jit(lambda *args: f(*args), compiler_options=options).lower(params, x).compile()
+
+
 def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> Table:
     """Return what each library takes, in milliseconds or megabytes, for each task."""
     x = np.random.default_rng(0).normal(size=shape).astype(np.float32)
     ways: dict[str, dict[str, Callable[[], Any]]] = {}
-    taken: Table = {COMPILING: {}, MEMORY: {}}
+    compiling: dict[str, Callable[[], Any]] = {}
+    taken: Table = {MEMORY: {}}
     builds = {library: (build, None) for library, build in on_jax().items()}
     best = fc.compiler_options()
     builds |= {f"{library} +": (on_jax()[library], best) for library in ("funcconv", "lax") if best}
     for library, (build, options) in builds.items():
         params, predict, images = build(net, jnp.asarray(x))
         for task, f in programs(fc.compiled_with(options)(predict)).items():
-            began = time.perf_counter()
-            compiled = jax.jit(f, compiler_options=options).lower(params, images).compile()
+            anew = partial(compiled_anew, f, options, params, images)
+            compiled = anew()
             if task == STEP:
-                taken[COMPILING][library] = 1e3 * (time.perf_counter() - began)
+                compiling[library] = anew
                 taken[MEMORY][library] = compiled.memory_analysis().temp_size_in_bytes / 2**20
             ways.setdefault(task, {})[library] = partial(compiled, params, images)
     if importlib.util.find_spec("torch"):
@@ -65,8 +70,9 @@ def of_network(net: Any, shape: tuple[int, ...], rounds: int) -> Table:
         layouts = [torch_eager.programs(net, x, channels_last=last) for last in (False, True)]
         for task, of_task in ways.items():
             of_task["torch"], of_task["torch, last"] = (programs[task] for programs in layouts)
-    for task, of_task in ways.items():
-        taken[task] = {library: 1e3 * seconds for library, seconds in medians(of_task, rounds).items()}
+    seconds = {COMPILING: medians(compiling, 3, patience=3)}
+    seconds |= {task: medians(of_task, rounds) for task, of_task in ways.items()}
+    taken |= {task: {library: 1e3 * each for library, each in found.items()} for task, found in seconds.items()}
     for of_task in taken.values():  # the better of two layouts
         if "torch, last" in of_task:
             of_task["torch"] = min(of_task["torch"], of_task.pop("torch, last"))

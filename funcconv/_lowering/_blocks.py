@@ -16,7 +16,7 @@ from jax import lax
 from .._geometry import Axis
 from .._padding import pad
 from .._typing import Array
-from ._cuts import Cut, begins, cuts
+from ._cuts import Cut, cuts, each, piece
 from ._form import Form
 
 Axes: TypeAlias = tuple[Axis, ...]
@@ -30,7 +30,7 @@ class Block(NamedTuple):
 
     images: Cut
     lines: Cut
-    place: tuple[Array, Array]  # the first image, and the first line
+    place: tuple[Array | int, Array | int]  # the first image, and the first line
     windows: Array  # (images * positions, taps * channels)
 
 
@@ -41,7 +41,8 @@ def conv(image: Array, kernel: Array, form: Form) -> Array:
     def product(y: Array, block: Block) -> Array:
         found = jnp.dot(block.windows, matrix, precision=form.precision)
         shape = (block.images.size, block.lines.size, *y.shape[2:])
-        return lax.dynamic_update_slice(y, found.reshape(shape), (*block.place, *[0] * (y.ndim - 2)))
+        place = (*block.place, *[0] * (y.ndim - 2))
+        return lax.dynamic_update_slice(y, found.reshape(shape), place, allow_negative_indices=False)
 
     return _over_blocks(product, jnp.zeros(form.result(image, kernel), image.dtype), image, form)
 
@@ -51,8 +52,7 @@ def kernel_grad(image: Array, g: Array, form: Form) -> Array:
 
     def add_product(total: Array, block: Block) -> Array:
         image, line = block.place
-        right = lax.dynamic_slice_in_dim(g, image, block.images.size)
-        right = lax.dynamic_slice_in_dim(right, line, block.lines.size, axis=1).reshape(-1, g.shape[-1])
+        right = piece(piece(g, image, block.images.size), line, block.lines.size, axis=1).reshape(-1, g.shape[-1])
         return total + lax.dot_general(right, block.windows, (((0,), (0,)), ((), ())), precision=form.precision)
 
     zero = jnp.zeros((g.shape[-1], math.prod(form.window) * image.shape[-1]), g.dtype)
@@ -83,11 +83,11 @@ def mixed(image: Array, g: Array, form: Form) -> Array:
 
     def add_product(total: Array, block: Block) -> Array:
         image, line = block.place
-        of_images = lax.dynamic_slice_in_dim(g, image, block.images.size)
+        of_images = piece(g, image, block.images.size)
         readers = line + first.lo - reach + jnp.arange(block.lines.size)
         taps = [
             of_images.at[:, readers + tap].get(mode="fill", fill_value=0, wrap_negative_indices=False)
-            for tap in range(0, first.extent, first.dilation)
+            for tap in range(reach, -1, -first.dilation)  # a plane's last tap is that of the first window that reads it
         ]
         right = jnp.stack(taps, -2).reshape(-1, outputs)
         pair = (block.windows, right) if inputs < outputs else (right, block.windows)
@@ -97,7 +97,7 @@ def mixed(image: Array, g: Array, form: Form) -> Array:
     w = _over_blocks(add_product, zero, image, form._replace(axes=(lines, *rest)), beside=outputs)
     w = w if inputs < outputs else w.T
     w = w.reshape(*form.window[1:], image.shape[-1], first.window, g.shape[-1])
-    return jnp.moveaxis(w[..., ::-1, :], -2, 0)  # a plane's last tap is that of the first window that reads it
+    return jnp.moveaxis(w, -2, 0)
 
 
 def _over_blocks(
@@ -111,27 +111,25 @@ def _over_blocks(
     most = min(_PADDED, max(2 * image.size, _GATHERED)) // padded
     of_lines = cuts(first.outputs, _GATHERED // line)
 
-    def over_share(i: Array, found: Array, images: Cut, share: Cut) -> Array:
-        (nth,) = begins([share], i)
+    def over_share(place: list[Any], found: Array, images: Cut, share: Cut) -> Array:
         blocks = Cut(0, share.size, images.size)
-        start = images.begin + nth * images.size
-        x = _flat(lax.dynamic_slice_in_dim(image, start, blocks.pieces * blocks.size), form.axes)
+        start = images.begin + place[0] * images.size
+        x = _flat(piece(image, start, blocks.pieces * blocks.size), form.axes)
         for lines in of_lines:
             axes = (first._replace(outputs=lines.size), *rest)
 
-            def body(j: Array, found: Array, lines: Cut = lines, axes: Axes = axes) -> Array:
-                begin, line = begins((blocks, lines), j)
+            def over_block(place: list[Any], found: Array, lines: Cut = lines, axes: Axes = axes) -> Array:
+                begin, line = place
                 windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
                 return step(found, Block(images, lines, (start + begin, line), windows.reshape(-1, columns)))
 
-            found = lax.fori_loop(0, blocks.pieces * lines.pieces, body, found)
+            found = each((blocks, lines), over_block, found)
         return found
 
     found = start
     for images in cuts(len(image), _GATHERED // (line * first.outputs)):
         for share in cuts(images.pieces, most // images.size):
-            over = functools.partial(over_share, images=images, share=share)
-            found = lax.fori_loop(0, share.pieces, over, found)
+            found = each([share], functools.partial(over_share, images=images, share=share), found)
     return found
 
 
@@ -145,7 +143,7 @@ def _flat(image: Array, axes: Axes) -> Array:
     return x[..., 0]
 
 
-def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array, place: Array) -> Array:
+def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array | int, place: Array | int) -> Array:
     """Return the windows of some images from `begin` on, the first of them at `place` of the first axis.
 
     A window is read as one piece; along axes with a dilation, tap by tap.

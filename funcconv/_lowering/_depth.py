@@ -7,6 +7,7 @@ of its own, and these are added up.
 
 import functools
 import math
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,7 +16,7 @@ from .._geometry import Axis
 from .._padding import pad
 from .._taps import patches
 from .._typing import Array
-from ._cuts import Cut, begins, cuts
+from ._cuts import Cut, cuts, each, piece
 from ._form import Form, Map
 
 _HELD = 2**20  # numbers in planes side by side that are held at once, unless one window has more
@@ -36,14 +37,14 @@ def conv(image: Array, kernel: Array, form: Form, dense: Map) -> Array:
             read = (lines.size - 1) * first.stride + first.extent
             axis = Axis(read, first.window, first.stride, first.dilation, 0, 0, lines.size)
 
-            def put(step: Array, y: Array, block: tuple[Cut, Cut] = (images, lines), axis: Axis = axis) -> Array:
-                begin, at = begins(block, step)
-                sizes = (block[0].size, axis.size, *x.shape[2:])
-                slab = lax.dynamic_slice(x, (begin, at * axis.stride, *others), sizes)
+            def put(begins: list[Any], y: Array, images: Cut = images, axis: Axis = axis) -> Array:
+                begin, at = begins
+                place, sizes = (begin, at * axis.stride, *others), (images.size, axis.size, *x.shape[2:])
+                slab = lax.dynamic_slice(x, place, sizes, allow_negative_indices=False)
                 found = _planes(slab, kernel, form._replace(axes=(axis, *rest)), dense)
-                return lax.dynamic_update_slice(y, found, (begin, at, *others))
+                return lax.dynamic_update_slice(y, found, (begin, at, *others), allow_negative_indices=False)
 
-            y = lax.fori_loop(0, images.pieces * lines.pieces, put, y)
+            y = each((images, lines), put, y)
     return y
 
 
@@ -64,7 +65,7 @@ def conv_by_taps(image: Array, kernel: Array, form: Form, dense: Map, *, loop: b
 
     def add(tap: Array | int, y: Array) -> Array:
         read = (first.outputs - 1) * first.stride + 1
-        planes = lax.dynamic_slice_in_dim(x, tap * first.dilation, read, axis=1)[:, :: first.stride]
+        planes = piece(x, tap * first.dilation, read, axis=1)[:, :: first.stride]
         weights = lax.dynamic_index_in_dim(kernel, tap, keepdims=False)
         return y + dense(planes.reshape(-1, *planes.shape[2:]), weights, form._replace(axes=rest)).reshape(y.shape)
 

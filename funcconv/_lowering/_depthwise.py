@@ -8,6 +8,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from functools import partial, reduce
+from typing import Any
 
 import jax.numpy as jnp
 from jax import lax
@@ -15,8 +16,8 @@ from jax import lax
 from .._geometry import Axis
 from .._padding import pad
 from .._taps import shifted
-from .._typing import Array
-from ._cuts import Cut, begins, cuts
+from .._typing import Array, Shape
+from ._cuts import Cut, cuts, each, piece
 from ._form import Form, Map
 
 _READ = 2**18  # numbers of the image that are read at once
@@ -69,12 +70,11 @@ def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
     y = jnp.zeros(form.result(image, kernel), image.dtype)
     for images in cuts(len(image), _HELD // (form.extended * kernel.shape[-1])):
 
-        def put(step: Array, y: Array, images: Cut = images) -> Array:
-            (begin,) = begins([images], step)
-            found = conv(lax.dynamic_slice_in_dim(image, begin, images.size), kernel, form)
-            return lax.dynamic_update_slice_in_dim(y, found, begin, 0)
+        def put(begins: list[Any], y: Array, size: int = images.size) -> Array:
+            found = conv(piece(image, begins[0], size), kernel, form)
+            return lax.dynamic_update_slice_in_dim(y, found, begins[0], 0, allow_negative_indices=False)
 
-        y = lax.fori_loop(0, images.pieces, put, y)
+        y = each([images], put, y)
     return y
 
 
@@ -90,8 +90,8 @@ def _conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
     x = pad(image, form.axes, ("zeros",) * len(form.axes))
 
     def add_row(tap: Array, y: Array) -> Array:
-        lines = lax.dynamic_slice_in_dim(x, tap * first.dilation, row.axes[0].size, axis=1)
-        return y + _conv(lines, lax.dynamic_slice_in_dim(kernel, tap, 1, axis=0), row)
+        lines = piece(x, tap * first.dilation, row.axes[0].size, axis=1)
+        return y + _conv(lines, piece(kernel, tap, 1), row)
 
     zero = jnp.zeros(form.result(image, kernel), image.dtype)
     return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
@@ -115,32 +115,35 @@ def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) 
     total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
     for images in cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]:
 
-        def add_images(step: Array, total: Array, images: Cut = images) -> Array:
-            (begin,) = begins([images], step)
-            x = _repeated(lax.dynamic_slice_in_dim(image, begin, images.size), g.shape[-1], form)
-            taps = lax.dynamic_slice_in_dim(g, begin, images.size)
+        def add_images(begins: list[Any], total: Array, size: int = images.size) -> Array:
+            x = _repeated(piece(image, begins[0], size), g.shape[-1], form)
+            taps = piece(g, begins[0], size)
             for block in itertools.product(*positions):
-                sums = jnp.zeros((images.size, *total.shape), g.dtype)
-                add = partial(_add, x, taps, form.axes, block)
-                total += lax.fori_loop(0, math.prod(cut.pieces for cut in block), add, sums).sum(0)
+                sums = jnp.zeros((size, *total.shape), g.dtype)
+                total += each(block, partial(_add, x, taps, form.axes, tuple(cut.size for cut in block)), sums).sum(0)
             return total
 
-        total = lax.fori_loop(0, images.pieces, add_images, total)
+        total = each([images], add_images, total)
     return total.reshape(form.kernel(image, g))
 
 
-def _add(x: Array, g: Array, axes: Sequence[Axis], block: Sequence[Cut], step: Array, sums: Array) -> Array:
-    """Add what one block of the positions gives to the sums for each image."""
-    places, sizes = begins(block, step), [cut.size for cut in block]
+def _add(x: Array, g: Array, axes: Sequence[Axis], sizes: Shape, places: list[Any], sums: Array) -> Array:
+    """Add what so many positions from some places on give to the sums for each image."""
     pairs = tuple(zip(axes, sizes, strict=True))
     starts = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
     reach = [_reach(axis, size) for axis, size in pairs]
-    windows = lax.dynamic_slice(x, (0, *starts, 0), (x.shape[0], *reach, x.shape[-1]))
-    taps = lax.dynamic_slice(g, (0, *places, 0), (g.shape[0], *sizes, g.shape[-1]))
+    windows = _cropped(x, starts, reach)
+    taps = _cropped(g, places, sizes)
     taps = taps.reshape(g.shape[0], -1, *[1] * len(axes), g.shape[-1])
     turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
     parts = [part * taps[:, i] for i, part in enumerate(shifted(windows, turned))]
     return sums + reduce(jnp.add, parts)
+
+
+def _cropped(array: Array, starts: Sequence[Any], sizes: Sequence[int]) -> Array:
+    """Return so many places along each spatial axis."""
+    sizes = (array.shape[0], *sizes, array.shape[-1])
+    return lax.dynamic_slice(array, (0, *starts, 0), sizes, allow_negative_indices=False)
 
 
 def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:

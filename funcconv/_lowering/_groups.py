@@ -9,10 +9,11 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._typing import Array
+from ._cuts import piece
 from ._form import Form, Map
 
 _WIDTH = 16  # input channels of a bundle, if the groups allow it
-_UNROLLED = 8  # so many bundles are computed side by side, more in a loop
+_UNROLLED = 4  # so many bundles are computed side by side, more in a loop
 
 
 def conv(image: Array, kernel: Array, form: Form, dense: Map, *, loop: bool) -> Array:
@@ -23,13 +24,17 @@ def conv(image: Array, kernel: Array, form: Form, dense: Map, *, loop: bool) -> 
     blocks = kernel.reshape(*window, inputs, bundles, width, outputs // form.groups)
     whole = jnp.einsum("...isno,mn->...smino", blocks, jnp.eye(width, dtype=kernel.dtype))
     whole = whole.reshape(*window, bundles, width * inputs, outputs // bundles)
-    form = form._replace(groups=1)
+    single, each = form._replace(groups=1), outputs // bundles
     if bundles <= _UNROLLED or not loop:
-        parts = zip(_parts(image, bundles), jnp.unstack(whole, axis=-3), strict=True)
-        return jnp.concatenate([dense(part, taps, form) for part, taps in parts], axis=-1)
-    y = lax.map(lambda pair: dense(pair[0], pair[1], form), (_stacked(image, bundles), jnp.moveaxis(whole, -3, 0)))
-    y = jnp.moveaxis(y, 0, -2)
-    return y.reshape(*y.shape[:-2], outputs)
+        pairs = zip(jnp.split(image, bundles, axis=-1), jnp.unstack(whole, axis=-3), strict=True)
+        return jnp.concatenate([dense(*pair, single) for pair in pairs], axis=-1)
+
+    def put(nth: Array, y: Array) -> Array:
+        taps = piece(whole, nth, 1, axis=-3).squeeze(-3)
+        found = dense(_bundle(image, nth, bundles), taps, single)
+        return lax.dynamic_update_slice_in_dim(y, found, nth * each, axis=-1, allow_negative_indices=False)
+
+    return lax.fori_loop(0, bundles, put, jnp.zeros(form.result(image, kernel), image.dtype))  # type: ignore[no-any-return]
 
 
 def kernel_grad(image: Array, g: Array, form: Form, dense: Map) -> Array:
@@ -39,11 +44,16 @@ def kernel_grad(image: Array, g: Array, form: Form, dense: Map) -> Array:
     width = form.groups // bundles
     single = form._replace(groups=1)
     if bundles <= _UNROLLED:
-        whole = jnp.stack(
-            [dense(*pair, single) for pair in zip(_parts(image, bundles), _parts(g, bundles), strict=True)]
-        )
+        pairs = zip(jnp.split(image, bundles, axis=-1), jnp.split(g, bundles, axis=-1), strict=True)
+        whole = jnp.stack([dense(*pair, single) for pair in pairs])
     else:
-        whole = lax.map(lambda pair: dense(pair[0], pair[1], single), (_stacked(image, bundles), _stacked(g, bundles)))
+
+        def put(nth: Array, whole: Array) -> Array:
+            found = dense(_bundle(image, nth, bundles), _bundle(g, nth, bundles), single)
+            return lax.dynamic_update_slice_in_dim(whole, found[None], nth, axis=0, allow_negative_indices=False)
+
+        zero = jnp.zeros((bundles, *form.window, width * inputs, width * outputs), g.dtype)
+        whole = lax.fori_loop(0, bundles, put, zero)
     whole = whole.reshape(bundles, *form.window, width, inputs, width, outputs)
     return jnp.einsum("s...nino->...isno", whole).reshape(form.kernel(image, g))
 
@@ -55,9 +65,7 @@ def _bundles(inputs: int, groups: int) -> int:
     return groups // min((width for width in divisors if width >= least), default=divisors[-1])
 
 
-def _parts(array: Array, bundles: int) -> list[Array]:
-    return jnp.split(array, bundles, axis=-1)
-
-
-def _stacked(array: Array, bundles: int) -> Array:
-    return jnp.moveaxis(array.reshape(*array.shape[:-1], bundles, -1), -2, 0)
+def _bundle(array: Array, nth: Array, bundles: int) -> Array:
+    """Return the channels of one of the bundles."""
+    width = array.shape[-1] // bundles
+    return piece(array, nth * width, width, axis=-1)
