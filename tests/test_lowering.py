@@ -265,6 +265,40 @@ def test_an_axis_is_cut_once(number, most):
     assert len(found) <= 2
 
 
+@pytest.mark.parametrize(
+    "block",
+    [[(3, 1, 4)], [(0, 3, 2)], [(0, 2, 3), (6, 1, 1)], [(0, 2, 1), (4, 3, 2)], [(2, 1, 2), (1, 1, 5)],
+     [(0, 2, 2), (7, 1, 3), (1, 4, 5), (0, 3, 1)]],
+)  # fmt: skip
+def test_pieces_come_in_row_major_order(block):
+    cuts = [_cuts.Cut(*cut) for cut in block]
+    expected = [*itertools.product(*(range(c.begin, c.begin + c.pieces * c.size, c.size) for c in cuts))]
+
+    def note(begins, found):
+        places, n = found
+        return places.at[n].set(jnp.asarray(begins)), n + 1
+
+    program = jax.jit(lambda found: _cuts.each(cuts, note, found))
+    start = (jnp.full((len(expected), len(cuts)), -1), 0)
+    places, number = program(start)
+    assert [tuple(place) for place in places.tolist()] == expected
+    assert number == len(expected)
+    assert ("stablehlo.while" in program.lower(start).as_text()) == (len(expected) > 1)  # no loop of one pass
+
+
+def test_programs_do_not_grow_with_the_number_of_groups():
+    def lines(groups):
+        kernel = jax.ShapeDtypeStruct((3, 3, 16, 16 * groups), jnp.float32)
+        x = jax.ShapeDtypeStruct((2, 12, 12, 16 * groups), jnp.float32)
+
+        def loss(kernel, x):
+            return fc.conv({"kernel": kernel}, x, padding=1, groups=groups).sum()
+
+        return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(kernel, x).as_text().count("\n")
+
+    assert lines(5) == lines(8) == lines(64) < 2 * lines(2)
+
+
 @pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])
 @pytest.mark.parametrize("dilation", [1, (2, 1), (1, 3)])
 def test_windows_of_cotangents(padding, dilation, rng):
