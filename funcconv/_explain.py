@@ -26,7 +26,7 @@ class Explained(NamedTuple):
     dilation: Shape
     groups: int
     times: int  # how often it is computed; once for each pass of a `scan`, once in all for a `while_loop`
-    flops: int  # of one of them: two for each tap of each window, but for taps that all have on padding; of a pool one
+    flops: int  # of one of them: two for each tap of each window, taps that none has on the image aside; of a pool one
     bytes: int  # of the operands and the result of one of them
 
 

@@ -24,7 +24,7 @@ def conv(image: Array, kernel: Array, form: Form, dense: Map, *, loop: bool) -> 
     blocks = kernel.reshape(*window, inputs, bundles, width, outputs // form.groups)
     whole = jnp.einsum("...isno,mn->...smino", blocks, jnp.eye(width, dtype=kernel.dtype))
     whole = whole.reshape(*window, bundles, width * inputs, outputs // bundles)
-    single, each = form._replace(groups=1), outputs // bundles
+    single = form._replace(groups=1)
     if bundles <= _UNROLLED or not loop:
         pairs = zip(jnp.split(image, bundles, axis=-1), jnp.unstack(whole, axis=-3), strict=True)
         return jnp.concatenate([dense(*pair, single) for pair in pairs], axis=-1)
@@ -32,7 +32,7 @@ def conv(image: Array, kernel: Array, form: Form, dense: Map, *, loop: bool) -> 
     def put(nth: Array, y: Array) -> Array:
         taps = piece(whole, nth, 1, axis=-3).squeeze(-3)
         found = dense(_bundle(image, nth, bundles), taps, single)
-        return lax.dynamic_update_slice_in_dim(y, found, nth * each, axis=-1, allow_negative_indices=False)
+        return lax.dynamic_update_slice_in_dim(y, found, nth * found.shape[-1], axis=-1, allow_negative_indices=False)
 
     return lax.fori_loop(0, bundles, put, jnp.zeros(form.result(image, kernel), image.dtype))  # type: ignore[no-any-return]
 
