@@ -11,27 +11,30 @@ from jax import lax
 
 from ._lowering import library
 
-# In order of preference; the options are XLA's own, marked experimental there, and not known to all its versions.
-_YNNPACK, _ONEDNN_CALLS = "xla_cpu_experimental_ynn_fusion_type", "xla_cpu_experimental_onednn_custom_call"
-_ONEDNN: dict[str, str | bool] = {_YNNPACK: "", _ONEDNN_CALLS: True, "xla_cpu_use_xnnpack": False}
-_PRODUCTS_AND_SUMS = ",".join(f"LIBRARY_FUSION_TYPE_{what}" for what in ("DOT", "REDUCE", "INDIVIDUAL_DOT"))
-_NO_CONVOLUTIONS: dict[str, str | bool] = {_YNNPACK: _PRODUCTS_AND_SUMS}  # for these it gathers all windows
+# XLA's own options, which it marks as experimental and not all its versions know. They turn on oneDNN, and turn off the
+# two libraries that would take convolutions away from it. An XLA without oneDNN gets no options: with YNN off,
+# jaxlib 0.10 compiles some float64 convolutions for minutes on processors without AVX-512.
+_ONEDNN_CALLS = "xla_cpu_experimental_onednn_custom_call"
+_ONEDNN: dict[str, str | bool] = {
+    _ONEDNN_CALLS: True,
+    "xla_cpu_experimental_ynn_fusion_type": "",
+    "xla_cpu_use_xnnpack": False,
+}
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
-    """Return the options with which XLA compiles convolutions and products best, for the outermost `jax.jit`.
+    """Return the options with which XLA compiles convolutions best, for the outermost `jax.jit`.
 
-    On the CPU that is oneDNN where the installed jaxlib can use it, which is tried once, and otherwise YNNPACK for
-    products and sums alone, and XLA's own code on all cores for convolutions. Values may then differ in their last
-    digits from those without. With jaxlib 0.12 JAX warns that it cannot write a program with oneDNN to its persistent
-    compilation cache, and goes on.
+    On the CPU these turn on oneDNN, if the installed jaxlib can use it (0.12 can, 0.10 cannot). This is tried once, on
+    a small convolution. Results may differ in their last digits from those without options. With jaxlib 0.12, JAX
+    warns that it cannot write a program with oneDNN to its persistent compilation cache, and continues.
 
     Args:
-        platform: `"cpu"`, `"gpu"` or `"tpu"`; None is that of JAX's default backend.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: the platform of JAX's default backend.
 
     Returns:
-        Options for `jax.jit(f, compiler_options=...)`, which takes them on an outermost function only; None where
-        nothing helps. `compiled_with` tells what is traced of them.
+        Options for `jax.jit(f, compiler_options=...)`, which accepts them on an outermost function only. None if no
+        options help: on a GPU or TPU, and with a jaxlib without oneDNN. Use `compiled_with` where `f` is traced.
 
     Raises:
         Nothing.
@@ -83,17 +86,16 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
 
 @functools.cache
 def _probed() -> dict[str, str | bool] | None:
-    """Try what the installed XLA can do on a small convolution."""
+    """Compile a small convolution with oneDNN, and return the options if XLA used it."""
     conv = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     with jax.default_device(jax.devices("cpu")[0]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # that what is tried here cannot be cached
-        lowered = jax.jit(conv).lower(jnp.zeros((1, 8, 8, 4)), jnp.zeros((3, 3, 4, 4)))
-        for options, needed in ((_ONEDNN, "onednn"), (_NO_CONVOLUTIONS, "")):
-            try:
-                if needed in str(lowered.compile(compiler_options=options).as_text()):
-                    return options
-            except jax.errors.JaxRuntimeError:  # an option that this XLA does not know
-                continue
-    return None
+        warnings.simplefilter("ignore")  # JAX warns that it cannot cache this program
+        shapes = (jnp.zeros(shape, jnp.float32) for shape in ((1, 8, 8, 4), (3, 3, 4, 4)))
+        lowered = jax.jit(conv).lower(*shapes)
+        try:
+            program = lowered.compile(compiler_options=_ONEDNN).as_text()
+        except jax.errors.JaxRuntimeError:  # this XLA does not know one of the options
+            return None
+    return _ONEDNN if "onednn" in str(program) else None

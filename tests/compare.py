@@ -1,12 +1,35 @@
-"""What it means that two results agree."""
+"""What it means that two results agree: they differ by no more than rounding does."""
 
 import jax.numpy as jnp
 import numpy as np
 
 
-def close(actual, expected, dtype=np.float64, ulps=64):
-    """Assert equality up to some units in the last place of the largest value."""
+def rounding(dtype, terms=64, steps=1):
+    """Return the largest relative difference that rounding makes between two ways to compute one number.
+
+    A sum of n products in any order is off by at most n / 2 units in the last place of the sum of their sizes, so two
+    orders differ by n. Each step of a loop, as of training, adds as much again.
+    """
+    return terms * steps * float(jnp.finfo(dtype).eps)
+
+
+def close(actual, expected, dtype=None, ulps=None, *, terms=64, steps=1):
+    """Assert equality up to rounding, relative to the largest value.
+
+    Args:
+        actual: an array, or a number.
+        expected: what it should be.
+        dtype: in which it was computed, if that is not the coarser of the two dtypes.
+        ulps: how many units in the last place of the largest value are allowed; by default `terms * steps`.
+        terms: how many numbers are summed.
+        steps: how many times one after the other.
+    """
+    dtypes = [np.asarray(each).dtype for each in (actual, expected) if hasattr(each, "dtype")]
+    inexact = [each for each in dtypes if jnp.issubdtype(each, jnp.inexact)] or [np.dtype(np.float64)]
+    coarsest = max(inexact, key=lambda each: float(jnp.finfo(each).eps))
+    assert dtype is None or jnp.finfo(dtype).eps >= jnp.finfo(coarsest).eps, f"{coarsest} compared as {dtype}"
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     scale = max(np.abs(expected).max(initial=0), 1)
-    np.testing.assert_allclose(actual, expected, rtol=0, atol=ulps * float(jnp.finfo(dtype).eps) * scale)
+    atol = rounding(dtype or coarsest, *((terms, steps) if ulps is None else (ulps,))) * scale
+    np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)

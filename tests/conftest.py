@@ -17,7 +17,8 @@ jax.config.update("jax_enable_x64", True)
 jax.config.update("jax_numpy_dtype_promotion", "strict")
 jax.config.update("jax_numpy_rank_promotion", "raise")
 # Most of the suite's time is LLVM's; JAX_DISABLE_MOST_OPTIMIZATIONS=0 runs it on code as fast as users have it.
-jax.config.update("jax_disable_most_optimizations", os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0")
+FEW_OPTIMIZATIONS = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
+jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 # Small arrays are left to XLA; FORMS_AT_ANY_SIZE=1 runs the suite with the forms that large ones are computed in.
 if os.environ.get("FORMS_AT_ANY_SIZE", "0") != "0":
     _choice._TINY = 0
@@ -51,6 +52,14 @@ def climate_of_a_user():
         jax.numpy_rank_promotion("allow"),
     ):
         yield
+
+
+@pytest.fixture
+def as_users_compile():
+    """With all of XLA's optimizations."""
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 
 
 @pytest.fixture
