@@ -71,6 +71,8 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
     convolution or of a product was used at few places, its gradients are not formed: `places * (rows + columns)` is
     what the other way costs, and `rows * columns` what a kernel has.
 
+    The norm has a kink where the gradient is zero. Its derivatives of every order are 0 there.
+
     Args:
         f: as for `per_example_grad`.
 
@@ -95,7 +97,7 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
         results = _follow(closed.jaxpr, closed.consts, jax.tree.leaves((params, *examples)))
         squares = [each.squared_norms() if isinstance(each, _Sum) else _squared_norms(each) for each in results]
         widest = max((square.dtype for square in squares), key=lambda dtype: dtype.itemsize)
-        return jnp.sqrt(functools.reduce(jnp.add, (square.astype(widest) for square in squares)))
+        return _root(functools.reduce(jnp.add, (square.astype(widest) for square in squares)))
 
     return norms
 
@@ -179,6 +181,12 @@ def _swapped(product: _Product, permutation: Sequence[int]) -> _Product | None:
     return _Product(
         kind, product.places, lambda: product.form().transpose(permutation), lambda: product.factors()[::-1]
     )
+
+
+def _root(square: Array) -> Array:
+    """Return the square root; 0 with derivatives 0 where the square is 0, or below 0 by rounding."""
+    positive = ~(square <= 0)  # true for NaN, which stays
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
 def _squared_norms(gradient: Array) -> Array:

@@ -124,3 +124,41 @@ def test_sixteen_bits(rng):
 def test_errors():
     with pytest.raises(fc.FuncconvError, match="per_example_grad: the examples must share one leading axis"):
         fc.per_example_grad_norm(lambda w, x, y: w * x * y)(1.0, np.ones(3), np.ones(4))
+
+
+@pytest.mark.parametrize("window", [1, 3], ids=["few places", "many places"])
+def test_the_kink_at_a_gradient_of_zero(window):
+    """An example without a gradient has the norm 0 with derivatives 0, and changes those of no other example."""
+    params = fc.init_conv(jax.random.key(0), 2, 3, (window, window), bias=False)
+    some = jax.random.normal(jax.random.key(1), (2, 4, 4, 2))
+    examples = jnp.concatenate([some, jnp.zeros((1, 4, 4, 2))])
+
+    def loss(params, x):
+        return jnp.tanh(fc.conv(params, x, implementation="lax")).sum() ** 2
+
+    norms = fc.per_example_grad_norm(loss)
+
+    def total(params, x):
+        return norms(params, x).sum()
+
+    assert float(norms(params, examples)[2]) == 0
+    direction = jax.tree.map(jnp.ones_like, params)
+    for derive in (
+        jax.grad,
+        lambda f: lambda params, x: jax.jvp(lambda params: f(params, x), (params,), (direction,))[1],
+        lambda f: lambda params, x: jax.jvp(jax.grad(lambda params: f(params, x)), (params,), (direction,))[1],
+        lambda f: (
+            lambda params, x: jax.grad(lambda params: jax.jvp(lambda p: f(p, x), (params,), (direction,))[1])(params)
+        ),
+    ):
+        for f in (derive(total), jax.jit(derive(total))):
+            found, expected = f(params, examples), f(params, some)
+            assert np.isfinite(jax.tree.leaves(found)[0]).all()
+            jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-9, atol=1e-9), found, expected)
+    by_examples = jax.grad(total, argnums=1)(params, examples)
+    assert np.isfinite(by_examples).all()
+    assert (by_examples[2] == 0).all()
+
+
+def test_a_norm_of_nan_stays_nan():
+    assert np.isnan(fc.per_example_grad_norm(lambda w, x: (w * x).sum())(jnp.ones(2), jnp.array([[jnp.nan, 1.0]]))[0])

@@ -92,8 +92,9 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
     ],
     "train": [
         {"_errors", "_typing", "_dtypes", "_extras", "_compiler"},
-        {"_state", "_batches", "_history", "_checkpoints", "_idx", "_tensorboard"},
+        {"_state", "_batches", "_history", "_checkpoints", "_idx", "_tensorboard", "_memory", "_loss", "_sums"},
         {"_partition"},
+        {"_frozen", "_inputs"},
         {"_step"},
         {"_fit"},
         {"__init__"},

@@ -1,6 +1,7 @@
 """Batches of arrays in memory, in an order that depends on a key and an epoch alone."""
 
 import collections
+import mmap
 from collections.abc import Iterator
 from functools import partial
 from typing import Any
@@ -26,8 +27,9 @@ class Batches(Iterator[Any]):
         shard: tuple[int, int],
         sharding: Any,
         prefetch: int,
+        copy: bool,
     ) -> None:
-        self._arrays = jax.tree.map(np.asarray, arrays)
+        self._arrays = jax.tree.map(_unchanging if copy else np.asarray, arrays)
         self._count = len(jax.tree.leaves(self._arrays)[0])
         self._size, self._epochs, self._shard = size, epochs, shard
         self._sharding, self._prefetch = sharding, prefetch
@@ -96,6 +98,7 @@ def batches(
     shard: tuple[int, int] | None = None,
     sharding: Any = None,
     prefetch: int = 2,
+    copy: bool = True,
 ) -> Batches:
     """Return an iterator over batches of arrays, shuffled anew in every epoch.
 
@@ -103,7 +106,8 @@ def batches(
     `batches(...).seek(n)` goes on as if `n` had been taken.
 
     Args:
-        arrays: a tree of arrays with one length, `(examples, ...)`.
+        arrays: a tree of arrays with one length, `(examples, ...)`. JAX arrays and read-only NumPy arrays, such as
+            `numpy.load(path, mmap_mode="r")`, are used as they are. `copy` says what happens to others.
         batch_size: how many examples a batch has.
         key: for the order; None keeps that of the arrays.
         epochs: how often all are gone through; None goes on for ever.
@@ -112,6 +116,8 @@ def batches(
             `(jax.process_index(), jax.process_count())` with a `sharding` and the whole batch without.
         sharding: a `jax.sharding.Sharding` for the whole batch; None leaves it on the default device.
         prefetch: how many batches are on the device before they are asked for.
+        copy: whether to copy NumPy arrays that can be written to, so that later changes of them have no effect. False
+            saves the memory of the copy; the arrays must then not change while the iterator is in use.
 
     Returns:
         An iterator with `position`, how many were taken; `seek(position)`; `per_epoch`; and `[number]`, a batch in the
@@ -151,4 +157,17 @@ def batches(
     return Batches(
         arrays, batch_size, key,
         epochs=epochs, drop_last=drop_last, shard=shard, sharding=sharding, prefetch=prefetch,
+        copy=copy,
     )  # fmt: skip
+
+
+def _unchanging(array: Any) -> np.ndarray:
+    """Return an array that nobody else can write to: the same one, or a copy."""
+    if isinstance(array, jax.Array):
+        return np.asarray(array)
+    memory = array
+    while isinstance(memory, np.ndarray):
+        if memory.flags.writeable:
+            return np.array(array)
+        memory = memory.base
+    return np.asarray(array) if memory is None or isinstance(memory, bytes | mmap.mmap) else np.array(array)

@@ -19,6 +19,7 @@ from .._typing import Number
 from ._batches import Batches
 from ._checkpoints import Checkpoints
 from ._history import History, Lines
+from ._memory import copied, copied_batch, lent, taken_back
 from ._state import State
 from ._step import Step, compile, metrics_of
 
@@ -58,9 +59,11 @@ def fit(
         state: of its `init`. Its memory is not taken over: it can be used again.
         batches: of `batches`, in which a run that goes on seeks its place; or an iterator: one with `get_state()` and
             `set_state(state)`, as grain's are, is set to what it was, of any other the batches of earlier steps are
-            passed over.
+            passed over. A list or a loader is no iterator: pass `iter(loader)`. NumPy arrays are copied, so that an
+            iterator may refill and return the same buffer.
         steps: how many steps the run has in all, those of earlier calls among them.
-        evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`.
+        evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`. It may keep the state or
+            parts of it; only arrays that it keeps are copied.
         every: after how many steps, and at the end, that is called.
         patience: after how many evaluations without a better value of `monitor` the run ends; None for never.
         monitor: the name of a metric of `evaluate`, of which the smallest is the best, or `"-name"` for the largest;
@@ -78,8 +81,9 @@ def fit(
         The state and the `History`, with that of the steps before if `log` is a file.
 
     Raises:
-        FuncconvError: if an option is out of range, a checkpoint is of something else or cannot be written, or a
-            package is missing. What `batches`, `step` or `evaluate` raise is passed on, after the state was saved.
+        FuncconvError: if an option is out of range, `batches` is no iterator, a checkpoint is of something else or
+            cannot be written, or a package is missing. What `batches`, `step` or `evaluate` raise is passed on, after
+            the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
@@ -103,6 +107,8 @@ def fit(
     if patience is not None and (evaluate is None or monitor is None):
         msg = "train: patience needs evaluate=, and the name of one of its metrics as monitor="
         raise FuncconvError(msg)
+    if not (isinstance(batches, Iterator) or (hasattr(batches, "get_state") and hasattr(batches, "set_state"))):
+        raise _no_iterator(batches)
     folder, found = None, None
     if checkpoint is not None:
         folder = Checkpoints(checkpoint, keep=keep, best=monitor)
@@ -117,7 +123,7 @@ def fit(
         best, waited = float(run["best"]), int(run["waited"])
         _go_on(batches, int(state.step), run.get("iterator"))
     else:
-        state = jax.tree.map(jnp.copy, state)  # the compiled step takes over its memory
+        state = copied(state)  # the compiled step takes over its memory
     history, logs = History(), _logs(log, int(state.step))
     history.records += next((each.kept for each in logs if isinstance(each, Lines)), [])
 
@@ -134,7 +140,7 @@ def fit(
     def report(record: dict[str, Number]) -> None:
         history.records.append(record)
         for each in logs:
-            each(record)
+            each(dict(record))
 
     def settle(most: int) -> None:
         """Report steps until no more than `most` are on their way."""
@@ -160,7 +166,7 @@ def fit(
                 history.stopped = f"interrupted after step {done}"
                 break
             try:
-                batch = next(source)
+                batch = copied_batch(next(source))
             except StopIteration:
                 history.stopped = f"there were no more batches after step {done}"
                 break
@@ -173,7 +179,8 @@ def fit(
             settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), most)))
             if evaluate and (done % every == 0 or done == steps):
                 settle(0)
-                evaluated, evaluated_at = metrics_of(evaluate(state)), done
+                evaluated, evaluated_at = metrics_of(evaluate(lent(state))), done
+                state = taken_back(state)
                 report({"step": done, **{f"eval/{name}": value for name, value in evaluated.items()}})
                 if monitor:
                     value = _monitored(evaluated, monitor)
@@ -326,8 +333,11 @@ def _go_on(batches: Any, done: int, position: Any) -> None:
         for _ in range(done):
             next(batches, None)
     else:
-        msg = (
-            f"train: to go on after step {done}, batches must be an iterator, or have seek or set_state; "
-            f"got {type(batches).__name__}"
-        )
-        raise FuncconvError(msg)
+        raise _no_iterator(batches)
+
+
+def _no_iterator(batches: Any) -> FuncconvError:
+    return FuncconvError(
+        "train: batches must be an iterator, so that a run that goes on can pass over those of earlier steps: "
+        f"train.batches(...), or iter(...) of a list or a loader; got {type(batches).__name__}"
+    )

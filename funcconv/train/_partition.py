@@ -71,6 +71,7 @@ def shardings(state: State, mesh: Mesh, partition: Partition) -> State:
     everywhere: State = jax.tree.map(lambda _: whole, state)
     return replace(
         everywhere, params=params, ema=None if state.ema is None else params,
+        ema_float32=None if state.ema_float32 is None else params,
         optimizer=jax.tree.map_with_path(of_optimizer, state.optimizer),
     )  # fmt: skip
 

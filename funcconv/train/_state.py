@@ -40,6 +40,7 @@ class State:
     optimizer: Any  # what the optimizer keeps
     key: Array  # of the run; that of a step is folded from it
     model: Any  # what the loss hands on from step to step, such as running statistics
-    ema: Any  # the moving average of the parameters, or None
+    ema: Any  # the moving average of the parameters, in their dtypes, or None
     scale: Scale | None
     skipped: Array  # how many steps had a loss or a gradient that was not finite
+    ema_float32: Any = None  # the moving average before it is rounded to 16 bits; None if no parameter has 16 bits

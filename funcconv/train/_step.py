@@ -13,8 +13,13 @@ from .._compiler import compiled_with, compiler_options
 from .._dtypes import wide
 from .._errors import FuncconvError
 from .._typing import Array, DTypeLike, Number
-from ._partition import Partition, check_patterns, meets, path_of, placed, shardings
+from ._frozen import check_frozen, next_model, trained, with_frozen
+from ._inputs import cast, cast_inputs
+from ._loss import check_signature, check_state, value_and_metrics
+from ._memory import copied
+from ._partition import Partition, placed, shardings
 from ._state import Scale, State
+from ._sums import averaged, clipped, float32_average, like, scale_and_norm, widened
 
 Init: TypeAlias = Callable[..., State]
 Step: TypeAlias = Callable[[State, Any], tuple[State, dict[str, Array]]]
@@ -30,6 +35,7 @@ def make_step(
     accumulate: int = 1,
     ema: Number | None = None,
     compute_dtype: DTypeLike | None = None,
+    inputs: str | Sequence[str] | None = None,
     loss_scale: Number | str | None = None,
     clip: Number | None = None,
     frozen: str | Sequence[str] = (),
@@ -48,15 +54,26 @@ def make_step(
             of the dict is the next one.
         optimizer: of optax.
         accumulate: into how many parts a batch is cut along its first axis, one after the other, to save memory. The
-            gradient is that of the whole batch.
+            gradient is that of the whole batch; those of 16-bit parameters are added in float32.
         ema: the decay `d` of a moving average of the parameters, `ema = d * ema + (1 - d) * params`; None for none.
-        compute_dtype: of parameters and inputs in the loss, where they are of a floating dtype; parameters, gradients
-            and the optimizer keep their own. None leaves all as they are.
+            It has the dtypes of the parameters; that of 16-bit parameters is kept in float32 as well.
+        compute_dtype: the dtype that the model computes in. The floating parameters and the floating inputs of the
+            batch are cast to it before the loss is called. Targets and the model's state keep their dtypes, as do
+            parameters, gradients and the optimizer outside of the loss. None casts nothing.
+        inputs: the entries of the batch that `compute_dtype` casts: patterns of their paths, such as `"image"`,
+            `("left", "right")` or, for the first of a tuple, `"0"`. None chooses by name: `x`, `input`, `inputs`,
+            `image` and `images` are inputs; `y`, `target`, `targets`, `label` and `labels` are not. Of a tuple the
+            first entry is an input, and the second of two is not. A batch that is one array is an input. Any other
+            floating entry raises an error.
         loss_scale: by what the loss is multiplied before it is differentiated, and the gradient divided after; a
             number, or `"dynamic"`: halved when the gradient is not finite, doubled after 2,000 steps that were. None
             is `"dynamic"` for float16 and 1 otherwise.
-        clip: the largest norm of the whole gradient; None for any.
-        frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are.
+        clip: the largest norm of the whole gradient by the parameters that are trained; None for any.
+        frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are. No gradient is computed for
+            them, and the optimizer keeps nothing for them. The model's state under the same name, such as the running
+            statistics of `"trunk/batch_norm1"`, stays as well if a pattern fits it or all parameters of that name are
+            frozen. The loss decides how such a norm normalizes: by its batch in `graph.apply(..., train=True)`, by
+            its running statistics with `train=False`.
         mesh: of devices; the first axis of each batch is spread along its first axis, and the state lies whole on all
             of them, but for what `partition` says. None leaves both to the caller.
         partition: patterns of paths such as `"dense*/kernel"`, and the `PartitionSpec` by which those parameters, their
@@ -64,12 +81,12 @@ def make_step(
         has_aux: whether the loss returns a pair.
 
     Returns:
-        `init(params, key, model=None) -> State`, and `step(state, batch) -> (state, metrics)`; the metrics are
-        `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`, and those of the loss.
+        `init(params, key, model=None) -> State`, and `step(state, batch) -> (state, metrics)`. `init` copies the arrays
+        that it is given. The metrics are `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`, and those of the loss.
 
     Raises:
         FuncconvError: if an option is out of range, a pattern meets no parameter, or one cannot be cut; in a step, if a
-            batch cannot be cut or the loss is not a scalar.
+            batch cannot be cut, its inputs are not known, or the loss takes or returns something else.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -88,53 +105,54 @@ def make_step(
     if partition and mesh is None:
         msg = "train: partition= says how to spread parameters over a mesh; give mesh="
         raise FuncconvError(msg)
-    patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
+    patterns, named = _patterns(frozen), None if inputs is None else _patterns(inputs)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     if loss_scale is None:
         loss_scale = "dynamic" if dtype == jnp.float16 else 1.0
-    transform = optax.with_extra_args_support(_thawed(optimizer, patterns) if patterns else optimizer)
+    transform = optax.with_extra_args_support(optimizer)
 
     def init(params: Any, key: Array, model: Any = None) -> State:
         if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
             msg = f"train: the key must be a typed one, jax.random.key(seed); got {jnp.result_type(key)}"
             raise FuncconvError(msg)
-        params = jax.tree.map(jnp.asarray, params)
-        check_patterns(params, patterns, "frozen")
+        params, model = copied(params), copied({} if model is None else model)
+        check_frozen(params, model, patterns)
         state = State(
-            step=_zero(), params=params, optimizer=transform.init(params), key=key,
-            model={} if model is None else model,
-            ema=None if ema is None else jax.tree.map(jnp.copy, params),  # no two share memory, which a step takes over
-            scale=Scale(jnp.float32(_FIRST_SCALE), _zero()) if loss_scale == "dynamic" else None, skipped=_zero(),
+            step=_zero(), params=params, optimizer=copied(transform.init(trained(params, patterns))), key=copied(key),
+            model=model, ema=None if ema is None else copied(params), skipped=_zero(),
+            scale=Scale(jnp.float32(_FIRST_SCALE), _zero()) if loss_scale == "dynamic" else None,
+            ema_float32=None if ema is None else float32_average(copied(params)),
         )  # fmt: skip
         return state if mesh is None else placed(state, shardings(state, mesh, partition or {}))
 
-    def scaled(params: Any, batch: Any, key: Array, model: Any, factor: Any) -> tuple[Array, Any]:
-        found = loss(_cast(params, dtype), _cast(batch, dtype), key=key, state=model)
-        value, aux = found if has_aux else (found, {})
-        if jnp.shape(value) != () or not jnp.issubdtype(jnp.result_type(value), jnp.floating):
-            got = f"{jnp.result_type(value)} of shape {jnp.shape(value)}"
-            msg = f"train: the loss must be a scalar of a floating dtype, a mean over the batch; got {got}"
-            raise FuncconvError(msg)
-        aux = dict(aux)
-        model = aux.pop("state", model)
+    def scaled(part: Any, params: Any, batch: Any, key: Array, model: Any, factor: Any) -> tuple[Array, Any]:
+        """Return the scaled loss as a function of the trained part of the parameters, the loss and what it reports."""
+        check_signature(loss)
+        params, old = with_frozen(part, params), model
+        if dtype is not None:
+            params, batch = cast(params, dtype), cast_inputs(batch, dtype, named)
+        value, aux = value_and_metrics(loss(params, batch, key=key, state=old), has_aux=has_aux)
+        model = aux.pop("state", old)
+        check_state(old, model)
         value = value.astype(wide(value.dtype))
-        return value * factor, (value, aux, model)
+        return value * factor, (value, aux, next_model(old, model, params, patterns))
 
     def gradient(state: State, batch: Any, factor: Any) -> tuple[Any, Array, dict[str, Any], Any]:
         """Return the gradient, the loss, what it reports, and the next state of the model."""
         key = jax.random.fold_in(state.key, state.step)
+        part = trained(state.params, patterns)
         differentiate = jax.grad(scaled, has_aux=True)
         if accumulate == 1:
-            g, (value, aux, model) = differentiate(state.params, batch, key, state.model, factor)
-            return g, value, aux, model
+            g, (value, aux, model) = differentiate(part, state.params, batch, key, state.model, factor)
+            return widened(g), value, aux, model
 
-        def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], Any]:
+        def add(carry: tuple[Any, Any], cut: tuple[Array, Any]) -> tuple[tuple[Any, Any], Any]:
             total, model = carry
-            i, some = part
-            g, (value, aux, model) = differentiate(state.params, some, jax.random.fold_in(key, i), model, factor)
-            return (jax.tree.map(jnp.add, total, g), model), (value, aux)
+            i, some = cut
+            g, (value, aux, model) = differentiate(part, state.params, some, jax.random.fold_in(key, i), model, factor)
+            return (jax.tree.map(jnp.add, total, widened(g)), model), (value, aux)
 
-        zero = jax.tree.map(jnp.zeros_like, state.params)
+        zero = jax.tree.map(jnp.zeros_like, widened(part))
         parts = jnp.arange(accumulate), _cut(batch, accumulate)
         (total, model), (values, reports) = lax.scan(add, (zero, state.model), parts)
         mean = jax.tree.map(lambda g: g / accumulate, total)
@@ -147,27 +165,23 @@ def make_step(
         factor = state.scale.factor if state.scale else loss_scale
         g, value, aux, model = gradient(state, batch, factor)
         g = jax.tree.map(lambda each: each / jnp.asarray(factor, each.dtype), g)
-        norm = optax.tree.norm(g)
-        finite = jnp.isfinite(value) & jnp.all(jnp.stack([jnp.isfinite(each).all() for each in jax.tree.leaves(g)]))
-        if clip is not None:
-            shrunk = jnp.minimum(1, clip / jnp.maximum(norm, 1e-30))
-            g = jax.tree.map(lambda each: each * shrunk.astype(each.dtype), g)
-        updates, kept = transform.update(g, state.optimizer, state.params, value=value, grad=g)
-        params = optax.apply_updates(state.params, updates)
-        mean = None if ema is None else optax.incremental_update(params, state.ema, 1 - ema)
-        was, now = (str(jax.tree.structure(each)) for each in (state.model, model))
-        if was != now:
-            msg = f'train: the loss must return a "state" with the entries that it was given, {was}; got {now}'
-            raise FuncconvError(msg)
-        new = (params, kept, model, mean)
-        old = (state.params, state.optimizer, state.model, state.ema)
-        params, kept, model, mean = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+        scale_of_norm, norm = scale_and_norm(g)
+        finite = jnp.isfinite(value) & jnp.isfinite(norm)
+        part = trained(state.params, patterns)
+        g = like(g if clip is None else clipped(g, clip, scale_of_norm, norm), part)
+        updates, kept = transform.update(g, state.optimizer, part, value=value, grad=g)
+        params = with_frozen(optax.apply_updates(part, updates), state.params)
+        means = None if ema is None else averaged(params, state.ema, state.ema_float32, ema)
+        new = (params, kept, model, means)
+        old = (state.params, state.optimizer, state.model, None if ema is None else (state.ema, state.ema_float32))
+        params, kept, model, means = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         scale = state.scale and _rescaled(state.scale, finite)
-        state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped)
+        mean, mean_in_float32 = means or (None, None)
+        state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped, mean_in_float32)
         if mesh is not None:
             state = lax.with_sharding_constraint(state, shardings(state, mesh, partition or {}))  # type: ignore[no-untyped-call]
-        return state, {"loss": value, "grad_norm": norm, "skipped": skipped, **aux}
+        return state, {"loss": value, "grad_norm": scale_of_norm * norm, "skipped": skipped, **aux}
 
     return init, step
 
@@ -179,7 +193,8 @@ def compile(step: Step) -> Step:
         step: of `make_step`, or any function of a state and a batch that returns a pair.
 
     Returns:
-        The compiled step. The state that it is given cannot be used again.
+        The compiled step. The state that it is given cannot be used again. JAX may read the NumPy arrays of a batch
+        after the call has returned: do not refill them, or pass copies, as `fit` does.
 
     Raises:
         Nothing.
@@ -214,13 +229,8 @@ def _zero() -> Array:
     return jnp.zeros((), jnp.int32)
 
 
-def _cast(tree: Any, dtype: Any) -> Any:
-    """Return the tree with its floating arrays in another dtype."""
-    if dtype is None:
-        return tree
-    return jax.tree.map(
-        lambda each: each.astype(dtype) if jnp.issubdtype(jnp.result_type(each), jnp.floating) else each, tree
-    )
+def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
+    return (given,) if isinstance(given, str) else tuple(given)
 
 
 def _cut(batch: Any, parts: int) -> Any:
@@ -232,17 +242,6 @@ def _cut(batch: Any, parts: int) -> Any:
     return jax.tree.map(lambda each: each.reshape(parts, -1, *each.shape[1:]), batch)
 
 
-def _thawed(optimizer: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
-    """Return an optimizer of those parameters alone that no pattern meets."""
-
-    def labels(params: Any) -> Any:
-        return jax.tree.map_with_path(
-            lambda path, _: "frozen" if any(meets(path_of(path), each) for each in patterns) else "trained", params
-        )
-
-    return optax.multi_transform({"trained": optimizer, "frozen": optax.set_to_zero()}, labels)
-
-
 def _rescaled(scale: Scale, finite: Array) -> Scale:
     """Return the scale after a step."""
     good = jnp.where(finite, scale.good + 1, 0)
@@ -251,6 +250,13 @@ def _rescaled(scale: Scale, finite: Array) -> Scale:
     return Scale(factor, jnp.where(grown, 0, good).astype(jnp.int32))
 
 
-def metrics_of(found: Mapping[str, Any]) -> dict[str, Number]:
-    """Return what a step reported as plain numbers."""
-    return {name: float(value) for name, value in found.items() if jnp.ndim(value) == 0}
+def metrics_of(found: Any) -> dict[str, Number]:
+    """Return what an evaluation reported as plain numbers."""
+    if not isinstance(found, Mapping):
+        msg = f"train: evaluate must return a dict of numbers; got {type(found).__name__}"
+        raise FuncconvError(msg)
+    for name, value in found.items():
+        if jnp.ndim(value):
+            msg = f"train: evaluate must return a dict of numbers; {name!r} has shape {jnp.shape(value)}"
+            raise FuncconvError(msg)
+    return {name: float(value) for name, value in found.items()}
