@@ -7,13 +7,24 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._compiler import compiled_with, compiler_options
 from .._dtypes import wide
 from .._errors import FuncconvError
 from .._typing import Array, DTypeLike, Number
-from ._partition import Partition, check_patterns, meets, path_of, placed, shardings
+from ._partition import (
+    Partition,
+    check_batch,
+    check_options,
+    check_patterns,
+    meets,
+    path_of,
+    placed,
+    shardings,
+    spread_batch,
+    with_auto_axes,
+)
 from ._state import Scale, State
 
 Init: TypeAlias = Callable[..., State]
@@ -47,8 +58,9 @@ def make_step(
             of numbers to be reported. `key` is another one at each step. `state` is `State.model`; an entry `"state"`
             of the dict is the next one.
         optimizer: of optax.
-        accumulate: into how many parts a batch is cut along its first axis, one after the other, to save memory. The
-            gradient is that of the whole batch.
+        accumulate: the number of parts in which a batch is computed, one after the other, to save memory. The
+            gradient is that of the whole batch. Part `i` of `n` has the examples `i`, `i + n`, `i + 2n`, …, so that
+            each device computes its share of each part; its key is `jax.random.fold_in(key, i)`. Default: 1.
         ema: the decay `d` of a moving average of the parameters, `ema = d * ema + (1 - d) * params`; None for none.
         compute_dtype: of parameters and inputs in the loss, where they are of a floating dtype; parameters, gradients
             and the optimizer keep their own. None leaves all as they are.
@@ -57,10 +69,13 @@ def make_step(
             is `"dynamic"` for float16 and 1 otherwise.
         clip: the largest norm of the whole gradient; None for any.
         frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are.
-        mesh: of devices; the first axis of each batch is spread along its first axis, and the state lies whole on all
-            of them, but for what `partition` says. None leaves both to the caller.
-        partition: patterns of paths such as `"dense*/kernel"`, and the `PartitionSpec` by which those parameters, their
-            averages and what the optimizer keeps for them are spread over the mesh. The first that fits counts.
+        mesh: of devices, from `jax.make_mesh`. The first axis of every entry of a batch is spread along the first axis
+            of the mesh, and the state lies whole on all devices, but for what `partition` says. If the axes of the mesh
+            are Explicit, the state has them in its types; inside the step they are Auto. None leaves both to the
+            caller.
+        partition: a dict from patterns of paths such as `"dense*/kernel"` to the `PartitionSpec` by which those
+            parameters, their averages and what the optimizer keeps for them are spread over the mesh. The first
+            pattern that fits counts.
         has_aux: whether the loss returns a pair.
 
     Returns:
@@ -69,7 +84,7 @@ def make_step(
 
     Raises:
         FuncconvError: if an option is out of range, a pattern meets no parameter, or one cannot be cut; in a step, if a
-            batch cannot be cut or the loss is not a scalar.
+            batch cannot be cut or spread evenly over the mesh, or the loss is not a scalar.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -85,9 +100,10 @@ def make_step(
         (1, ['grad_norm', 'loss', 'skipped'])
     """
     _check(accumulate, ema, clip, loss_scale)
-    if partition and mesh is None:
-        msg = "train: partition= says how to spread parameters over a mesh; give mesh="
-        raise FuncconvError(msg)
+    check_options(mesh, partition)
+    # Inside a step the axes are Auto: every op works, and XLA decides how intermediate results are sharded.
+    inner = None if mesh is None else with_auto_axes(mesh)
+    explicit = mesh is not None and AxisType.Explicit in mesh.axis_types
     patterns = (frozen,) if isinstance(frozen, str) else tuple(frozen)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     if loss_scale is None:
@@ -128,22 +144,24 @@ def make_step(
             g, (value, aux, model) = differentiate(state.params, batch, key, state.model, factor)
             return g, value, aux, model
 
-        def add(carry: tuple[Any, Any], part: tuple[Array, Any]) -> tuple[tuple[Any, Any], Any]:
+        # Each device has consecutive examples; every parts-th of them is a part that it shares without communication.
+        columns = jax.tree.map(lambda x: x.reshape(len(x) // accumulate, accumulate, *x.shape[1:]), batch)
+
+        def add(carry: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Any]:
             total, model = carry
-            i, some = part
+            some = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), columns)
+            some = some if inner is None else spread_batch(some, inner)
             g, (value, aux, model) = differentiate(state.params, some, jax.random.fold_in(key, i), model, factor)
             return (jax.tree.map(jnp.add, total, g), model), (value, aux)
 
         zero = jax.tree.map(jnp.zeros_like, state.params)
-        parts = jnp.arange(accumulate), _cut(batch, accumulate)
-        (total, model), (values, reports) = lax.scan(add, (zero, state.model), parts)
+        (total, model), (values, reports) = lax.scan(add, (zero, state.model), jnp.arange(accumulate))
         mean = jax.tree.map(lambda g: g / accumulate, total)
         return mean, values.mean(), jax.tree.map(lambda each: each.mean(0), reports), model
 
-    def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
-        if mesh is not None:
-            spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))  # type: ignore[no-untyped-call]
-            batch = lax.with_sharding_constraint(batch, spread)  # type: ignore[no-untyped-call]
+    def update(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        if inner is not None:
+            batch = spread_batch(batch, inner)
         factor = state.scale.factor if state.scale else loss_scale
         g, value, aux, model = gradient(state, batch, factor)
         g = jax.tree.map(lambda each: each / jnp.asarray(factor, each.dtype), g)
@@ -165,9 +183,20 @@ def make_step(
         skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
         scale = state.scale and _rescaled(state.scale, finite)
         state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped)
-        if mesh is not None:
-            state = lax.with_sharding_constraint(state, shardings(state, mesh, partition or {}))  # type: ignore[no-untyped-call]
+        if inner is not None:
+            state = lax.with_sharding_constraint(state, shardings(state, inner, partition or {}))  # type: ignore[no-untyped-call]
         return state, {"loss": value, "grad_norm": norm, "skipped": skipped, **aux}
+
+    def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        if accumulate > 1 or mesh is not None:
+            check_batch(batch, accumulate, mesh)
+        if mesh is None or not explicit:
+            return update(state, batch)
+        where = shardings(state, mesh, partition or {}), NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+        found: tuple[State, dict[str, Array]] = jax.sharding.auto_axes(
+            update, axes=mesh.axis_names, out_sharding=where
+        )(state, batch)
+        return found
 
     return init, step
 
@@ -221,15 +250,6 @@ def _cast(tree: Any, dtype: Any) -> Any:
     return jax.tree.map(
         lambda each: each.astype(dtype) if jnp.issubdtype(jnp.result_type(each), jnp.floating) else each, tree
     )
-
-
-def _cut(batch: Any, parts: int) -> Any:
-    """Return a batch as a stack of parts."""
-    sizes = {jnp.shape(each)[:1] for each in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or not min(sizes) or min(sizes)[0] % parts:
-        msg = f"train: a batch of {sorted(size[0] for size in sizes if size)} cannot be cut into {parts} equal parts"
-        raise FuncconvError(msg)
-    return jax.tree.map(lambda each: each.reshape(parts, -1, *each.shape[1:]), batch)
 
 
 def _thawed(optimizer: optax.GradientTransformation, patterns: Sequence[str]) -> optax.GradientTransformation:
