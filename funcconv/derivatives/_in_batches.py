@@ -1,12 +1,15 @@
 """The gradient of a large batch, in the memory of a small one."""
 
+import math
 from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from .._dtypes import wide
+from .._errors import FuncconvError
 from .._typing import Array
 from ._linear_map import positive
 from ._trees import Tree, float_tree, leading_size, scalar
@@ -21,7 +24,9 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
     Args:
         f: `f(params, *examples)` gives one floating number: the mean over the first axis of the examples of a loss that
             depends on one of them (not so with batch statistics).
-        batch_size: the examples in a mini-batch; it need not divide their number.
+        batch_size: the examples in a mini-batch; it need not divide their number. If the examples are spread over
+            devices, let it be a multiple of the number of devices: then each computes its share of every mini-batch,
+            and no example is moved. Mini-batches do not have consecutive examples.
 
     Returns:
         A function of `(params, *examples)`, where all leaves of the examples share their first axis; it gives the value
@@ -30,7 +35,8 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
 
     Raises:
         FuncconvError: if the batch size is not a positive integer; when called, if the examples do not share their
-            first axis or there are none, `f` does not give a scalar, or a leaf of `params` is not real and floating.
+            first axis or there are none, `f` does not give a scalar, a leaf of `params` is not real and floating, or
+            the examples are spread by type (Explicit axes of a mesh) over devices that cannot share a mini-batch.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -49,21 +55,45 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
         n = leading_size(where, "the examples", examples)
         size = min(batch_size, n)
         count, rest = divmod(n, size)
-        examples = jax.tree.map(jnp.asarray, examples)
+        # Where devices share the examples, each has consecutive rows of this table. A mini-batch is some columns of it,
+        # so that each device has its share of every mini-batch.
+        rows = math.gcd(n, size)
+        table = jax.tree.map(lambda x: _rows(jnp.asarray(x), rows, batch_size), examples)
 
-        def part(begin: Any, size: int) -> Tree:
-            cut = jax.tree.map(lambda x: jax.lax.dynamic_slice_in_dim(x, begin, size), examples)
-            return jax.tree.map(lambda x: x.astype(wide(x.dtype)) * (size / n), derivative(params, *cut))
+        def cut(column: Any, size: int) -> Tree:
+            def of(x: Array) -> Array:
+                columns = lax.dynamic_slice_in_dim(x, column, size // rows, axis=1)
+                return columns.reshape(size, *x.shape[2:])
 
-        def step(total: Tree, begin: Array) -> tuple[Tree, None]:
-            return jax.tree.map(jnp.add, total, part(begin, size)), None
+            return jax.tree.map(of, table)
 
-        form = jax.eval_shape(derivative, params, *jax.tree.map(lambda x: x[:size], examples))
-        total = jax.tree.map(lambda x: jnp.zeros(x.shape, wide(x.dtype)), form)
-        total, _ = jax.lax.scan(step, total, jnp.arange(count) * size)
+        def part(column: Any, size: int) -> Tree:
+            return jax.tree.map(lambda x: x.astype(wide(x.dtype)) * (size / n), derivative(params, *cut(column, size)))
+
+        def step(total: Tree, column: Array) -> tuple[Tree, None]:
+            return jax.tree.map(jnp.add, total, part(column, size)), None
+
+        form = jax.eval_shape(lambda: derivative(params, *cut(0, size)))
+        value = jnp.zeros((), wide(form[0].dtype))
+        total = value, jax.tree.map(lambda x: jnp.zeros_like(x, dtype=wide(x.dtype)), params)
+        total, _ = lax.scan(step, total, jnp.arange(count) * (size // rows))
         if rest:
-            total = jax.tree.map(jnp.add, total, part(n - rest, rest))
+            total = jax.tree.map(jnp.add, total, part((n - rest) // rows, rest))
         value, gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), total, form)
         return value, gradient
 
     return value_and_grad
+
+
+def _rows(x: Array, rows: int, batch_size: int) -> Array:
+    """Return the examples as a table, `(rows, examples // rows, ...)`."""
+    where = jax.typeof(x).sharding
+    axes = where.spec[0] if where.spec else None  # known for axes of type Explicit only
+    devices = math.prod(where.mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis)
+    if rows % devices:
+        msg = (
+            f"value_and_grad_in_batches: {len(x)} examples are spread over {devices} devices, the axis {axes!r} of the "
+            f"mesh, so batch_size must be a multiple of {devices}; got {batch_size}"
+        )
+        raise FuncconvError(msg)
+    return x.reshape(rows, len(x) // rows, *x.shape[1:])

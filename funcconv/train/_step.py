@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
-from jax.sharding import Mesh, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._compiler import compiled_with, compiler_options
 from .._dtypes import wide
@@ -17,7 +17,15 @@ from ._frozen import check_frozen, next_model, trained, with_frozen
 from ._inputs import cast, cast_inputs
 from ._loss import check_signature, check_state, value_and_metrics
 from ._memory import copied
-from ._partition import Partition, placed, shardings
+from ._partition import (
+    Partition,
+    check_batch,
+    check_options,
+    placed,
+    shardings,
+    spread_batch,
+    with_auto_axes,
+)
 from ._state import Scale, State
 from ._sums import averaged, clipped, float32_average, like, scale_and_norm, widened
 
@@ -53,8 +61,10 @@ def make_step(
             of numbers to be reported. `key` is another one at each step. `state` is `State.model`; an entry `"state"`
             of the dict is the next one.
         optimizer: of optax.
-        accumulate: into how many parts a batch is cut along its first axis, one after the other, to save memory. The
-            gradient is that of the whole batch; those of 16-bit parameters are added in float32.
+        accumulate: the number of parts in which a batch is computed, one after the other, to save memory. The
+            gradient is that of the whole batch; those of 16-bit parameters are added in float32. Part `i` of `n` has
+            the examples `i`, `i + n`, `i + 2n`, …, so that each device computes its share of each part; its key is
+            `jax.random.fold_in(key, i)`. Default: 1.
         ema: the decay `d` of a moving average of the parameters, `ema = d * ema + (1 - d) * params`; None for none.
             It has the dtypes of the parameters; that of 16-bit parameters is kept in float32 as well.
         compute_dtype: the dtype that the model computes in. The floating parameters and the floating inputs of the
@@ -74,10 +84,13 @@ def make_step(
             statistics of `"trunk/batch_norm1"`, stays as well if a pattern fits it or all parameters of that name are
             frozen. The loss decides how such a norm normalizes: by its batch in `graph.apply(..., train=True)`, by
             its running statistics with `train=False`.
-        mesh: of devices; the first axis of each batch is spread along its first axis, and the state lies whole on all
-            of them, but for what `partition` says. None leaves both to the caller.
-        partition: patterns of paths such as `"dense*/kernel"`, and the `PartitionSpec` by which those parameters, their
-            averages and what the optimizer keeps for them are spread over the mesh. The first that fits counts.
+        mesh: of devices, from `jax.make_mesh`. The first axis of every entry of a batch is spread along the first axis
+            of the mesh, and the state lies whole on all devices, but for what `partition` says. If the axes of the mesh
+            are Explicit, the state has them in its types; inside the step they are Auto. None leaves both to the
+            caller.
+        partition: a dict from patterns of paths such as `"dense*/kernel"` to the `PartitionSpec` by which those
+            parameters, their averages and what the optimizer keeps for them are spread over the mesh. The first
+            pattern that fits counts.
         has_aux: whether the loss returns a pair.
 
     Returns:
@@ -86,7 +99,8 @@ def make_step(
 
     Raises:
         FuncconvError: if an option is out of range, a pattern meets no parameter, or one cannot be cut; in a step, if a
-            batch cannot be cut, its inputs are not known, or the loss takes or returns something else.
+            batch cannot be cut or spread evenly over the mesh, its inputs are not known, or the loss takes or returns
+            something else.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -102,9 +116,10 @@ def make_step(
         (1, ['grad_norm', 'loss', 'skipped'])
     """
     _check(accumulate, ema, clip, loss_scale)
-    if partition and mesh is None:
-        msg = "train: partition= says how to spread parameters over a mesh; give mesh="
-        raise FuncconvError(msg)
+    check_options(mesh, partition)
+    # Inside a step the axes are Auto: every op works, and XLA decides how intermediate results are sharded.
+    inner = None if mesh is None else with_auto_axes(mesh)
+    explicit = mesh is not None and AxisType.Explicit in mesh.axis_types
     patterns, named = _patterns(frozen), None if inputs is None else _patterns(inputs)
     dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
     if loss_scale is None:
@@ -146,22 +161,24 @@ def make_step(
             g, (value, aux, model) = differentiate(part, state.params, batch, key, state.model, factor)
             return widened(g), value, aux, model
 
-        def add(carry: tuple[Any, Any], cut: tuple[Array, Any]) -> tuple[tuple[Any, Any], Any]:
+        # Each device has consecutive examples; every parts-th of them is a part that it shares without communication.
+        columns = jax.tree.map(lambda x: x.reshape(len(x) // accumulate, accumulate, *x.shape[1:]), batch)
+
+        def add(carry: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Any]:
             total, model = carry
-            i, some = cut
+            some = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), columns)
+            some = some if inner is None else spread_batch(some, inner)
             g, (value, aux, model) = differentiate(part, state.params, some, jax.random.fold_in(key, i), model, factor)
             return (jax.tree.map(jnp.add, total, widened(g)), model), (value, aux)
 
         zero = jax.tree.map(jnp.zeros_like, widened(part))
-        parts = jnp.arange(accumulate), _cut(batch, accumulate)
-        (total, model), (values, reports) = lax.scan(add, (zero, state.model), parts)
+        (total, model), (values, reports) = lax.scan(add, (zero, state.model), jnp.arange(accumulate))
         mean = jax.tree.map(lambda g: g / accumulate, total)
         return mean, values.mean(), jax.tree.map(lambda each: each.mean(0), reports), model
 
-    def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
-        if mesh is not None:
-            spread = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))  # type: ignore[no-untyped-call]
-            batch = lax.with_sharding_constraint(batch, spread)  # type: ignore[no-untyped-call]
+    def update(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        if inner is not None:
+            batch = spread_batch(batch, inner)
         factor = state.scale.factor if state.scale else loss_scale
         g, value, aux, model = gradient(state, batch, factor)
         g = jax.tree.map(lambda each: each / jnp.asarray(factor, each.dtype), g)
@@ -179,9 +196,20 @@ def make_step(
         scale = state.scale and _rescaled(state.scale, finite)
         mean, mean_in_float32 = means or (None, None)
         state = State(state.step + 1, params, kept, state.key, model, mean, scale, skipped, mean_in_float32)
-        if mesh is not None:
-            state = lax.with_sharding_constraint(state, shardings(state, mesh, partition or {}))  # type: ignore[no-untyped-call]
+        if inner is not None:
+            state = lax.with_sharding_constraint(state, shardings(state, inner, partition or {}))  # type: ignore[no-untyped-call]
         return state, {"loss": value, "grad_norm": scale_of_norm * norm, "skipped": skipped, **aux}
+
+    def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        if accumulate > 1 or mesh is not None:
+            check_batch(batch, accumulate, mesh)
+        if mesh is None or not explicit:
+            return update(state, batch)
+        where = shardings(state, mesh, partition or {}), NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+        found: tuple[State, dict[str, Array]] = jax.sharding.auto_axes(
+            update, axes=mesh.axis_names, out_sharding=where
+        )(state, batch)
+        return found
 
     return init, step
 
@@ -231,15 +259,6 @@ def _zero() -> Array:
 
 def _patterns(given: str | Sequence[str]) -> tuple[str, ...]:
     return (given,) if isinstance(given, str) else tuple(given)
-
-
-def _cut(batch: Any, parts: int) -> Any:
-    """Return a batch as a stack of parts."""
-    sizes = {jnp.shape(each)[:1] for each in jax.tree.leaves(batch)}
-    if len(sizes) != 1 or not min(sizes) or min(sizes)[0] % parts:
-        msg = f"train: a batch of {sorted(size[0] for size in sizes if size)} cannot be cut into {parts} equal parts"
-        raise FuncconvError(msg)
-    return jax.tree.map(lambda each: each.reshape(parts, -1, *each.shape[1:]), batch)
 
 
 def _rescaled(scale: Scale, finite: Array) -> Scale:
