@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._dtypes import wide
 from ._geometry import adaptive_bins, per_axis, resolve
 from ._joint import Joint
 from ._layout import as_array, image, spatial_axes
@@ -72,7 +73,7 @@ def adaptive_pool(
     )  # fmt: skip
     bins = [adaptive_bins(*pair) for pair in zip(sizes, outputs, strict=True)]
     if isinstance(reducer, Joint):
-        y = _joint_bins(reducer, inside.array, sizes, outputs)
+        y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), sizes, outputs)
     else:
         tree = reducer.lift((inside.array, places(sizes)) if return_indices else inside.array)
         for i, (size, count) in reversed(tuple(enumerate(zip(sizes, outputs, strict=True), start=1))):

@@ -172,12 +172,12 @@ def conv_transpose(
     axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation)
     shown, left = parted(axes, options.modes)
     _, backward = options.maps
-    cotangent = inside.array.astype(options.accumulate_dtype or y.dtype)
-    x = backward(_flipped(kernel, flip), cotangent, options.form(left))
+    summing = options.accumulate_dtype or y.dtype
+    x = backward(_flipped(kernel, flip).astype(summing), inside.array.astype(summing), options.form(left))
     if any(mode != "zeros" for mode in options.modes):
         image_type = jax.typeof(x).update(shape=(x.shape[0], *sizes, channels))
         (x,) = jax.linear_transpose(lambda x: pad(x, shown, options.modes), image_type)(x)
-    return inside.restore(add_bias(x, bias))
+    return inside.restore(add_bias(x, bias).astype(y.dtype))
 
 
 class _Options(NamedTuple):

@@ -53,17 +53,24 @@ def absolute(operation: Fold) -> Fold:
 def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
     """Return the operation that selects the largest or smallest."""
     identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
+    summing = wide(dtype)  # of the gradients of windows that select the same input
     if ties == "first" or not jnp.issubdtype(dtype, jnp.inexact):
-        return Fold(identity, _same, partial(first, reduce), _same)
-    return Fold(identity, lambda x: (x, jnp.ones_like(x, wide(dtype))), partial(_split, reduce), lambda pair: pair[0])
+        return Fold(identity, lambda x: x.astype(summing), partial(first, reduce), _same)
+    return Fold(
+        identity,
+        lambda x: (x.astype(summing), jnp.ones_like(x, summing)),
+        partial(_split, reduce),
+        lambda pair: pair[0],
+    )
 
 
 def indexed(reduce: str, dtype: np.dtype) -> Fold:
     """Return the operation on pairs of a value and its index."""
     identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
     return Fold(
-        identity, lambda pair: (pair[0], jnp.broadcast_to(pair[1], pair[0].shape)), partial(_first_pair, reduce), _same
-    )
+        identity, lambda pair: (pair[0].astype(wide(dtype)), jnp.broadcast_to(pair[1], pair[0].shape)),
+        partial(_first_pair, reduce), _same,
+    )  # fmt: skip
 
 
 def _lowest(dtype: np.dtype) -> Any:

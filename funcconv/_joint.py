@@ -21,6 +21,7 @@ _SORTED = 64  # a median of more taps is found by sorting, of fewer by comparing
 class Joint(NamedTuple):
     """A function of all taps of a window: of arrays `(batch, *positions, some taps, channels)` that hold them in order.
 
+    It gets the taps in the dtype in which the gradients of an input, one from each of its windows, are summed.
     Of each such array it also gets, as booleans that broadcast against it, which taps take no part, or None.
     """
 
@@ -29,9 +30,9 @@ class Joint(NamedTuple):
     unrolled: int  # of windows with so many taps each tap is an array of its own
 
 
-def norm(p: Number, wide: Any) -> Joint:
-    """Return the `p`-norm for a finite `p`, formed in the dtype `wide`."""
-    return Joint(lambda taps, missing: _norm([x.astype(wide) for x in taps], missing, p), partly=True, unrolled=36)
+def norm(p: Number) -> Joint:
+    """Return the `p`-norm for a finite `p`."""
+    return Joint(partial(_norm, p=p), partly=True, unrolled=36)
 
 
 def median() -> Joint:
@@ -39,9 +40,9 @@ def median() -> Joint:
     return Joint(_median, partly=True, unrolled=16)
 
 
-def by_function(op: str, function: Callable[..., Any]) -> Joint:
-    """Return a user's function `function(taps, axis=-1)`; what it gives is checked in the name of `op`."""
-    return Joint(partial(_by_function, op, function), partly=False, unrolled=0)
+def by_function(op: str, function: Callable[..., Any], dtype: np.dtype) -> Joint:
+    """Return a user's function `function(taps, axis=-1)` of this dtype; `op` is named if its result is wrong."""
+    return Joint(partial(_by_function, op, function, dtype), partly=False, unrolled=0)
 
 
 def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: Number) -> Array:
@@ -123,10 +124,10 @@ def _by_sorting(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> 
 
 
 def _by_function(
-    op: str, function: Callable[..., Any], taps: Sequence[Array], missing: Sequence[Array] | None
+    op: str, function: Callable[..., Any], dtype: np.dtype, taps: Sequence[Array], missing: Sequence[Array] | None
 ) -> Array:
     del missing  # there are none
-    x = jnp.moveaxis(taps[0], -2, -1)
+    x = jnp.moveaxis(taps[0], -2, -1).astype(dtype)
     y = function(x, axis=-1)
     name = getattr(function, "__name__", repr(function))
     if jnp.shape(y) != x.shape[:-1]:

@@ -1,8 +1,11 @@
 """Convolution with unshared weights: a kernel of its own at every position."""
 
+from functools import partial
+
 import jax.numpy as jnp
 from jax import lax
 
+from ._dtypes import in_wide
 from ._errors import FuncconvError
 from ._geometry import pad_modes, resolve
 from ._layout import image
@@ -83,7 +86,8 @@ def local_conv(
     if flip:
         kernel = lax.rev(kernel, range(n, 2 * n))
     batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
-    windows = patches(pad(inside.array, axes, pad_modes(op, pad_mode, n)), axes)  # (batch, *positions, *window, in)
+    padded = pad(inside.array, axes, pad_modes(op, pad_mode, n))
+    windows = in_wide(partial(patches, axes=axes), padded)  # (batch, *positions, *window, in)
     y = jnp.einsum(
         windows.reshape(*windows.shape[:-1], groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
         kernel.reshape(*kernel.shape[:-1], groups, -1), [*range(2 * n), inputs, group, outputs],

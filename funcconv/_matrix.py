@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._dtypes import in_wide, wide
 from ._errors import FuncconvError, suggest
 from ._geometry import Axis, channels_last_order, pad_modes, per_axis, resolve, source, spatial_of_layout
 from ._parameters import check_groups, entry
@@ -83,15 +84,18 @@ def conv_matrix(
     entries = np.broadcast_to(entries, shape)[seen]
 
     order = np.lexsort((columns, rows))
-    data = kernel.ravel()[entries[order]]
+    # The dtype of sums: of the taps that read one input, and in gradients of the windows that use one weight.
+    data = kernel.astype(wide(kernel.dtype)).ravel()[entries[order]]
     indices = np.stack([rows[order], columns[order]], axis=1)
     full = (math.prod(positions) * outputs, math.prod(sizes) * channels)
     if not sparse:
-        return jnp.zeros(full, kernel.dtype).at[indices[:, 0], indices[:, 1]].add(data)
+        return jnp.zeros(full, data.dtype).at[indices[:, 0], indices[:, 1]].add(data).astype(kernel.dtype)
     from jax.experimental.sparse import BCOO
 
     unique = len(np.unique(indices, axis=0)) == len(indices)
-    return BCOO((data, jnp.asarray(indices)), shape=full, indices_sorted=True, unique_indices=unique)
+    return BCOO(
+        (data.astype(kernel.dtype), jnp.asarray(indices)), shape=full, indices_sorted=True, unique_indices=unique
+    )
 
 
 def conv_to_dense(
@@ -130,7 +134,7 @@ def conv_to_dense(
     matrix = conv_matrix(params, kernel.shape[:n] if spatial_shape is None else spatial_shape, layout=layout, **options)
     if bias is not None:
         positions = matrix.shape[0] // bias.shape[0]
-        bias = jnp.repeat(bias, positions) if first else jnp.tile(bias, positions)
+        bias = in_wide(lambda bias: jnp.repeat(bias, positions) if first else jnp.tile(bias, positions), bias)
     return _entry(matrix.T, bias)
 
 

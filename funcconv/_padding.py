@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import lax
 
+from ._dtypes import wide
 from ._geometry import Axis
 from ._typing import Array
 
@@ -33,6 +34,9 @@ def pad(
         `(batch, *padded, channels)`. A mode extends the axis over all integers and the padding says which part is
         taken, so a negative padding crops and does not change what the other side shows.
     """
+    dtype = x.dtype
+    if any(mode in _NUMPY_MODES for mode in modes):
+        x = x.astype(wide(dtype))  # the gradient of a number that is shown several times is a sum
     zeros, values = [(0, 0, 0)] * x.ndim, [(0, 0, 0)] * x.ndim
     for i, (axis, mode) in enumerate(zip(axes, modes, strict=True), start=1):
         before, after = axis.lo, min(axis.hi, axis.reach)
@@ -48,4 +52,4 @@ def pad(
     for shows, margins in ((0, zeros), (value, values)):
         if any(margin != (0, 0, 0) for margin in margins):
             x = lax.pad(x, jnp.asarray(shows, x.dtype), margins)
-    return x
+    return x.astype(dtype)

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 import numpy as np
 
+from ._dtypes import wide
 from ._errors import FuncconvError, suggest
 from ._layout import Image, as_array
 from ._typing import Array, ArrayLike, DTypeLike, Params
@@ -89,10 +90,14 @@ def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLi
 
 
 def add_bias(y: Array, bias: Array | None) -> Array:
-    """Return `y + bias` in the dtype of `y`, the bias having the last axes of `y`."""
+    """Return `y + bias` in the dtype of `y`, the bias having the last axes of `y`.
+
+    A 16-bit bias is added in float32: its gradient is a sum over all places, in the dtype in which it was added.
+    """
     if bias is None:
         return y
-    return y + bias.astype(y.dtype).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    shift = bias.astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    return (y.astype(shift.dtype) + shift).astype(y.dtype)
 
 
 def _kind(value: object) -> str:

@@ -9,6 +9,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._dtypes import wide
 from ._errors import FuncconvError
 from ._folds import NO_INPUT, NO_PART
 from ._geometry import Axis, pad_modes, resolve
@@ -125,7 +126,7 @@ def pool(
         counts = [_tap_counts(axis, padded=True) for axis in axes]
 
     if isinstance(reducer, Joint):
-        padded = pad(inside.array, axes, modes)
+        padded = pad(inside.array.astype(wide(x.dtype)), axes, modes)
         missing = None
         if not whole:
             absent = pad(jnp.zeros((1, *inside.spatial, 1), bool), axes, modes, value=1)
@@ -207,7 +208,8 @@ def global_pool(
     resolve(op, sizes, sizes)  # refuses empty axes
     batch, channels = inside.array.shape[0], inside.array.shape[-1]
     if isinstance(reducer, Joint):
-        y = reducer.apply([inside.array.reshape(batch, math.prod(sizes), channels)], None)
+        whole = inside.array.reshape(batch, math.prod(sizes), channels)
+        y = reducer.apply([whole.astype(wide(x.dtype))], None)
     else:
         tree = reducer.lift((inside.array, places(sizes)) if return_indices else inside.array)
         for i, size in reversed(tuple(enumerate(sizes, start=1))):

@@ -9,7 +9,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._dtypes import wide
 from ._errors import FuncconvError, suggest
 from ._folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
 from ._joint import Joint, by_function, median, norm
@@ -52,7 +51,7 @@ def reduction(op: str, how: How, dtype: np.dtype) -> Fold | Joint:
     _check(op, how, dtype)
     reduce = how.reduce
     if callable(reduce):
-        return by_function(op, reduce)
+        return by_function(op, reduce, dtype)
     if reduce == "median":
         return median()
     if reduce == "lse":
@@ -62,7 +61,7 @@ def reduction(op: str, how: How, dtype: np.dtype) -> Fold | Joint:
     if reduce in ("sum", "mean"):
         return summed(dtype)
     if reduce == "lp" and 1 < how.p < math.inf:
-        return norm(how.p, wide(dtype))
+        return norm(how.p)
     if reduce == "lp":
         return absolute(summed(dtype) if how.p == 1 else extreme("max", how.ties, dtype))
     return indexed(reduce, dtype) if how.indices else extreme(reduce, how.ties, dtype)

@@ -29,6 +29,7 @@ from jax.experimental.jet import jet, jet_rules
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 
+from ._dtypes import in_wide, wide
 from ._folds import first, later_wins
 from ._geometry import Axis
 from ._taps import fold
@@ -101,6 +102,8 @@ def _taps(x: Array, axes: Sequence[Axis]) -> Iterator[Array]:
 
 def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
     """Add up, at input `m * stride + phase`, the windows `m - back` that have selected it, for all phases at once."""
+    dtype = y.dtype
+    y = y.astype(wide(dtype))
     front = y.shape[: -len(axes) - 1]
     backs = [(axis.extent - 1) // axis.stride for axis in axes]
     counts = [-(-axis.size // axis.stride) for axis in axes]
@@ -124,7 +127,7 @@ def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
     x = functools.reduce(jnp.add, found)
     for i, axis in enumerate(axes, start=len(front)):  # one after another, which JAX can do with typed arrays
         x = x.reshape(*x.shape[:i], x.shape[i] * axis.stride, *x.shape[i + 2 :])
-    return x[(*map(slice, front), *(slice(axis.size) for axis in axes))]
+    return x[(*map(slice, front), *(slice(axis.size) for axis in axes))].astype(dtype)
 
 
 def _taps_of_phases(axes: Sequence[Axis], back: Shape) -> np.ndarray:
@@ -152,7 +155,7 @@ def _numbered(axes: Sequence[Axis]) -> bool:
 
 def _derivative(primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str) -> tuple[Array, Array]:
     if not _numbered(axes):
-        return jax.jvp(partial(_extreme, axes=axes, reduce=reduce), primals, tangents)
+        return jax.jvp(partial(in_wide, partial(_extreme, axes=axes, reduce=reduce)), primals, tangents)
     (x,), (t,) = primals, tangents
     number = _number(x, axes, reduce)
     y = pick_p.bind(x, number, axes=axes)

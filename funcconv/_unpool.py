@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from ._dtypes import in_wide
 from ._errors import FuncconvError
 from ._geometry import Axis, per_axis, resolve, transposed_sizes
 from ._layout import as_array, image, spatial_axes
@@ -85,7 +86,7 @@ def max_unpool(
     if known is not None:
         _check_indices(op, np.asarray(image(op, known, *said, layout).array), axes)
     where = image(op, indices.astype(jnp.int32), *said, layout).array
-    return inside.restore(_placed(inside.array, where, axes))
+    return inside.restore(in_wide(lambda y: _placed(y, where, axes), inside.array))
 
 
 def _axes(

@@ -12,6 +12,7 @@ from typing import Any
 import jax.numpy as jnp
 from jax import lax
 
+from .._dtypes import wide
 from .._geometry import Axis
 from .._padding import pad
 from .._taps import patches
@@ -67,9 +68,10 @@ def conv_by_taps(image: Array, kernel: Array, form: Form, dense: Map, *, loop: b
         read = (first.outputs - 1) * first.stride + 1
         planes = piece(x, tap * first.dilation, read, axis=1)[:, :: first.stride]
         weights = lax.dynamic_index_in_dim(kernel, tap, keepdims=False)
-        return y + dense(planes.reshape(-1, *planes.shape[2:]), weights, form._replace(axes=rest)).reshape(y.shape)
+        found = dense(planes.reshape(-1, *planes.shape[2:]), weights, form._replace(axes=rest))
+        return y + found.reshape(y.shape).astype(y.dtype)
 
-    y = jnp.zeros(form.result(image, kernel), image.dtype)
+    y = jnp.zeros(form.result(image, kernel), wide(image.dtype))
     if loop:
         return lax.fori_loop(0, first.window, add, y)  # type: ignore[no-any-return]
     return functools.reduce(lambda y, tap: add(tap, y), range(first.window), y)

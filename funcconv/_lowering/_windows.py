@@ -4,8 +4,11 @@ Under a stack of kernels this is one batched product, where XLA's own way is a c
 channels it is faster than XLA's, and what is gathered is little.
 """
 
+from functools import partial
+
 import jax.numpy as jnp
 
+from .._dtypes import in_wide
 from .._padding import pad
 from .._taps import patches
 from .._typing import Array
@@ -16,7 +19,8 @@ def conv(image: Array, kernel: Array, form: Form) -> Array:
     """Return the correlation in the dtype of accumulation."""
     n = len(form.axes)
     batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
-    windows = patches(pad(image, form.axes, ("zeros",) * n), form.axes)  # (batch, *positions, *window, in)
+    padded = pad(image, form.axes, ("zeros",) * n)
+    windows = in_wide(partial(patches, axes=form.axes), padded)  # (batch, *positions, *window, in)
     y = jnp.einsum(
         windows.reshape(*windows.shape[:-1], form.groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
         kernel.reshape(*kernel.shape[:-1], form.groups, -1), [*range(n, 2 * n), inputs, group, outputs],

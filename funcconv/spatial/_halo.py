@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
+from .._dtypes import in_wide
 from .._errors import FuncconvError
 from .._geometry import Axis, source
 from .._typing import Array
@@ -115,12 +116,12 @@ def read(x: Array, share: Share, axis: int, mode: str | None) -> Array:
         firsts, lasts = tuple(map(min, seen)), [max(each) for each in seen]
     before = max(0, *(device * block - first for device, first in enumerate(firsts)))
     after = max(0, *(last + 1 - (device + 1) * block for device, last in enumerate(lasts)))
-    wide = halo_exchange(x, before, after, axis=axis, axis_name=share.name, wrap=mode == "circular")
+    held = halo_exchange(x, before, after, axis=axis, axis_name=share.name, wrap=mode == "circular")
     begin = [device * block - before for device in range(share.devices)]  # where what each now holds begins
     if mode in (None, "zeros", "circular"):
-        return _sliced(wide, [first - at for first, at in zip(firsts, begin, strict=True)], places, axis, share.name)
+        return _sliced(held, [first - at for first, at in zip(firsts, begin, strict=True)], places, axis, share.name)
     table = jnp.asarray([[place - at for place in each] for each, at in zip(seen, begin, strict=True)])
-    return jnp.take(wide, table[lax.axis_index(share.name)], axis=axis)
+    return in_wide(lambda x: jnp.take(x, table[lax.axis_index(share.name)], axis=axis), held)
 
 
 def _sliced(x: Array, offsets: Sequence[int], places: int, axis: int, name: str) -> Array:
