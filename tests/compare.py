@@ -7,8 +7,8 @@ import numpy as np
 def rounding(dtype, terms=64, steps=1):
     """Return the largest relative difference that rounding makes between two ways to compute one number.
 
-    A sum of n products in any order is off by at most n / 2 units in the last place of the sum of their sizes, so two
-    orders differ by n. Each step of a loop, as of training, adds as much again.
+    A sum of n products, in any order, is off by at most n / 2 units in the last place of the sum of their sizes, so two
+    orders differ by at most n. Each of several steps that follow one another, as in training, adds as much again.
     """
     return terms * steps * float(jnp.finfo(dtype).eps)
 
@@ -19,17 +19,21 @@ def close(actual, expected, dtype=None, ulps=None, *, terms=64, steps=1):
     Args:
         actual: an array, or a number.
         expected: what it should be.
-        dtype: in which it was computed, if that is not the coarser of the two dtypes.
-        ulps: how many units in the last place of the largest value are allowed; by default `terms * steps`.
+        dtype: the one in which the less exact of the two was computed. It must be given if their dtypes differ, so that
+            a result that lost digits is not taken for a right one.
+        ulps: how many units in the last place of the largest value may differ. Default: `terms * steps`.
         terms: how many numbers are summed.
         steps: how many times one after the other.
     """
-    dtypes = [np.asarray(each).dtype for each in (actual, expected) if hasattr(each, "dtype")]
-    inexact = [each for each in dtypes if jnp.issubdtype(each, jnp.inexact)] or [np.dtype(np.float64)]
-    coarsest = max(inexact, key=lambda each: float(jnp.finfo(each).eps))
-    assert dtype is None or jnp.finfo(dtype).eps >= jnp.finfo(coarsest).eps, f"{coarsest} compared as {dtype}"
+    dtypes = {np.asarray(each).dtype for each in (actual, expected) if hasattr(each, "dtype")}
+    dtypes = {each for each in dtypes if jnp.issubdtype(each, jnp.inexact)} or {np.dtype(np.float64)}
+    widths = {float(jnp.finfo(each).eps) for each in dtypes}
+    if dtype is None:
+        assert len(widths) == 1, f"compares {dtypes}: say in which dtype this was computed"
+        dtype = dtypes.pop()
+    assert jnp.finfo(dtype).eps >= max(widths), f"compares {dtypes} with the tolerance of {dtype}"
     actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
     assert actual.shape == expected.shape
     scale = max(np.abs(expected).max(initial=0), 1)
-    atol = rounding(dtype or coarsest, *((terms, steps) if ulps is None else (ulps,))) * scale
+    atol = rounding(dtype, *((terms, steps) if ulps is None else (ulps,))) * scale
     np.testing.assert_allclose(actual, expected, rtol=0, atol=atol)

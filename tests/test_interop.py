@@ -287,6 +287,143 @@ def test_nnx_weights_come_in(rng):
     close(graph.apply(params, state, x)[0], module(x), F32, ulps=64)
 
 
+class Attributes(nn.Module):
+    """Attributes in another order than they are used in."""
+
+    def setup(self):
+        self.a, self.c, self.b = nn.Dense(6), nn.Dense(6), nn.Dense(6)
+
+    def __call__(self, x):
+        return self.a(jnp.tanh(self.c(jnp.tanh(self.b(x)))))
+
+
+class Deep(nn.Module):
+    """More layers than one digit counts."""
+
+    @nn.compact
+    def __call__(self, x):
+        for _ in range(12):
+            x = jnp.tanh(nn.Dense(6)(x))
+        return x
+
+
+class Prepared(nn.Module):
+    """Layers that are declared in another order than they are used in."""
+
+    @nn.compact
+    def __call__(self, x):
+        first, second, third = nn.Dense(6), nn.Dense(6), nn.Dense(6)
+        return second(jnp.tanh(third(jnp.tanh(first(x)))))
+
+
+class Rematerialized(nn.Module):
+    """A block of layers in one call of a program."""
+
+    @nn.compact
+    def __call__(self, x):
+        return jax.jit(lambda x: x)(nn.remat(Attributes)()(x))
+
+
+class Branches(nn.Module):
+    """Branches that are computed from right to left, and normalized."""
+
+    @nn.compact
+    def __call__(self, x, *, train=False):
+        right = nn.Dense(6, name="r")(x)
+        left = nn.BatchNorm(use_running_average=not train, name="z")(nn.Dense(6, name="s")(x))
+        return nn.BatchNorm(use_running_average=not train, name="y")(jnp.concatenate([left, right], -1)[..., 3:9])
+
+
+def branches():
+    x = fc.Input("x", (6,))
+    left, right = fc.BatchNorm()(fc.Dense(6)(x)), fc.Dense(6)(x)
+    both = fc.node(lambda a, b: jnp.concatenate([a, b], -1)[..., 3:9], left, right)
+    return fc.Graph(x, fc.BatchNorm()(both))
+
+
+@pytest.mark.parametrize(
+    ("module", "graph"),
+    [
+        (Attributes(), over(fc.serial(fc.Dense(6), jnp.tanh, fc.Dense(6), jnp.tanh, fc.Dense(6)), (6,))),
+        (Prepared(), over(fc.serial(fc.Dense(6), jnp.tanh, fc.Dense(6), jnp.tanh, fc.Dense(6)), (6,))),
+        (Rematerialized(), over(fc.serial(fc.Dense(6), jnp.tanh, fc.Dense(6), jnp.tanh, fc.Dense(6)), (6,))),
+        (Deep(), over(fc.serial(*[each for _ in range(12) for each in (fc.Dense(6), jnp.tanh)]), (6,))),
+        (Branches(), branches()),
+    ],
+    ids=lambda each: type(each).__name__,
+)
+def test_linen_weights_are_paired_by_use(module, graph, rng):
+    x = rng.normal(size=(4, 6)).astype(F32)
+    variables = jax.tree.map(jnp.copy, module.init(KEY, x))
+    params, state = fc.interop.from_linen(graph, variables, apply=module.apply)
+    close(graph.apply(params, state, x)[0], module.apply(variables, x), terms=12 * 7)
+    with pytest.raises(fc.FuncconvError, match=r"more than one module has the shapes of an entry:\n  dense1, dense2"):
+        fc.interop.from_linen(graph, variables)
+
+
+def test_weights_of_equal_names_are_paired(rng):
+    graph = over(fc.serial(fc.Dense(6, name="b"), jnp.tanh, fc.Dense(6, name="a")), (6,))
+    params = filled(graph.init(KEY), rng)
+    found, _ = fc.interop.from_linen(graph, {"params": params})
+    jax.tree.map(np.testing.assert_array_equal, found, params)
+    again, _ = fc.interop.from_nnx(graph, fc.interop.to_nnx(graph, rngs=nnx.Rngs(0)))
+    assert jax.tree.map(jnp.shape, again) == jax.tree.map(jnp.shape, params)
+
+
+def test_shapes_that_leave_no_choice_pair_weights(rng):
+    class Net(nn.Module):
+        def setup(self):
+            self.b, self.a = nn.Dense(5), nn.Dense(3)
+
+        def __call__(self, x):
+            return self.a(self.b(x))
+
+    x = rng.normal(size=(4, 6)).astype(F32)
+    variables = jax.tree.map(jnp.copy, Net().init(KEY, x))
+    graph = over(fc.serial(fc.Dense(5), fc.Dense(3)), (6,))
+    close(graph(fc.interop.from_linen(graph, variables)[0], x), Net().apply(variables, x))
+
+
+def test_nnx_attributes_are_paired_by_use(rng):
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.dense1, self.dense2 = nnx.Linear(6, 6, rngs=rngs), nnx.Linear(6, 6, rngs=rngs)
+            self.a, self.b = nnx.BatchNorm(6, rngs=rngs), nnx.BatchNorm(6, rngs=rngs)
+            self.drop = nnx.Dropout(0.5, rngs=rngs)
+
+        def __call__(self, x, scale=1):
+            return self.a(self.dense1(self.drop(jnp.tanh(self.b(self.dense2(x)))))) * scale
+
+    graph = over(fc.serial(fc.Dense(6), fc.BatchNorm(), jnp.tanh, fc.Dense(6), fc.BatchNorm()), (6,))
+    module, x = Net(nnx.Rngs(0)), rng.normal(size=(4, 6)).astype(F32)
+    module(x + 1)  # moves the statistics
+    before = jax.tree.map(np.asarray, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState))))
+    params, state = fc.interop.from_nnx(graph, module)
+    jax.tree.map(np.testing.assert_array_equal, before, nnx.to_pure_dict(nnx.state(module, nnx.Not(nnx.RngState))))
+    assert not module.drop.deterministic
+    module.eval()
+    close(graph.apply(params, state, x)[0], module(x))
+    again, _ = fc.interop.from_nnx(graph, module, call=lambda module, x: module(x, scale=1))
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    with pytest.raises(fc.FuncconvError, match=r"give different results(.|\n)*Pass call=.* or names="):
+        fc.interop.from_nnx(graph, module, call=lambda module, x: module(x, scale=2))
+    with pytest.raises(fc.FuncconvError, match=r"cannot be evaluated \(TypeError: "):
+        fc.interop.from_nnx(graph, module, call=lambda module: module)
+
+
+@pytest.mark.parametrize(
+    ("shapes", "said"),
+    [
+        ({"a": (6, 5), "b": (6, 3)}, r"no module fits the entry 'dense2', with kernel \(5, 3\)(.|\n)*'b' has kernel"),
+        ({"a": (6, 5)}, r"the graph has 2 entries and the other side 1 modules:\n  dense1  a\n  dense2  -"),
+    ],
+)
+def test_flax_weights_that_do_not_fit_are_listed(shapes, said):
+    graph = over(fc.serial(fc.Dense(5, bias=False), fc.Dense(3, bias=False)), (6,))
+    with pytest.raises(fc.FuncconvError, match=said):
+        fc.interop.from_linen(graph, {"params": {name: {"kernel": np.ones(shape)} for name, shape in shapes.items()}})
+
+
 def test_a_linen_module_is_a_node(rng):
     theirs = fc.interop.from_flax_module(nn.Conv(4, (3, 3), padding="VALID"))
     graph = over(fc.serial(fc.Conv(2, 3), theirs, jnp.tanh, fc.Flatten(), fc.Dense(2)), (8, 8, 1))

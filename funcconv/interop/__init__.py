@@ -2,11 +2,11 @@
 
 from ._export import export as export
 from ._export import load_exported as load_exported
-from ._flax import from_flax_module as from_flax_module
 from ._flax import from_linen as from_linen
 from ._flax import from_nnx as from_nnx
-from ._flax import to_linen as to_linen
-from ._flax import to_nnx as to_nnx
+from ._flax_modules import from_flax_module as from_flax_module
+from ._flax_modules import to_linen as to_linen
+from ._flax_modules import to_nnx as to_nnx
 from ._onnx import to_onnx as to_onnx
 from ._safetensors import load as load
 from ._safetensors import load_safetensors as load_safetensors

@@ -1,133 +1,16 @@
-"""Flax both ways: its weights, its modules as nodes, and graphs as its modules."""
+"""Weights of Flax modules."""
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from functools import cache
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
-from .._errors import FuncconvError
 from .._extras import needs
 from .._graph import Graph
 from .._layers import ConvTranspose
-from .._node import Function
-from .._typing import Array, Params, Shape
-from ._matching import entries, matched, trees
-
-
-@cache
-def _linen_graph() -> Any:
-    """Return the module of Linen that computes a graph."""
-    with needs("flax", "a module of Flax"):
-        from flax import linen
-
-    class LinenGraph(linen.Module):
-        """A graph as a module: `variables["params"]` is the graph's own tree, `"batch_stats"` its state."""
-
-        graph: Graph
-
-        @linen.compact
-        def __call__(self, *xs: Any, train: bool = False) -> Any:
-            """Evaluate; in training nodes draw with the `"dropout"` key and the state is that of the next step."""
-            key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
-            names = dict.fromkeys(entry.partition("/")[0] for entry in self.graph.entries)
-            params = {name: self.param(name, lambda _, name=name: self.graph.init(key)[name]) for name in names}
-            first = self.graph.init_state()
-            kept = {name: self.variable("batch_stats", name, lambda name=name: first[name]) for name in first}
-            drawing = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-            state = {name: variable.value for name, variable in kept.items()}
-            y, after = self.graph.apply(params, state, *xs, key=drawing, train=train)
-            if train and not self.is_initializing():
-                for name, variable in kept.items():
-                    variable.value = after[name]
-            return y
-
-    return LinenGraph
-
-
-@cache
-def _nnx_graph() -> Any:
-    """Return the module of NNX that computes a graph."""
-    with needs("flax", "a module of Flax"):
-        from flax import nnx
-
-    def is_variable(each: Any) -> bool:
-        return isinstance(each, nnx.Variable)
-
-    class NnxGraph(nnx.Module):
-        """A graph as a module, with an `nnx.Param` for each array of its parameters."""
-
-        def __init__(self, graph: Graph, *, rngs: Any) -> None:
-            self.graph = graph
-            self.rngs = rngs
-            self.params = nnx.data(jax.tree.map(nnx.Param, graph.init(rngs.params())))
-            self.batch_stats = nnx.data(jax.tree.map(nnx.BatchStat, graph.init_state()))
-
-        def __call__(self, *xs: Any, train: bool = False) -> Any:
-            """Evaluate; in training nodes draw, and the running figures change."""
-            params, state = (
-                jax.tree.map(lambda each: each[...], tree, is_leaf=is_variable)
-                for tree in (self.params, self.batch_stats)
-            )
-            draws = any(row.op.random for row in self.graph.rows)
-            key = self.rngs.dropout() if train and draws else None
-            y, after = self.graph.apply(params, state, *xs, key=key, train=train)
-            if train:
-                variables = jax.tree.leaves(self.batch_stats, is_leaf=is_variable)
-                for variable, value in zip(variables, jax.tree.leaves(after), strict=True):
-                    variable[...] = value
-            return y
-
-    return NnxGraph
-
-
-def to_linen(graph: Graph) -> Any:
-    """Return a graph as a module of Flax's Linen.
-
-    Args:
-        graph: its parameters become `variables["params"]`, in their own tree, and its state `"batch_stats"`.
-
-    Returns:
-        A module, called with the inputs and `train=`.
-
-    Raises:
-        Nothing.
-
-    Example:
-        >>> import funcconv as fc, jax, jax.numpy as jnp
-        >>> x = fc.Input("x", (8, 8, 1))
-        >>> module = fc.interop.to_linen(fc.Graph(x, fc.Conv(4, 3)(x)))
-        >>> variables = module.init(jax.random.key(0), jnp.ones((2, 8, 8, 1)))
-        >>> module.apply(variables, jnp.ones((2, 8, 8, 1))).shape
-        (2, 6, 6, 4)
-    """
-    return _linen_graph()(graph)
-
-
-def to_nnx(graph: Graph, *, rngs: Any) -> Any:
-    """Return a graph as a module of Flax's NNX.
-
-    Args:
-        graph: whose parameters become `module.params`, in their own tree, and its state `module.batch_stats`.
-        rngs: `nnx.Rngs(0)`; `params` draws the parameters and `dropout` what nodes draw.
-
-    Returns:
-        A module, called with the inputs and `train=`.
-
-    Raises:
-        FuncconvError: as `Graph.init`.
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> from flax import nnx
-        >>> x = fc.Input("x", (8, 8, 1))
-        >>> module = fc.interop.to_nnx(fc.Graph(x, fc.Conv(4, 3)(x)), rngs=nnx.Rngs(0))
-        >>> module(jnp.ones((2, 8, 8, 1))).shape
-        (2, 6, 6, 4)
-    """
-    return _nnx_graph()(graph, rngs=rngs)
+from ._matching import Entry, entries, matched, trees
+from ._pairing import paired
 
 
 def from_linen(
@@ -135,67 +18,86 @@ def from_linen(
     variables: Mapping[str, Any],
     *,
     names: Mapping[str, str] | None = None,
+    apply: Callable[..., Any] | None = None,
     transpose_kernel: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters and the state of a graph with the weights of a Flax module.
 
+    Modules are paired with the entries that have the same shapes. If several modules have the same shapes, they are
+    paired with entries of equal names, or with `apply` by use: in the order in which both networks use them, provided
+    that both then give the same results on random weights and inputs. The order of the dict is not used: in Flax it is
+    the order of the alphabet.
+
     Args:
-        graph: whose layers are those of the module.
-        variables: of Linen, `{"params": ..., "batch_stats": ...}`; of NNX, `nnx.to_pure_dict(nnx.state(module))`.
-        names: of the modules by those of the entries, `{"conv1": "encoder/Conv_0"}`; None pairs them in order.
-        transpose_kernel: whether the module's transposed convolutions were made with it; otherwise their kernels are
-            flipped, and their channels exchanged.
+        graph: a graph whose layers are those of the module.
+        variables: for Linen `{"params": ..., "batch_stats": ...}`; for NNX `nnx.to_pure_dict(nnx.state(module))`.
+        names: the path of a module for each entry, for example `{"conv1": "encoder/Conv_0"}`. Default: the pairing
+            described above.
+        apply: evaluates the module, called as `apply(variables, *inputs)`: `module.apply`, or for a module with a
+            `train` argument `functools.partial(module.apply, train=False)`. Default: the module is not evaluated.
+        transpose_kernel: whether the module's transposed convolutions were made with `transpose_kernel=True`; otherwise
+            their kernels are flipped, and their channels exchanged.
 
     Returns:
         `(params, state)`, where the state is `{}` for a graph that keeps none.
 
     Raises:
-        FuncconvError: if modules and entries do not pair, or an array has another shape than its entry; all are told.
+        FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
+            another shape than its entry. The message lists all differences, or the candidates.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
         >>> from flax import linen as nn
-        >>> module = nn.Sequential([nn.Conv(4, (3, 3), padding="VALID"), nn.relu])
-        >>> x = fc.Input("x", (8, 8, 1))
-        >>> graph, image = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu)(x)), jnp.ones((2, 8, 8, 1))
-        >>> variables = module.init(jax.random.key(0), image)
-        >>> params, _ = fc.interop.from_linen(graph, variables)
-        >>> bool(jnp.allclose(graph(params, image), module.apply(variables, image)))
+        >>> module = nn.Sequential([nn.Dense(6), nn.tanh, nn.Dense(6)])
+        >>> i, x = fc.Input("x", (6,)), jnp.ones((2, 6))
+        >>> graph = fc.Graph(i, fc.serial(fc.Dense(6), jnp.tanh, fc.Dense(6))(i))
+        >>> variables = module.init(jax.random.key(0), x)
+        >>> params, _ = fc.interop.from_linen(graph, variables, apply=module.apply)
+        >>> bool(jnp.allclose(graph(params, x), module.apply(variables, x), atol=1e-5))
         True
     """
-    if "params" in variables and set(variables) <= {"params", "batch_stats"}:
-        modules = _modules(variables["params"])
-        for module, arrays in _modules(variables.get("batch_stats", {})).items():
-            modules.setdefault(module, {}).update(arrays)
-    else:
-        modules = _modules(variables)
-    found = []
-    for entry, module in matched("from_linen", entries(graph), modules, names):
-        arrays = dict(modules[module])
-        state = {name: arrays.pop(name) for name in entry.state if name in arrays}
-        if isinstance(entry.row.op, ConvTranspose) and "kernel" in arrays and not transpose_kernel:
-            kernel = jnp.asarray(arrays["kernel"])
-            arrays["kernel"] = jnp.flip(jnp.swapaxes(kernel, -1, -2), tuple(range(kernel.ndim - 2)))
-        found.append((entry, module, arrays, state))
-    return trees("from_linen", found)
+    collections = "params" in variables and set(variables) <= {"params", "batch_stats"}
+    trees = list(variables.values()) if collections else [variables]
+
+    def evaluate(modules: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
+        own = [_replaced(tree, modules) for tree in trees]
+        return apply and apply(dict(zip(variables, own, strict=True)) if collections else own[0], *xs)
+
+    return _taken(
+        "from_linen", graph, trees, names, evaluate if apply else None, "apply=module.apply", transpose_kernel
+    )
 
 
 def from_nnx(
-    graph: Graph, module: Any, *, names: Mapping[str, str] | None = None, transpose_kernel: bool = False
+    graph: Graph,
+    module: Any,
+    *,
+    names: Mapping[str, str] | None = None,
+    call: Callable[..., Any] | None = None,
+    transpose_kernel: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters and the state of a graph with the weights of an NNX module.
 
+    Modules are paired with the entries that have the same shapes. If several modules have the same shapes, they are
+    paired by use: in the order in which both networks use them, provided that both then give the same results on random
+    weights and inputs. The order of the attributes is not used.
+
     Args:
-        graph: as for `from_linen`.
-        module: of NNX.
-        names: as for `from_linen`.
-        transpose_kernel: as for `from_linen`.
+        graph: a graph whose layers are those of the module.
+        module: a module of NNX. Neither its weights nor its state change.
+        names: the path of a module for each entry, for example `{"conv1": "encoder/conv"}`. Default: the pairing
+            described above.
+        call: evaluates a copy of the module in evaluation mode, called as `call(module, *inputs)`. Default:
+            `module(*inputs)`.
+        transpose_kernel: whether the module's transposed convolutions were made with `transpose_kernel=True`; otherwise
+            their kernels are flipped, and their channels exchanged.
 
     Returns:
-        `(params, state)`.
+        `(params, state)`, where the state is `{}` for a graph that keeps none.
 
     Raises:
-        FuncconvError: as `from_linen`.
+        FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
+            another shape than its entry. The message lists all differences, or the candidates.
 
     Example:
         >>> import funcconv as fc
@@ -207,66 +109,61 @@ def from_nnx(
     """
     with needs("flax", "weights of NNX"):
         from flax import nnx
-    kept = nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat))
-    return from_linen(graph, nnx.to_pure_dict(kept), names=names, transpose_kernel=transpose_kernel)
+    definition, kept, rest = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)  # type: ignore[misc]
+    tree = nnx.to_pure_dict(kept)
+
+    def evaluate(modules: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
+        own = jax.tree.map(lambda leaf: leaf, kept)
+        nnx.replace_by_pure_dict(own, _replaced(tree, modules))
+        copy = nnx.merge(definition, own, rest, copy=True)
+        copy.eval()
+        return copy(*xs) if call is None else call(copy, *xs)
+
+    return _taken("from_nnx", graph, [tree], names, evaluate, "call=lambda module, x: ...", transpose_kernel)
 
 
-def from_flax_module(module: Any, *, name: str | None = None) -> Function:
-    """Return a module of Linen as a layer of a graph.
+def _taken(
+    op: str,
+    graph: Graph,
+    collections: Sequence[Mapping[str, Any]],
+    names: Mapping[str, str] | None,
+    evaluate: Callable[..., Any] | None,
+    remedy: str,
+    transpose_kernel: bool,  # noqa: FBT001
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state of a graph with the arrays of modules."""
+    modules: dict[str, dict[str, Any]] = {}
+    for collection in collections:
+        for module, arrays in _modules(collection).items():
+            modules.setdefault(module, {}).update(arrays)
 
-    Args:
-        module: called with arrays that have one batch axis; it has parameters, and no other variables.
-        name: of the node and its entry; by default the name of the module's class.
+    def taken(entry: Entry, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+        params = {name: array for name, array in arrays.items() if name not in entry.state}
+        if isinstance(entry.row.op, ConvTranspose) and "kernel" in params and not transpose_kernel:
+            kernel = jnp.asarray(params["kernel"])
+            if kernel.ndim > 2:
+                params["kernel"] = jnp.flip(jnp.swapaxes(kernel, -1, -2), tuple(range(kernel.ndim - 2)))
+        return params, {name: array for name, array in arrays.items() if name in entry.state}
 
-    Returns:
-        A layer, called on nodes. Modules are compared by value, as Linen does.
-
-    Raises:
-        FuncconvError: when the graph is declared, as of any node.
-
-    Example:
-        >>> import funcconv as fc, jax, jax.numpy as jnp
-        >>> from flax import linen as nn
-        >>> x = fc.Input("x", (8, 8, 1))
-        >>> graph = fc.Graph(x, fc.interop.from_flax_module(nn.Conv(4, (3, 3)), name="theirs")(x))
-        >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 8, 8, 1))).shape
-        (2, 8, 8, 4)
-    """
-    with needs("flax", "a module of Flax"):
-        from flax import linen
-    if not isinstance(module, linen.Module):
-        msg = f"from_flax_module: expected a module of flax.linen; got {type(module).__name__}"
-        raise FuncconvError(msg)
-    return Function(_Apply(module), init=_Init(module), batched=True, name=name)
-
-
-@dataclass(frozen=True)
-class _Apply:
-    module: Any
-
-    @property
-    def __name__(self) -> str:
-        return type(self.module).__name__
-
-    def __call__(self, params: Params, *xs: Array) -> Any:
-        return self.module.apply({"params": params}, *xs)
+    if names is None:
+        pairs = paired(op, graph, modules, taken, evaluate, remedy)
+    else:
+        pairs = matched(op, entries(graph), modules, names)
+    return trees(op, [(entry, module, *taken(entry, modules[module])) for entry, module in pairs])
 
 
-@dataclass(frozen=True)
-class _Init:
-    module: Any
-
-    def __call__(self, key: Array, *shapes: Shape) -> Any:
-        variables = self.module.init(key, *(jnp.zeros((1, *shape)) for shape in shapes))
-        if more := set(variables) - {"params"}:
-            others = ", ".join(sorted(more))
-            msg = f"a module in a graph has parameters only; {type(self.module).__name__} has {others} too"
-            raise FuncconvError(msg)
-        return variables.get("params", {})
+def _replaced(tree: Mapping[Any, Any], modules: Mapping[str, Mapping[str, Any]], above: Sequence[str] = ()) -> Any:
+    """Return a tree of variables with the arrays of modules."""
+    return {
+        name: _replaced(below, modules, (*above, str(name)))
+        if isinstance(below, Mapping)
+        else modules["/".join(above)][str(name)]
+        for name, below in tree.items()
+    }
 
 
 def _modules(tree: Mapping[Any, Any], above: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
-    """Return the arrays of each module by its path, in order."""
+    """Return the arrays of each module by its path."""
     found: dict[str, dict[str, Any]] = {}
     own = {str(name): value for name, value in tree.items() if not isinstance(value, Mapping)}
     if own:

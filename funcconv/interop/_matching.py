@@ -56,7 +56,7 @@ def matched(
     """
     if names is None:
         if len(own) != len(others):
-            lines = _side_by_side([entry.path for entry in own], list(others))
+            lines = side_by_side([entry.path for entry in own], list(others))
             msg = f"{op}: the graph has {len(own)} entries and the other side {len(others)} modules:\n{lines}"
             raise FuncconvError(msg)
         return list(zip(own, others, strict=True))
@@ -78,7 +78,7 @@ def _check_shapes(op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], 
     for entry, module, params, state in found:
         for wanted, given in ((entry.params, params), (entry.state, state)):
             for name in dict.fromkeys([*wanted, *given]):
-                sides = [_shape(each.get(name)) for each in (wanted, given)]
+                sides = [shape_of(each.get(name)) for each in (wanted, given)]
                 if sides[0] != sides[1]:
                     wrong.append(f"{entry.path}/{name} is {sides[0]}, that of {module!r} is {sides[1]}")
     if wrong:
@@ -122,11 +122,13 @@ def trees(
     return params, state
 
 
-def _shape(array: Any) -> str:
+def shape_of(array: Any) -> str:
+    """Return the shape of an array, for messages."""
     return "missing" if array is None else str(tuple(jnp.shape(array)))
 
 
-def _side_by_side(left: Sequence[str], right: Sequence[str]) -> str:
+def side_by_side(left: Sequence[str], right: Sequence[str]) -> str:
+    """Return two lists as the columns of a table."""
     count = max(len(left), len(right))
     pairs = zip([*left, *["-"] * (count - len(left))], [*right, *["-"] * (count - len(right))], strict=True)
     return "\n".join(f"  {a}  {b}" for a, b in pairs)

@@ -1,0 +1,181 @@
+"""Graphs as modules of Flax, and its modules as nodes."""
+
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._errors import FuncconvError
+from .._extras import needs
+from .._graph import Graph
+from .._node import Function
+from .._typing import Array, Params, Shape
+
+
+@cache
+def _linen_graph() -> Any:
+    """Return the module of Linen that computes a graph."""
+    with needs("flax", "a module of Flax"):
+        from flax import linen
+
+    class LinenGraph(linen.Module):
+        """A graph as a module: `variables["params"]` is the graph's own tree, `"batch_stats"` its state."""
+
+        graph: Graph
+
+        @linen.compact
+        def __call__(self, *xs: Any, train: bool = False) -> Any:
+            """Evaluate; in training nodes draw with the `"dropout"` key and the state is that of the next step."""
+            key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
+            names = dict.fromkeys(entry.partition("/")[0] for entry in self.graph.entries)
+            params = {name: self.param(name, lambda _, name=name: self.graph.init(key)[name]) for name in names}
+            first = self.graph.init_state()
+            kept = {name: self.variable("batch_stats", name, lambda name=name: first[name]) for name in first}
+            drawing = self.make_rng("dropout") if train and self.has_rng("dropout") else None
+            state = {name: variable.value for name, variable in kept.items()}
+            y, after = self.graph.apply(params, state, *xs, key=drawing, train=train)
+            if train and not self.is_initializing():
+                for name, variable in kept.items():
+                    variable.value = after[name]
+            return y
+
+    return LinenGraph
+
+
+@cache
+def _nnx_graph() -> Any:
+    """Return the module of NNX that computes a graph."""
+    with needs("flax", "a module of Flax"):
+        from flax import nnx
+
+    def is_variable(each: Any) -> bool:
+        return isinstance(each, nnx.Variable)
+
+    class NnxGraph(nnx.Module):
+        """A graph as a module, with an `nnx.Param` for each array of its parameters."""
+
+        def __init__(self, graph: Graph, *, rngs: Any) -> None:
+            self.graph = graph
+            self.rngs = rngs
+            self.params = nnx.data(jax.tree.map(nnx.Param, graph.init(rngs.params())))
+            self.batch_stats = nnx.data(jax.tree.map(nnx.BatchStat, graph.init_state()))
+
+        def __call__(self, *xs: Any, train: bool = False) -> Any:
+            """Evaluate; in training nodes draw, and the running figures change."""
+            params, state = (
+                jax.tree.map(lambda each: each[...], tree, is_leaf=is_variable)
+                for tree in (self.params, self.batch_stats)
+            )
+            draws = any(row.op.random for row in self.graph.rows)
+            key = self.rngs.dropout() if train and draws else None
+            y, after = self.graph.apply(params, state, *xs, key=key, train=train)
+            if train:
+                variables = jax.tree.leaves(self.batch_stats, is_leaf=is_variable)
+                for variable, value in zip(variables, jax.tree.leaves(after), strict=True):
+                    variable[...] = value
+            return y
+
+    return NnxGraph
+
+
+def to_linen(graph: Graph) -> Any:
+    """Return a graph as a module of Flax's Linen.
+
+    Args:
+        graph: its parameters become `variables["params"]`, in their own tree, and its state `"batch_stats"`.
+
+    Returns:
+        A module, called with the inputs and `train=`.
+
+    Raises:
+        Nothing.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> module = fc.interop.to_linen(fc.Graph(x, fc.Conv(4, 3)(x)))
+        >>> variables = module.init(jax.random.key(0), jnp.ones((2, 8, 8, 1)))
+        >>> module.apply(variables, jnp.ones((2, 8, 8, 1))).shape
+        (2, 6, 6, 4)
+    """
+    return _linen_graph()(graph)
+
+
+def to_nnx(graph: Graph, *, rngs: Any) -> Any:
+    """Return a graph as a module of Flax's NNX.
+
+    Args:
+        graph: whose parameters become `module.params`, in their own tree, and its state `module.batch_stats`.
+        rngs: `nnx.Rngs(0)`; `params` draws the parameters and `dropout` what nodes draw.
+
+    Returns:
+        A module, called with the inputs and `train=`.
+
+    Raises:
+        FuncconvError: as `Graph.init`.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> from flax import nnx
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> module = fc.interop.to_nnx(fc.Graph(x, fc.Conv(4, 3)(x)), rngs=nnx.Rngs(0))
+        >>> module(jnp.ones((2, 8, 8, 1))).shape
+        (2, 6, 6, 4)
+    """
+    return _nnx_graph()(graph, rngs=rngs)
+
+
+def from_flax_module(module: Any, *, name: str | None = None) -> Function:
+    """Return a module of Linen as a layer of a graph.
+
+    Args:
+        module: called with arrays that have one batch axis; it has parameters, and no other variables.
+        name: of the node and its entry; by default the name of the module's class.
+
+    Returns:
+        A layer, called on nodes. Modules are compared by value, as Linen does.
+
+    Raises:
+        FuncconvError: when the graph is declared, as of any node.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> from flax import linen as nn
+        >>> x = fc.Input("x", (8, 8, 1))
+        >>> graph = fc.Graph(x, fc.interop.from_flax_module(nn.Conv(4, (3, 3)), name="theirs")(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 8, 8, 1))).shape
+        (2, 8, 8, 4)
+    """
+    with needs("flax", "a module of Flax"):
+        from flax import linen
+    if not isinstance(module, linen.Module):
+        msg = f"from_flax_module: expected a module of flax.linen; got {type(module).__name__}"
+        raise FuncconvError(msg)
+    return Function(_Apply(module), init=_Init(module), batched=True, name=name)
+
+
+@dataclass(frozen=True)
+class _Apply:
+    module: Any
+
+    @property
+    def __name__(self) -> str:
+        return type(self.module).__name__
+
+    def __call__(self, params: Params, *xs: Array) -> Any:
+        return self.module.apply({"params": params}, *xs)
+
+
+@dataclass(frozen=True)
+class _Init:
+    module: Any
+
+    def __call__(self, key: Array, *shapes: Shape) -> Any:
+        variables = self.module.init(key, *(jnp.zeros((1, *shape)) for shape in shapes))
+        if more := set(variables) - {"params"}:
+            others = ", ".join(sorted(more))
+            msg = f"a module in a graph has parameters only; {type(self.module).__name__} has {others} too"
+            raise FuncconvError(msg)
+        return variables.get("params", {})
