@@ -36,7 +36,7 @@ def siamese_network() -> fc.Graph:
 
 def distance(a: jax.Array, b: jax.Array) -> jax.Array:
     """Return the squared distance of two embeddings."""
-    return jnp.square(a - b).sum()
+    return jnp.square(a - b).sum(-1)
 
 
 def classifier() -> fc.Graph:

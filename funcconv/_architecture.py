@@ -160,6 +160,7 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
         _refuse(f"there are {len(inputs)} inputs and {len(keys)} keys for them")
     nested = [_network(kind, each, depth + 1) for each in _list(told["graphs"])]
     uses: dict[Any, object] = {}
+    layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
     rows, places = [], []
     for i, node in enumerate(_list(told["nodes"]), len(inputs)):
         name, entry = node["name"], node["params"]
@@ -171,7 +172,7 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
             _refuse(f"node {name!r}: {error}")
         if (entry is not None) != op.parametric or op.arity not in (None, len(operands)):
             _refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
-        rows.append(Row(name, op, operands, entry))
+        rows.append(Row(name, layers.setdefault((entry, op), op) if entry else op, operands, entry))
         places.append(_place(node.get("place"), nested, uses, name))
     check_rows([each.name for each in inputs], rows)
     count = len(inputs) + len(rows)

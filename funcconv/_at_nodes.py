@@ -52,12 +52,8 @@ def jacobian(run: Run, of: int, wrt: int | _entries.Path, params: Params) -> Any
     return _jacobian(lambda part: run(_entries.replaced(params, wrt, part), {})[of], _entries.get(params, wrt))
 
 
-def own_jacobian(row: Row, entry: Any, state: Any, inputs: Sequence[Any], wrt: int | _entries.Path) -> Any:
+def own_jacobian(run: Callable[..., Any], row: Row, entry: Any, inputs: Sequence[Any], wrt: int | _entries.Path) -> Any:
     """Return the derivative of one operation by one of its inputs, wherever it takes it, or by a part of its entry."""
-
-    def run(entry: Any, *xs: Any) -> Any:
-        return row.op.run(entry, state, *xs, batch=(), key=None, train=False)[0]
-
     if isinstance(wrt, int):
 
         def by_input(value: Any) -> Any:
@@ -66,6 +62,29 @@ def own_jacobian(row: Row, entry: Any, state: Any, inputs: Sequence[Any], wrt: i
 
         return _jacobian(by_input, inputs[row.inputs.index(wrt)])
     return _jacobian(lambda part: run(_entries.replaced(entry, wrt, part), *inputs), _entries.get(entry, wrt))
+
+
+def example(value: Any, index: tuple[Any, ...]) -> Any:
+    """Return the value of one example of a batch."""
+    return jax.tree.map(lambda batch: batch[index], value)
+
+
+def with_example(value: Any, index: tuple[Any, ...], one: Any) -> Any:
+    """Return the value of a batch with that of one example replaced."""
+    return jax.tree.map(lambda batch, array: batch.at[index].set(array), value, one)
+
+
+def one_example(run: Run, index: tuple[Any, ...]) -> Run:
+    """Return the values of one example as its batch has them: the other examples stay as they are."""
+
+    def run_one(params: Params, edits: Mapping[int, Callable[[Any], Any]]) -> list[Any]:
+        def edited(whole: Any, edit: Callable[[Any], Any]) -> Any:
+            return with_example(whole, index, edit(example(whole, index)))
+
+        values = run(params, {i: partial(edited, edit=edit) for i, edit in edits.items()})
+        return [example(value, index) for value in values]
+
+    return run_one
 
 
 def _jacobian(f: Callable[[Any], Any], at: Any) -> Any:

@@ -6,12 +6,15 @@ A composition is called on nodes like a layer and leaves no trace of its own: na
 from collections.abc import Callable, Hashable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 
 from ._errors import FuncconvError
+from ._flatten import flatten, post_order
+from ._inference import retold
 from ._layout import as_array
-from ._node import Layer, Node, as_layer, check_nodes
-from ._typing import Array, ArrayLike
+from ._node import Input, Layer, Node, as_layer, check_nodes
+from ._typing import ArrayLike
 
 
 class Composition:
@@ -23,7 +26,14 @@ class Composition:
 
     takes_nodes = True
 
-    def __init__(self, kind: str, parts: tuple[Any, ...], apply: Callable[..., Any]) -> None:
+    def __init__(self, kind: str, parts: tuple[Any, ...], apply: Callable[..., Any], name: object = None) -> None:
+        if name is not None:
+            msg = (
+                f"{kind}: layers that are put together have names, and the whole has none. A part with a name is a "
+                f"graph: layers = fc.{kind}(...); fc.Graph(x, layers(x), name={name!r}), where x is an fc.Input. "
+                "It is called on nodes like a layer"
+            )
+            raise FuncconvError(msg)
         self._kind, self._apply = kind, apply
         self._parts = parts
         self._value = _value(self, {})
@@ -43,11 +53,13 @@ class Composition:
         return f"{self._kind}({', '.join(map(repr, self._parts))})"
 
 
-def serial(*layers: Any) -> Composition:
+def serial(*layers: Any, name: None = None) -> Composition:
     """Apply layers one after another; a tuple that one gives is what the next is called on.
 
     Args:
-        *layers: layers, graphs, compositions or plain functions of arrays.
+        *layers: layers, graphs, compositions or plain functions of arrays. A function must compute the same for one
+            example and for a batch; `fc.node(f, batched=True)` is a layer of one that is written for a batch.
+        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         What is called on nodes.
@@ -62,21 +74,23 @@ def serial(*layers: Any) -> Composition:
         >>> sorted(fc.Graph(x, layers(x)).init(jax.random.key(0)))
         ['conv1', 'dense1']
     """
-    return Composition("serial", _layers(layers), _in_series)
+    return Composition("serial", _layers(layers), _in_series, name)
 
 
-def parallel(*layers: Any, merge: Any = None) -> Composition:
+def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
     """Apply each layer to the same inputs.
 
     Args:
         *layers: as for `serial`.
         merge: called on all results, `merge(a, b, ...)`, such as `concat` or `operator.add`; None keeps the tuple.
+        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         What is called on nodes.
 
     Raises:
-        FuncconvError: if something is not a layer.
+        FuncconvError: if something is not a layer. When it is called: if a branch or the merge does not accept
+            what comes to it; the text says which.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -86,21 +100,23 @@ def parallel(*layers: Any, merge: Any = None) -> Composition:
         >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 28, 28, 3))).shape
         (2, 28, 28, 16)
     """
-    return Composition("parallel", (*_layers(layers), _optional(merge)), _side_by_side)
+    return Composition("parallel", (*_layers(layers), _optional(merge)), _side_by_side, name)
 
 
-def residual(layer: Any, shortcut: Any = None) -> Composition:
+def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composition:
     """Add a shortcut to a layer: `layer(x) + shortcut(x)`.
 
     Args:
         layer: as for `serial`.
         shortcut: likewise; None is the input itself.
+        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         What is called on nodes. The two must have one shape: nothing is spread.
 
     Raises:
-        FuncconvError: if something is not a layer.
+        FuncconvError: if something is not a layer. When it is called: if the layer or the shortcut does not accept the
+            input, or their results differ in shape.
 
     Source: He et al., "Deep residual learning for image recognition", 2015, arXiv:1512.03385.
 
@@ -111,21 +127,23 @@ def residual(layer: Any, shortcut: Any = None) -> Composition:
         >>> graph.nodes
         ('x', 'conv1', 'tanh1', 'add1')
     """
-    return Composition("residual", (as_layer(layer), _optional(shortcut)), _with_shortcut)
+    return Composition("residual", (as_layer(layer), _optional(shortcut)), _with_shortcut, name)
 
 
-def siamese(trunk: Any, head: Any) -> Composition:
+def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
     """Apply one trunk to each input, with the same weights, and a head to all results: `head(trunk(a), trunk(b))`.
 
     Args:
         trunk: as for `serial`; called once for each input.
         head: a layer or a function of the trunk's results, such as their distance.
+        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         What is called on two nodes, or more.
 
     Raises:
-        FuncconvError: if something is not a layer.
+        FuncconvError: if something is not a layer. When it is called: if the trunk or the head does not accept
+            what comes to it; the text says which.
 
     Source: Bromley et al., "Signature verification using a 'Siamese' time delay neural network", 1993.
 
@@ -139,17 +157,17 @@ def siamese(trunk: Any, head: Any) -> Composition:
         >>> sorted(graph.init(jax.random.key(0)))
         ['conv1', 'dense1']
     """
-    return Composition("siamese", _layers((trunk, head)), _twins)
+    return Composition("siamese", _layers((trunk, head)), _twins, name)
 
 
-def concat(*xs: ArrayLike) -> Array:
+def concat(*xs: ArrayLike | Node) -> Any:
     """Join arrays along their last axis, the channels.
 
     Args:
-        *xs: `(*axes, channels)`, with the same axes but for the channels.
+        *xs: `(*axes, channels)`, with the same axes but for the channels. Or nodes of a graph.
 
     Returns:
-        `(*axes, sum of channels)`.
+        `(*axes, sum of channels)`; a node, if the inputs are nodes.
 
     Raises:
         FuncconvError: if the other axes or the dtypes differ.
@@ -159,7 +177,10 @@ def concat(*xs: ArrayLike) -> Array:
         >>> fc.concat(jnp.ones((4, 4, 2)), jnp.ones((4, 4, 3))).shape
         (4, 4, 5)
     """
-    arrays = [as_array("concat", "every input", x) for x in xs]
+    if any(isinstance(x, Node) for x in xs):
+        return as_layer(concat)(*xs)
+    values: tuple[Any, ...] = xs
+    arrays = [as_array("concat", "every input", x) for x in values]
     if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
         found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
         msg = f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}"
@@ -167,15 +188,15 @@ def concat(*xs: ArrayLike) -> Array:
     return jnp.concatenate(arrays, axis=-1)
 
 
-def add(x: ArrayLike, *others: ArrayLike) -> Array:
+def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
     """Add arrays of one shape; nothing is spread.
 
     Args:
-        x: any array.
-        *others: arrays of the same shape and dtype.
+        x: any array, or a node of a graph.
+        *others: arrays of the same shape and dtype, or nodes.
 
     Returns:
-        An array of that shape.
+        An array of that shape; a node, if the inputs are nodes.
 
     Raises:
         FuncconvError: if shapes or dtypes differ.
@@ -185,9 +206,11 @@ def add(x: ArrayLike, *others: ArrayLike) -> Array:
         >>> fc.add(jnp.ones(2), jnp.ones(2), jnp.ones(2)).tolist()
         [3.0, 3.0]
     """
-    total = as_array("add", "every input", x)
-    for other in others:
-        term = as_array("add", "every input", other)
+    if any(isinstance(each, Node) for each in (x, *others)):
+        return as_layer(add)(x, *others)
+    values: tuple[Any, ...] = (x, *others)
+    total, *terms = (as_array("add", "every input", each) for each in values)
+    for term in terms:
         if (term.shape, term.dtype) != (total.shape, total.dtype):
             one, two = (f"{array.dtype}{list(array.shape)}" for array in (total, term))
             msg = f"add: all inputs must have one shape and dtype; got {one} and {two}"
@@ -213,8 +236,14 @@ def _in_series(layers: tuple[Any, ...], *nodes: Node) -> Any:
 
 def _side_by_side(layers: tuple[Any, ...], *nodes: Node) -> Any:
     *branches, merge = layers
-    results = tuple(branch(*nodes) for branch in branches)
-    return results if merge is None else _call(merge, results)
+    results = []
+    for i, branch in enumerate(branches, 1):
+        where = f"parallel: branch {i}, {_described(branch)}"
+        results.append(_checked(where, branch, *nodes))
+    if merge is None:
+        return tuple(results)
+    shapes = [f"branch {i}, {_described(branch)}" for i, branch in enumerate(branches, 1)]
+    return _checked(f"parallel: merge {_described(merge)} of {_shapes(shapes, results)}", merge, *results)
 
 
 def _with_shortcut(layers: tuple[Any, ...], *nodes: Node) -> Any:
@@ -222,12 +251,57 @@ def _with_shortcut(layers: tuple[Any, ...], *nodes: Node) -> Any:
     if shortcut is None and len(nodes) != 1:
         msg = f"residual adds its one input; it was called on {len(nodes)} nodes, so give a shortcut"
         raise FuncconvError(msg)
-    return as_layer(add)(layer(*nodes), nodes[0] if shortcut is None else shortcut(*nodes))
+    names = [f"the layer {_described(layer)}", f"the shortcut {_described(shortcut) if shortcut else '(the input)'}"]
+    main = _checked(f"residual: {names[0]}", layer, *nodes)
+    other = nodes[0] if shortcut is None else _checked(f"residual: {names[1]}", shortcut, *nodes)
+    return _checked(f"residual: the sum of {_shapes(names, [main, other])}", as_layer(add), main, other)
 
 
 def _twins(layers: tuple[Any, ...], *nodes: Node) -> Any:
     trunk, head = layers
-    return _call(head, tuple(trunk(node) for node in nodes))
+    results = [
+        _checked(f"siamese: the trunk {_described(trunk)} on input {i}, {node!r}", trunk, node)
+        for i, node in enumerate(nodes, 1)
+    ]
+    names = [f"the trunk on input {i}" for i in range(1, len(nodes) + 1)]
+    return _checked(f"siamese: the head {_described(head)} on the results of {_shapes(names, results)}", head, *results)
+
+
+def _checked(where: str, layer: Any, *nodes: Any) -> Any:
+    """Call a part on nodes, and say which part it is if a shape in it is wrong."""
+    try:
+        result = layer(*nodes)
+    except FuncconvError as error:
+        msg = f"{where}: {error}"
+        raise FuncconvError(msg) from None
+    known = all(node.problem is None for node in _nodes(nodes))
+    problem = next((node.problem for node in _nodes(result) if node.problem), None)
+    if known and problem and not isinstance(problem.error, NameError):  # JAX's error for the axis of a device mesh
+        node = problem.node
+        inputs = [each for each in post_order([node]) if isinstance(each, Input)]
+        rows, _, _ = flatten(inputs, [node])
+        msg = f"{where}: {retold(rows[-1].name, node.layer, [each.spec for each in node.inputs], problem.error)}"
+        raise FuncconvError(msg) from problem.error
+    return result
+
+
+def _nodes(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree, is_leaf=lambda each: isinstance(each, Node))
+
+
+def _described(part: Any) -> str:
+    """Return a part as messages call it."""
+    if isinstance(part, Layer | Composition):
+        text = repr(part)
+        return text if len(text) <= 200 else f"{text[:197]}..."
+    return f"the graph {part.name!r}" if part.name else "a graph"
+
+
+def _shapes(names: list[str], results: list[Any]) -> str:
+    return " and ".join(
+        f"{name}" + "".join(f": {node.shape}" for node in _nodes(result) if node.problem is None and node.spec)
+        for name, result in zip(names, results, strict=True)
+    )
 
 
 def _call(layer: Any, results: Any) -> Any:

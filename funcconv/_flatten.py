@@ -32,7 +32,7 @@ def flatten(
             raise FuncconvError(msg)
     numbers: dict[Node, int] = {each: i for i, each in enumerate(inputs)}
     nodes: list[Application] = []
-    for node in _post_order(outputs):
+    for node in post_order(outputs):
         if node in numbers:
             continue
         if isinstance(node, Input):
@@ -44,14 +44,16 @@ def flatten(
             nodes.append(node)
     names = _Names(inputs, nodes)
     rows = []
+    undecided = {id(node.layer) for node in nodes if node.op.undecided}
     for node in nodes:
         name, entry = names.of(node)
-        rows.append(Row(name, node.layer, tuple(numbers[each] for each in node.inputs), entry))
+        op = node.layer if id(node.layer) in undecided else node.op  # one object for all uses of a layer
+        rows.append(Row(name, op, tuple(numbers[each] for each in node.inputs), entry))
     _check_entries(rows)
     return tuple(rows), [node.place for node in nodes], numbers
 
 
-def _post_order(outputs: Iterable[Node]) -> list[Node]:
+def post_order(outputs: Iterable[Node]) -> list[Node]:
     """Return the nodes depth first, inputs from left to right before what they feed, each once."""
     done: dict[Node, None] = {}
     for output in outputs:
@@ -107,8 +109,7 @@ class _Names:
         self._bases[id(layer)] = base
         if id(layer) not in self._entries:
             self._enter(node, layer.params or base)
-        shares_by_name = layer.name and not layer.params
-        return self._repeated(base, self._entries[id(layer)] if shares_by_name else layer), self._entries[id(layer)]
+        return self._repeated(base, layer), self._entries[id(layer)]
 
     def _enter(self, node: Application, entry: str) -> None:
         """Note where the parameters of a layer are; one layer in two named graphs would be two entries."""
@@ -137,10 +138,15 @@ class _Names:
                 return name
 
     def _repeated(self, name: str, owner: object) -> str:
-        """Return `name`, or `name@2` where the same owner (a layer, a graph, or an entry by its name) has used it."""
+        """Return `name`, or `name@2` where the same owner (a layer or a graph) has used it."""
         first = self._owner.setdefault(name, owner)
-        if first is not owner and not (isinstance(owner, str) and first == owner):
+        if first is not owner:
             msg = f"two nodes are called {name!r}: {first!r} and {owner!r}"
+            if isinstance(first, Layer) and isinstance(owner, Layer) and first.parametric and owner.parametric:
+                msg += (
+                    ". Two layers have two sets of weights, so give them two names. To share weights, call one layer "
+                    f"object twice (layer = {owner!r}; layer(layer(x))), or give both layers params={name!r}"
+                )
             raise FuncconvError(msg)
         self._repeats[name] = self._repeats.get(name, 0) + 1
         return name if self._repeats[name] == 1 else f"{name}@{self._repeats[name]}"

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from . import _entries
 from ._architecture import content_hash, from_json, to_json
-from ._at_nodes import Backward, Run, backward, jacobian, own_jacobian
+from ._at_nodes import Backward, Run, backward, example, jacobian, one_example, own_jacobian, with_example
 from ._draw import draw
 from ._errors import FuncconvError, suggest
 from ._evaluate import Mode, evaluate
@@ -50,13 +50,16 @@ class Graph(Network):
         (5, 26, 26, 8)
     """
 
-    def values(self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+    def values(
+        self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None, **named: Any
+    ) -> dict[str, Any]:
         """Evaluate, and return every node's value.
 
         Args:
             params: as for a call.
             *xs: as for a call.
             state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
+            **named: instead of `*xs`, all inputs by name.
 
         Returns:
             The values of `graph.nodes` by name, inputs included.
@@ -72,11 +75,11 @@ class Graph(Network):
             >>> {name: value.shape for name, value in values.items()}
             {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
-        values, _ = self._evaluate(params, self._arrays(xs), self._mode(state))
+        values, _ = self._evaluate(params, self._arrays(xs, named), self._mode(state))
         return dict(zip(self.nodes, values, strict=True))
 
     def backward(
-        self, params: Params, /, *xs: Any, cotangent: Any = None, state: Mapping[str, Any] | None = None
+        self, params: Params, /, *xs: Any, cotangent: Any = None, state: Mapping[str, Any] | None = None, **named: Any
     ) -> Backward:
         """Return the derivative of a loss by every node's value and by the parameters.
 
@@ -89,6 +92,7 @@ class Graph(Network):
             cotangent: the derivative of the loss by the outputs, in their structure; None means ones, so that the loss
                 is the sum over the batch, where the outputs are one number for each example.
             state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
+            **named: instead of `*xs`, all inputs by name.
 
         Returns:
             `(nodes, params)`: a dict by node's name, and a tree like the parameters.
@@ -101,12 +105,12 @@ class Graph(Network):
             >>> import funcconv as fc, jax, jax.numpy as jnp
             >>> x0 = fc.Input("x0", (3,))
             >>> x1 = fc.node(lambda x: x**2, x0, name="x1")
-            >>> graph = fc.Graph(x0, fc.node(jnp.sum, x1 * x0, name="loss"))
+            >>> graph = fc.Graph(x0, fc.node(jnp.sum, x1 * x0, name="loss", batched=False))
             >>> nodes, _ = graph.backward({}, jnp.array([1.0, 2.0, 3.0]))
             >>> nodes["x1"].tolist(), nodes["x0"].tolist()
             ([1.0, 2.0, 3.0], [3.0, 12.0, 27.0])
         """
-        arrays = self._arrays(xs)
+        arrays = self._arrays(xs, named)
         run = self._runner(arrays, self._batch(arrays), self._mode(state))
         outputs = jax.eval_shape(lambda params: [run(params, {})[i] for i in self._results], params)
         return backward(run, self.nodes, self._results, params, self._cotangents(cotangent, outputs, arrays))
@@ -120,8 +124,11 @@ class Graph(Network):
         wrt: str,
         local: bool = False,
         state: Mapping[str, Any] | None = None,
+        **named: Any,
     ) -> Any:
         """Return the Jacobian of a node by a node, or by parameters, for each example by itself.
+
+        If an op is written for a batch (`batched=True`), the other examples of the batch stay as they are.
 
         Args:
             params: as for a call.
@@ -132,6 +139,7 @@ class Graph(Network):
             local: only the Jacobian of the operation at `of`, by one of its own inputs or parameters, and not along all
                 paths that lead there.
             state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
+            **named: instead of `*xs`, all inputs by name.
 
         Returns:
             `(*batch, *of, *wrt)`; where a value or the parameters are a tree, a tree of such.
@@ -149,7 +157,7 @@ class Graph(Network):
             >>> graph.jacobian(params, jnp.ones(2), of="x2", wrt="x0").tolist()
             [[1.0, 4.0], [0.0, 1.0]]
         """
-        arrays = self._arrays(xs)
+        arrays = self._arrays(xs, named)
         batch, mode = self._batch(arrays), self._mode(state)
         _entries.check(params, self._entries)
         number, variable = self._number(of), self._variable(wrt, params)
@@ -157,21 +165,39 @@ class Graph(Network):
         if local:
             variable = self._own_variable(of, row, wrt, variable)
 
-        def each(*xs: Array) -> Any:
-            run = self._runner(xs, (), mode)
+        def derivative(run: Run, own_run: Callable[..., Any]) -> Any:
             if not local or row is None:
                 return jacobian(run, number, variable, params)
             values = run(params, {})
             entry = _entries.get(params, tuple(row.params.split("/"))) if row.params else None
-            own_state = mode.states[str(row.params)] if row.op.stateful else None
-            return own_jacobian(row, entry, own_state, [values[i] for i in row.inputs], variable)
+            return own_jacobian(partial(own_run, row), row, entry, [values[i] for i in row.inputs], variable)
 
+        def apply(row: Row, entry: Any, *xs: Any, batch: Shape = ()) -> Any:
+            own_state = mode.states[str(row.params)] if row.op.stateful else None
+            return row.op.run(entry, own_state, *xs, batch=batch, key=None, train=False)[0]
+
+        def alone(*xs: Array) -> Any:
+            return derivative(self._runner(xs, (), mode), apply)
+
+        def among_others(*index: Array) -> Any:
+            run = self._runner(arrays, batch, mode)
+            values = run(params, {})
+
+            def own_run(row: Row, entry: Any, *xs: Any) -> Any:
+                whole = [with_example(values[i], index, x) for i, x in zip(row.inputs, xs, strict=True)]
+                return example(apply(row, entry, *whole, batch=batch), index)
+
+            return derivative(one_example(run, index), own_run)
+
+        # An op that is written for a batch may compute the result of an example from the others.
+        mixed = any(getattr(row.op, "batched", False) for row in self._rows)
+        each, operands = (among_others, jnp.indices(batch)) if mixed else (alone, arrays)
         for _ in batch:
             each = jax.vmap(each)
-        return each(*arrays)
+        return each(*operands)
 
     def continuation(
-        self, params: Params, /, *xs: Any, at: str, state: Mapping[str, Any] | None = None
+        self, params: Params, /, *xs: Any, at: str, state: Mapping[str, Any] | None = None, **named: Any
     ) -> tuple[Any, Callable[[Any], Any]]:
         """Return a node's value, and the outputs as a function of it.
 
@@ -182,6 +208,7 @@ class Graph(Network):
             *xs: as for a call.
             at: a node.
             state: of the layers that keep one, as for `apply`; the graph is evaluated as outside of training.
+            **named: instead of `*xs`, all inputs by name.
 
         Returns:
             `(value, rest)`, where `rest(value)` gives the outputs of the graph.
@@ -192,12 +219,12 @@ class Graph(Network):
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
             >>> x = fc.Input("x", (2,))
-            >>> graph = fc.Graph(x, fc.node(jnp.sum, fc.node(jnp.exp, x, name="h") * x))
+            >>> graph = fc.Graph(x, fc.node(jnp.sum, fc.node(jnp.exp, x, name="h") * x, batched=False))
             >>> value, rest = graph.continuation({}, jnp.array([0.0, 3.0]), at="h")
             >>> jax.grad(rest)(value).tolist()
             [0.0, 3.0]
         """
-        arrays = self._arrays(xs)
+        arrays = self._arrays(xs, named)
         run, number = self._runner(arrays, self._batch(arrays), self._mode(state)), self._number(at)
 
         def rest(value: Any) -> Any:
@@ -232,9 +259,9 @@ class Graph(Network):
         """
         unshared = self.unshared()
 
-        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None) -> dict[str, Any]:
+        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None, **named: Any) -> dict[str, Any]:
             states = self.copies_of_state(state)
-            gradient = jax.grad(lambda copies: loss(unshared.apply(copies, states, *xs)[0]))
+            gradient = jax.grad(lambda copies: loss(unshared.apply(copies, states, *xs, **named)[0]))
             return gradient(self.copies(params))  # type: ignore[no-any-return]
 
         return by_use
@@ -265,9 +292,9 @@ class Graph(Network):
         """
         unshared = self.unshared()
 
-        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None) -> Operator:
+        def by_use(params: Params, *xs: Any, state: Mapping[str, Any] | None = None, **named: Any) -> Operator:
             states = self.copies_of_state(state)
-            return hessian(lambda copies: loss(unshared.apply(copies, states, *xs)[0]), self.copies(params))
+            return hessian(lambda copies: loss(unshared.apply(copies, states, *xs, **named)[0]), self.copies(params))
 
         return by_use
 
@@ -327,7 +354,7 @@ class Graph(Network):
 
     def _runner(self, xs: Sequence[Array], batch: Shape, mode: Mode) -> Run:
         """Return the evaluation at these inputs as a function of the parameters and of edits on the way."""
-        return lambda params, edits: evaluate(self._rows, self._uses(params), xs, batch, mode, edits)[0]
+        return lambda params, edits: evaluate(self._rows, self._uses(params, xs), xs, batch, mode, edits)[0]
 
     def _number(self, name: str) -> int:
         """Return the number of a node's value."""

@@ -15,6 +15,9 @@ def as_array(op: str, name: str, value: ArrayLike) -> Array:
     """Return an argument as a JAX array."""
     try:
         return jnp.asarray(value)
+    except FuncconvError as error:  # a node of a graph says what to write
+        msg = f"{op}: {name} must be an array; {error}"
+        raise FuncconvError(msg) from None
     except (TypeError, ValueError):
         msg = f"{op}: {name} must be an array; got {type(value).__name__}"
         raise FuncconvError(msg) from None

@@ -1,7 +1,8 @@
 """Networks as values: a directed acyclic graph of nodes, flattened into rows, drawn, evaluated and cut into parts."""
 
 from collections.abc import Mapping, Sequence
-from functools import partial
+from dataclasses import replace
+from types import MappingProxyType
 from typing import Any, NamedTuple, TypeVar
 
 import jax
@@ -12,12 +13,19 @@ from . import _entries
 from ._errors import FuncconvError, suggest
 from ._evaluate import Mode, evaluate
 from ._flatten import Row, flatten
+from ._inference import drawn, result, retold, shapes, spec
 from ._init import fold_in_name
 from ._layout import as_array
-from ._node import Application, Input, Node, Place, check_name, check_nodes
+from ._node import Application, Input, Layer, Node, Place, check_name, check_nodes
 from ._typing import Array, Params, Shape
 
 Same = TypeVar("Same", bound="Network")
+_NONE: Mapping[str, Any] = MappingProxyType({})
+_OPTIONS = ("key", "train", "state", "cotangent", "of", "wrt", "local", "at")  # of the methods that take inputs
+
+
+class _KeywordError(FuncconvError, TypeError):
+    """An unknown keyword argument, which Python reports as a TypeError."""
 
 
 class InputRow(NamedTuple):
@@ -35,13 +43,22 @@ class Network:
 
     def __init__(self, inputs: Any, outputs: Any, name: str | None = None) -> None:
         declared, keys = _declared(inputs)
-        leaves, tree = jax.tree.flatten(outputs)
+        leaves, tree = jax.tree.flatten(outputs, is_leaf=lambda each: isinstance(each, Node))
         if not leaves or not all(isinstance(leaf, Node) for leaf in leaves):
             msg = f"the outputs of a graph must be a node, or a tuple, list or dict of nodes; got {outputs!r}"
+            if any(isinstance(leaf, Layer) or getattr(leaf, "takes_nodes", False) for leaf in leaves):
+                msg += ". Call a layer on nodes, or on nothing if its function takes only parameters"
             raise FuncconvError(msg)
         check_name(name)
         rows, places, numbers = flatten(declared, leaves)
         signature = tuple(InputRow(each.name, each.shape, each.dtype) for each in declared)
+        if any(row.op.undecided for row in rows):  # entries have names now, so more shapes are known
+            known = _infer(rows, [each.spec for each in declared])
+            undecided = {id(row.op) for row, (op, *_) in zip(rows, known, strict=True) if op.undecided}
+            rows = tuple(
+                row if id(row.op) in undecided else row._replace(op=op)
+                for row, (op, *_) in zip(rows, known, strict=True)
+            )
         self._set(signature, keys, rows, tuple(numbers[leaf] for leaf in leaves), tree, name, places)
 
     def _set(
@@ -62,6 +79,8 @@ class Network:
         self._stateful = tuple(dict.fromkeys(stateful))
         self._value = (signature, keys, rows, results, tree, name)
         self._hash = hash(self._value)
+        self._undecided = any(row.op.undecided for row in rows)
+        self._checked: set[Any] = set()  # the shapes of parameters that suit the rows
 
     @property
     def name(self) -> str | None:
@@ -118,7 +137,6 @@ class Network:
         _entries.check(given, self._entries, partial=True)
         params: dict[str, Any] = {}
         users: dict[Any, str] = {}
-        inferred: dict[Any, Any] = {}
         specs: list[Any] = self._specs()
         for row, path in zip(self._rows, self._paths, strict=True):
             xs = [specs[i] for i in row.inputs]
@@ -130,7 +148,7 @@ class Network:
                 entry = self._entry(row, path, key, given, xs)
                 _entries.put(params, path, entry)
                 users[path] = row.name
-            specs.append(_inferred(inferred, row, entry, xs))
+            specs.append(_inferred(row, entry, xs))
         return params
 
     def init_state(self, params: Params | None = None) -> dict[str, Any]:
@@ -180,10 +198,9 @@ class Network:
             (24, 24, 8)
         """
         specs: list[Any] = self._specs()
-        inferred: dict[Any, Any] = {}
         for row, entry in zip(self._rows, self.entry_shapes(params), strict=True):
             xs = [specs[i] for i in row.inputs]
-            specs.append(_inferred(inferred, row, entry, xs))
+            specs.append(_inferred(row, entry, xs))
         return dict(zip(self.nodes, specs, strict=True))
 
     def entry_shapes(self, params: Params | None = None) -> list[Any]:
@@ -200,7 +217,7 @@ class Network:
         """
         if params is None:
             params = jax.eval_shape(self.init, jax.random.key(0))
-        return [jax.tree.map(_spec, entry) for entry in self._uses(params)]
+        return [jax.tree.map(spec, entry) for entry in self._uses(params)]
 
     def _specs(self) -> list[Any]:
         return [
@@ -225,14 +242,15 @@ class Network:
             raise FuncconvError(msg)
         for name in path:
             key = fold_in_name(key, name)
-        return _reported(row, xs, lambda: row.op.draw(key, *_shapes(xs)))
+        return _reported(row, xs, lambda: row.op.draw(key, *shapes(xs)))
 
-    def __call__(self, *args: Any) -> Any:
+    def __call__(self, *args: Any, **named: Any) -> Any:
         """Evaluate on a parameter tree and arrays, `graph(params, *xs)`; or apply to nodes, as a layer.
 
         Args:
             *args: the parameters and the inputs in the order of declaration, each with the same batch axes in front
                 (none, one or several); where the inputs were declared as a dict, a dict will do. Or nodes.
+            **named: instead of inputs by position, all inputs by name: `graph(params, left=a, right=b)`.
 
         Returns:
             The outputs, in the structure in which they were declared.
@@ -241,8 +259,8 @@ class Network:
             FuncconvError: if the parameters or inputs are not those of the graph, or an op refuses what comes to it;
                 the text names the node.
         """
-        if any(isinstance(each, Node) for each in args):
-            return self._on_nodes(args)
+        if any(isinstance(each, Node) for each in (*args, *named.values())):
+            return self._on_nodes(self._ordered(args, named))
         if not args:
             msg = f"a graph is called as graph(params, *xs), with {self._wanted()}"
             raise FuncconvError(msg)
@@ -251,10 +269,18 @@ class Network:
             kept = ", ".join(map("/".join, self._stateful))
             msg = f"the graph keeps a state ({kept}): call graph.apply(params, state, *xs)"
             raise FuncconvError(msg)
-        return self.apply(params, {}, *xs)[0]
+        values, _ = self._evaluate(params, self._arrays(xs, named), self._mode({}))
+        return jax.tree.unflatten(self._tree, [values[i] for i in self._results])
 
     def apply(
-        self, params: Params, state: Mapping[str, Any], /, *xs: Any, key: Array | None = None, train: bool = False
+        self,
+        params: Params,
+        state: Mapping[str, Any],
+        /,
+        *xs: Any,
+        key: Array | None = None,
+        train: bool = False,
+        **named: Any,
     ) -> tuple[Any, Mapping[str, Any]]:
         """Evaluate a graph whose nodes draw random numbers or keep a state, as in training.
 
@@ -264,6 +290,7 @@ class Network:
             *xs: the inputs.
             key: a JAX random key, needed in training where a node draws. Every node has its own, folded from its name.
             train: whether to behave as in training; a Python bool.
+            **named: instead of `*xs`, all inputs by name.
 
         Returns:
             `(outputs, state)`. Where a layer is used more than once, its uses change its state one after another, in
@@ -282,7 +309,7 @@ class Network:
             ((2, 6, 6, 4), (4,))
         """
         mode = self._mode(state)._replace(key=key, train=train)
-        values, states = self._evaluate(params, self._arrays(xs), mode)
+        values, states = self._evaluate(params, self._arrays(xs, named), mode)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), _nested(states)
 
     def _mode(self, state: Mapping[str, Any] | None) -> Mode:
@@ -296,15 +323,63 @@ class Network:
 
     def _evaluate(self, params: Params, xs: Sequence[Array], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
         """Return every value, the inputs and then the rows, and the next states."""
-        return evaluate(self._rows, self._uses(params), xs, self._batch(xs), mode)
+        return evaluate(self._rows, self._uses(params, xs), xs, self._batch(xs), mode)
 
-    def _uses(self, params: Params) -> list[Any]:
-        """Return the entry that each row uses, None where it uses none."""
+    def _uses(self, params: Params, xs: Sequence[Array] | None = None) -> list[Any]:
+        """Return the entry that each row uses, None where it uses none; of shapes that suit the row and the inputs."""
         _entries.check(params, self._entries)
-        return [_entries.get(params, path) if path else None for path in self._paths]
+        uses = [_entries.get(params, path) if path else None for path in self._paths]
+        leaves, tree = jax.tree.flatten(uses)
+        key = (tree, *map(np.shape, leaves))
+        if key not in self._checked:
+            self._check_entries(uses)
+            self._checked.add(key)
+        if xs is not None and self._undecided:
+            self._check_undecided(uses, xs)
+        return uses
 
-    def _arrays(self, xs: Sequence[Any]) -> list[Array]:
-        """Return the inputs in the order of declaration."""
+    def _check_entries(self, uses: Sequence[Any]) -> None:
+        """Refuse parameters of other shapes than the layers draw, as far as these are known."""
+        specs = self._specs()
+        for row, entry, (op, expected, xs) in zip(self._rows, uses, _infer(self._rows, specs), strict=True):
+            if expected is not None and not _fits(entry, expected):
+                raise FuncconvError(_shape_error(row, op, entry, expected, xs))
+
+    def _check_undecided(self, uses: Sequence[Any], xs: Sequence[Array]) -> None:
+        """Refuse functions that compute something else on a batch; the shapes that they need are known only now."""
+        values: list[Any] = [
+            jax.ShapeDtypeStruct(each.shape, x.dtype)  # type: ignore[no-untyped-call]
+            for each, x in zip(self._signature, xs, strict=True)
+        ]
+        for row, entry in zip(self._rows, (jax.tree.map(spec, entry) for entry in uses), strict=True):
+            operands = [values[i] for i in row.inputs]
+            op = value = None
+            if all(x is not None for x in operands):
+                op = _in_node(row, lambda row=row, entry=entry, xs=operands: row.op.decided(entry, xs))
+                value = _unless_it_fails(lambda op=op, entry=entry, xs=operands: result(op, entry, xs))
+            values.append(value)
+
+    def _ordered(self, xs: Sequence[Any], named: Mapping[str, Any]) -> Sequence[Any]:
+        """Return the inputs, given by position or by name, in the order of declaration."""
+        if not named:
+            return xs
+        names = [str(key) for key in (self.inputs if self._keys is None else self._keys)]
+        for name in named:
+            if name not in names:
+                msg = f"{name!r} is neither an option nor an input of the graph{suggest(name, [*names, *_OPTIONS])}"
+                raise _KeywordError(msg)
+        if xs or len(named) < len(names):
+            msg = (
+                f"the graph takes {self._wanted()}, all by position or all by name "
+                f"({', '.join(f'{name}=...' for name in names)}); got {len(xs)} by position and {sorted(named)} by "
+                "name. An input that is called like an option of the method must be given by position"
+            )
+            raise FuncconvError(msg)
+        return [named[name] for name in names]
+
+    def _arrays(self, xs: Sequence[Any], named: Mapping[str, Any] = _NONE) -> list[Array]:
+        """Return the inputs in the order of declaration, as arrays."""
+        xs = self._ordered(xs, named)
         if self._keys is not None and len(xs) == 1 and isinstance(xs[0], Mapping):
             if set(xs[0]) != set(self._keys):
                 msg = f"the graph takes a dict of inputs with the keys {list(self._keys)}; got {list(xs[0])}"
@@ -453,7 +528,7 @@ class Network:
             >>> graph.entries, graph.unshared().entries
             (('conv1',), ('conv1', 'conv1@2'))
         """
-        rows = tuple(row._replace(params=row.name if row.params else None) for row in self._rows)
+        rows = tuple(row._replace(params=row.name, op=_own(row)) if row.params else row for row in self._rows)
         part = object.__new__(type(self))
         part._set(self._signature, self._keys, rows, self._results, self._tree, None, [None] * len(rows))
         return part
@@ -489,6 +564,11 @@ class Network:
         states = self._mode(state).states
         return _nested({row.name: states[str(row.params)] for row in self._rows if row.op.stateful})
 
+    def __reduce__(self) -> Any:
+        # Not the hash: in another process it is another. Not the tree of JAX, which knows no types of the user's.
+        outputs = jax.tree.unflatten(self._tree, self._results)
+        return _restored, (type(self), self._signature, self._keys, self._rows, outputs, self._name, self._places)
+
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):
             return NotImplemented
@@ -511,6 +591,19 @@ class Network:
         return f"{count} input{'s' * (count != 1)} ({', '.join(self.inputs)})"
 
 
+def _restored(kind: type[Same], signature: Any, keys: Any, rows: Any, outputs: Any, name: Any, places: Any) -> Same:
+    graph = object.__new__(kind)
+    results, tree = jax.tree.flatten(outputs)
+    graph._set(signature, keys, rows, tuple(results), tree, name, places)
+    return graph
+
+
+def _own(row: Row) -> Layer:
+    """Return the layer of a row as another object, and under no name that other rows have."""
+    params = None if row.op.draws else row.name.replace("@", "_").replace("/", "_")
+    return replace(row.op, name=None, params=params)
+
+
 def _declared(inputs: Any) -> tuple[list[Input], tuple[Any, ...] | None]:
     """Return the inputs in order, and the keys of a dict of them."""
     keys = tuple(inputs) if isinstance(inputs, Mapping) else None
@@ -524,30 +617,81 @@ def _declared(inputs: Any) -> tuple[list[Input], tuple[Any, ...] | None]:
     return declared, keys
 
 
-def _shapes(tree: Any) -> Any:
-    return jax.tree.map(np.shape, tree)
+def _infer(rows: Sequence[Row], specs: Sequence[Any]) -> list[tuple[Any, Any, Any]]:
+    """Return the decided op of each row, the shapes of the parameters that it draws, and those of its inputs.
+
+    A row is not known if it fails, or if nothing draws its parameters; then those that need its value are not.
+    """
+    values = list(specs)
+    entries: dict[str | None, Any] = {None: None}
+    known = []
+    for row in rows:
+        xs = [values[i] for i in row.inputs]
+        op, own, value = row.op, None, None
+        if all(x is not None for x in xs):
+            own = _unless_it_fails(lambda op=op, xs=xs: drawn(op, xs)) if op.draws else None
+            entry = entries.setdefault(row.params, own)
+            if entry is not None or row.params is None:
+                op = _in_node(row, lambda op=op, entry=entry, xs=xs: op.decided(entry, xs))
+                value = _unless_it_fails(lambda op=op, entry=entry, xs=xs: result(op, entry, xs))
+        values.append(value)
+        known.append((op, own, xs))
+    return known
+
+
+def _unless_it_fails(infer: Any) -> Any:
+    try:
+        return infer()
+    except Exception:  # Graph.init reports it
+        return None
+
+
+def _shape_error(row: Row, op: Layer, entry: Any, expected: Any, xs: Any) -> str:
+    """Return the op's own error for parameters of these shapes, which says more, or else one that shows the shapes."""
+    dtype = jax.tree.leaves((xs, expected))[0].dtype  # dtypes are not at issue here
+    given = jax.tree.map(lambda leaf: spec(leaf).update(dtype=dtype), entry)
+    try:
+        result(op, given, xs)
+    except FuncconvError as error:
+        return retold(row.name, op, xs, error)
+    except Exception:  # of a function of the user's
+        return _other_shapes(row, "as given", entry, expected)
+    return _other_shapes(row, "as given", entry, expected)
 
 
 def _check_shapes(row: Row, whose: str, entry: Any, xs: Sequence[Any]) -> None:
     """Refuse parameters of other shapes than the layer would draw."""
     if not row.op.draws:
         return
-    drawn = _reported(row, xs, lambda: jax.eval_shape(lambda key: row.op.draw(key, *_shapes(xs)), jax.random.key(0)))
-    if _shapes(entry) != _shapes(drawn):
-        msg = (
-            f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {_shapes(entry)}, "
-            f"but it needs {_shapes(drawn)}"
-        )
-        raise FuncconvError(msg)
+    expected = _reported(row, xs, lambda: drawn(row.op, xs))
+    if shapes(entry) != shapes(expected):
+        raise FuncconvError(_other_shapes(row, whose, entry, expected))
 
 
-def _inferred(known: dict[Any, Any], row: Row, entry: Any, xs: Sequence[Any]) -> Any:
+def _other_shapes(row: Row, whose: str, entry: Any, expected: Any) -> str:
+    return (
+        f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {shapes(entry)}, "
+        f"but it needs {shapes(expected)}"
+    )
+
+
+def _fits(entry: Any, expected: Any) -> bool:
+    """Whether parameters have the shapes that a layer draws; a bias may be missing, which means that there is none."""
+    if isinstance(entry, Mapping) and isinstance(expected, Mapping):
+        given = {name: value for name, value in entry.items() if value is not None}
+        wanted = {name: value for name, value in expected.items() if value is not None}
+        return (
+            given.keys() <= wanted.keys() <= given.keys() | {"bias"}
+            and all(_fits(value, wanted[name]) for name, value in given.items())
+        )  # fmt: skip
+    return jax.tree.leaves(shapes(entry)) == jax.tree.leaves(shapes(expected))
+
+
+def _inferred(row: Row, entry: Any, xs: Sequence[Any]) -> Any:
     """Return the shape and dtype of a row's value, without batch axes; what is alike is traced once."""
-    leaves, tree = jax.tree.flatten((entry, xs))
-    same = (row.op, tree, *((np.shape(leaf), jnp.result_type(leaf)) for leaf in leaves))
-    if same not in known:
-        known[same] = _reported(row, xs, lambda: jax.eval_shape(partial(row.op.apply, batch=()), entry, *xs))
-    return known[same]
+    entry = jax.tree.map(spec, entry)
+    op = _in_node(row, lambda: row.op.decided(entry, xs))
+    return _reported(row, xs, lambda: result(op, entry, xs))
 
 
 def _nested(states: Mapping[str, Any]) -> dict[str, Any]:
@@ -557,22 +701,20 @@ def _nested(states: Mapping[str, Any]) -> dict[str, Any]:
     return tree
 
 
-def _spec(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf))  # type: ignore[no-untyped-call]
+def _in_node(row: Row, infer: Any) -> Any:
+    """Call, and retell errors of funcconv as errors of the node."""
+    try:
+        return infer()
+    except FuncconvError as error:
+        msg = f"node {row.name!r}: {error}"
+        raise FuncconvError(msg) from None
 
 
 def _reported(row: Row, xs: Sequence[Any], infer: Any) -> Any:
     """Call, and retell what goes wrong as an error of the node."""
     try:
         return infer()
-    except FuncconvError as error:
-        msg = f"node {row.name!r}: {error}"
-        raise FuncconvError(msg) from None
     except Exception as error:
-        shapes = ", ".join(str(shape) for shape in _shapes(list(xs)))
-        msg = (
-            f"node {row.name!r}: {row.op!r} failed on inputs of shape {shapes}: {type(error).__name__}: {error}\n"
-            "Shapes are inferred without batch axes, and an op sees none: count axes from the end, as in "
-            "x.mean((-3, -2)), or declare the node with batched=True."
+        raise FuncconvError(retold(row.name, row.op, xs, error)) from (
+            None if isinstance(error, FuncconvError) else error
         )
-        raise FuncconvError(msg) from error

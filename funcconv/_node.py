@@ -1,19 +1,29 @@
 """What a graph is declared with: nodes, the layers that make them, and plain functions as layers."""
 
+import functools
 import inspect
 import operator
 import re
 from collections.abc import Callable, Hashable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, NoReturn
+from typing import Any, ClassVar, NamedTuple, NoReturn, Self
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._adaptive import adaptive_pool
+from ._conv import conv, conv_transpose
+from ._dense import dense, flatten
 from ._errors import FuncconvError
+from ._inference import drawn, remembered, result, shapes
+from ._local_conv import local_conv
+from ._norms import group_norm, layer_norm
+from ._pool import global_pool, pool
+from ._portable import portable
 from ._reach import Reach
+from ._readings import check_readings
 from ._typing import Array, DTypeLike, Shape
 
 
@@ -22,11 +32,45 @@ class Node:
 
     Nodes are made by calling layers, by `node` and by arithmetic: `a + b`, `a - 1`, `2 * a`, `a / b`, `a ** 2`, `-a`,
     `abs(a)`, and `a @ b`, each meant for one example. `a[i]` is an entry of a node whose value is a tuple or a dict.
+    `a.shape` is the shape of its value, without batch axes.
     """
 
     __array_ufunc__ = None  # so that NumPy leaves `array + node` to the node, which refuses it
 
     inputs: tuple["Node", ...] = ()
+    problem: "Problem | None" = None  # why its shape cannot be inferred
+
+    @property
+    def spec(self) -> Any:
+        """The shape and dtype of the value, without batch axes; None if they are not known."""
+        raise NotImplementedError
+
+    def __jax_array__(self) -> NoReturn:
+        self.refuse_as_array()
+
+    def __array__(self, *args: Any, **options: Any) -> NoReturn:
+        self.refuse_as_array()
+
+    def refuse_as_array(self) -> NoReturn:
+        """Say what to write instead of calling a function of arrays on a node."""
+        msg = (
+            f"{self!r} is a node of a graph that is being declared, not an array. Apply a function of arrays with "
+            "fc.node: fc.node(jax.nn.relu, node). Join nodes with fc.concat(a, b). A function gets the values of nodes "
+            "as its arguments: fc.node(function, node, other_node)"
+        )
+        raise FuncconvError(msg)
+
+    def __bool__(self) -> NoReturn:
+        msg = f"{self!r} has no truth value while it is declared; compute with its value in fc.node(function, node)"
+        raise FuncconvError(msg)
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Node) and (isinstance(other, int | float | complex) or hasattr(other, "dtype")):
+            msg = f"{self!r} cannot be compared with a number; write fc.node(lambda x: x == ..., node)"
+            raise FuncconvError(msg)
+        return self is other
+
+    __hash__ = object.__hash__
 
     def __getitem__(self, index: int | str) -> "Node":
         if isinstance(index, bool) or not isinstance(index, int | str):
@@ -69,7 +113,7 @@ class Node:
         return _arithmetic(operator.pow, other, self)
 
     def __matmul__(self, other: "Node") -> "Node":
-        return Function(operator.matmul)(self, other)
+        return Function(operator.matmul, batched=False)(self, other)
 
     def __neg__(self) -> "Node":
         return Function(operator.neg)(self)
@@ -109,18 +153,66 @@ class Input(Node):
             raise FuncconvError(msg)
         self.dtype = None if dtype is None else jnp.dtype(dtype)
 
+    @property
+    def spec(self) -> Any:
+        """The shape and dtype, without batch axes."""
+        return jax.ShapeDtypeStruct(self.shape, self.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
+
     def __repr__(self) -> str:
         return f"<input {self.name}: {self.shape}>"
 
 
+class Problem(NamedTuple):
+    """The error of the first node whose value cannot be inferred."""
+
+    node: Any  # an `Application`
+    error: Exception
+
+
 class Application(Node):
-    """A layer applied to nodes."""
+    """A layer applied to nodes.
+
+    Attributes:
+        op: the layer as the graph evaluates it: with `batched` decided, where shapes are known.
+    """
 
     def __init__(self, layer: "Layer", inputs: Sequence[Node], name: str | None, place: "Place | None" = None) -> None:
-        self.layer = layer
+        self.layer = self.op = layer
         self.inputs = tuple(inputs)
         self.name = name
         self.place = place
+        self._spec: Any = None
+        self.problem = next((each.problem for each in inputs if each.problem), None)
+        xs = [each.spec for each in inputs]
+        if any(x is None for x in xs) or (layer.parametric and not layer.draws):
+            return
+        try:
+            entry = drawn(layer, xs) if layer.parametric else None
+        except Exception as error:  # Graph.init reports it, with the name of the node
+            self.problem = Problem(self, error)
+            return
+        self.op = layer.decided(entry, xs)
+        try:
+            self._spec = result(self.op, entry, xs)
+        except Exception as error:
+            self.problem = Problem(self, error)
+
+    @property
+    def spec(self) -> Any:
+        """The shape and dtype of the value, without batch axes; None if they are not known."""
+        return self._spec
+
+    @property
+    def shape(self) -> Any:
+        """The shape of the value without batch axes; of a value that is a tree, a tree of shapes."""
+        if self._spec is None:
+            why = "it depends on parameters that nothing draws; graph.shapes(params) tells it"
+            if self.problem:
+                node, error = self.problem
+                why = f"{node!r} failed: {type(error).__name__}: {error}"
+            msg = f"the shape of {self!r} is not known: {why}"
+            raise FuncconvError(msg)
+        return shapes(self._spec)
 
     def __repr__(self) -> str:
         return f"<node {self.name or self.layer.label}: {self.layer!r}>"
@@ -182,6 +274,27 @@ class Layer:
         ]
         return f"{type(self).__name__}({', '.join(required + changed)})"
 
+    def __reduce__(self) -> Any:
+        options = {each.name: portable(getattr(self, each.name)) for each in fields(self) if each.init}
+        return _restored, (type(self), options)
+
+    def __copy__(self) -> Self:
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        del memo
+        return replace(self)  # its functions are the same, so that it is equal; its identity is new
+
+    def decided(self, entry: Any, xs: Any) -> "Layer":
+        """Return the layer as it is evaluated, for parameters and inputs of these shapes."""
+        del entry, xs
+        return self
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `decided` has something to decide."""
+        return False
+
     @property
     def label(self) -> str:
         """What automatic names are made of: `conv_transpose` for a ConvTranspose."""
@@ -222,12 +335,13 @@ class Layer:
 class Function(Layer):
     """A plain function of arrays as a layer.
 
-    It is written for one example and mapped over the batch axes, unless `batched`: then it sees exactly one.
+    It is mapped over the batch axes, unless `batched`: then it sees exactly one. With `batched=None` it must compute
+    the same either way, which `decided` checks as soon as the shapes of its inputs are known.
     """
 
     op: Callable[..., Any] = field(compare=False)
     init: Callable[..., Any] | None = field(default=None, kw_only=True)
-    batched: bool = field(default=False, kw_only=True)
+    batched: bool | None = field(default=False, kw_only=True)
     value: Hashable = field(init=False, kw_only=True)
 
     arity: ClassVar[int | None] = None
@@ -238,16 +352,63 @@ class Function(Layer):
             if not (callable(each) or each is self.init is None):
                 msg = f"a node needs a function of arrays; got {each!r}"
                 raise FuncconvError(msg)
+        if self.batched not in (None, True, False):
+            msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
+            raise FuncconvError(msg)
         object.__setattr__(self, "value", by_value(self.op))
         check_hash(self, "the op of a node must be hashable")
 
     def __repr__(self) -> str:
-        return getattr(self.op, "__name__", None) or repr(self.op)
+        name = getattr(self.op, "__name__", None) or repr(self.op)
+        return f"{name}(batched=True)" if self.batched else name
+
+    @functools.cached_property
+    def mapped(self) -> "Function":
+        """The same function, written for one example; one object, so that its uses share parameters."""
+        return replace(self, batched=False)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is not known how the function is written."""
+        return self.batched is None
+
+    def decided(self, entry: Any, xs: Any) -> "Function":
+        """Return the function mapped over examples, if it computes the same when it is called on a batch.
+
+        Raises:
+            FuncconvError: if it does not.
+        """
+        if self.batched is not None or not xs or self._keeps_batches(xs):
+            return self.mapped if self.batched is None else self
+
+        def check() -> bool:
+            one = partial(self.mapped.apply, batch=())
+            whole = self.op if self.parametric else lambda _, *xs: self.op(*xs)
+            label = f"{self!r} (name={self.name!r})" if self.name else repr(self)
+            return check_readings(label, one, whole, entry, xs)
+
+        return self.mapped if remembered(self, "decided", (entry, xs), check) else self
+
+    def _keeps_batches(self, xs: Any) -> bool:
+        """Whether it is known that the function computes the same for one example and for a batch."""
+        if _is_partial_of(_BATCH_AXES_FIRST, self.op):
+            return True
+        ranks = {len(leaf.shape) for leaf in jax.tree.leaves(xs)}
+        return not self.parametric and _elementwise(self.op) and len(ranks) == 1
 
     @property
     def parametric(self) -> bool:  # type: ignore[override]
         """Whether the op takes parameters."""
         return self.init is not None or self.params is not None
+
+    @property
+    def takes_no_arrays(self) -> bool:
+        """Whether the op can be called on its parameters alone, or on nothing, and on no array in addition."""
+        try:
+            signature = inspect.signature(self.op)
+        except (TypeError, ValueError):  # a builtin without a signature
+            return False
+        return _accepts(signature, self.parametric) and not _accepts(signature, self.parametric + 1)
 
     @property
     def draws(self) -> bool:
@@ -274,7 +435,9 @@ class Function(Layer):
             op = partial(op, spatial=jnp.ndim(xs[0]) - len(batch) - 1)
         if not xs:
             return jax.tree.map(lambda y: jnp.broadcast_to(y, batch + jnp.shape(y)), op())
-        if _elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1:  # mapping changes nothing, and takes time
+        if (
+            not self.parametric and _elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1
+        ):  # mapping changes nothing, and takes time
             return self.op(*xs)
         for _ in batch:
             op = jax.vmap(op)
@@ -326,26 +489,34 @@ def node(
     params: str | None = None,
     init: Callable[..., Any] | None = None,
     name: str | None = None,
-    batched: bool = False,
-) -> Node:
+    batched: bool | None = None,
+) -> Any:
     """Make any pure function of arrays a node: `op(*xs)`, or `op(params, *xs)` if `params` or `init` is given.
 
     Args:
-        op: a pure function, written for one example: its arrays have no batch axes, and it is mapped over those that
-            come. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first input.
-        *inputs: nodes.
+        op: a pure function. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first
+            input.
+        *inputs: nodes. Without them a layer is returned, which you call on nodes or put into `serial`.
         params: the name of its entry in the parameters, an array or a tree; nodes and layers that give the same name
             share it. By default the node's name.
         init: `init(key, *input_shapes)` draws the entry; the shapes have no batch axes. Without it the user gives the
             entry: `graph.init(key, w1=...)`.
         name: of the node; by default made of the op's name and a number.
-        batched: the op sees one batch axis, as in `(batch, ...)`, and keeps it in front.
+        batched: False if the op is written for one example: its arrays have no batch axes, and it is mapped over those
+            that come. True if it is written for a batch: its arrays have one batch axis in front, which it keeps. By
+            default the op must compute the same either way, as elementwise functions do and functions that count axes
+            from the end. This is checked once for every op and shape, by tracing it both ways; only if the two
+            programs differ, they are compiled and run on a few random inputs. An op that can be traced only for one
+            example is taken to be written for one example. An op that can be traced only for a batch raises an error
+            in `Graph.init`, because it may as well be an op with a mistake.
 
     Returns:
-        A node. Its value may be a tuple or a dict, whose entries are `node[0]` or `node["a"]`.
+        A node; its value may be a tuple or a dict, whose entries are `node[0]` or `node["a"]`. Without inputs, a layer.
+        An op that takes parameters and no arrays has no inputs: it is a node at once.
 
     Raises:
-        FuncconvError: if an input is not a node, or the op is a layer, which one calls instead.
+        FuncconvError: if an input is not a node, or the op is a layer, which you call instead, or if the op computes
+            different results for one example and for a batch, and `batched` is not given.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -359,24 +530,34 @@ def node(
     if isinstance(op, Layer) or not callable(op):
         msg = f"node: {op!r} is {'a layer: call it on the nodes' if isinstance(op, Layer) else 'not a function'}"
         raise FuncconvError(msg)
-    return Function(op, params=params, init=init, name=name, batched=batched)(*inputs)
+    layer = Function(op, params=params, init=init, name=name, batched=batched)
+    return layer(*inputs) if inputs or layer.takes_no_arrays else layer
 
 
 def as_layer(layer: Any) -> Callable[..., Any]:
     """Return what is called on nodes: a layer or composition as it is, a function of arrays as a layer."""
     if getattr(layer, "takes_nodes", isinstance(layer, Layer)):
         return layer  # type: ignore[no-any-return]
-    if isinstance(layer, type) or not callable(layer):
+    if isinstance(layer, partial) and layer.func is node:
+        return as_layer(layer())
+    if isinstance(layer, type | Node) or not callable(layer):
         msg = f"expected a layer, a graph or a function of arrays; got {layer!r}"
         raise FuncconvError(msg)
-    return Function(layer)
+    return Function(layer, batched=None)
 
 
 def check_nodes(layer: object, inputs: Sequence[object]) -> None:
     """Refuse inputs that are not nodes."""
     for each in inputs:
         if not isinstance(each, Node):
-            hint = "; on arrays call the op itself, such as fc.conv(params, x)" if hasattr(each, "shape") else ""
+            hint = ""
+            if hasattr(each, "shape"):
+                hint = (
+                    "; on arrays call the op itself, such as fc.conv(params, x). An array that a node needs belongs "
+                    "into a function, fc.node(lambda x: x + array, node), or into the parameters"
+                )
+            elif isinstance(each, Layer) or getattr(each, "takes_nodes", False):
+                hint = "; call the layer on nodes first"
             msg = f"{layer!r} is called on nodes while a graph is declared; got {type(each).__name__}{hint}"
             raise FuncconvError(msg)
 
@@ -386,6 +567,18 @@ def check_name(name: str | None) -> None:
     if name is not None and (not isinstance(name, str) or not name or "/" in name or "@" in name):
         msg = f"a name must be a word without '/' and '@', which stand for nesting and repeated use; got {name!r}"
         raise FuncconvError(msg)
+
+
+def _restored(kind: type[Layer], options: dict[str, Any]) -> Layer:
+    return kind(**options)
+
+
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
 
 
 def _dtype(layer: Layer, name: str, value: Any) -> Any:
@@ -411,10 +604,14 @@ def check_hash(layer: Layer, rule: str) -> None:
 
 def by_value(op: Any) -> Hashable:
     """Return what an op is compared by: partial applications of equal functions to equal arguments are equal."""
-    if isinstance(op, partial):
-        options = (*op.args, *(each for item in sorted(op.keywords.items()) for each in item))
-        return (by_value(op.func), len(op.args), tuple((type(each), by_value(each)) for each in options))
-    return op  # type: ignore[no-any-return]
+    if not isinstance(op, partial):
+        return op  # type: ignore[no-any-return]
+    args, keywords = op.args, op.keywords
+    while isinstance(op.func, partial):  # one that has attributes of its own, such as documentation
+        op = op.func
+        args, keywords = (*op.args, *args), op.keywords | keywords
+    options = (*args, *(each for item in sorted(keywords.items()) for each in item))
+    return (op.func, len(args), tuple((type(each), by_value(each)) for each in options))
 
 
 _ELEMENTWISE = frozenset((
@@ -428,6 +625,19 @@ _ELEMENTWISE = frozenset((
     )),
     operator.neg, operator.abs,
 ))  # fmt: skip
+
+
+# Functions that take any number of batch axes in front: for them, one example is a batch without axes.
+_BATCH_AXES_FIRST = frozenset((
+    adaptive_pool, conv, conv_transpose, dense, flatten, global_pool, group_norm, layer_norm, local_conv, pool,
+))  # fmt: skip
+
+
+def _is_partial_of(functions: frozenset[Any], op: Any) -> bool:
+    """Whether an op is one of some functions, with options or without."""
+    while isinstance(op, partial):
+        op = op.func
+    return op in functions
 
 
 def _elementwise(op: Any) -> bool:
@@ -462,3 +672,12 @@ def _arithmetic(op: Callable[[Any, Any], Any], a: Any, b: Any) -> Node:
         if isinstance(number, int | float | complex) and not isinstance(number, bool):
             return _Arithmetic(WithNumber(op, number, first, type(number)))(other)
     return _Arithmetic(op)(a, b)
+
+
+def _refuse_as_argument(node: Any, *_: Any) -> NoReturn:
+    Node.refuse_as_array(node)
+
+
+# JAX takes the arguments of its functions apart before it looks at them, so this is where a node can explain itself.
+for _kind in (Input, Application):
+    jax.tree_util.register_pytree_node(_kind, _refuse_as_argument, _refuse_as_argument)

@@ -101,7 +101,7 @@ def test_backward_is_differences(pair, rng):
 
 def test_the_default_cotangent_is_one_for_each_example(rng):
     x = fc.Input("x", (3,))
-    graph = fc.Graph(x, {"loss": fc.node(jnp.sum, x * x)})
+    graph = fc.Graph(x, {"loss": fc.node(jnp.sum, x * x, batched=False)})
     values = jnp.asarray(rng.normal(size=(2, 5, 3)))
     close(graph.backward({}, values).nodes["x"], 2 * values)
     close(graph.backward({}, values, cotangent={"loss": 3 * np.ones((2, 5))}).nodes["x"], 6 * values)
@@ -110,8 +110,10 @@ def test_the_default_cotangent_is_one_for_each_example(rng):
 
 def test_backward_through_trees_and_integers(rng):
     x = fc.Input("x", (4,))
-    both = fc.node(lambda x: {"largest": x.max(), "place": x.argmax(), "double": (2 * x,)}, x, name="both")
-    out = fc.node(lambda tree: tree["largest"] + tree["double"][0].sum() + 0 * tree["place"].astype(float), both)
+    both = fc.node(
+        lambda x: {"largest": x.max(), "place": x.argmax(), "double": (2 * x,)}, x, name="both", batched=False
+    )
+    out = fc.node(lambda tree: tree["largest"] + tree["double"][0].sum(-1) + 0 * tree["place"].astype(float), both)
     graph = fc.Graph(x, out)
     array = jnp.asarray(rng.normal(size=4))
     nodes, _ = graph.backward({}, array)
@@ -277,12 +279,12 @@ def test_errors_of_backward(weights):
 
 def test_integers_have_no_derivative():
     x = fc.Input("x", (3,))
-    place = fc.node(jnp.argmax, x, name="place")
+    place = fc.node(jnp.argmax, x, name="place", batched=False)
     graph = fc.Graph(x, place)
     with pytest.raises(fc.FuncconvError, match="the output 'place' is int64, which has no derivative"):
         graph.backward({}, np.ones((2, 3)))
     with pytest.raises(fc.FuncconvError, match="derivative of numbers of type int64 is not defined"):
         graph.jacobian({}, np.ones((2, 3)), of="place", wrt="x")
-    again = fc.Graph(x, fc.node(lambda place, x: x[place], place, x, name="largest"))
+    again = fc.Graph(x, fc.node(lambda place, x: x[place], place, x, name="largest", batched=False))
     with pytest.raises(fc.FuncconvError, match="derivative by numbers of type int64 is not defined"):
         again.jacobian({}, np.ones((2, 3)), of="largest", wrt="place")

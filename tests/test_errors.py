@@ -250,7 +250,10 @@ def test_layers_name_their_node():
     says(lambda: built(fc.Flatten(), fc.Conv(4, 3)).init(KEY), ["node 'conv1'", "1 spatial axes", "(128,)"])
     says(lambda: built(fc.Flatten(), fc.Pool()).init(KEY), ["node 'pool1'", "at least one spatial axis"])
     says(lambda: built(fc.Conv(4, (3, 3, 3))).init(KEY), ["node 'conv1'", "3 spatial axes", "(8, 8, 2)"])
-    says(lambda: built(fc.global_pool, lambda x: x.sum(), fc.Dense(2)).init(KEY), ["node 'dense1'", "one number"])
+    says(
+        lambda: built(fc.global_pool, fc.node(jnp.sum, batched=False), fc.Dense(2)).init(KEY),
+        ["node 'dense1'", "one number"],
+    )
     graph = built(fc.Conv(4, 3), fc.Conv(4, 3, name="second"))
     params = graph.init(KEY)
     broken = params | {"second": {"kernel": params["second"]["kernel"][..., :3, :]}}

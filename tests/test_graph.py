@@ -80,9 +80,21 @@ def test_any_batch_axes(batch, rng):
 def test_ops_are_written_for_one_example(rng):
     """An op that counts axes from the front is right for every batch, even one as long as an axis."""
     x = inputs("x", shape=(3, 3))
-    mean = fc.node(lambda x: x.mean(0), x)
+    mean = fc.node(lambda x: x.mean(0), x, batched=False)
     graph = fc.Graph(
-        x, (mean, x - mean, fc.node(lambda x, m: x + m[None], x, mean), 1 - 2 * x, x / 2, 2**x, -x, abs(x), x @ x, x**2)
+        x,
+        (
+            mean,
+            x - mean,
+            fc.node(lambda x, m: x + m[None], x, mean, batched=False),
+            1 - 2 * x,
+            x / 2,
+            2**x,
+            -x,
+            abs(x),
+            x @ x,
+            x**2,
+        ),
     )
     batch = rng.normal(size=(3, 3, 3))
     for i, outputs in enumerate(zip(*graph({}, batch), strict=True)):
@@ -450,7 +462,7 @@ def test_loops_that_call_ops_are_functions_like_any_other(rng):
     params = {f"w{i}": fc.init_conv(jax.random.key(i), 2, 2, (3, 3)) for i in range(2)}
     batch = rng.normal(size=(4, *IMAGE))
     x = inputs("x")
-    by_node = fc.Graph(x, fc.node(lambda p, x: loop(p, x[None])[0], x, params="loop"))
+    by_node = fc.Graph(x, fc.node(lambda p, x: loop(p, x[None])[0], x, params="loop", batched=False))
     close(by_node({"loop": params}, batch), jax.jit(loop)(params, batch))
 
 

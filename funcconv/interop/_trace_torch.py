@@ -179,7 +179,8 @@ class _Trace:
 
     def done(self, op: Callable[..., Any], *xs: Value, **options: Any) -> Value:
         """Return a function of values, with its options, as the value of the operation, whose name it has."""
-        return self.made(node(partial(op, **options) if options else op, *(x.node for x in xs), name=self.at.name))
+        op = partial(op, **options) if options else op
+        return self.made(node(op, *(x.node for x in xs), name=self.at.name, batched=False))
 
     def done_first(self, op: Callable[..., Any], x: Value, **options: Any) -> Value:
         """Return a function that sees the channels first as the value of the operation."""
@@ -194,7 +195,7 @@ class _Trace:
         moved = self.first and len(shape) > 1
         declared = Input(self.at.name, shape if self.first or len(shape) < 2 else (*shape[1:], shape[0]))
         self.inputs.append(declared)
-        return Value(node(ops.to_last, declared) if moved else declared, shape)
+        return Value(node(ops.to_last, declared, batched=False) if moved else declared, shape)
 
     def _get_attr(self) -> NoReturn:
         self.refuse("a weight or buffer outside of a layer")
@@ -257,7 +258,7 @@ class _Trace:
 
     def _outputs(self, found: Any) -> Any:
         if isinstance(found, Value):
-            return node(ops.to_first, found.node) if self.first and len(found.shape) > 1 else found.node
+            return node(ops.to_first, found.node, batched=False) if self.first and len(found.shape) > 1 else found.node
         if isinstance(found, list | tuple):
             return tuple(self._outputs(each) for each in found)
         if isinstance(found, dict):
@@ -275,7 +276,7 @@ class _Trace:
 
     def with_weights(self, op: Callable[..., Any], x: Value, params: dict[str, Any]) -> Value:
         """Apply an op that is no layer of funcconv's to the weights of a module."""
-        return self.made(node(op, x.node, params=self.entry(params, {}), name=self.at.name))
+        return self.made(node(op, x.node, params=self.entry(params, {}), name=self.at.name, batched=False))
 
     def entry(self, params: dict[str, Any], state: dict[str, Any]) -> str:
         """Return the entry of a module's weights: another module's, if it has the same, and in the same places."""
@@ -522,7 +523,7 @@ class _Trace:
             stop = min(start + size, x.shape[axis])
             shape = (*x.shape[:axis], stop - start, *x.shape[axis + 1 :])
             op = partial(ops.part, axis=(axis - 1) % len(x.shape), start=start, stop=stop)
-            found.append(Value(node(op, x.node), shape))
+            found.append(Value(node(op, x.node, batched=False), shape))
         return tuple(found)
 
     def op_getitem(self, x: Any, index: Any) -> Any:
