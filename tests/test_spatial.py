@@ -172,3 +172,25 @@ def test_bad_calls_say_what_was_expected(call, words):
         bad(call)
     for word in words:
         assert word in str(error.value)
+
+
+REFUSED_POOLS = {
+    "windows wholly before the image": {"window": (1,), "stride": 1, "padding": ((6, 3),), "reduce": "mean"},
+    "windows wholly behind the image": {"window": (2,), "stride": 2, "padding": ((0, 6),), "reduce": "max"},
+    "gaps of a dilation": {"window": (2,), "stride": 1, "dilation": 9, "padding": ((8, 7),), "reduce": "sum"},
+    "a function and padding": {"window": (2,), "stride": 1, "padding": ((1, 0),), "reduce": jnp.median},
+}
+
+
+@pytest.mark.parametrize("name", REFUSED_POOLS)
+def test_pool_refuses_as_the_pool_of_the_whole_image_does(name):
+    options, spec = REFUSED_POOLS[name], jax.P(None, "rows")
+    x = jnp.ones((1, 6, 1))
+    with pytest.raises(fc.FuncconvError) as expected:
+        fc.pool(x, **options)
+    spread = jax.shard_map(
+        partial(fc.spatial.pool, axis_names=("rows",), **options), mesh=mesh_of(3), in_specs=spec, out_specs=spec
+    )
+    with pytest.raises(fc.FuncconvError) as found:
+        spread(x)
+    assert str(found.value) == str(expected.value)

@@ -5,6 +5,7 @@ from functools import partial
 from itertools import product
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 from jax import lax
 
@@ -146,6 +147,9 @@ def pool(
         pool_of_all, window=window, reduce=reduce, ties=ties, p=p, temperature=temperature, spatial=n,
         count_include_pad=count_include_pad, **options,
     )  # fmt: skip
+    # Whatever the whole image is refused for, such as windows wholly in padding, is refused here in the same words.
+    image = jax.ShapeDtypeStruct((*x.shape[: x.ndim - 1 - n], *_whole(x, axis_names), x.shape[-1]), x.dtype)
+    jax.eval_shape(partial(pool_block, padding=padding, pad_mode=pad_mode), image)
     margins: list[Sequence[tuple[int, int, int]]] = [[(0, axis.lo, axis.hi)] for axis in axes]
     for i, share in _shares(op, axes, axis_names):
         x = read(x, share, x.ndim - 1 - n + i, modes[i])
