@@ -1,5 +1,6 @@
 """Normalization of activations and of kernels: subtract a mean, divide by a standard deviation, scale and shift."""
 
+import math
 from collections.abc import Hashable, Mapping, Sequence
 from typing import Any
 
@@ -14,6 +15,8 @@ from ._typing import Array, ArrayLike, Number, Params
 from ._varying import axis_size
 
 _ENTRIES = ("scale", "bias")
+_UNIT = 2.0**-4  # differences of numbers of this unit do not overflow, and the reciprocals do not underflow
+_BITS = 24  # of the number of terms of a mean, where it is a symbolic dimension
 
 
 def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
@@ -52,8 +55,8 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {found}"
         raise FuncconvError(msg)
     over = tuple(range(x.ndim - count, x.ndim))
-    high = x.astype(wide(x.dtype))
-    return _scaled(_standardized(high, *_moments(high, over), epsilon), scale, bias).astype(x.dtype)
+    y, _, _ = _standardized(x.astype(wide(x.dtype)), over, epsilon)
+    return _scaled(y, scale, bias).astype(x.dtype)
 
 
 def group_norm(
@@ -103,8 +106,8 @@ def group_norm(
     _check_channels("group_norm", channels, scale=scale, bias=bias)
     high = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
     over = (*range(1, array.ndim - 1), array.ndim)
-    y = _standardized(high, *_moments(high, over), epsilon).reshape(array.shape)
-    return inside.restore(_scaled(y, scale, bias).astype(x.dtype))
+    y, _, _ = _standardized(high, over, epsilon)
+    return inside.restore(_scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
 
 
 def batch_norm(
@@ -124,8 +127,8 @@ def batch_norm(
 
     In training mean and variance (with the divisor n) are those of the batch, over all axes but the channels, and the
     running ones follow them: `running = momentum * running + (1 - momentum) * batch`. Otherwise they are the running
-    ones. The variance is the mean of squared differences from the mean, in two passes: of a channel far from zero,
-    `E[x^2] - E[x]^2` would have lost all its digits.
+    ones. Channels far from zero lose no digits, and numbers of any size neither overflow nor underflow; a running
+    variance beyond the largest number of its dtype is that number.
 
     Args:
         params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
@@ -169,7 +172,6 @@ def batch_norm(
     high = array.astype(wide(x.dtype))
     running = _running(state, array.shape[-1])
     _check_channels("batch_norm", array.shape[-1], scale=scale, bias=bias)
-    mean, var = (running[name].astype(high.dtype) for name in ("mean", "var"))
     if train:
         over = tuple(range(high.ndim - 1))
         count = high.size // max(high.shape[-1], 1) * (1 if axis_name is None else axis_size("batch_norm", axis_name))
@@ -179,12 +181,12 @@ def batch_norm(
                 "Give a larger batch, or train=False to normalize by the running figures"
             )
             raise FuncconvError(msg)
-        mean, var = (each.reshape(-1) for each in _moments(high, over, axis_name))
+        standard, mean, var = _standardized(high, over, epsilon, axis_name)
         seen = {"mean": mean, "var": var * (count / (count - 1)) if unbiased else var}
-        running = {
-            name: momentum * old + (1 - momentum) * seen[name].astype(old.dtype) for name, old in running.items()
-        }
-    standard = _standardized(high, _last(mean, high), _last(var, high), epsilon)
+        running = {name: _moved(old, seen[name].reshape(-1), momentum) for name, old in running.items()}
+    else:
+        mean, var = (_last(running[name], high) for name in ("mean", "var"))
+        standard = (high - mean) * lax.rsqrt(var + epsilon)
     y = _scaled(standard, scale, bias).astype(x.dtype)
     return y.transpose([list(order).index(i) for i in range(y.ndim)]), running
 
@@ -228,20 +230,49 @@ def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon
         raise FuncconvError(msg)
     high = kernel.astype(wide(kernel.dtype))
     over = tuple(range(kernel.ndim - 2 - n, kernel.ndim - 1))
-    return {**params, "kernel": _standardized(high, *_moments(high, over), epsilon).astype(kernel.dtype)}
+    return {**params, "kernel": _standardized(high, over, epsilon)[0].astype(kernel.dtype)}
 
 
-def _moments(x: Array, over: Sequence[int], axis_name: Hashable | None = None) -> tuple[Array, Array]:
-    """Return mean and variance over axes, which stay as axes of one."""
-    mean = x.mean(over, keepdims=True)
+def _standardized(
+    x: Array, over: Sequence[int], epsilon: Number, axis_name: Hashable | None = None
+) -> tuple[Array, Array, Array]:
+    """Return `(x - mean) / sqrt(var + epsilon)`, the mean and the variance, over axes that stay as axes of one.
+
+    The mean of numbers far from zero is rounded, by more than they differ if these are nearly equal. So the largest of
+    them is subtracted first, which gives zeros if all are equal, then the mean, and then the mean of the result.
+    Numbers are scaled so that no sum and no square overflows, and so that no square that counts beside `epsilon`
+    underflows. In exact arithmetic the result does not depend on the largest number, the second mean or the scales, so
+    all of these are constants to differentiation.
+    """
+    count = math.prod(x.shape[axis] for axis in over)
+    share = 2.0 ** -(count.bit_length() if isinstance(count, int) else _BITS)  # powers of two round nothing
+
+    def mean_of(array: Array) -> Array:
+        mean = (array * share).mean(over, keepdims=True) / share
+        return mean if axis_name is None else lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
+
+    small = x * _UNIT
+    largest = jnp.max(lax.stop_gradient(small), over, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
-        mean = lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
-    var = jnp.square(x - mean).mean(over, keepdims=True)
-    return mean, var if axis_name is None else lax.pmean(var, axis_name)  # type: ignore[no-untyped-call]
+        largest = lax.pmax(largest, axis_name)  # type: ignore[no-untyped-call]
+    below = small - largest  # at most zero, so no number is beyond `count` times their mean
+    mean = mean_of(below)
+    rest = mean_of(lax.stop_gradient(below - mean))
+    least = math.sqrt(epsilon) * _UNIT
+    size = jnp.maximum(lax.stop_gradient(-mean), least)
+    y = ((below - mean) - rest) * (1 / size)
+    var = mean_of(jnp.square(y))
+    y = y * lax.rsqrt(var + jnp.square(least / size))
+    size = size / _UNIT
+    return y, (largest + mean + rest) / _UNIT, var * size * size
 
 
-def _standardized(x: Array, mean: Array, var: Array, epsilon: Number) -> Array:
-    return (x - mean) * lax.rsqrt(var + epsilon)
+def _moved(old: Array, seen: Array, momentum: Number) -> Array:
+    """Return a running figure after a batch; if it is beyond the largest number of its dtype, that number."""
+    largest = jnp.finfo(old.dtype).max  # type: ignore[no-untyped-call]
+    seen = seen.astype(old.dtype)
+    new = momentum * old + (1 - momentum) * jnp.where(seen > largest, largest, seen)
+    return jnp.where(new > largest, largest, new)
 
 
 def _scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:

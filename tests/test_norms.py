@@ -92,6 +92,127 @@ def test_a_mean_far_from_zero_costs_no_digits(rng, of):
     assert np.abs(np.asarray(y) - exact).max() < 1e-2
 
 
+# far from zero --------------------------------------------------------------------------------------------
+
+FAR = {
+    "at zero": lambda z: z,
+    "a constant": lambda z: np.full_like(z, 1e4 / 3),
+    "another constant": lambda z: np.full_like(z, 12345.6),
+    "a large constant": lambda z: np.full_like(z, 1.1e38),
+    "at 3333": lambda z: 1e4 / 3 + z,
+    "at 1e7": lambda z: 1e7 + 10 * z,
+    "at -1e7": lambda z: -1e7 + 10 * z,
+    "of 1e19": lambda z: 1e19 * z,
+    "of 1e38": lambda z: 1e38 * np.clip(z, -3, 3),
+    "at 1e38": lambda z: 1e38 + 1e35 * z,
+    "all of the range": lambda z: 3.3e38 * np.sign(z),
+    "of 1e-12": lambda z: 1e-12 * z,
+    "of 1e-30": lambda z: 1e-30 * z,
+    "one far from the others": lambda z: np.where(np.arange(z.shape[-1]) == 3, 1e7, z),
+}
+NORMS = {
+    "layer": lambda x: fc.layer_norm({}, x),
+    "group": lambda x: fc.group_norm({}, x[..., None], 1),
+    "batch": lambda x: fc.batch_norm({}, fc.init_batch_stats(3, dtype=F32), x.T, train=True)[0],
+    "kernel": lambda x: fc.weight_standardize({"kernel": x.T})["kernel"],
+}
+each_far = pytest.mark.parametrize("far", FAR)
+each_norm = pytest.mark.parametrize("norm", NORMS)
+
+
+def exactly(x):
+    """Standardize each row, in float64."""
+    x = np.asarray(x, np.float64)
+    x = x - x.mean(1, keepdims=True)
+    x = x - x.mean(1, keepdims=True)
+    return x / np.sqrt((x**2).mean(1, keepdims=True) + 1e-5)
+
+
+@each_norm
+@pytest.mark.parametrize("dtype", [F32, "bfloat16", "float16"])
+def test_values_far_from_zero_are_those_of_float64(norm, dtype, rng):
+    z = rng.normal(size=(3, 1000))
+    with np.errstate(over="ignore"):
+        xs = [np.asarray(jnp.asarray(f(z), F32).astype(dtype)) for f in FAR.values()]
+    xs = {name: x for name, x in zip(FAR, xs, strict=True) if np.isfinite(x.astype(F32)).all()}
+    assert len(xs) == len(FAR) if dtype != "float16" else "at 3333" in xs
+    op = jax.jit(NORMS[norm])
+    for name, x in xs.items():
+        y, expected = np.asarray(op(x)), exactly(x)
+        assert y.dtype == dtype
+        y = y.reshape(expected.shape) if norm in ("layer", "group") else y.T
+        ulps = 64 * float(np.finfo(F32).eps) + float(jnp.finfo(dtype).eps)
+        assert np.abs(y.astype(np.float64) - expected).max() <= ulps * np.abs(expected).max(), name
+
+
+@each_norm
+@each_far
+def test_derivatives_far_from_zero_are_those_of_float64(norm, far, rng):
+    """Compare those that float32 can hold, as these of numbers of 1e38 are not."""
+    x = FAR[far](rng.normal(size=(3, 50))).astype(F32)
+    spread = max(np.abs(x - x.mean(1, keepdims=True, dtype=np.float64)).max(), 1e-3)
+    # A direction along which the input changes by as much as it is spread, so that all orders are of one size.
+    v = (np.clip(rng.normal(size=x.shape), -1, 1) * min(spread, 1e38)).astype(F32)
+    op = NORMS[norm]
+    c = rng.normal(size=jax.eval_shape(op, x).shape).astype(F32)
+
+    @jax.jit
+    def derivatives(x, v, c):
+        def gradient(x):
+            return jax.vjp(op, x)[1](c)[0]
+
+        def directional(x):
+            return jax.jvp(op, (x,), (v,))[1]
+
+        backward = jax.vjp(directional, x)[1](c)[0]
+        return gradient(x), directional(x), jax.jvp(gradient, (x,), (v,))[1], backward
+
+    found = derivatives(x, v, c)
+    exact = derivatives(*(array.astype(np.float64) for array in (x, v, c)))
+    least = 2.0**10 * float(np.finfo(F32).tiny)  # smaller numbers lose digits
+    for ours, theirs in zip(found, exact, strict=True):
+        size = np.abs(theirs).max()
+        np.testing.assert_allclose(ours, theirs, rtol=0, atol=1024 * np.finfo(F32).eps * size + least)
+
+
+@pytest.mark.parametrize("spread_over", ["one", "several"])
+def test_running_figures_far_from_zero(spread_over, rng):
+    z = rng.normal(size=(4, 250, 1))
+    fs = [FAR[name] for name in ("at zero", "at 3333", "at 1e7", "of 1e-12", "a constant")]
+    x = np.concatenate([f(z) for f in fs], -1).astype(F32)
+    state = fc.init_batch_stats(x.shape[-1], dtype=F32)
+    options = {"train": True, "momentum": 0, "unbiased": False}
+    if spread_over == "one":
+        _, found = fc.batch_norm({}, state, x, **options)
+    else:
+        norm = jax.vmap(lambda x: fc.batch_norm({}, state, x, axis_name="devices", **options), axis_name="devices")
+        y, states = norm(x)
+        close(y, fc.batch_norm({}, state, x, **options)[0], F32)
+        found = {name: array[0] for name, array in states.items()}
+    exact = x.astype(np.float64).reshape(-1, x.shape[-1])
+    np.testing.assert_allclose(found["mean"], exact.mean(0), rtol=4 * np.finfo(F32).eps, atol=1e-7)
+    np.testing.assert_allclose(found["var"], exact.var(0), rtol=1e-5, atol=1e-30)
+
+
+def test_a_running_variance_beyond_the_dtype_is_its_largest_number(rng):
+    x, state = 1e30 * rng.normal(size=(50, 2)).astype(F32), fc.init_batch_stats(2, dtype=F32)
+    for _ in range(3):
+        y, state = fc.batch_norm({}, state, x, train=True, momentum=0)
+    np.testing.assert_array_equal(state["var"], np.full(2, np.finfo(F32).max))
+    close(y, exactly(x.T).T, F32)
+    for _ in range(3):
+        y, state = fc.batch_norm({}, state, x, train=True)
+    assert np.isfinite(state["var"]).all()
+    assert np.isfinite(fc.batch_norm({}, state, x)[0]).all()
+
+
+@pytest.mark.parametrize("bad", [np.nan, np.inf, -np.inf])
+def test_an_infinity_or_a_nan_is_seen(bad):
+    y = fc.layer_norm({}, np.array([[1, bad, 2], [1, 2, 3]], F32))
+    assert np.isnan(y[0]).all()
+    assert np.isfinite(y[1]).all()
+
+
 def test_running_figures_are_float32_for_bfloat16(rng):
     state = fc.init_batch_stats(2, dtype=F32)
     x = jnp.asarray(rng.normal(size=(100, 2)), jnp.bfloat16)

@@ -124,7 +124,7 @@ def test_sums_of_many_terms_are_as_in_float64(case, dtype, rng):
 
 REDUCERS = {
     "max": {}, "min": {}, "max-split": {"ties": "split"}, "max-indices": {"return_indices": True}, "sum": {},
-    "mean": {}, "prod": {}, "lse": {}, "lp": {}, "lp-1": {"p": 1}, "lp-inf": {"p": float("inf")}, "median": {},
+    "mean": {}, "prod": {}, "lse": {}, "lp-1": {"p": 1}, "lp-inf": {"p": float("inf")},
 }  # fmt: skip
 
 
@@ -153,7 +153,7 @@ def test_an_input_in_many_windows(reducer, rng):
     options = {"reduce": reducer.split("-")[0], "stride": 1} | REDUCERS[reducer]
     many = 500
     x = np.ones((1, 2 * many - 1, 1)) if reducer == "prod" else rng.uniform(1, 1.5, (1, 2 * many - 1, 1))
-    x[0, many - 1] = {"min": 0.25, "prod": 1, "median": 1.25}.get(reducer, 4)
+    x[0, many - 1] = {"min": 0.25, "prod": 1}.get(reducer, 4)
 
     def f(x):
         y = fc.pool(x, (many,), **options)
@@ -162,15 +162,9 @@ def test_an_input_in_many_windows(reducer, rng):
     compare_gradients(f, x)
 
 
-@pytest.mark.parametrize("reducer", REDUCERS)
-def test_an_input_that_adaptive_pools_repeat(reducer):
-    options = {"reduce": reducer.split("-")[0]} | REDUCERS[reducer]
-
-    def f(x):
-        y = fc.adaptive_pool(x, (1200,), **options)
-        return y[0] if "return_indices" in options else y
-
-    compare_gradients(f, [[[1.0], [2.0]]])
+@pytest.mark.parametrize("reduce", ["max", "mean"])
+def test_an_input_that_adaptive_pools_repeat(reduce):
+    compare_gradients(lambda x: fc.adaptive_pool(x, (400,), reduce=reduce), [[[1.0]]])
 
 
 @pytest.mark.parametrize("op", ["conv", "local_conv", "pool"])
