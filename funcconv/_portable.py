@@ -12,10 +12,7 @@ from functools import partial, reduce
 from types import FunctionType
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-
-_WRAPPED = (FunctionType, jnp.ufunc, jax.custom_jvp, jax.custom_vjp, type(jax.jit(len)))
 
 
 class _Reference:
@@ -37,7 +34,7 @@ def portable(value: Any) -> Any:
     Raises:
         pickle.PicklingError: for a function that no module has under its name, such as a lambda.
     """
-    if isinstance(value, _WRAPPED):
+    if isinstance(value, FunctionType | jnp.ufunc) or (callable(value) and hasattr(value, "__wrapped__")):
         place = _place(value)
         if place is None:
             msg = (
