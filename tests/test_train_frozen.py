@@ -50,6 +50,9 @@ def test_parameters_without_a_derivative_may_be_frozen():
     assert state.params["table"].tolist() == state.ema["table"].tolist() == [2, 3, 4]
     assert state.params["table"].dtype == state.ema["table"].dtype == jnp.int32
     assert float(state.params["head"]) != 1
+    init, _ = fc.train.make_step(loss, optax.sgd(0.1))
+    with pytest.raises(fc.FuncconvError, match="'table' is int32 and has no gradient; freeze it"):
+        init({"table": jnp.arange(2, 5), "head": 1.0}, jax.random.key(0))
 
 
 @pytest.fixture

@@ -4,16 +4,25 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from optax import MaskedNode
 
+from .._errors import FuncconvError
 from ._partition import check_patterns, meets, path_of
 
 
 def check_frozen(params: Any, model: Any, patterns: Sequence[str]) -> None:
-    """Refuse a pattern that meets neither a parameter nor an entry of the model's state."""
+    """Refuse a pattern that meets nothing in parameters and state, and integers that are not frozen."""
     entries = [path_of(path) for path, _ in jax.tree.leaves_with_path(model)]
     unmet = [pattern for pattern in patterns if not any(meets(entry, pattern) for entry in entries)]
     check_patterns(params, unmet, "frozen")
+    for path, leaf in jax.tree.leaves_with_path(trained(params, patterns)):
+        if not jnp.issubdtype(leaf.dtype, jnp.inexact):
+            name = path_of(path)
+            msg = (
+                f"train: {name!r} is {leaf.dtype} and has no gradient; freeze it with frozen={name!r}, or make it float"
+            )
+            raise FuncconvError(msg)
 
 
 def trained(params: Any, patterns: Sequence[str]) -> Any:

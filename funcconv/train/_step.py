@@ -150,7 +150,7 @@ def make_step(
         model = aux.pop("state", old)
         check_state(old, model)
         value = value.astype(wide(value.dtype))
-        return value * factor, (value, aux, next_model(old, model, params, patterns))
+        return value * jnp.asarray(factor, value.dtype), (value, aux, next_model(old, model, params, patterns))
 
     def gradient(state: State, batch: Any, factor: Any) -> tuple[Any, Array, dict[str, Any], Any]:
         """Return the gradient, the loss, what it reports, and the next state of the model."""
