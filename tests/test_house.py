@@ -92,7 +92,8 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
     ],
     "train": [
         {"_errors", "_typing", "_dtypes", "_extras", "_compiler"},
-        {"_state", "_batches", "_history", "_checkpoints", "_idx", "_tensorboard"},
+        {"_state", "_batches", "_history", "_checkpoints", "_idx", "_tensorboard", "_watch"},
+        {"_processes"},
         {"_partition"},
         {"_step"},
         {"_fit"},
