@@ -58,6 +58,13 @@ class Batches(Iterator[Any]):
         self._ahead.clear()
         return self
 
+    def common(self) -> dict[str, Any]:
+        """Return what the iterators of processes that train together have in common."""
+        found: dict[str, Any] = {"batch_size": self._size, "batches per epoch": self.per_epoch, "epochs": self._epochs}
+        if self._shard[1] > 1:  # each takes its part of the same examples in the same order
+            found |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
+        return found
+
     def __getitem__(self, number: int) -> Any:
         """Return a batch by its number, in memory of the host."""
         if not self._known(number):

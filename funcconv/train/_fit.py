@@ -1,5 +1,6 @@
 """The loop: steps, progress, evaluations, checkpoints, and going on where a run ended."""
 
+import json
 import os
 import signal
 import sys
@@ -8,6 +9,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -20,6 +22,7 @@ from ._batches import Batches
 from ._checkpoints import Checkpoints
 from ._history import History, Lines
 from ._memory import copied, copied_batch, lent, taken_back
+from ._processes import digests, of_state
 from ._state import State
 from ._step import Step, compile, metrics_of
 
@@ -54,6 +57,11 @@ def fit(
     bit on the same platform: the state has the key, and the batches are sought by their number. Ctrl-C and SIGTERM end
     it between two steps, when its state is saved; `history.stopped` says so.
 
+    Several processes that train one state (after `jax.distributed.initialize`) compare their arguments, the state and
+    the compiled step at the start. Before each step they agree whether to go on: if one is interrupted, has no more
+    batches or raises an error, all of them end after the same step. An error says which process is gone, and how to
+    resume. `evaluate` and `batches` may use all devices only if they do so in every process alike.
+
     Args:
         step: of `make_step`; it is compiled here.
         state: of its `init`. Its memory is not taken over: it can be used again.
@@ -74,7 +82,7 @@ def fit(
         about: what else a checkpoint says, as JSON has it, such as `{"architecture": graph.to_json()}`; a run that goes
             on must say the same. `train.about` reads it.
         log: a file that gets one JSON line for each record; or a function that is called with each, such as a
-            `TensorBoard`, and closed if it has `close`; or a list of those.
+            `TensorBoard`, and closed if it has `close`; or a list of those. Each process needs a file of its own.
         progress: whether to show a bar; in a file or a pipe, a line now and then.
 
     Returns:
@@ -82,8 +90,8 @@ def fit(
 
     Raises:
         FuncconvError: if an option is out of range, `batches` is no iterator, a checkpoint is of something else or
-            cannot be written, or a package is missing. What `batches`, `step` or `evaluate` raise is passed on, after
-            the state was saved.
+            cannot be written, or a package is missing; in several processes, if they differ, or another one failed or
+            is gone. What `batches`, `step` or `evaluate` raise is passed on, after the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
@@ -97,34 +105,47 @@ def fit(
         >>> [round(float(w), 3) for w in state.params["w"]], history["loss"][-1] < 1e-5
         ([1.0, 2.0, 3.0], True)
     """
-    for name, number, least in (
-        ("steps", steps, 0), ("every", every, 1), ("patience", patience, 1),
-        ("checkpoint_every", checkpoint_every, 1), ("keep", keep, 1),
-    ):  # fmt: skip
-        if number is not None and number < least:
-            msg = f"train: {name} must be at least {least}; got {number}"
+    processes = of_state(state)
+    with processes.guard():
+        for name, number, least in (
+            ("steps", steps, 0), ("every", every, 1), ("patience", patience, 1),
+            ("checkpoint_every", checkpoint_every, 1), ("keep", keep, 1),
+        ):  # fmt: skip
+            if number is not None and number < least:
+                msg = f"train: {name} must be at least {least}; got {number}"
+                raise FuncconvError(msg)
+        if patience is not None and (evaluate is None or monitor is None):
+            msg = "train: patience needs evaluate=, and the name of one of its metrics as monitor="
             raise FuncconvError(msg)
-    if patience is not None and (evaluate is None or monitor is None):
-        msg = "train: patience needs evaluate=, and the name of one of its metrics as monitor="
-        raise FuncconvError(msg)
-    if not (isinstance(batches, Iterator) or (hasattr(batches, "get_state") and hasattr(batches, "set_state"))):
-        raise _no_iterator(batches)
+        if not (isinstance(batches, Iterator) or (hasattr(batches, "get_state") and hasattr(batches, "set_state"))):
+            raise _no_iterator(batches)
+        where = None if checkpoint is None else str(Path(checkpoint).absolute())
+        processes.meet(where)
+        arguments = _described(
+            batches, steps=steps, every=every, patience=patience, monitor=monitor, checkpoint=where,
+            checkpoint_every=checkpoint_every, keep=keep, about=dict(about or {}), evaluate=evaluate is not None,
+        )  # fmt: skip
+        processes.check(arguments)
     folder, found = None, None
-    if checkpoint is not None:
-        folder = Checkpoints(checkpoint, keep=keep, best=monitor)
-        try:
-            found = folder.restore(state, about=dict(about or {}))
-        except FuncconvError:
-            folder.close()
-            raise
+    with processes.guard():
+        if checkpoint is not None:
+            folder = Checkpoints(checkpoint, keep=keep, best=monitor)
+            try:
+                found = folder.restore(state, about=dict(about or {}))
+            except FuncconvError:
+                folder.close()
+                raise
+        if processes.together:
+            processes.check(digests(found[1] if found else state, "state"))
     best, waited = float("inf"), 0
-    if found:
-        _, state, run = found
-        best, waited = float(run["best"]), int(run["waited"])
-        _go_on(batches, int(state.step), run.get("iterator"))
-    else:
-        state = copied(state)  # the compiled step takes over its memory
-    history, logs = History(), _logs(log, int(state.step))
+    with processes.guard():
+        if found:
+            _, state, run = found
+            best, waited = float(run["best"]), int(run["waited"])
+            _go_on(batches, int(state.step), run.get("iterator"))
+        else:
+            state = copied(state)  # the compiled step takes over its memory
+        history, logs = History(), _logs(log, int(state.step))
     history.records += next((each.kept for each in logs if isinstance(each, Lines)), [])
 
     done = int(state.step)
@@ -152,25 +173,38 @@ def fit(
 
     def keep_state() -> None:
         nonlocal saved_at
+        if processes.over:  # a report could fail again in one of the processes, while the others wait for it
+            pending.clear()
+            if not processes.all(_usable(state)):
+                return
         settle(0)
+        processes.agree()
         if folder and saved_at != done:
             run = {"best": str(best), "waited": waited, "iterator": _position(batches)}
             folder.save(done, state, run, evaluated if evaluated_at == done else None, about=about)
             saved_at = done
 
-    source = iter(batches)
+    source, nothing = iter(batches), object()
     interrupts = _Interrupts()
     try:
         while done < steps:
+            position = _position(batches) if processes.together else None
+            batch = nothing
             if interrupts.came:
                 history.stopped = f"interrupted after step {done}"
-                break
-            try:
-                batch = copied_batch(next(source))
-            except StopIteration:
+            elif (batch := next(source, nothing)) is nothing:
                 history.stopped = f"there were no more batches after step {done}"
+            try:
+                history.stopped = processes.agree(history.stopped)
+            finally:
+                if batch is not nothing and (history.stopped or processes.over):
+                    _go_on(batches, done, position, pass_over=False)  # no step took this batch
+            if history.stopped:
                 break
-            state, metrics = compiled(state, batch)
+            if processes.together and not counted.times:
+                program = compiled.lower(state, batch).as_text()  # type: ignore[attr-defined]
+                processes.check({"the compiled step": program})
+            state, metrics = compiled(state, copied_batch(batch))
             done += 1
             counted.tell(done)
             pending.append((done, metrics))
@@ -184,6 +218,7 @@ def fit(
                 report({"step": done, **{f"eval/{name}": value for name, value in evaluated.items()}})
                 if monitor:
                     value = _monitored(evaluated, monitor)
+                    processes.check({f"{monitor} of evaluate": repr(value)})
                     best, waited = (value, 0) if value < best else (best, waited + 1)
                     if not waited:
                         keep_state()
@@ -193,18 +228,38 @@ def fit(
             if done % checkpoint_every == 0:
                 keep_state()
         keep_state()
-    except BaseException:
+    except BaseException as error:
+        other = processes.fail(error)
         with suppress(Exception):  # what went wrong first is what is told
             keep_state()
+        if other:
+            raise other from error
         raise
     finally:
         history.compilations = counted.times
         interrupts.close()
         shown.close(history.stopped)
-        for each in (folder, *logs):
+        for each in (*logs, *([] if processes.broken else [folder])):  # closing the folder waits for all processes
             if hasattr(each, "close"):
                 each.close()
+        processes.close()
     return state, history
+
+
+def _usable(state: State) -> bool:
+    """Whether a state was computed, and no step has taken over its memory."""
+    try:
+        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
+    except Exception:  # whatever went wrong in computing it
+        return False
+    return True
+
+
+def _described(batches: Any, **arguments: Any) -> dict[str, str]:
+    """Return what processes that train together must have in common, but for the state and the program of the step."""
+    if isinstance(batches, Batches):
+        arguments |= {f"batches: {name}": value for name, value in batches.common().items()}
+    return {name: json.dumps(value, sort_keys=True, default=repr) for name, value in arguments.items()}
 
 
 def _crowded(state: State) -> bool:
@@ -322,13 +377,15 @@ def _position(batches: Any) -> Any:
     return None
 
 
-def _go_on(batches: Any, done: int, position: Any) -> None:
-    """Bring an iterator to where a run ended."""
+def _go_on(batches: Any, done: int, position: Any, *, pass_over: bool = True) -> None:
+    """Bring an iterator to where a run ended; one that cannot be set passes over batches, if it is at its beginning."""
     if isinstance(batches, Batches):
         batches.seek(done if position is None else position)
     elif isinstance(position, dict) and hasattr(batches, "set_state"):
         found = position["bytes"].encode("latin-1") if "bytes" in position else position["value"]
         batches.set_state(found)
+    elif not pass_over:
+        return
     elif isinstance(batches, Iterator):
         for _ in range(done):
             next(batches, None)

@@ -13,6 +13,7 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from .._errors import FuncconvError
+from ._processes import Processes, digests
 from ._state import State
 
 Partition = Mapping[str, PartitionSpec]
@@ -151,6 +152,10 @@ def shardings(state: State, mesh: Mesh, partition: Partition) -> State:
 
 def placed(state: State, where: State) -> State:
     """Return a state that lies where its shardings say; every process has all of it before."""
+    processes = Processes(where.step.mesh.devices.flat)  # type: ignore[attr-defined]
+    if processes.together:
+        with processes.guard():
+            processes.check(digests(state, "state"))
     put = _from_each_process if jax.process_count() > 1 else jax.device_put
     there: State = jax.tree.map(put, state, where)
     return there

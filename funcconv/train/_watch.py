@@ -1,0 +1,55 @@
+"""Which process is gone: asked by those that train together, and by a helper that outlives a process.
+
+JAX's coordination service aborts a process from C++ when another one is gone, before Python can say why. So each
+process starts this file as a small helper, which imports the standard library alone. It writes to the standard error if
+its process ends without telling it so.
+"""
+
+import json
+import socket
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+Addresses = Mapping[int, Mapping[str, Any]]  # of each process: "host", "port" and "pid"
+_SECONDS = 5  # for another host to answer
+
+
+def missing(addresses: Addresses, own: int, *, silent: bool = True) -> list[int]:
+    """Return the numbers of the other processes that no longer listen.
+
+    The system closes the port of a process when it ends, however it ends. If none is closed and `silent` is true,
+    return those that cannot be reached: their machine is down, or a firewall is between.
+    """
+    closed, unreachable = [], []
+    for number, address in addresses.items():
+        host = "127.0.0.1" if address["host"] == socket.gethostname() else address["host"]
+        if number != own:
+            try:
+                socket.create_connection((host, address["port"]), timeout=_SECONDS).close()
+            except ConnectionError:
+                closed.append(number)
+            except OSError:
+                unreachable.append(number)
+    return closed or (unreachable if silent else [])
+
+
+def describe(gone: list[int], addresses: Addresses, resume: str) -> str:
+    """Return which processes are gone and how to resume."""
+    names = ", ".join(f"process {i} (pid {addresses[i]['pid']} on {addresses[i]['host']})" for i in gone)
+    return f"{names} {'are' if len(gone) > 1 else 'is'} gone. {resume}"
+
+
+def main() -> None:
+    """Wait for the end of the process, which writes what it knows to standard input, and "done" before it ends."""
+    told = json.loads(sys.stdin.readline())
+    if sys.stdin.readline() == "done\n":
+        return
+    addresses = {int(number): address for number, address in told["addresses"].items()}
+    gone = missing(addresses, told["own"])
+    why = describe(gone, addresses, told["resume"]) if gone else f"The others still run. {told['resume']}"
+    print(f"train: process {told['own']} was ended by a signal or by JAX. {why}", file=sys.stderr, flush=True)
+
+
+if __name__ == "__main__":
+    main()
