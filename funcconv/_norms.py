@@ -1,7 +1,6 @@
 """Normalization of activations and of kernels: subtract a mean, divide by a standard deviation, scale and shift."""
 
-import math
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Hashable, Mapping
 from typing import Any
 
 import jax.numpy as jnp
@@ -11,12 +10,11 @@ from ._dtypes import wide
 from ._errors import FuncconvError, suggest
 from ._geometry import channels_last_order
 from ._layout import as_array, image
+from ._standardize import standardized
 from ._typing import Array, ArrayLike, Number, Params
 from ._varying import axis_size
 
 _ENTRIES = ("scale", "bias")
-_UNIT = 2.0**-4  # differences of numbers of this unit do not overflow, and the reciprocals do not underflow
-_BITS = 24  # of the number of terms of a mean, where it is a symbolic dimension
 
 
 def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
@@ -55,7 +53,7 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {found}"
         raise FuncconvError(msg)
     over = tuple(range(x.ndim - count, x.ndim))
-    y, _, _ = _standardized(x.astype(wide(x.dtype)), over, epsilon)
+    y, _, _ = standardized(x.astype(wide(x.dtype)), over, epsilon)
     return _scaled(y, scale, bias).astype(x.dtype)
 
 
@@ -106,7 +104,7 @@ def group_norm(
     _check_channels("group_norm", channels, scale=scale, bias=bias)
     high = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
     over = (*range(1, array.ndim - 1), array.ndim)
-    y, _, _ = _standardized(high, over, epsilon)
+    y, _, _ = standardized(high, over, epsilon)
     return inside.restore(_scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
 
 
@@ -181,7 +179,7 @@ def batch_norm(
                 "Give a larger batch, or train=False to normalize by the running figures"
             )
             raise FuncconvError(msg)
-        standard, mean, var = _standardized(high, over, epsilon, axis_name)
+        standard, mean, var = standardized(high, over, epsilon, axis_name)
         seen = {"mean": mean, "var": var * (count / (count - 1)) if unbiased else var}
         running = {name: _moved(old, seen[name].reshape(-1), momentum) for name, old in running.items()}
     else:
@@ -230,41 +228,7 @@ def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon
         raise FuncconvError(msg)
     high = kernel.astype(wide(kernel.dtype))
     over = tuple(range(kernel.ndim - 2 - n, kernel.ndim - 1))
-    return {**params, "kernel": _standardized(high, over, epsilon)[0].astype(kernel.dtype)}
-
-
-def _standardized(
-    x: Array, over: Sequence[int], epsilon: Number, axis_name: Hashable | None = None
-) -> tuple[Array, Array, Array]:
-    """Return `(x - mean) / sqrt(var + epsilon)`, the mean and the variance, over axes that stay as axes of one.
-
-    The mean of numbers far from zero is rounded, by more than they differ if these are nearly equal. So the largest of
-    them is subtracted first, which gives zeros if all are equal, then the mean, and then the mean of the result.
-    Numbers are scaled so that no sum and no square overflows, and so that no square that counts beside `epsilon`
-    underflows. In exact arithmetic the result does not depend on the largest number, the second mean or the scales, so
-    all of these are constants to differentiation.
-    """
-    count = math.prod(x.shape[axis] for axis in over)
-    share = 2.0 ** -(count.bit_length() if isinstance(count, int) else _BITS)  # powers of two round nothing
-
-    def mean_of(array: Array) -> Array:
-        mean = (array * share).mean(over, keepdims=True) / share
-        return mean if axis_name is None else lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
-
-    small = x * _UNIT
-    largest = jnp.max(lax.stop_gradient(small), over, keepdims=True, initial=-jnp.inf)
-    if axis_name is not None:
-        largest = lax.pmax(largest, axis_name)  # type: ignore[no-untyped-call]
-    below = small - largest  # at most zero, so no number is beyond `count` times their mean
-    mean = mean_of(below)
-    rest = mean_of(lax.stop_gradient(below - mean))
-    least = math.sqrt(epsilon) * _UNIT
-    size = jnp.maximum(lax.stop_gradient(-mean), least)
-    y = ((below - mean) - rest) * (1 / size)
-    var = mean_of(jnp.square(y))
-    y = y * lax.rsqrt(var + jnp.square(least / size))
-    size = size / _UNIT
-    return y, (largest + mean + rest) / _UNIT, var * size * size
+    return {**params, "kernel": standardized(high, over, epsilon)[0].astype(kernel.dtype)}
 
 
 def _moved(old: Array, seen: Array, momentum: Number) -> Array:

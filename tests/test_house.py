@@ -13,7 +13,8 @@ import pytest
 import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
-    {"_errors", "_typing", "_dtypes"},
+    {"_errors", "_typing"},
+    {"_dtypes", "_standardize"},
     {"derivatives/__init__"},
     {"_geometry", "_extras", "_programs"},
     {"_reach"},
@@ -88,7 +89,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"__init__"},
     ],
     "spatial": [
-        {"_errors", "_typing", "_geometry", "_layout", "_varying", "_parameters", "_conv", "_pool"},
+        {"_errors", "_typing", "_dtypes", "_geometry", "_layout", "_varying", "_parameters", "_conv", "_pool"},
         {"_halo"},
         {"_ops"},
         {"__init__"},
