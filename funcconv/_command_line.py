@@ -4,6 +4,7 @@ import argparse
 import sys
 import time
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ._compiler import compiled_with, compiler_options
-from ._draw import draw
+from ._draw import draw, to_mermaid
 from ._errors import FuncconvError
 from ._extras import needs
 from ._summary import summary
@@ -74,7 +75,14 @@ def _summary(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace) -> None:
     graph, params, _ = formats.network(options.file)
-    draw(graph, options.out, params=params)
+    suffix = Path(options.out).suffix.lower()
+    if suffix not in (".svg", ".png", ".pdf", ".dot", ".md"):
+        msg = f"draw: --out must be a file that ends in .svg, .png, .pdf, .dot or .md; got {options.out!r}"
+        raise FuncconvError(msg)
+    if suffix == ".md":
+        Path(options.out).write_text(f"```mermaid\n{to_mermaid(graph, params=params)}```\n")
+    else:
+        draw(graph, options.out, params=params)
 
 
 def _convert(options: argparse.Namespace) -> None:

@@ -13,7 +13,16 @@ from ._geometry import Axis, pad_modes, parted, resolve, transposed_sizes
 from ._layout import image
 from ._lowering import Form, library, reference
 from ._padding import pad
-from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
+from ._parameters import (
+    add_bias,
+    check_accumulate,
+    check_bias,
+    check_channels,
+    check_groups,
+    kernel_and_bias,
+    other_order,
+    other_order_transposed,
+)
 from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
 
 Map: TypeAlias = Callable[[Array, Array, Form], Array]
@@ -88,9 +97,16 @@ def conv(
     options = _options("conv", kernel, groups, pad_mode, precision, accumulate_dtype, implementation, x.dtype)
     window = kernel.shape[:-2]
     inside = image("conv", x, len(window), f"a kernel of shape {kernel.shape}", layout)
-    check_channels("conv", inside, kernel.shape[-2] * groups, "takes")
+    order = other_order(kernel.shape, groups, inside.array.shape[-1])
+    check_channels("conv", inside, kernel.shape[-2] * groups, "takes", order)
     check_bias("conv", bias, kernel.shape[-1:])
-    axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
+    try:
+        axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
+    except FuncconvError as error:
+        if window[0] <= inside.spatial[0] or not order:
+            raise
+        msg = f"{error}{order}"
+        raise FuncconvError(msg) from None
     shown, left = parted(axes, options.modes)
     forward, _ = options.maps
     y = forward(pad(inside.array, shown, options.modes), _flipped(kernel, flip), options.form(left))
@@ -162,7 +178,8 @@ def conv_transpose(
     options = _options(op, kernel, groups, pad_mode, precision, accumulate_dtype, implementation, y.dtype)
     window = kernel.shape[:-2]
     inside = image(op, y, len(window), f"a kernel of shape {kernel.shape}", layout)
-    check_channels(op, inside, kernel.shape[-1], "gives")
+    order = other_order_transposed(kernel.shape, groups, inside.array.shape[-1])
+    check_channels(op, inside, kernel.shape[-1], "gives", order)
     channels = kernel.shape[-2] * groups
     check_bias(op, bias, (channels,))
     sizes = transposed_sizes(
@@ -212,7 +229,7 @@ def _options(
             f"got shape {kernel.shape}"
         )
         raise FuncconvError(msg)
-    check_groups(op, groups, kernel.shape[-1])
+    check_groups(op, groups, kernel.shape)
     if implementation not in _MAPS:
         msg = f"{op}: unknown implementation {implementation!r}{suggest(implementation, IMPLEMENTATIONS)}"
         raise FuncconvError(msg)

@@ -46,6 +46,8 @@ def dense(
         raise FuncconvError(msg)
     if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
         hint = "; flatten the image first" if x.ndim > 2 and math.prod(x.shape[1:]) == kernel.shape[0] else ""
+        if not hint and x.ndim and x.shape[-1] == kernel.shape[1]:
+            hint = "; if the kernel is (out, in), the order of PyTorch, pass kernel.T"
         msg = f"dense: the kernel takes {kernel.shape[0]} features, but the input has shape {x.shape}{hint}"
         raise FuncconvError(msg)
     check_bias("dense", bias, kernel.shape[1:])

@@ -65,9 +65,11 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
     if spatial is None:
         spatial = x.ndim - 2
         if spatial < 1:
+            axes = {0: "(*batch, channels)", 1: "(spatial, channels)"}
+            ways = [f"spatial={n} if its axes are {axes[n]}" for n in (0, 1) if least <= n < x.ndim]
             msg = (
                 f"{op}: one batch axis, at least one spatial axis and the channels make three axes, "
-                f"but the input has shape {x.shape}; say spatial=n if it has no batch axis"
+                f"but the input has shape {x.shape}{'; say spatial=n: ' if ways else ''}{', or '.join(ways)}"
             )
             raise FuncconvError(msg)
     if spatial < least:

@@ -72,7 +72,7 @@ def local_conv(
             f"and none empty; got shape {kernel.shape}"
         )
         raise FuncconvError(msg)
-    check_groups(op, groups, kernel.shape[-1])
+    check_groups(op, groups, kernel.shape)
     check_accumulate(op, accumulate_dtype, x.dtype)
     inside = image(op, x, n, f"a kernel of shape {kernel.shape}", layout)
     check_channels(op, inside, kernel.shape[-2] * groups, "takes")

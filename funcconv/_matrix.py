@@ -61,7 +61,7 @@ def conv_matrix(
     if n < 1 or 0 in kernel.shape:
         msg = f"{op}: the kernel must be (*window, in // groups, out), with no axis empty; got shape {kernel.shape}"
         raise FuncconvError(msg)
-    check_groups(op, groups, kernel.shape[-1])
+    check_groups(op, groups, kernel.shape)
     sizes = per_axis(op, "spatial_shape", spatial_shape, n, least=1)
     axes = resolve(op, sizes, kernel.shape[:n], stride=stride, padding=padding, dilation=dilation)
     if flip:

@@ -396,7 +396,11 @@ class Network:
         for (name, shape, _), x in zip(self._signature, xs, strict=True):
             k = x.ndim - len(shape)
             if k < 0 or x.shape[k:] != shape:
-                hint = "; the channels look first" if sorted(x.shape[max(k, 0) :]) == sorted(shape) else ""
+                given, hint = x.shape[max(k, 0) :], ""
+                if len(shape) > 1 and given == (shape[-1], *shape[:-1]):
+                    hint = f"; the channels look first: pass jnp.moveaxis(x, {-len(shape)}, -1)"
+                elif len(shape) > 1 and given == (*shape[1:], shape[0]):
+                    hint = f"; the channels look last, but are declared first: pass jnp.moveaxis(x, -1, {-len(shape)})"
                 msg = f"input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
                 raise FuncconvError(msg)
             batches[name] = x.shape[:k]

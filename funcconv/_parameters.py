@@ -8,7 +8,7 @@ import numpy as np
 from ._dtypes import wide
 from ._errors import FuncconvError, suggest
 from ._layout import Image, as_array
-from ._typing import Array, ArrayLike, DTypeLike, Params
+from ._typing import Array, ArrayLike, DTypeLike, Params, Shape
 
 
 def entry(op: str, params: Params) -> tuple[Array, Array | None]:
@@ -35,10 +35,8 @@ def kernel_and_bias(op: str, params: Params, x: ArrayLike) -> tuple[Array, Array
     check_inexact(op, x)
     for name, array in (("kernel", kernel), ("bias", bias)):
         if array is not None and array.dtype != x.dtype:
-            msg = (
-                f"{op}: the input is {x.dtype} but the {name} is {array.dtype}; "
-                f"cast one of them, for instance x.astype({name}.dtype)"
-            )
+            cast = f"x.astype({name}.dtype)" if jnp.issubdtype(array.dtype, jnp.inexact) else f"{name}.astype(x.dtype)"
+            msg = f"{op}: the input is {x.dtype} but the {name} is {array.dtype}; cast one of them, for instance {cast}"
             raise FuncconvError(msg)
     return kernel, bias, x
 
@@ -57,16 +55,24 @@ def check_bias(op: str, bias: Array | None, *shapes: tuple[int, ...]) -> None:
         raise FuncconvError(msg)
 
 
-def check_channels(op: str, inside: Image, expected: int, verb: str) -> None:
-    """Refuse an image whose channels are not those that the kernel takes or gives."""
+def check_channels(op: str, inside: Image, expected: int, verb: str, other_order: str = "") -> None:
+    """Refuse an image whose channels are not those that the kernel takes or gives.
+
+    Args:
+        op: the op, for messages.
+        inside: the image.
+        expected: how many channels the kernel takes or gives.
+        verb: `"takes"` or `"gives"`.
+        other_order: what to do if the kernel has its axes in another order, which the message says first.
+    """
     shape = inside.array.shape  # (batch, *spatial, channels)
     if shape[-1] == expected:
         return
-    hint = ""
-    if inside.layout is None and shape[1] == expected:
+    hint = other_order
+    if not hint and inside.layout is None and shape[1] == expected:
         layout = {1: "NCW", 2: "NCHW", 3: "NCDHW"}.get(len(inside.spatial), "NC" + "...")
         hint = f"; it looks channels-first: pass layout={layout!r}"
-    elif inside.layout is not None and shape[-2] == expected:
+    elif not hint and inside.layout is not None and shape[-2] == expected:
         hint = f"; it does not look like {inside.layout!r} but channels-last: leave layout out"
     msg = (
         f"{op}: the kernel {verb} {expected} channels, but the input has {shape[-1]}: its shape "
@@ -75,11 +81,57 @@ def check_channels(op: str, inside: Image, expected: int, verb: str) -> None:
     raise FuncconvError(msg)
 
 
-def check_groups(op: str, groups: int, outputs: int) -> None:
+def check_groups(op: str, groups: int, kernel: Shape) -> None:
     """Refuse groups that do not divide the output channels."""
-    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or outputs % groups:
-        msg = f"{op}: groups must be a positive integer that divides the kernel's {outputs} outputs; got {groups!r}"
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or kernel[-1] % groups:
+        msg = (
+            f"{op}: groups must be a positive integer that divides the kernel's {kernel[-1]} outputs; got {groups!r}. "
+            f"The kernel of shape {kernel} must be (*window, in // groups, out)"
+        )
+        if kernel[-2] == groups:
+            msg += (
+                "; if it is (*window, groups, out // groups), as depthwise kernels of TensorFlow are, pass "
+                f"kernel.reshape({(*kernel[:-2], 1, kernel[-2] * kernel[-1])})"
+            )
+        elif isinstance(groups, int) and groups > 0 and kernel[-2] % groups == 0:
+            msg += "; if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
+        elif isinstance(groups, int) and groups > 0 and kernel[0] % groups == 0:
+            msg += f"; {_PYTORCH}"
         raise FuncconvError(msg)
+
+
+_PYTORCH = "if it is (out, in // groups, *window), the order of PyTorch, pass jnp.moveaxis(kernel, (0, 1), (-1, -2))"
+
+
+def other_order(kernel: Shape, groups: int, channels: int) -> str:
+    """Return what to do if a kernel for so many channels has its axes in another order."""
+    said = f"; the kernel of shape {kernel} must be (*window, in // groups, out): "
+    if kernel[1] * groups == channels and kernel[0] % groups == 0:
+        return said + _PYTORCH
+    if groups > 1 and kernel[-2] == channels:
+        return f"{said}with groups={groups}, in // groups is {channels} // {groups}"
+    if kernel[-1] * groups == channels:
+        if len(set(kernel[:-2])) == 1:
+            return f"{said}if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
+        return f"{said}if it is (out, *window, in // groups), pass jnp.moveaxis(kernel, 0, -1)"
+    return ""
+
+
+def other_order_transposed(kernel: Shape, groups: int, channels: int) -> str:
+    """Return what to do if a kernel of a transposed convolution has its axes in another order."""
+    said = f"; the kernel of shape {kernel} must be that of the convolution, (*window, in // groups, out): "
+    if kernel[0] == channels:
+        return (
+            f"{said}if it is (out, in // groups, *window), the order of PyTorch's ConvTranspose, pass "
+            "jnp.moveaxis(kernel, (0, 1), (-1, -2))"
+        )
+    if groups == 1 and kernel[-2] == channels:
+        axes = tuple(range(len(kernel) - 2))
+        return (
+            f"{said}if it is (*window, out, in), the order of Flax's ConvTranspose, pass "
+            f"jnp.flip(kernel.swapaxes(-1, -2), {axes})"
+        )
+    return ""
 
 
 def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLike) -> None:

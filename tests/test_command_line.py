@@ -8,13 +8,15 @@ import jax
 import numpy as np
 import optax
 import pytest
+from available import needed
+from compare import close
 from flax import serialization
 
 import funcconv as fc
 from funcconv._command_line import main
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
-pytest.importorskip("safetensors", reason="the extra safetensors")
+needed("safetensors")
 KEY = jax.random.key(0)
 
 
@@ -43,6 +45,21 @@ def test_looking(saved, capsys, file):
     assert json.loads(capsys.readouterr().out) == fc.summary(graph, 3).as_dict()
     assert called("draw", folder / file, "-o", folder / "net.dot") == 0
     assert "batch_norm1" in (folder / "net.dot").read_text()
+    assert called("draw", folder / file, "-o", folder / "net.md") == 0
+    text = (folder / "net.md").read_text()
+    assert text.startswith("```mermaid\n")
+    assert text.endswith("```\n")
+    assert fc.to_mermaid(graph, params=params) in text
+
+
+def test_files_of_other_kinds_are_refused_by_their_endings(saved, capsys):
+    folder, *_ = saved
+    (folder / "notes.md").write_text("# Notes")
+    for command in (("summary",), ("draw", "-o", folder / "x.dot"), ("bench",)):
+        assert called(command[0], folder / "notes.md", *command[1:]) == 1
+        assert "notes.md' is not a network: pass a .safetensors file, or a .json file" in capsys.readouterr().err
+    assert called("draw", folder / "net.json", "-o", folder / "x.txt") == 1
+    assert "ends in .svg, .png, .pdf, .dot or .md; got" in capsys.readouterr().err
 
 
 def test_predicting(saved, capsys, rng):
@@ -51,14 +68,14 @@ def test_predicting(saved, capsys, rng):
     np.save(folder / "x.npy", x)
     assert called("predict", folder / "net.safetensors", folder / "x.npy", "-o", folder / "y.npy") == 0
     expected = np.asarray(graph.apply(params, state, x)[0])
-    np.testing.assert_allclose(np.load(folder / "y.npy"), expected, rtol=1e-5, atol=1e-6)
+    close(np.load(folder / "y.npy"), expected)
     assert called("predict", folder / "net.safetensors", folder / "x.npy") == 0
     lines = capsys.readouterr().out.splitlines()
     assert [int(line.partition(":")[0]) for line in lines] == expected.argmax(-1).tolist()
 
 
 def test_predicting_from_an_image(saved, capsys):
-    plt = pytest.importorskip("matplotlib.pyplot")
+    plt = needed("matplotlib.pyplot")
     folder, *_ = saved
     pixels = np.arange(64, dtype=np.uint8).reshape(8, 8) * 4
     plt.imsave(folder / "x.png", pixels, cmap="gray", vmin=0, vmax=255)
@@ -106,17 +123,17 @@ def test_converting_to_onnx(saved, capsys):
     assert called("convert", folder / "net.safetensors", folder / "net.msgpack") == 0
     assert called("convert", folder / "net.msgpack", folder / "net.onnx") == 1
     assert "say which, --graph FILE" in capsys.readouterr().err
-    pytest.importorskip("jax2onnx", reason="the extra onnx")
-    onnxruntime = pytest.importorskip("onnxruntime")
+    needed("jax2onnx")
+    onnxruntime = needed("onnxruntime")
     assert called("convert", folder / "net.safetensors", folder / "net.onnx") == 0
     session = onnxruntime.InferenceSession(folder / "net.onnx")
     x = np.linspace(-1, 1, 5 * 64, dtype=np.float32).reshape(5, 8, 8, 1)
     (found,) = session.run(None, {"x": x})
-    np.testing.assert_allclose(found, graph.apply(params, state, x)[0], atol=1e-5)
+    close(found, graph.apply(params, state, x)[0])
 
 
 def test_converting_from_torch(saved):
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     folder, graph, params, state = saved
     weights = fc.interop.to_torch(graph, params, state)
     torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, folder / "net.pt")

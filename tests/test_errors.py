@@ -46,6 +46,44 @@ OPS = {
     "empty kernel": (conv_of({"kernel": jnp.ones((3, 3, 2, 0))}), ["none empty", "(3, 3, 2, 0)"]),
     "not an array": (conv_of(PARAMS, object()), ["the input must be an array", "object"]),
     "too few axes": (conv_of(PARAMS, jnp.ones((8, 2))), ["must have 2 spatial axes", "got shape (8, 2)"]),
+    "kernel of PyTorch": (
+        conv_of({"kernel": jnp.ones((4, 2, 3, 3))}), ["(4, 2, 3, 3)", "PyTorch", "(kernel, (0, 1), (-1, -2))"],
+    ),
+    "kernel of PyTorch, as many channels as taps": (
+        conv_of({"kernel": jnp.ones((16, 2, 2, 2))}), ["window of 16 does not fit", "PyTorch", "moveaxis"],
+    ),
+    "kernel of PyTorch, grouped": (
+        conv_of({"kernel": jnp.ones((4, 1, 3, 4))}, groups=2), ["takes 6 channels", "the order of PyTorch"],
+    ),
+    "kernel of PyTorch, groups": (
+        conv_of({"kernel": jnp.ones((4, 1, 5, 5))}, groups=2), ["the kernel's 5 outputs", "(4, 1, 5, 5)", "PyTorch"],
+    ),
+    "depthwise kernel of TensorFlow": (
+        conv_of({"kernel": jnp.ones((3, 3, 2, 1))}, groups=2), ["1 outputs", "TensorFlow", "reshape((3, 3, 1, 2))"],
+    ),
+    "kernel without groups": (
+        conv_of({"kernel": jnp.ones((3, 3, 2, 4))}, groups=2), ["takes 4 channels", "with groups=2", "2 // 2"],
+    ),
+    "out before in": (conv_of({"kernel": jnp.ones((3, 3, 4, 2))}), ["(*window, out, in // groups)", "swapaxes"]),
+    "out first": (conv_of({"kernel": jnp.ones((4, 3, 3, 2))}), ["(out, *window, in // groups)", "(kernel, 0, -1)"]),
+    "integer kernel": (conv_of({"kernel": jnp.ones((3, 3, 2, 4), int)}), ["kernel is int64", "kernel.astype(x.dtype)"]),
+    "bool kernel": (conv_of({"kernel": jnp.ones((3, 3, 2, 4), bool)}), ["kernel is bool", "kernel.astype(x.dtype)"]),
+    "transposed kernel of PyTorch": (
+        lambda: fc.conv_transpose({"kernel": jnp.ones((4, 2, 3, 3))}, Y), ["gives 3 channels", "PyTorch", "moveaxis"],
+    ),
+    "transposed kernel of Flax": (
+        lambda: fc.conv_transpose({"kernel": jnp.ones((3, 3, 4, 2))}, Y), ["gives 2 channels", "Flax", "(0, 1))"],
+    ),
+    "dense kernel of PyTorch": (
+        lambda: fc.dense({"kernel": jnp.ones((3, 4))}, jnp.ones((2, 4))), ["takes 3 features", "(out, in)", "kernel.T"],
+    ),
+    "group_norm without spatial axes": (
+        lambda: fc.group_norm({}, jnp.ones((4, 6)), 2), ["(4, 6)", "spatial=0 if", "(*batch, channels)", "spatial=1"],
+    ),
+    "pool without spatial axes": (
+        lambda: fc.pool(jnp.ones((4, 6))), ["(4, 6)", "spatial=1 if its axes are (spatial, channels)"],
+    ),
+    "pool of a vector": (lambda: fc.pool(jnp.ones(6)), ["make three axes, but the input has shape (6,)"]),
     "wrong channels": (conv_of(PARAMS, jnp.ones((1, 8, 8, 3))), ["takes 2 channels", "input has 3", "(1, 8, 8, 3)"]),
     "channels first": (conv_of(PARAMS, jnp.ones((1, 2, 8, 8))), ["takes 2", "channels-first", "layout='NCHW'"]),
     "channels first, 1-d": (
@@ -327,7 +365,16 @@ def test_wrong_inputs():
     says(lambda: graph({}, X), ["takes 2 inputs (a, b) after the parameters; got 1"])
     says(lambda: graph(), ["called as graph(params, *xs)"])
     says(lambda: graph({}, X, X[:, 1:]), ["input 'b' must have shape (*batch, 8, 8, 2)", "got (1, 7, 8, 2)"])
-    says(lambda: graph({}, X, jnp.ones((1, 2, 8, 8))), ["input 'b'", "(1, 2, 8, 8)", "the channels look first"])
+    says(
+        lambda: graph({}, X, jnp.ones((1, 2, 8, 8))),
+        ["input 'b'", "(1, 2, 8, 8)", "the channels look first", "pass jnp.moveaxis(x, -3, -1)"],
+    )
+    first = fc.Input("x", (2, 9, 8))
+    turned = fc.Graph(first, fc.node(jnp.tanh, first))
+    says(lambda: turned({}, jnp.ones((1, 9, 8, 2))), ["the channels look last", "jnp.moveaxis(x, -1, -3)"])
+    with pytest.raises(fc.FuncconvError) as error:
+        turned({}, jnp.ones((1, 2, 8, 9)))  # other axes are exchanged
+    assert "look" not in str(error.value)
     says(lambda: graph({}, X, X[0]), ["the same batch axes", "'a': (1,), 'b': ()"])
     says(lambda: graph({}, X, "x"), ["input 'b' must be an array", "str"])
     says(lambda: graph(a), ["takes 2 inputs (a, b)", "called on 1 nodes"])

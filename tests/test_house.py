@@ -9,6 +9,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from available import needed
 
 import funcconv as fc
 
@@ -282,8 +283,8 @@ def check_sections(text, parameters):
 @pytest.mark.once
 @pytest.mark.filterwarnings("ignore:::(jax2onnx|onnx|onnx_ir|onnxscript|flax|equinox).*")  # of jax2onnx 0.17
 def test_examples_in_docstrings_run(name):
-    if needed := {"interop.trace_torch": "torch", "interop.to_onnx": "jax2onnx"}.get(name):
-        pytest.importorskip(needed)
+    if package := {"interop.trace_torch": "torch", "interop.to_onnx": "jax2onnx"}.get(name):
+        needed(package)
     value = fc
     for part in name.split("."):
         value = getattr(value, part)

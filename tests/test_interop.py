@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from available import needed
 from compare import close
 from flax import linen as nn
 from flax import nnx
@@ -120,7 +121,7 @@ def solid():
 @pytest.mark.parametrize("train", [False, True])
 @pytest.mark.parametrize("declare", [lenet, mobile, up_and_down, wave, flat_norm, solid])
 def test_a_torch_module_and_its_graph_compute_the_same(declare, train, rng):
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     torch.manual_seed(0)
     module, graph = declare()
     module.double()
@@ -155,7 +156,7 @@ def test_a_torch_module_and_its_graph_compute_the_same(declare, train, rng):
 
 @pytest.mark.parametrize("declare", [lenet, mobile, up_and_down, wave, flat_norm, solid])
 def test_to_torch_and_back_is_where_one_was(declare, rng):
-    torch = pytest.importorskip("torch")
+    torch = needed("torch")
     module, graph = declare()
     params, state = filled(graph.init(KEY), rng), filled(graph.init_state(), rng)
     modules = list(dict.fromkeys(name.rpartition(".")[0] for name in module.state_dict()))

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from available import needed
 from compare import close
 from flax import linen as nn
 
@@ -11,8 +12,8 @@ import funcconv as fc
 from funcconv._plain import plain
 from funcconv.interop import _onnx
 
-pytest.importorskip("jax2onnx", reason="pip install 'funcconv[onnx]'")
-onnxruntime = pytest.importorskip("onnxruntime")
+needed("jax2onnx")
+onnxruntime = needed("onnxruntime")
 pytestmark = [
     pytest.mark.usefixtures("climate_of_a_user"),
     pytest.mark.filterwarnings("ignore"),  # those of jax2onnx 0.17 and what it imports, November 2026
@@ -117,7 +118,7 @@ def test_outputs_are_named_by_their_places(tmp_path):
 
 
 def test_a_shared_weight_is_written_once(tmp_path):
-    onnx = pytest.importorskip("onnx")
+    onnx = needed("onnx")
     fc.interop.to_onnx(siamese(), siamese().init(KEY), tmp_path / "net.onnx")
     sizes = [tuple(each.dims) for each in onnx.load(tmp_path / "net.onnx").graph.initializer]
     assert sizes.count((100, 6)) == 1

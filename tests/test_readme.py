@@ -31,6 +31,9 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
+PACKAGES = {"haiku": "dm-haiku", "jax2onnx": "'funcconv[onnx]'", "torch": "torch==2.13.0"}  # by what is imported
+
+
 def missing(bodies):
     """Return the packages that blocks import and that are not installed."""
     found = set()
@@ -62,7 +65,7 @@ def test_python_runs(page, tmp_path, monkeypatch):
     """Each block goes on where the ones before it have ended, and asserts what it says."""
     bodies = blocks(page, "python")
     if lacking := missing(bodies):
-        pytest.skip(f"{page.name} needs {', '.join(lacking)}")
+        pytest.skip(f"{page.name} needs more: pip install {' '.join(PACKAGES.get(name, name) for name in lacking)}")
     monkeypatch.chdir(tmp_path)  # for what they write
     namespace = {}
     for body in bodies:

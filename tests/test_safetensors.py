@@ -8,10 +8,11 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
+from available import needed
 
 import funcconv as fc
 
-pytest.importorskip("safetensors", reason="the extra safetensors")
+needed("safetensors")
 KEY = jax.random.key(0)
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from available import needed
 from published import PUBLISHED
 
 import funcconv as fc
@@ -117,7 +118,7 @@ def test_prints_everywhere(monkeypatch):
     for row in summary.rows:
         assert row.name in plain
         assert f">{row.name}<" in page
-    pytest.importorskip("rich")
+    needed("rich")
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
     assert "trunk" in str(summary)
 

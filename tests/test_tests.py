@@ -33,6 +33,23 @@ def test_a_wrong_value_is_caught(problem):
         close(np.asarray(y, np.float32) * np.float32(1 + 1e-4), y, np.float32)
 
 
+def test_tolerances_are_those_of_the_dtype(problem):
+    y = fc.conv(*problem)
+    single, off = np.asarray(y, np.float32), 1 + 4 * float(np.finfo(np.float32).eps)
+    close(single * np.float32(off), single)
+    with pytest.raises(AssertionError):
+        close(y * off, y)
+    with pytest.raises(AssertionError, match="say in which dtype"):
+        close(single, y)  # a result that lost digits is not right
+    with pytest.raises(AssertionError, match="with the tolerance of"):
+        close(single, single, np.float64)
+    for terms, steps in ((256, 1), (64, 4)):
+        far = np.float32(1 + 200 * float(np.finfo(np.float32).eps))
+        close(single * far, single, terms=terms, steps=steps)
+    with pytest.raises(AssertionError):
+        close(single * far, single)
+
+
 def wrong_by_first_order(x):
     """Return x, with a derivative of 1.001."""
 

@@ -6,13 +6,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from available import needed
 from compare import close
 
 import funcconv as fc
 
 pytestmark = pytest.mark.once
 
-torch = pytest.importorskip("torch", reason="PyTorch is not installed: pip install torch==2.13.0")
+torch = needed("torch")
 F = torch.nn.functional
 
 CONVS = {1: "conv1d", 2: "conv2d", 3: "conv3d"}

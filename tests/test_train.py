@@ -19,6 +19,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from available import needed
 from compare import close as close_arrays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -502,7 +503,7 @@ def test_iterators_with_a_state_are_set_to_it(problem, tmp_path):
 
 
 def test_several_logs(problem, tmp_path):
-    readers = pytest.importorskip("tensorboardX.record_loader", reason="the extra tensorboard")
+    readers = needed("tensorboardX.record_loader")
     del readers
     init, step = fc.train.make_step(squares, optax.sgd(0.1))
     state, seen = init(problem[1], jax.random.key(0)), []
@@ -524,7 +525,7 @@ def test_several_logs(problem, tmp_path):
 
 
 def test_grain_goes_on_where_it_was(problem, tmp_path):
-    grain = pytest.importorskip("grain", reason="grain is not a part of any extra")
+    grain = needed("grain")
     init, step = fc.train.make_step(squares, optax.sgd(0.1))
     state = init(problem[1], jax.random.key(0))
     x, y = problem[0]["x"], problem[0]["y"]

@@ -32,9 +32,12 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     if path.endswith(".json"):
         graph = Graph.from_json(Path(path).read_bytes())
         return graph, None, graph.init_state()
+    if not path.endswith(".safetensors"):
+        msg = f"{path!r} is not a network: pass a .safetensors file, or a .json file of Graph.to_json"
+        raise FuncconvError(msg)
     own, params, state = safetensors.read(path)
     if own is None:
-        msg = f"{path} has arrays, but says nothing of the network"
+        msg = f"{path} has arrays, but not the network: write it with save_safetensors(..., graph=graph)"
         raise FuncconvError(msg)
     return own, params, state or own.init_state()
 
