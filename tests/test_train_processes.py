@@ -32,10 +32,10 @@ def loss(params, batch, *, key, state):
 
 
 def train(seed=0, rate=0.1, steps=12, size=16, order=0, kind="Auto", limit=None, at_step=None, do=None, spread=False,
-          evaluate=None, **options):
+          evaluate=None, own_state=False, **options):
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType[kind],))
     partition = {"w": PartitionSpec("data")} if spread else None
-    init, step = fc.train.make_step(loss, optax.sgd(rate), mesh=mesh, partition=partition)
+    init, step = fc.train.make_step(loss, optax.sgd(rate), mesh=None if own_state else mesh, partition=partition)
     state = init({"w": jax.random.normal(jax.random.key(seed), 4)}, jax.random.key(1))
     where = NamedSharding(mesh, PartitionSpec("data"))
     data = fc.train.batches(arrays, size, jax.random.key(order), sharding=where)
@@ -101,6 +101,7 @@ REFUSED = [  # what the second process does otherwise, and what both say
     ({"order": 3}, {}, "batches: key: .* in process 0, .* in process 1"),
     ({"checkpoint_every": 3}, {}, "checkpoint_every: 10 in process 0, 3 in process 1"),
     ({"steps": -1}, {}, "steps must be at least 0; got -1"),
+    ({"own_state": True}, {"own_state": True}, r"has a state of its own\. Give mesh= to make_step"),
     ({"evaluate": 0.5}, {"evaluate": 0.25}, "error of evaluate: 0.25 in process 0, 0.5 in process 1"),
 ]
 
@@ -122,7 +123,7 @@ def test_processes_agree(tmp_path):
         assert re.search(said, here["error"]), here
         assert here["error"].startswith("FuncconvError")
         assert there["error"].startswith("FuncconvError")
-        assert "process 1" in here["error"]
+        assert "process 1" in there["error"] or "process 1" in here["error"]
     whole, explicit, spread = next(results), next(results), next(results)
     for here, there in (whole, explicit, spread):
         assert here == there

@@ -22,7 +22,7 @@ from ._batches import Batches
 from ._checkpoints import Checkpoints
 from ._history import History, Lines
 from ._memory import copied, copied_batch, lent, taken_back
-from ._processes import digests, of_state
+from ._processes import Processes, digests, of_state
 from ._state import State
 from ._step import Step, compile, metrics_of
 
@@ -175,7 +175,7 @@ def fit(
         nonlocal saved_at
         if processes.over:  # a report could fail again in one of the processes, while the others wait for it
             pending.clear()
-            if not processes.all(_usable(state)):
+            if not processes.everywhere(_usable(state)):
                 return
         settle(0)
         processes.agree()
@@ -201,9 +201,8 @@ def fit(
                     _go_on(batches, done, position, pass_over=False)  # no step took this batch
             if history.stopped:
                 break
-            if processes.together and not counted.times:
-                program = compiled.lower(state, batch).as_text()  # type: ignore[attr-defined]
-                processes.check({"the compiled step": program})
+            if not counted.times:
+                _check_program(processes, compiled, state, batch)
             state, metrics = compiled(state, copied_batch(batch))
             done += 1
             counted.tell(done)
@@ -244,6 +243,18 @@ def fit(
                 each.close()
         processes.close()
     return state, history
+
+
+def _check_program(processes: Processes, compiled: Any, state: State, batch: Any) -> None:
+    """Refuse a step that is another program in another process, or that is shared while its state is not."""
+    if processes.together:
+        processes.check({"the compiled step": compiled.lower(state, batch).as_text()})
+    elif jax.process_count() > 1 and of_state(batch).together:
+        msg = (
+            f"train: the batch is spread over several processes, but process {jax.process_index()} has a state of its "
+            "own. Give mesh= to make_step."
+        )
+        raise FuncconvError(msg)
 
 
 def _usable(state: State) -> bool:

@@ -28,9 +28,8 @@ _BROKEN = ("gloo", "nccl", "connection", "unavailable", "socket", "heartbeat", "
 class Processes:
     """The processes whose devices share arrays. Where that is one process alone, nothing is exchanged.
 
-    Every method but `close` is called by all of them at the same point of the run, since each of those
-    waits for the others. Messages are alike in form, so that a process that fails at any point can tell the others,
-    wherever they wait.
+    Every method but `close` is called by all of them at the same point of the run, since each of those waits for the
+    others. Messages have one form, so that a process that fails at any point can tell the others, wherever they wait.
 
     Args:
         devices: on which the shared arrays lie.
@@ -62,12 +61,8 @@ class Processes:
         """
         if not self.together:
             return
-        end = (
-            f"They go on from the last whole checkpoint in {folder}."
-            if folder
-            else "Without checkpoint= they begin anew."
-        )
-        self._resume = f"To resume, start all processes again with the same arguments. {end}"
+        place = f"go on from the last whole checkpoint in {folder}" if folder else "begin anew, without checkpoint="
+        self._resume = f"To resume, start all processes again with the same arguments. They {place}."
         atexit.register(self.close)
         self._listener = socket.create_server(("", 0))
         address = {"host": socket.gethostname(), "port": self._listener.getsockname()[1], "pid": os.getpid()}
@@ -122,7 +117,7 @@ class Processes:
             return f"{first} (process {', '.join(map(str, reasons))} of {len(self._numbers)})"
         return first
 
-    def all(self, condition: bool) -> bool:  # noqa: FBT001
+    def everywhere(self, condition: bool) -> bool:  # noqa: FBT001
         """Whether a condition holds in every process; not so if they cannot be asked."""
         if not self.together:
             return condition
