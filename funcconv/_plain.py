@@ -59,7 +59,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str) -> Array:
+def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, **_: Any) -> Array:
     """Return the largest or smallest tap of each window."""
     further = lax.max if reduce == "max" else lax.min
     for i, axis in enumerate(reversed(axes), start=2):
