@@ -170,7 +170,7 @@ def _placed(y: Array, indices: Array, axes: Sequence[Axis]) -> Array:
         values, theirs = (_read(x, starts, counts) for x in padded)
         keep = theirs == number
         for i, (axis, b) in enumerate(zip(axes, back, strict=True)):
-            offset = b * axis.stride + jnp.arange(axis.stride)[None]
+            offset = b * axis.stride + jnp.arange(axis.stride, dtype=jnp.int32)[None]
             keep &= _along((offset < axis.extent) & (offset % axis.dilation == 0), i, len(axes))
         return jnp.where(keep, values, jnp.zeros_like(values)).astype(wide(y.dtype))
 
@@ -189,8 +189,11 @@ def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Ar
     tables = [jnp.asarray(each, jnp.int32) for each in backs]
 
     def step(total: Array, number: Array) -> tuple[Array, None]:
-        which = jnp.unravel_index(number, shape)
-        return total + term([table[i] for table, i in zip(tables, which, strict=True)]), None
+        back = []
+        for table in reversed(tables):
+            number, i = jnp.divmod(number, table.size)
+            back.insert(0, table[i])
+        return total + term(back), None
 
     first = term([each[0] for each in backs])
     # Without the checkpoint, a derivative would keep which values each term took, for all of them.
