@@ -189,7 +189,7 @@ def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Ar
     tables = [jnp.asarray(each, jnp.int32) for each in backs]
 
     def step(total: Array, number: Array) -> tuple[Array, None]:
-        back = []
+        back: list[Array] = []
         for table in reversed(tables):
             number, i = jnp.divmod(number, table.size)
             back.insert(0, table[i])
