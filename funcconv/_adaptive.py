@@ -1,8 +1,9 @@
 """Pooling to a given size."""
 
+import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -13,9 +14,14 @@ from ._dtypes import wide
 from ._geometry import adaptive_bins, per_axis, resolve
 from ._joint import Joint
 from ._layout import as_array, image, spatial_axes
-from ._reduce import How, places, reduction, restored
-from ._taps import fold
-from ._typing import Array, ArrayLike, Number, Reduce, Scalar, Shape
+from ._reduce import How, reduction, restored
+from ._take import take
+from ._taps import fold, merge, split
+from ._typing import Array, ArrayLike, Number, Reduce, Scalar
+
+Bins: TypeAlias = Sequence[tuple[int, int]]  # the first place of each, and the one after its last
+
+_SPELT_OUT = 8  # bins that differ, at most; of more, those of one length are computed together
 
 
 def adaptive_pool(
@@ -61,8 +67,8 @@ def adaptive_pool(
     """
     op = "adaptive_pool"
     x = as_array(op, "the input", x)
-    how = How(reduce, ties, p, temperature, return_indices)
-    reducer = reduction(op, how, x.dtype)
+    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction(op, how, x)
     inside = image(op, x, *spatial_axes(op, "output_size", output_size, spatial), layout)
     sizes = inside.spatial
     resolve(op, sizes, 1)  # refuses empty axes
@@ -73,52 +79,99 @@ def adaptive_pool(
     )  # fmt: skip
     bins = [adaptive_bins(*pair) for pair in zip(sizes, outputs, strict=True)]
     if isinstance(reducer, Joint):
-        y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), sizes, outputs)
+        y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), bins)
     else:
-        tree = reducer.lift((inside.array, places(sizes)) if return_indices else inside.array)
-        for i, (size, count) in reversed(tuple(enumerate(zip(sizes, outputs, strict=True), start=1))):
-            tree = _fold_bins(reducer.combine, tree, i, size, count)
+        tree = reducer.lift(inside.array, reducer.numbers and reducer.numbers(sizes))
+        for i, ranges in reversed(tuple(enumerate(bins, start=1))):
+            tree = _fold_bins(reducer.combine, tree, i, ranges)
         y = reducer.lower(tree)
     return restored(inside, y, how, [np.array([stop - start for start, stop in each]) for each in bins])
 
 
-def _fold_bins(op: Callable[[Any, Any], Any], taps: Any, axis: int, size: int, outputs: int) -> Any:
-    """Reduce the adaptive bins of one axis; they repeat, so only one period of them is spelt out."""
+class _Kind(NamedTuple):
+    """Bins of one axis that have one length."""
+
+    places: list[int]  # that they cover, one bin after another
+    length: int
+
+    def of(self, x: Array, axis: int) -> Array:
+        """Return the bins as a new axis, with their inputs as the next one."""
+        return split(take(x, axis, self.places), axis, (len(self.places) // self.length, self.length))
+
+
+def _kinds(bins: Bins) -> tuple[list[_Kind], list[int]]:
+    """Return the bins by their lengths, of which there are at most two, and where among those each bin then is."""
+    lengths = sorted({stop - start for start, stop in bins})
+    numbers = [[i for i, (start, stop) in enumerate(bins) if stop - start == length] for length in lengths]
+    kinds = [
+        _Kind([place for i in each for place in range(*bins[i])], length)
+        for each, length in zip(numbers, lengths, strict=True)
+    ]
+    order = list(itertools.chain(*numbers))
+    return kinds, [order.index(i) for i in range(len(bins))]
+
+
+def _in_order(parts: Sequence[Array], axis: int, order: Sequence[int]) -> Array:
+    """Put together the results of all kinds of bins along one axis."""
+    return take(lax.concatenate(parts, axis), axis, order) if len(parts) > 1 else parts[0]
+
+
+def _fold_bins(op: Callable[[Any, Any], Any], taps: Any, axis: int, bins: Bins) -> Any:
+    """Reduce the adaptive bins of one axis; they repeat, so a few in one period are spelt out."""
+    size, outputs = bins[-1][1], len(bins)
     periods = math.gcd(size, outputs)
-    bins = adaptive_bins(size // periods, outputs // periods)
-
-    def split(x: Array) -> Array:
-        return x.reshape(*x.shape[:axis], periods, size // periods, *x.shape[axis + 1 :])
-
-    def join(*folded: Array) -> Array:
-        x = lax.concatenate(folded, axis + 1)
-        return x.reshape(*x.shape[:axis], outputs, *x.shape[axis + 2 :])
-
-    taps = jax.tree.map(split, taps)
+    if outputs // periods > _SPELT_OUT:
+        kinds, order = _kinds(bins)
+        results = [
+            fold(op, jax.tree.map(lambda x, kind=kind: kind.of(x, axis), taps), axis + 1, kind.length, 1, 1, 1)
+            for kind in kinds
+        ]
+        return jax.tree.map(
+            lambda *parts: _in_order([lax.squeeze(x, (axis + 1,)) for x in parts], axis, order), *results
+        )
+    taps = jax.tree.map(lambda x: split(x, axis, (periods, size // periods)), taps)
     folded = []
-    for start, stop in bins:
+    for start, stop in bins[: outputs // periods]:
         share = jax.tree.map(lambda x, start=start, stop=stop: lax.slice_in_dim(x, start, stop, axis=axis + 1), taps)
         folded.append(fold(op, share, axis + 1, stop - start, 1, 1, 1))
-    return jax.tree.map(join, *folded)
+    return jax.tree.map(lambda *parts: merge(lax.concatenate(parts, axis + 1), axis, 2), *folded)
 
 
-def _joint_bins(reducer: Joint, x: Array, sizes: Shape, outputs: Shape) -> Array:
-    """Reduce adaptive bins by a function of all their taps; one period of each axis is spelt out."""
-    n = len(sizes)
-    periods = [math.gcd(*pair) for pair in zip(sizes, outputs, strict=True)]
-    bins = [adaptive_bins(size // k, count // k) for size, count, k in zip(sizes, outputs, periods, strict=True)]
-    split = [part for size, k in zip(sizes, periods, strict=True) for part in (k, size // k)]
-    x = x.reshape(x.shape[0], *split, x.shape[-1])
+def _joint_bins(reducer: Joint, x: Array, bins: Sequence[Bins]) -> Array:
+    """Reduce adaptive bins by a function of all their taps."""
+    n = len(bins)
+    periods = [math.gcd(each[-1][1], len(each)) for each in bins]
+    counts = [len(each) // k for each, k in zip(bins, periods, strict=True)]
+    if math.prod(counts) > _SPELT_OUT:
+        return _joint_kinds(reducer, x, bins)
+    for i, k in enumerate(periods):
+        x = split(x, 1 + 2 * i, (k, x.shape[1 + 2 * i] // k))
     periods_first = (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
     x = x.transpose(periods_first)  # (batch, *periods, *places in a period, channels)
     results = []
-    for index in np.ndindex(*map(len, bins)):
+    for index in np.ndindex(*counts):
         share = x
         for axis, i in enumerate(index):
             start, stop = bins[axis][i]
             share = lax.slice_in_dim(share, start, stop, axis=1 + n + axis)
-        number = math.prod(share.shape[1 + n : -1])
-        results.append(reducer.apply([share.reshape(*share.shape[: 1 + n], number, share.shape[-1])], None))
-    y = jnp.stack(results, -2).reshape(x.shape[0], *periods, *map(len, bins), x.shape[-1])
-    interleaved = (0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
-    return y.transpose(interleaved).reshape(y.shape[0], *outputs, y.shape[-1])
+        results.append(reducer.apply([merge(share, 1 + n, n)], None))
+    y = split(jnp.stack(results, 1 + n), 1 + n, counts)
+    y = y.transpose(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
+    for i in range(n):
+        y = merge(y, 1 + i, 2)
+    return y
+
+
+def _joint_kinds(reducer: Joint, x: Array, bins: Sequence[Bins]) -> Array:
+    """Reduce adaptive bins by one call for all that have the same lengths."""
+    n = len(bins)
+    kinds, orders = zip(*map(_kinds, bins), strict=True)
+
+    def reduced(share: Array, axis: int) -> Array:
+        if axis == n:  # (batch, bins, inputs, bins, inputs, ..., channels)
+            share = share.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+            return reducer.apply([merge(share, 1 + n, n)], None)
+        parts = [reduced(kind.of(share, 1 + 2 * axis), axis + 1) for kind in kinds[axis]]
+        return _in_order(parts, 1 + axis, orders[axis])
+
+    return reduced(x, 0)

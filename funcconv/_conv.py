@@ -146,7 +146,9 @@ def conv_transpose(
         size: the spatial sizes of the result. A stride above one takes images of several sizes to the same
             positions; this says which is meant. By default the smallest, or `positions * stride` for the paddings
             `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
-        output_padding: the same said in PyTorch's way: by how much the result exceeds the smallest.
+        output_padding: the same said in PyTorch's way: by how much the result exceeds the smallest, below the larger
+            of `stride` and `dilation`. From `stride` on, the convolution takes the result to more positions than
+            those of `y`, and the equation above holds for the positions of `y`.
         stride: of the convolution that is transposed, like all that follow.
         padding: see `conv`.
         dilation: see `conv`.
@@ -187,6 +189,8 @@ def conv_transpose(
         size=size, output_padding=output_padding, stride=stride, padding=padding, dilation=dilation,
     )  # fmt: skip
     axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation)
+    # With an output_padding of the stride and more the convolution has windows after those of y.
+    axes = tuple(axis._replace(outputs=count) for axis, count in zip(axes, inside.spatial, strict=True))
     shown, left = parted(axes, options.modes)
     _, backward = options.maps
     summing = options.accumulate_dtype or y.dtype

@@ -29,3 +29,9 @@ def in_wide(f: Callable[[Array], Array], x: Array) -> Array:
         `f(x)`; for dtypes that are summed as they are, without any cast.
     """
     return f(x.astype(wide(x.dtype))).astype(x.dtype)
+
+
+def with_infinities(dtype: Any) -> Any:
+    """Return the dtype in which extremes of numbers of this one are found: float32 for floats of 8 bits and fewer."""
+    tiny = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 2
+    return jnp.dtype(jnp.float32 if tiny else dtype)

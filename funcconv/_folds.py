@@ -4,6 +4,7 @@ Selections ride on comparisons, and what keeps numbers in range is a constant to
 order and in any mode are those of sums, products and selects: nothing is scattered.
 """
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ import numpy as np
 from jax import lax
 
 from ._dtypes import wide
-from ._typing import Array, Scalar
+from ._typing import Array, Scalar, Shape
 
 NO_PART = -2  # the index of padding that takes no part
 NO_INPUT = -1  # the index of a zero that a pad mode shows
@@ -22,67 +23,71 @@ _FAR = 1000.0  # exp(-1000) is zero in every dtype
 
 
 class Fold(NamedTuple):
-    """An associative operation, what takes no part in it, on what it works and how one gets there and back.
+    """An associative operation, the value that padding shows to it, and the way to the arrays it works on and back.
 
     Each axis is folded by itself, the last one first: what is first within the rows and then among them is first of
     all in row-major order.
+
+    `lift(x, number)` gets the image and, if the operation has `numbers`, what `numbers(sizes)` gives for its inputs:
+    integers `(1, *sizes, 1)`, which are `NO_PART` where padding takes no part and `NO_INPUT` where a mode shows a zero.
     """
 
     identity: Any
-    lift: Callable[[Any], Any]
+    lift: Callable[[Array, Any], Any]
     combine: Callable[[Any, Any], Any]
     lower: Callable[[Any], Any]
+    numbers: Callable[[Shape], Array] | None = None
 
 
 def summed(dtype: np.dtype) -> Fold:
     """Return addition."""
-    return Fold(0, lambda x: x.astype(wide(dtype)), jnp.add, _same)
+    return Fold(0, lambda x, _: x.astype(wide(dtype)), jnp.add, _same)
 
 
 def multiplied(dtype: np.dtype) -> Fold:
     """Return multiplication."""
-    return Fold(1, lambda x: x.astype(wide(dtype)), jnp.multiply, _same)
+    return Fold(1, lambda x, _: x.astype(wide(dtype)), jnp.multiply, _same)
 
 
 def absolute(operation: Fold) -> Fold:
     """Return an operation on absolute values, in which zeros take no part."""
     # Not jnp.abs, whose derivative at zero is 1.
-    return operation._replace(identity=0, lift=lambda x: operation.lift(x * jnp.sign(x)))
+    return operation._replace(identity=0, lift=lambda x, number: operation.lift(x * jnp.sign(x), number))
 
 
 def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
     """Return the operation that selects the largest or smallest."""
-    identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
-    summing = wide(dtype)  # of the gradients of windows that select the same input
+    summing = wide(dtype)  # in which derivatives are summed
     if ties == "first" or not jnp.issubdtype(dtype, jnp.inexact):
-        return Fold(identity, lambda x: x.astype(summing), partial(first, reduce), _same)
+        return Fold(farthest(reduce, dtype), lambda x, _: x.astype(summing), partial(first, reduce), _same)
     return Fold(
-        identity,
-        lambda x: (x.astype(summing), jnp.ones_like(x, summing)),
-        partial(_split, reduce),
-        lambda pair: pair[0],
-    )
+        farthest(reduce, dtype), lambda x, number: (x.astype(summing), (number != NO_PART).astype(summing)),
+        partial(_split, reduce), lambda pair: pair[0], lambda sizes: jnp.zeros((1, *sizes, 1), jnp.int32),
+    )  # fmt: skip
 
 
 def indexed(reduce: str, dtype: np.dtype) -> Fold:
     """Return the operation on pairs of a value and its index."""
-    identity = _lowest(dtype) if reduce == "max" else _highest(dtype)
+    summing = wide(dtype)
     return Fold(
-        identity, lambda pair: (pair[0].astype(wide(dtype)), jnp.broadcast_to(pair[1], pair[0].shape)),
-        partial(_first_pair, reduce), _same,
+        farthest(reduce, dtype), lambda x, number: (x.astype(summing), number + jnp.zeros_like(x, jnp.int32)),
+        partial(_first_pair, reduce), _same, _places,
     )  # fmt: skip
 
 
-def _lowest(dtype: np.dtype) -> Any:
-    if jnp.issubdtype(dtype, jnp.inexact):
-        return -np.inf
-    return False if dtype == np.bool_ else np.iinfo(dtype).min
+def _places(sizes: Shape) -> Array:
+    """Return the row-major number of each place, `(1, *sizes, 1)`."""
+    return jnp.arange(math.prod(sizes), dtype=jnp.int32).reshape(1, *sizes, 1)
 
 
-def _highest(dtype: np.dtype) -> Any:
+def farthest(reduce: str, dtype: np.dtype) -> Any:
+    """Return the value that no other one loses to: the smallest for `"max"`, the largest for `"min"`."""
+    if dtype == np.bool_:
+        return reduce == "min"
     if jnp.issubdtype(dtype, jnp.inexact):
-        return np.inf
-    return True if dtype == np.bool_ else np.iinfo(dtype).max
+        return -np.inf if reduce == "max" else np.inf
+    limits = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]
+    return int(limits.min if reduce == "max" else limits.max)
 
 
 def later_wins(reduce: str, a: Array, b: Array) -> Array:
@@ -95,6 +100,13 @@ def first(reduce: str, a: Array, b: Array) -> Array:
     return lax.select(later_wins(reduce, a, b), b, a)
 
 
+def first_real(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
+    """Select the extreme of two values, each with whether it is real; padding, which is not, loses to its equal."""
+    (a, a_real), (b, b_real) = one, two
+    later = later_wins(reduce, a, b) | (b_real & ~a_real)
+    return lax.select(later, b, a), a_real | b_real
+
+
 def _first_pair(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
     """Select the extreme with its index; padding that takes no part loses even to its equal."""
     (a, i), (b, j) = one, two
@@ -104,13 +116,14 @@ def _first_pair(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array])
 
 def _split(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
     """Select the extreme of two values that stand for `m` and `n` tied ones; where they tie, both share by number."""
-    (a, m), (b, n) = one, two
-    later = later_wins(reduce, a, b)
-    tie = a == b
-    share = (n / (m + n)).astype(a.dtype)
-    step = lax.select(tie & jnp.isfinite(a), b - a, jnp.zeros_like(a))  # zero, but its derivative is not
-    value = lax.select(later, b, a) + share * step
-    return value, lax.select(tie, m + n, lax.select(later, n, m))
+    (a, m), (b, n) = one, two  # padding stands for none, so it has no share where it ties with an infinity
+    share = n / jnp.maximum(m + n, 1)
+    tie = (a == b) & (m > 0) & (n > 0)
+    later = later_wins(reduce, a, b) | (m == 0)
+    # Both ways leave the value as it is and share the derivative: the first is exact, the second takes infinities.
+    shared = jnp.where(jnp.isfinite(a), a + share * (b - a), (1 - share) * a + share * b)
+    value = jnp.where(tie, shared, lax.select(later, b, a))
+    return value, jnp.where(tie, m + n, jnp.where(later, n, m))
 
 
 def lse(temperature: Scalar, dtype: np.dtype) -> Fold:
@@ -121,10 +134,10 @@ def lse(temperature: Scalar, dtype: np.dtype) -> Fold:
     summing = wide(dtype)
     heat = jnp.asarray(temperature).astype(summing)
 
-    def lift(x: Array) -> tuple[Array, Array]:
+    def lift(x: Array, _: Any) -> tuple[Array, Array]:
         x = x.astype(summing)
         top = lax.stop_gradient(x)
-        return top, jnp.exp(jnp.where(jnp.isfinite(top), x - top, 0) / heat)
+        return top, jnp.exp(jnp.where(jnp.isinf(top), 0, x - top) / heat)  # a NaN stays one, as does its derivative
 
     def combine(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
         (a, m), (b, n) = one, two

@@ -164,9 +164,13 @@ def transposed_sizes(
     """Return the sizes of the image that a convolution of these options takes to `outputs`.
 
     Where the stride folds several into one, `size` says which, or `output_padding` by how much it exceeds the
-    smallest. By default it is the smallest, or `outputs * stride` for the paddings that keep the size.
+    smallest. By default it is the smallest, or `outputs * stride` for the paddings that keep the size. An
+    `output_padding` may be as large as `dilation - 1` too, as in PyTorch: the convolution then has further windows.
     """
     n = len(window)
+    if 0 in outputs:
+        msg = f"{op}: spatial axis {outputs.index(0)} of the input is empty; its sizes are {tuple(outputs)}"
+        raise FuncconvError(msg)
     if size is not None and output_padding is not None:
         msg = f"{op}: size and output_padding say the same thing; give one of them, not both"
         raise FuncconvError(msg)
@@ -183,10 +187,17 @@ def transposed_sizes(
         sizes = tuple(map(operator.mul, outputs, strides))
     else:
         sizes = tuple(max(least, 1) for least in smallest)
+    fixed = output_padding is not None and padding not in ("SAME", "SAME_LOWER")  # theirs depends on the size
     for i, (chosen, least, count, step) in enumerate(zip(sizes, smallest, outputs, strides, strict=True)):
-        most = least + step - 1
+        most = least + (max(step, dilations[i]) if fixed else step) - 1
         if most < 1:
             msg = f"{op}: no image has {count} windows on spatial axis {i} with the padding {padding!r}: it crops all"
+            raise FuncconvError(msg)
+        if fixed and not max(least, 1) <= chosen <= most:
+            msg = (
+                f"{op}: output_padding on spatial axis {i} can be {max(1 - least, 0)} to {most - least}, below the "
+                f"larger of stride and dilation and so that a position is left; got {chosen - least}"
+            )
             raise FuncconvError(msg)
         if not max(least, 1) <= chosen <= most:
             msg = (

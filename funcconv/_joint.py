@@ -49,9 +49,9 @@ def _norm(taps: Sequence[Array], missing: Sequence[Array] | None, p: Number) -> 
     """Return `m (sum of |x / m|^p)^(1 / p)` where `m` is the largest `|x|`, and a constant: any gives the same."""
     del missing  # padding shows zeros
     largest = functools.reduce(lax.max, [jnp.max(jnp.abs(lax.stop_gradient(x)), -2) for x in taps])
-    usual = (largest > 0) & jnp.isfinite(largest)
+    usual = ~((largest == 0) | jnp.isinf(largest))
     scale = jnp.where(usual, largest, 1)
-    # Where all taps are zero, or one is infinite or a NaN, the result is `largest`, and its derivative zero.
+    # Where all taps are zero, or one is infinite, the result is `largest`, and its derivative zero.
     shares = (jnp.where(usual[..., None, :], x, 0) / scale[..., None, :] for x in taps)
     total = _total(jnp.sum(_power(share, p), -2) for share in shares)
     return jnp.where(usual, scale * _root(jnp.where(usual, total, 1), p), largest)
@@ -84,12 +84,16 @@ def _median(taps: Sequence[Array], missing: Sequence[Array] | None) -> Array:
         real = [~each for each in missing]
         middle = (_total(jnp.sum(each, -2, keepdims=True, dtype=jnp.int32) for each in real) - 1) // 2
     chosen = (_by_rank if number <= _SORTED else _by_sorting)(fixed, real, middle)
+    floats = jnp.issubdtype(fixed[0].dtype, jnp.inexact)
+    if floats:
+        nans = _total(
+            jnp.sum((x != x) & r, -2, keepdims=True, dtype=jnp.int32) for x, r in zip(fixed, real, strict=True)
+        )
+        chosen = [c | ((nans > 0) & r) for c, r in zip(chosen, real, strict=True)]
     selected = (jnp.where(c, x, jnp.zeros_like(x)) for c, x in zip(chosen, taps, strict=True))
     y = _total(jnp.sum(x, -2, dtype=x.dtype) for x in selected)
-    if not jnp.issubdtype(y.dtype, jnp.inexact):
-        return y
-    nans = _total(jnp.sum((x != x) & r, -2, dtype=jnp.int32) for x, r in zip(fixed, real, strict=True))
-    return jnp.where(nans > 0, jnp.nan, y)
+    # The factor makes a NaN of the derivative by every tap of a window with a NaN.
+    return y * jnp.where(nans[..., 0, :] > 0, jnp.nan, 1).astype(y.dtype) if floats else y
 
 
 def _by_rank(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> list[Array]:
@@ -114,7 +118,7 @@ def _by_rank(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> lis
 def _by_sorting(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> list[Array]:
     """Mark the tap that `middle` others come before: the right one of those that equal the sorted taps' middle."""
     (x,), (r,) = taps, real
-    last = jnp.broadcast_to(~r, x.shape).astype(jnp.int8)
+    last = (~r).astype(jnp.int8) + jnp.zeros_like(x, jnp.int8)  # of the shape and sharding of x
     _, ordered = lax.sort((last, x), dimension=x.ndim - 2, num_keys=2)
     places = np.arange(x.shape[-2], dtype=np.int32).reshape((1,) * (x.ndim - 2) + (-1, 1))
     value = jnp.sum(jnp.where(places == middle, ordered, jnp.zeros_like(x)), -2, keepdims=True, dtype=x.dtype)

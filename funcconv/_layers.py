@@ -165,7 +165,8 @@ class ConvTranspose(_Windowed):
             self.label, sizes, window, size=self.size, output_padding=self.output_padding, stride=self.stride,
             padding=self.padding, dilation=self.dilation,
         )  # fmt: skip
-        return super().axes(image)
+        axes = super().axes(image)  # which a large output_padding gives further windows
+        return tuple(axis._replace(outputs=count) for axis, count in zip(axes, sizes, strict=True))
 
     seen = staticmethod(of_transpose)
 

@@ -9,9 +9,6 @@ from ._dtypes import wide
 from ._geometry import Axis
 from ._typing import Array
 
-# What numpy and JAX call the pad modes.
-_NUMPY_MODES = {"reflect": "reflect", "symmetric": "symmetric", "replicate": "edge", "circular": "wrap"}
-
 
 def pad(
     x: Array,
@@ -35,14 +32,14 @@ def pad(
         taken, so a negative padding crops and does not change what the other side shows.
     """
     dtype = x.dtype
-    if any(mode in _NUMPY_MODES for mode in modes):
+    if any(mode not in (None, "zeros") for mode in modes):
         x = x.astype(wide(dtype))  # the gradient of a number that is shown several times is a sum
     zeros, values = [(0, 0, 0)] * x.ndim, [(0, 0, 0)] * x.ndim
     for i, (axis, mode) in enumerate(zip(axes, modes, strict=True), start=1):
         before, after = axis.lo, min(axis.hi, axis.reach)
         shown, beyond = (max(before, 0), max(after, 0)), axis.reach - after
-        if mode in _NUMPY_MODES and any(shown):
-            x = jnp.pad(x, [shown if i == j else (0, 0) for j in range(x.ndim)], mode=_NUMPY_MODES[mode])
+        if mode not in (None, "zeros") and any(shown):
+            x = _extended(x, i, *shown, str(mode))
         if min(before, after) < 0:
             x = lax.slice_in_dim(x, max(-before, 0), x.shape[i] - max(-after, 0), axis=i)
         if mode == "zeros":
@@ -53,3 +50,32 @@ def pad(
         if any(margin != (0, 0, 0) for margin in margins):
             x = lax.pad(x, jnp.asarray(shows, x.dtype), margins)
     return x.astype(dtype)
+
+
+def _extended(x: Array, axis: int, before: int, after: int, mode: str) -> Array:
+    """Extend one axis in a mode that shows inputs; the number of operations does not depend on how far."""
+    size = x.shape[axis]
+    if mode == "replicate" or (mode == "reflect" and size == 1):
+        ends = [(_part(x, axis, 0, 1), before), (_part(x, axis, size - 1, size), after)]
+        left, right = (jnp.broadcast_to(end, (*x.shape[:axis], n, *x.shape[axis + 1 :])) for end, n in ends)
+        return lax.concatenate([left, x, right], axis)
+    edge = 1 if mode == "reflect" else 0  # places at either end that are not repeated
+    if max(before, after) <= size - edge:
+        if mode == "circular":
+            parts = [_part(x, axis, size - before, size), x, _part(x, axis, 0, after)]
+        else:
+            left, right = _part(x, axis, edge, edge + before), _part(x, axis, size - edge - after, size - edge)
+            parts = [lax.rev(left, (axis,)), x, lax.rev(right, (axis,))]
+        return lax.concatenate([part for part in parts if part.shape[axis]], axis)
+    if mode != "circular":  # the axis there and back
+        x = lax.concatenate([x, lax.rev(_part(x, axis, edge, size - edge), (axis,))], axis)
+    period = x.shape[axis]
+    first, copies = -(-before // period), -(-before // period) - (-(size + after) // period)
+    copied = jnp.broadcast_to(lax.expand_dims(x, (axis,)), (*x.shape[:axis], copies, *x.shape[axis:]))
+    x = copied.reshape(*x.shape[:axis], copies * period, *x.shape[axis + 1 :])
+    start = first * period - before
+    return _part(x, axis, start, start + before + size + after)
+
+
+def _part(x: Array, axis: int, start: int, stop: int) -> Array:
+    return lax.slice_in_dim(x, start, stop, axis=axis)

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from . import _family, _lowering, _select
+from . import _family, _lowering, _select, _take
 from ._geometry import Axis
 from ._programs import called
 from ._taps import fold
@@ -59,7 +59,7 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     return [read(atom) for atom in jaxpr.outvars]
 
 
-def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str) -> Array:
+def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, **_: Any) -> Array:
     """Return the largest or smallest tap of each window."""
     further = lax.max if reduce == "max" else lax.min
     for i, axis in enumerate(reversed(axes), start=2):
@@ -92,5 +92,6 @@ _OWN: dict[core.Primitive, Callable[..., Array]] = {
     _family.conv_p: _lowering.named_conv,
     _family.conv_input_grad_p: _lowering.named_input_grad,
     _select.extreme_p: _extreme,
+    _take.take_p: _take.taken,
 }
 _OTHER: dict[str, Callable[..., Array]] = {"pad": _pad, "concatenate": _concatenate}

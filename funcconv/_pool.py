@@ -16,7 +16,7 @@ from ._geometry import Axis, pad_modes, resolve
 from ._joint import Joint
 from ._layout import as_array, image, spatial_axes
 from ._padding import pad
-from ._reduce import How, places, reduction, restored
+from ._reduce import How, reduction, restored
 from ._select import select
 from ._taps import fold, taps
 from ._typing import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
@@ -77,8 +77,8 @@ def pool(
 
     Returns:
         `(*batch, *positions, channels)` of the dtype of `x`. `"mean"` divides by the number of real inputs in the
-        window. Sums, means, products, `"lse"` and `"lp"` of 16-bit numbers are formed in float32 and rounded once. A
-        NaN in a window gives NaN.
+        window. Sums, means, products, `"lse"` and `"lp"` of floats of 16 bits and fewer are formed in float32 and
+        rounded once, and so are sums of their cotangents. A NaN in a window gives NaN.
 
         With `return_indices=True` a pair of that and of int32 indices of its shape: the place of the selected input in
         the row-major order of the unpadded spatial axes, those of its own channel. Where a `pad_mode` shows an input,
@@ -87,7 +87,8 @@ def pool(
         Derivatives exist to any order, and where the function has a kink they are these. `"lp"` has zero at a window
         of zeros, and at single zeros unless `p` is even, so for `p` of 1 at any zero. `"median"` has them at the one
         tap it selects. An infinite input has none in `"lse"`, and the window it is in none in `"lp"`, unless `p` is
-        1 or infinite.
+        1 or infinite. Where `"lse"`, `"lp"` or `"median"` is a NaN, so is its derivative. Padding that takes no part
+        is never selected, even by a window that has nothing but infinities like it.
 
         Where an integer window is all that is given, there is exactly one batch axis.
 
@@ -112,18 +113,19 @@ def pool(
         [5.0, 4.0]
     """
     x = as_array("pool", "the input", x)
-    how = How(reduce, ties, p, temperature, return_indices)
-    reducer = reduction("pool", how, x.dtype)
+    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction("pool", how, x)
     inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout)
     axes = resolve(
         "pool", inside.spatial, window, stride=window if stride is None else stride,
         padding=padding, dilation=dilation, ceil_mode=ceil_mode,
     )  # fmt: skip
     modes = pad_modes("pool", pad_mode, len(axes), optional=True)
-    counts = [_tap_counts(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
+    parts = [_taking_part(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
+    counts = [_tap_counts(*pair) for pair in zip(axes, parts, strict=True)]
     whole = _check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.partly)
     if count_include_pad:
-        counts = [_tap_counts(axis, padded=True) for axis in axes]
+        counts = [_tap_counts(axis, _taking_part(axis, padded=True)) for axis in axes]
 
     if isinstance(reducer, Joint):
         padded = pad(inside.array.astype(wide(x.dtype)), axes, modes)
@@ -132,13 +134,14 @@ def pool(
             absent = pad(jnp.zeros((1, *inside.spatial, 1), bool), axes, modes, value=1)
             missing = taps(absent, axes, reducer.unrolled)
         return restored(inside, reducer.apply(taps(padded, axes, reducer.unrolled), missing), how, counts)
-    tree: Any = pad(inside.array, axes, modes, value=reducer.identity)
+    padded = pad(inside.array, axes, modes, value=reducer.identity)
     if how.selects and jnp.issubdtype(x.dtype, jnp.inexact):
-        return restored(inside, select(tree, axes, str(reduce)), how, counts)
-    if return_indices:  # zeros, which a mode shows, stand for no input
-        shifted = pad(places(inside.spatial) - NO_INPUT, axes, modes, value=NO_PART - NO_INPUT)
-        tree = (tree, shifted + NO_INPUT)
-    tree = reducer.lift(tree)
+        real = [range(axis.lo + part.start, axis.lo + part.stop) for axis, part in zip(axes, parts, strict=True)]
+        return restored(inside, select(padded, axes, str(reduce), None if whole else real), how, counts)
+    number = None
+    if reducer.numbers:
+        number = pad(reducer.numbers(inside.spatial) - NO_INPUT, axes, modes, value=NO_PART - NO_INPUT) + NO_INPUT
+    tree = reducer.lift(padded, number)
     for i, axis in reversed(tuple(enumerate(axes, start=1))):
         tree = fold(reducer.combine, tree, i, axis.window, axis.stride, axis.dilation, axis.outputs)
     return restored(inside, reducer.lower(tree), how, counts)
@@ -201,17 +204,17 @@ def global_pool(
     """
     op = "global_pool"
     x = as_array(op, "the input", x)
-    how = How(reduce, ties, p, temperature, return_indices)
-    reducer = reduction(op, how, x.dtype)
+    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction(op, how, x)
     inside = image(op, x, spatial, "spatial=", layout)
     sizes = inside.spatial
-    resolve(op, sizes, sizes)  # refuses empty axes
+    resolve(op, sizes, 1)  # refuses empty axes
     batch, channels = inside.array.shape[0], inside.array.shape[-1]
     if isinstance(reducer, Joint):
         whole = inside.array.reshape(batch, math.prod(sizes), channels)
         y = reducer.apply([whole.astype(wide(x.dtype))], None)
     else:
-        tree = reducer.lift((inside.array, places(sizes)) if return_indices else inside.array)
+        tree = reducer.lift(inside.array, reducer.numbers and reducer.numbers(sizes))
         for i, size in reversed(tuple(enumerate(sizes, start=1))):
             tree = fold(reducer.combine, tree, i, size, 1, 1, 1)
         y = jax.tree.map(lambda x: x.reshape(batch, channels), reducer.lower(tree))
@@ -238,12 +241,16 @@ def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_a
     return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))
 
 
-def _tap_counts(axis: Axis, *, padded: bool) -> np.ndarray:
-    """Count the taps of each window that lie on the image, or on the image and its padding."""
-    first, stop = max(-axis.lo, 0), axis.size + min(axis.hi, 0)
+def _taking_part(axis: Axis, *, padded: bool) -> range:
+    """Return the places that take part: those of the image, or of the image and its padding."""
     if padded:
-        first, stop = -axis.lo, axis.size + axis.hi
+        return range(-axis.lo, axis.size + axis.hi)
+    return range(max(-axis.lo, 0), axis.size + min(axis.hi, 0))
+
+
+def _tap_counts(axis: Axis, part: range) -> np.ndarray:
+    """Count the taps of each window that lie on places that take part."""
     start = np.arange(axis.outputs) * axis.stride - axis.lo
-    below = -((start - first) // axis.dilation)  # the first tap at or after `first`
-    above = -((start - stop) // axis.dilation)
+    below = -((start - part.start) // axis.dilation)  # the first tap at or after the first place
+    above = -((start - part.stop) // axis.dilation)
     return np.clip(above, 0, axis.window) - np.clip(below, 0, axis.window)

@@ -9,19 +9,21 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from ._dtypes import with_infinities
 from ._errors import FuncconvError, suggest
 from ._folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
 from ._joint import Joint, by_function, median, norm
 from ._layout import Image
-from ._typing import Array, Number, Reduce, Scalar, Shape
+from ._typing import Array, Number, Reduce, Scalar
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")
 
 
 class How(NamedTuple):
-    """How windows are reduced: those options of `pool` that say it."""
+    """How windows are reduced: the options of `pool` that say it, and the dtype of the input and the result."""
 
+    dtype: np.dtype
     reduce: Reduce
     ties: str = "first"
     p: Number = 2
@@ -34,24 +36,32 @@ class How(NamedTuple):
         return self.reduce in ("max", "min") and self.ties == "first" and not self.indices
 
 
-def reduction(op: str, how: How, dtype: np.dtype) -> Fold | Joint:
-    """Return what `how` means for inputs of this dtype; what cannot be done raises.
+def reduction(op: str, how: How, x: Array) -> tuple[Fold | Joint, Array]:
+    """Return what `how` means, and the input in the dtype in which it is computed.
+
+    Floats of 8 bits and fewer become float32: most have no infinity that padding could show.
 
     Args:
         op: who asks, for messages.
         how: the options.
-        dtype: of the inputs.
+        x: the input.
 
     Returns:
-        An operation to fold windows by, or a function of all their taps.
+        An operation to fold windows by or a function of all their taps, and the input.
 
     Raises:
         FuncconvError: if an option is unknown, out of range or does not go with the others or the dtype.
     """
-    _check(op, how, dtype)
-    reduce = how.reduce
-    if callable(reduce):
-        return by_function(op, reduce, dtype)
+    _check(op, how)
+    if callable(how.reduce):
+        return by_function(op, how.reduce, how.dtype), x
+    x = x.astype(with_infinities(how.dtype))
+    return _named(how, x.dtype), x
+
+
+def _named(how: How, dtype: np.dtype) -> Fold | Joint:
+    """Return what a name means for inputs of this dtype."""
+    reduce = str(how.reduce)
     if reduce == "median":
         return median()
     if reduce == "lse":
@@ -67,11 +77,6 @@ def reduction(op: str, how: How, dtype: np.dtype) -> Fold | Joint:
     return indexed(reduce, dtype) if how.indices else extreme(reduce, how.ties, dtype)
 
 
-def places(sizes: Shape) -> Array:
-    """Return the row-major number of each place, `(1, *sizes, 1)`."""
-    return jnp.arange(math.prod(sizes), dtype=jnp.int32).reshape(1, *sizes, 1)
-
-
 def restored(inside: Image, y: Any, how: How, counts: Sequence[np.ndarray]) -> Any:
     """Return results, and their indices if there are, in the form and dtype the op was given.
 
@@ -84,10 +89,9 @@ def restored(inside: Image, y: Any, how: How, counts: Sequence[np.ndarray]) -> A
     Returns:
         As the op is to return it.
     """
-    dtype = inside.array.dtype
     if how.indices:
-        return inside.restore(y[0].astype(dtype)), inside.restore(y[1])
-    return inside.restore((_mean(y, counts) if how.reduce == "mean" else y).astype(dtype))
+        return inside.restore(y[0].astype(how.dtype)), inside.restore(y[1])
+    return inside.restore((_mean(y, counts) if how.reduce == "mean" else y).astype(how.dtype))
 
 
 def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
@@ -97,8 +101,8 @@ def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
     return y / jnp.asarray(total[None, ..., None], y.dtype)
 
 
-def _check(op: str, how: How, dtype: np.dtype) -> None:
-    reduce = how.reduce
+def _check(op: str, how: How) -> None:
+    reduce, dtype = how.reduce, how.dtype
     for name, value, known in (("reduce", reduce, REDUCES), ("ties", how.ties, TIES)):
         if value not in known and not (name == "reduce" and callable(value)):
             msg = f"{op}: unknown {name} {value!r}{suggest(value, known)}"
@@ -116,6 +120,9 @@ def _check(op: str, how: How, dtype: np.dtype) -> None:
         raise FuncconvError(msg)
     if reduce in ("max", "min", "median", "lse", "lp") and jnp.issubdtype(dtype, jnp.complexfloating):
         msg = f"{op}: complex numbers have no {reduce}; the input is {dtype}"
+        raise FuncconvError(msg)
+    if dtype == jnp.float8_e8m0fnu and not callable(reduce):
+        msg = f"{op}: {dtype} has neither zero nor signs for padding and derivatives; cast first: x.astype(jnp.float32)"
         raise FuncconvError(msg)
     rounds = reduce in ("mean", "lse", "lp") and not jnp.issubdtype(dtype, jnp.inexact)
     if rounds or (reduce in ("sum", "prod") and dtype == np.bool_):

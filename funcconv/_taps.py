@@ -15,6 +15,21 @@ from ._typing import Array
 
 # Folding a window costs one slice a tap up to so many; wider windows are folded in two stages.
 _WIDE = 8
+_STACKED = 64  # taps along one axis that are gathered by a slice each, at most
+
+
+def split(x: Array, axis: int, sizes: Sequence[int]) -> Array:
+    """Split one axis into several, one after another: JAX can reshape arrays that are spread by type in this way."""
+    for size in reversed(sizes[1:]):
+        x = x.reshape(*x.shape[:axis], x.shape[axis] // size, size, *x.shape[axis + 1 :])
+    return x
+
+
+def merge(x: Array, axis: int, number: int) -> Array:
+    """Merge `number` axes from `axis` on into one, as `split` splits them."""
+    for _ in range(number - 1):
+        x = x.reshape(*x.shape[:axis], x.shape[axis] * x.shape[axis + 1], *x.shape[axis + 2 :])
+    return x
 
 
 def patches(x: Array, axes: Sequence[Axis]) -> Array:
@@ -28,9 +43,17 @@ def patches(x: Array, axes: Sequence[Axis]) -> Array:
         `(batch, *positions, *window, channels)`.
     """
     for i, axis in enumerate(axes, start=1):
+        places = (axis.window, axis.stride, axis.dilation, axis.outputs)
+        if axis.window > _STACKED:  # in stages, so that the program grows as the logarithm of the window
+            x = fold(_side_by_side, jnp.expand_dims(x, -2), i, *places)
+            continue
         taps = [_slice(x, i, t * axis.dilation, axis.stride, axis.outputs) for t in range(axis.window)]
         x = jnp.stack(taps, axis=-2)
     return x
+
+
+def _side_by_side(earlier: Array, later: Array) -> Array:
+    return lax.concatenate([earlier, later], earlier.ndim - 2)
 
 
 def shifted(x: Array, axes: Sequence[Axis]) -> list[Array]:
@@ -67,9 +90,7 @@ def taps(x: Array, axes: Sequence[Axis], unrolled: int) -> list[Array]:
     window = tuple(axis.window for axis in axes)
     if math.prod(window) <= unrolled:
         return [part[..., None, :] for part in shifted(x, axes)]
-    y = patches(x, axes)
-    positions = y.shape[1 : 1 + len(axes)]
-    return [y.reshape(y.shape[0], *positions, math.prod(window), y.shape[-1])]
+    return [merge(patches(x, axes), 1 + len(axes), len(axes))]
 
 
 def fold(

@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from itertools import product
 from typing import Any
 
@@ -15,7 +15,10 @@ from ._dtypes import in_wide
 from ._errors import FuncconvError
 from ._geometry import Axis, per_axis, resolve, transposed_sizes
 from ._layout import as_array, image, spatial_axes
+from ._taps import merge
 from ._typing import Array, ArrayLike, Padding, Shape, Sizes
+
+_UNROLLED = 64  # terms of a sum, at most; more are summed in a loop
 
 
 def max_unpool(
@@ -135,47 +138,78 @@ def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
 
 
 def _placed(y: Array, indices: Array, axes: Sequence[Axis]) -> Array:
-    """Add up the values at their indices.
+    """Add up, at each place of the image, the values of those windows that have its index.
 
-    The places that windows read are cut into blocks as long as the stride. One block of each window then makes tiles
-    that do not overlap, in which each place takes the value or zero, and the blocks' images are shifted and added.
+    In the padded image, window `o` reads from the place `o * stride` on. So the place `m * stride + phase` is read by
+    the windows `m - back`, with the tap that lies `back * stride + phase` places after their first.
 
     Returns:
         `(batch, *size, channels)`.
     """
-    spread = (y.shape[0], *(each for axis in axes for each in (axis.outputs, 1)), y.shape[-1])
-    y, indices = y.reshape(spread), indices.reshape(spread)
-    total = math.prod(axis.size for axis in axes)
-    images = []
-    with_taps = [sorted({tap * axis.dilation // axis.stride for tap in range(axis.window)}) for axis in axes]
-    for blocks in product(*with_taps):
-        places = [_block(axis, block) for axis, block in zip(axes, blocks, strict=True)]
-        number = jnp.zeros((1,) * len(spread), jnp.int32)
-        for i, place in enumerate(places):
-            rows = math.prod(after.size for after in axes[i + 1 :])
-            terms = np.where(place >= 0, place * rows, -total - 1).astype(np.int32)  # the sum is then below zero
-            number = number + terms.reshape(1, *(1, 1) * i, *terms.shape, *(1, 1) * (len(axes) - i - 1), 1)
-        tiles = jnp.where((indices == number) & (number >= 0), y, jnp.zeros_like(y))
-        tiles = tiles.reshape(y.shape[0], *(axis.outputs * axis.stride for axis in axes), y.shape[-1])
-        images.append(_shifted(tiles, axes, blocks))
-    return functools.reduce(jnp.add, images)
+    backs = [sorted({tap * axis.dilation // axis.stride for tap in range(axis.window)}) for axis in axes]
+    firsts = [axis.lo // axis.stride for axis in axes]  # the first and, next, the last m with places of the image
+    lasts = [(axis.lo + axis.size - 1) // axis.stride for axis in axes]
+    counts = [last - first + 1 for first, last in zip(firsts, lasts, strict=True)]
+    edges = [
+        (back[-1] - first, last - back[0] - axis.outputs + 1, 0)
+        for axis, back, first, last in zip(axes, backs, firsts, lasts, strict=True)
+    ]
+    edges = [(0, 0, 0), *edges, (0, 0, 0)]
+    padded = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(indices, jnp.int32(-1), edges)
+    number, total = jnp.zeros((1,) * (y.ndim + len(axes)), jnp.int32), math.prod(axis.size for axis in axes)
+    for i, (axis, first, count) in enumerate(zip(axes, firsts, counts, strict=True)):
+        place = np.arange(first * axis.stride, (first + count) * axis.stride) - axis.lo
+        rows = math.prod(after.size for after in axes[i + 1 :])
+        terms = np.where((place >= 0) & (place < axis.size), place * rows, -total - 1)  # the sum is then below zero
+        number = number + _along(jnp.asarray(terms.reshape(count, axis.stride), jnp.int32), i, len(axes))
+    number = jnp.maximum(number, -2)  # which is no index, as -1 is none
+
+    def term(back: Sequence[Any]) -> Array:
+        """Return the values that the windows so many before put at each place, `(batch, m, phase, ..., channels)`."""
+        starts = [each[-1] - b for each, b in zip(backs, back, strict=True)]
+        values, theirs = (_read(x, starts, counts) for x in padded)
+        keep = theirs == number
+        for i, (axis, b) in enumerate(zip(axes, back, strict=True)):
+            offset = b * axis.stride + jnp.arange(axis.stride, dtype=jnp.int32)[None]
+            keep &= _along((offset < axis.extent) & (offset % axis.dilation == 0), i, len(axes))
+        return jnp.where(keep, values, jnp.zeros_like(values))
+
+    x = _sum_over(backs, term)
+    for i, (axis, first) in enumerate(zip(axes, firsts, strict=True), start=1):
+        start = axis.lo - first * axis.stride
+        x = lax.slice_in_dim(merge(x, i, 2), start, start + axis.size, axis=i)
+    return x
 
 
-def _block(axis: Axis, block: int) -> np.ndarray:
-    """Return the place at each offset within a block of each window, -1 where no tap reads the image."""
-    offset = block * axis.stride + np.arange(axis.stride)
-    place = np.arange(axis.outputs)[:, None] * axis.stride - axis.lo + offset
-    reads = (offset < axis.extent) & (offset % axis.dilation == 0) & (place < axis.size)
-    return np.where(reads, place, -1).clip(-1)
+def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Array]) -> Array:
+    """Return the sum of the terms for all combinations; many are summed in a loop."""
+    shape = tuple(map(len, backs))
+    if math.prod(shape) <= _UNROLLED:
+        return functools.reduce(jnp.add, map(term, product(*backs)))
+    tables = [jnp.asarray(each, jnp.int32) for each in backs]
+
+    def step(total: Array, number: Array) -> tuple[Array, None]:
+        back: list[Array] = []
+        for table in reversed(tables):
+            number, i = jnp.divmod(number, table.size)
+            back.insert(0, table[i])
+        return total + term(back), None
+
+    first = term([each[0] for each in backs])
+    # Without the checkpoint, a derivative would keep which values each term took, for all of them.
+    loop = jax.checkpoint(step, prevent_cse=False)
+    return lax.scan(loop, first, jnp.arange(1, math.prod(shape), dtype=jnp.int32))[0]
 
 
-def _shifted(tiles: Array, axes: Sequence[Axis], blocks: Sequence[int]) -> Array:
-    """Shift one block's tiles to where they lie on the image, which cuts off what lies beside it."""
-    starts = [block * axis.stride - axis.lo for block, axis in zip(blocks, axes, strict=True)]
-    stops = [start + axis.outputs * axis.stride for start, axis in zip(starts, axes, strict=True)]
-    sizes = [axis.size for axis in axes]
-    margins = [(max(a, 0), max(n - b, 0), 0) for a, b, n in zip(starts, stops, sizes, strict=True)]
-    image = lax.pad(tiles, jnp.zeros((), tiles.dtype), [(0, 0, 0), *margins, (0, 0, 0)])
-    for i, (start, size) in enumerate(zip(starts, sizes, strict=True), start=1):
-        image = lax.slice_in_dim(image, max(-start, 0), max(-start, 0) + size, axis=i)
-    return image
+def _read(x: Array, starts: Sequence[Any], counts: Sequence[int]) -> Array:
+    """Return a part of each spatial axis with an axis of one phase after each."""
+    for i, (start, count) in enumerate(zip(starts, counts, strict=True), start=1):
+        known = isinstance(start, int)
+        x = (lax.slice_in_dim(x, start, start + count, axis=i) if known
+             else lax.dynamic_slice_in_dim(x, start, count, axis=i))  # fmt: skip
+    return lax.expand_dims(x, [2 * i for i in range(1, len(counts) + 1)])
+
+
+def _along(x: Array, i: int, n: int) -> Array:
+    """Return an array of the blocks and phases of axis `i` as one that broadcasts against those of all `n` axes."""
+    return x.reshape(1, *(1, 1) * i, *x.shape, *(1, 1) * (n - i - 1), 1)

@@ -29,6 +29,7 @@ class Case:
     params: dict[str, Any] = field(default_factory=dict)  # a tree of shapes
     largest: bool = False  # selects by comparison, so integers will do and ties matter
     windows: Callable[[Any, Any], Any] | None = None  # of a pool: the same windows summed
+    jacobian: Callable[[Any], Any] | None = None  # of a selection: by the inputs of the own channel
 
     def draw(self, rng, dtype=np.float64, batch=()):
         """Return parameters and an input; no two numbers are equal."""
@@ -75,28 +76,36 @@ def pool_case(name, x, window, **options):
         del params
         return fc.pool(x, window, **options | {"reduce": "sum"})
 
-    return Case(name, op, oracle, x, largest=options.get("reduce", "max") in SELECTIONS, windows=windows)
+    jacobian = partial(oracles.pool_jacobian, window=window, **options)
+    largest = options.get("reduce", "max") in SELECTIONS
+    return Case(name, op, oracle, x, largest=largest, windows=windows, jacobian=jacobian if largest else None)
 
 
-def plain_case(name, op, oracle, x, *, largest=False, windows=None):
+def plain_case(name, op, oracle, x, *, largest=False, windows=None, jacobian=None):
     return Case(
         name, lambda params, x: op(x), lambda params, x: oracle(x), x, largest=largest,  # noqa: ARG005
-        windows=windows and (lambda params, x: windows(x)),  # noqa: ARG005
+        windows=windows and (lambda params, x: windows(x)), jacobian=jacobian,  # noqa: ARG005
     )  # fmt: skip
 
 
 def shape_case(name, op, x, *args, **options):
     """Return a case of `global_pool` or `adaptive_pool`."""
     sizes = (1,) * (len(x) - 1) if op is fc.global_pool else args[0]
-    oracle = partial(oracles.adaptive_pool, output_size=sizes, **options)
+    values = {key: value for key, value in options.items() if key != "ties"}
+    oracle = partial(oracles.adaptive_pool, output_size=sizes, **values)
+    largest = options.get("reduce") in SELECTIONS
     given = {"spatial": len(x) - 1} if op is fc.global_pool else {}
 
     def ours(x, **changed):
         return op(x, *args, **given | options | changed)
 
+    def jacobian(x):
+        found = oracles.adaptive_jacobian(x, sizes, **options)
+        return found.reshape(found.shape[-2:]) if given else found
+
     return plain_case(
         name, ours, lambda x: oracle(x).reshape(-1, x.shape[-1])[0] if given else oracle(x), x,
-        largest=options.get("reduce") in SELECTIONS, windows=partial(ours, reduce="sum"),
+        largest=largest, windows=partial(ours, reduce="sum"), jacobian=jacobian if largest else None,
     )  # fmt: skip
 
 
@@ -246,6 +255,10 @@ CASES = [
     ),
     transpose_case("conv_transpose-output-padding", (3, 2, 2), (3, 2), 6, stride=2, padding=1, output_padding=1),
     transpose_case(
+        "conv_transpose-output-padding-dilated", (2, 3, 2, 2), (3, 2, 2), (8, 8),
+        stride=(2, 1), dilation=(4, 3), padding=(2, 1), output_padding=(3, 2),
+    ),
+    transpose_case(
         "conv_transpose-everything", (2, 3, 2, 4), (3, 2, 4), (5, 6), say_size=True,
         stride=2, dilation=(2, 1), padding=(1, 0), groups=2, pad_mode=("circular", "zeros"), flip=True,
     ),
@@ -264,6 +277,13 @@ CASES = [
     pool_case("max_pool-wide", (25, 2), (11,), stride=3, dilation=2),
     pool_case("max_pool-modes", (4, 5, 2), (3, 3), stride=2, padding=2, pad_mode=("circular", None)),
     pool_case("max_pool-split", (5, 6, 2), (3, 2), stride=1, padding=1, ties="split"),
+    pool_case("max_pool-split-modes", (5, 4, 1), (2, 3), padding=2, pad_mode=("zeros", None), ties="split"),
+    pool_case("max_pool-wide-ceil", (14, 8, 1), (9, 2), stride=(2, 3), padding=((4, 3), (1, 0)), ceil_mode=True),
+    pool_case("min_pool-apart", (5, 7, 2), (3, 2), reduce="min", padding=1),
+    pool_case("min_pool-crop", (8, 9, 1), (2, 3), reduce="min", stride=2, padding=((-2, 1), (2, -1)), dilation=(2, 1)),
+    pool_case(
+        "min_pool-split-ceil", (6, 5, 1), (3, 2), reduce="min", stride=2, padding=1, ceil_mode=True, ties="split"
+    ),
     pool_case("min_pool-3d", (4, 3, 4, 1), (2, 2, 3), reduce="min", stride=1),
     pool_case("sum_pool", (6, 5, 2), (3, 3), reduce="sum", stride=(1, 2), padding=1),
     pool_case("sum_pool-wide", (40, 1), (17,), reduce="sum", stride=4, padding=3),
@@ -301,6 +321,7 @@ CASES = [
     Case(
         "median_pool-sorted", sorted_median, sorted_oracle, (18, 1), largest=True,
         windows=partial(sorted_median, reduce="sum"),
+        jacobian=partial(oracles.pool_jacobian, window=17, reduce="median", stride=5, padding=5),
     ),
     pool_case("std_pool", (5, 4, 2), (2, 3), reduce=std, stride=1),
     pool_case("std_pool-modes", (4, 5, 1), (3, 2), reduce=std, stride=2, padding=1, pad_mode="replicate"),
@@ -308,12 +329,14 @@ CASES = [
     unpool_case("max_unpool-overlapping", (5, 7, 1), (3, 2), stride=(2, 1), padding=((1, 1), (0, 1)), ceil_mode=True),
     unpool_case("max_unpool-dilated", (9, 7, 1), (3, 2), stride=(1, 3), dilation=(2, 3), padding=((2, 0), (-1, 2))),
     shape_case("global_pool-max", fc.global_pool, (11, 2), reduce="max"),
+    shape_case("global_pool-split", fc.global_pool, (3, 4, 2), reduce="min", ties="split"),
     shape_case("global_pool-mean", fc.global_pool, (5, 2)),
     shape_case("global_pool-lse", fc.global_pool, (3, 4, 2), reduce="lse", temperature=0.5),
     shape_case("global_pool-lp", fc.global_pool, (3, 4, 2), reduce="lp", p=4),
     shape_case("global_pool-median", fc.global_pool, (3, 4, 2), reduce="median"),
     shape_case("adaptive_pool", fc.adaptive_pool, (5, 6, 2), (3, 4)),
     shape_case("adaptive_pool-max-up", fc.adaptive_pool, (3, 2), (5,), reduce="max"),
+    shape_case("adaptive_pool-split", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="max", ties="split"),
     shape_case("adaptive_pool-prod", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="prod"),
     shape_case("adaptive_pool-lp", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="lp", p=3),
     shape_case("adaptive_pool-median", fc.adaptive_pool, (6, 4, 1), (4, 4), reduce="median"),
@@ -355,7 +378,8 @@ SLOW = {
     "std_pool", "max_unpool", "max_unpool-dilated", "global_pool-lse", "global_pool-lp", "global_pool-median",
     "conv-leftover", "conv-modes-wide", "conv-replicate-and-zeros", "conv_transpose-1d", "avg_pool-ceil",
     "adaptive_pool-max-up", "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include",
-    "sum_pool-wide", "layer_norm-image", "instance_norm",
+    "sum_pool-wide", "layer_norm-image", "instance_norm", "max_pool-split-modes", "max_pool-wide-ceil", "min_pool-crop",
+    "min_pool-split-ceil", "global_pool-split", "adaptive_pool-split",
 }  # fmt: skip
 assert {case.name for case in CASES} >= SLOW
 

@@ -75,7 +75,8 @@ def conv_transpose(params, y, size, **options):
     for place in np.ndindex(shape):
         unit = np.zeros(shape, y.dtype)
         unit[place] = 1
-        x[place] = (conv({"kernel": kernel}, unit, **options) * y).sum()
+        seen = conv({"kernel": kernel}, unit, **options)[tuple(map(slice, y.shape))]  # there may be further windows
+        x[place] = (seen * y).sum()
     return x + (0 if params.get("bias") is None else np.asarray(params["bias"]))
 
 
@@ -113,22 +114,23 @@ def reducer(reduce, p=2, temperature=1.0):
     return REDUCE.get(reduce, reduce)
 
 
-def pool(
-    x,
-    window,
-    *,
-    reduce="max",
-    stride=None,
-    padding=0,
-    dilation=1,
-    pad_mode=None,
-    count_include_pad=False,
-    ceil_mode=False,
-    p=2,
-    temperature=1.0,
-    indices=False,
-):
+def pool(x, window, *, reduce="max", count_include_pad=False, p=2, temperature=1.0, indices=False, **options):
     """With `indices` the places of what is selected, in the row-major order of the image."""
+    outputs, found = windows(x, window, **options)
+    y = np.zeros([*outputs, x.shape[-1]], x.dtype)
+    for position, seen, places, reads in found:
+        y[position] = reducer(reduce, p, temperature)(seen, axis=0)
+        if indices:
+            y[position] = places[{"max": np.argmax, "min": np.argmin}[reduce](seen, axis=0)]
+        if reduce == "mean" and count_include_pad:
+            y[position] = seen.sum(0) / reads
+    return y
+
+
+def windows(x, window, *, stride=None, padding=0, dilation=1, pad_mode=None, ceil_mode=False):
+    """Return how many windows there are, and of each its position, what it sees, where in the image that stands in
+    row-major order (-1 where a pad mode shows a zero), and how many places it reads, padding included.
+    """
     n = x.ndim - 1
     shown = np.arange(x[..., 0].size).reshape(x.shape[:n]) + 1
     window = tuples(window, n)
@@ -149,21 +151,55 @@ def pool(
         starts(x.shape[i], window[i], strides[i], dilations[i], last=size_end[i] if ceil_mode else None)
         for i in range(n)
     ]
-    y = np.zeros([len(b) for b in begin] + [x.shape[-1]], x.dtype)
-    for position in product(*(range(len(b)) for b in begin)):
-        places = [
-            tuple(begin[i][position[i]] + tap[i] * dilations[i] for i in range(n))
-            for tap in product(*map(range, window))
-        ]
-        inside = [place for place in places if all(p < m for p, m in zip(place, x.shape, strict=False))]
-        seen = np.array([x[place] for place in inside if real[place]])
-        y[position] = reducer(reduce, p, temperature)(seen, axis=0)
-        if indices:
-            best = {"max": np.argmax, "min": np.argmin}[reduce](seen, axis=0)
-            y[position] = np.array([shown[place] for place in inside if real[place]])[best] - 1
-        if reduce == "mean" and count_include_pad:
-            y[position] = seen.sum(0) / len(inside)
-    return y
+
+    def each():
+        for position in product(*(range(len(b)) for b in begin)):
+            places = [
+                tuple(begin[i][position[i]] + tap[i] * dilations[i] for i in range(n))
+                for tap in product(*map(range, window))
+            ]
+            inside = [place for place in places if all(p < m for p, m in zip(place, x.shape, strict=False))]
+            part = [place for place in inside if real[place]]
+            yield position, np.array([x[at] for at in part]), np.array([shown[at] for at in part]) - 1, len(inside)
+
+    return [len(b) for b in begin], each()
+
+
+def shares(seen, reduce, ties="first"):
+    """Return how much of the derivative goes to each of a window's taps, `(taps, channels)`, by comparing all pairs."""
+    found = np.zeros(seen.shape)
+    for channel, taps in enumerate(seen.T):
+        if reduce == "median":
+            before = [
+                sum(a < b or (a == b and j < i) for j, a in enumerate(taps)) for i, b in enumerate(taps)
+            ]  # fmt: skip
+            chosen = [before.index((len(taps) - 1) // 2)]
+        else:
+            extreme = [all(a >= b if reduce == "max" else a <= b for b in taps) for a in taps]
+            chosen = np.flatnonzero(extreme) if ties == "split" else [extreme.index(True)]
+        found[chosen, channel] = 1 / len(chosen)
+    return found
+
+
+def pool_jacobian(x, window, *, reduce="max", ties="first", **options):
+    """Return the derivative of selections, `(*positions, channels, places)`: by the inputs of the own channel."""
+    outputs, found = windows(x, window, **options)
+    jacobian = np.zeros([*outputs, x.shape[-1], x[..., 0].size])
+    for position, seen, places, _ in found:
+        for tap, place in zip(shares(seen, reduce, ties), places, strict=True):
+            if place >= 0:
+                jacobian[(*position, slice(None), place)] += tap
+    return jacobian
+
+
+def adaptive_jacobian(x, output_size, *, reduce, ties="first"):
+    places = np.arange(x[..., 0].size).reshape(x.shape[:-1])
+    jacobian = np.zeros((*tuples(output_size, x.ndim - 1), x.shape[-1], places.size))
+    for position, share in adaptive_shares(x, output_size):
+        at = next(each for there, each in adaptive_shares(places[..., None], output_size) if there == position)
+        for tap, place in zip(shares(share, reduce, ties), at[:, 0], strict=True):
+            jacobian[(*position, slice(None), place)] += tap
+    return jacobian
 
 
 def max_unpool(y, indices, size):
@@ -175,13 +211,18 @@ def max_unpool(y, indices, size):
 
 
 def adaptive_pool(x, output_size, reduce="mean", **options):
-    n = x.ndim - 1
-    sizes = tuples(output_size, n)
-    y = np.zeros((*sizes, x.shape[-1]), x.dtype)
+    y = np.zeros((*tuples(output_size, x.ndim - 1), x.shape[-1]), x.dtype)
+    for position, share in adaptive_shares(x, output_size):
+        y[position] = reducer(reduce, **options)(share, axis=0)
+    return y
+
+
+def adaptive_shares(x, output_size):
+    """Return each position with the inputs it is computed from, `(inputs, channels)`."""
+    sizes = tuples(output_size, x.ndim - 1)
     for position in np.ndindex(sizes):
         share = x
         for axis, (i, m) in enumerate(zip(position, sizes, strict=True)):
             size = x.shape[axis]
             share = np.take(share, range(int(np.floor(i * size / m)), int(np.ceil((i + 1) * size / m))), axis)
-        y[position] = reducer(reduce, **options)(share.reshape(-1, x.shape[-1]), axis=0)
-    return y
+        yield position, share.reshape(-1, x.shape[-1])

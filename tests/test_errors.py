@@ -127,7 +127,23 @@ OPS = {
     # the others
     "size and output padding": (back(size=10, output_padding=0), ["say the same thing"]),
     "impossible size": (back(stride=2, size=30), ["can have 17 to 18 positions", "to the 8 given", "got 30"]),
-    "output padding": (back(stride=2, output_padding=2), ["can have 17 to 18 positions", "got 19"]),
+    "output padding": (
+        back(stride=2, output_padding=2),
+        ["output_padding on spatial axis 0 can be 0 to 1", "stride and dilation", "got 2"],
+    ),
+    "output padding of nothing": (
+        lambda: fc.conv_transpose(PARAMS | {"bias": None}, Y[:, :1, :1], padding=2, dilation=4, output_padding=4),
+        ["output_padding on spatial axis 0 can be 0 to 3", "got 4"],
+    ),
+    "nothing to transpose": (
+        lambda: fc.conv_transpose(PARAMS | {"bias": None}, Y[:, :0], padding=1),
+        ["conv_transpose: spatial axis 0 of the input is empty", "(0, 8)"],
+    ),
+    "nothing to unpool": (
+        lambda: fc.max_unpool(X[:, :, :0], np.zeros((1, 8, 0, 2), int)),
+        ["max_unpool: spatial axis 1 of the input is empty"],
+    ),
+    "nothing to pool": (lambda: fc.global_pool(X[:, :0]), ["global_pool: spatial axis 0 is empty", "(0, 8)"]),
     "transposed channels": (lambda: fc.conv_transpose(PARAMS, X), ["the kernel gives 4 channels", "has 2"]),
     "transposed bias": (lambda: fc.conv_transpose(PARAMS, Y), ["the bias must have shape (2,)", "got (4,)"]),
     "crops all of the result": (back(padding=9), ["no image has 8 windows", "padding 9"]),

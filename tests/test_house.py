@@ -19,7 +19,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"derivatives/__init__"},
     {"_geometry", "_extras", "_programs"},
     {"_reach"},
-    {"_layout", "_taps", "_folds", "_joint", "_varying"},
+    {"_layout", "_taps", "_take", "_folds", "_joint", "_varying"},
     {"_padding", "_parameters", "_reduce"},
     {"_lowering/_form"},
     {"_lowering/_cuts", "_lowering/_problem"},

@@ -47,7 +47,6 @@ FAILURES = {
     "`jet` through `reduce=` a function that sorts": jet_of_a_sort,
     "reverse mode through `jax.lax.while_loop`": reverse_through_while,
     "a kernel spread by type": partial(on_a_mesh, (None, None, None, "devices"), ()),
-    '`pad_mode="replicate"`': partial(on_a_mesh, (), ("devices",), padding=1, pad_mode="replicate"),
     "an image whose spatial axis is spread by type": partial(on_a_mesh, (), (None, "devices")),
 }
 

@@ -16,6 +16,7 @@ import funcconv as fc
 pytestmark = pytest.mark.once
 
 each_pool = each(lambda case: "pool" in case.name)
+each_selection = each(lambda case: case.largest)
 MOVES = ("scatter", "gather", "reduce_window")
 
 
@@ -49,7 +50,8 @@ def test_the_walk_sees_what_is_inside():
 
 
 @pytest.mark.parametrize("reduce", ["max", "min", "lse", "lp", "median"])
-def test_derivatives_are_finite_beside_a_nan_and_infinities(reduce):
+def test_derivatives_beside_a_nan_and_infinities(reduce):
+    """Where a value is computed from a NaN its derivative is one, where the NaN is selected the derivative is its."""
     x = jnp.array([1.0, jnp.nan, 2.0, 3.0, jnp.inf, 4.0, -jnp.inf, -jnp.inf, 0.0, 0.0]).reshape(10, 1)
 
     def f(x):
@@ -58,7 +60,47 @@ def test_derivatives_are_finite_beside_a_nan_and_infinities(reduce):
     y = f(x)
     assert np.isnan(y[0])
     for jacobian in (jax.jacfwd(f)(x), jax.jacrev(f)(x)):
-        assert np.isfinite(jacobian).all()
+        assert np.isfinite(jacobian[1:, 2:]).all()
+        expected = [0, 1] if reduce in ("max", "min") else [np.nan, np.nan]
+        np.testing.assert_array_equal(jacobian[0, :2, 0], expected)
+
+
+def derivatives_of(case, params):
+    """Return the derivative along `t`, that back from `u`, and how the one back changes with its cotangent."""
+
+    def every(x, t, u):
+        def op(x):
+            return case.op(params, x)
+
+        def back(x, u):
+            return jax.vjp(op, x)[1](u)[0]
+
+        return (
+            jax.jvp(op, (x,), (t,))[1],
+            back(x, u),
+            jax.jvp(back, (x, u), (t, u))[1],
+            jax.linear_transpose(lambda t: jax.jvp(op, (x,), (t,))[1], t)(u)[0],
+            jax.grad(lambda t: jnp.vdot(jax.jvp(op, (x,), (t,))[1], u))(t),
+        )
+
+    return jax.jit(every)
+
+
+@each_selection
+@pytest.mark.parametrize("dtype", ["float64", pytest.param("bfloat16", marks=pytest.mark.slow)])
+def test_derivatives_at_infinities_go_to_inputs_and_not_to_padding(case, dtype, rng):
+    every = derivatives_of(case, {})
+    lowest, highest = (np.full(case.x, value) for value in (-np.inf, np.inf))
+    mixed = rng.choice([-np.inf, -1.0, 1.0, np.inf], case.x)
+    for x in (lowest, highest, np.where(mixed > 0, mixed, -np.inf), np.where(mixed < 0, mixed, np.inf), mixed):
+        jacobian = case.jacobian(x)
+        t = rng.integers(-4, 5, case.x).astype(dtype)
+        u = rng.integers(-4, 5, jacobian.shape[:-1]).astype(dtype)
+        along = np.einsum("...cp,pc->...c", jacobian, t.reshape(-1, t.shape[-1]).astype(float))
+        flat = jacobian.reshape(-1, *jacobian.shape[-2:])
+        back = np.einsum("ocp,oc->pc", flat, u.astype(float).reshape(flat.shape[:2])).reshape(t.shape)
+        for found, expected in zip(every(x.astype(dtype), t, u), (along, *[back] * 4), strict=True):
+            close(found, expected, dtype, ulps=4)
 
 
 # lse -------------------------------------------------------------------------------------------------------

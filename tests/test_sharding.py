@@ -12,10 +12,6 @@ IN_THE_SUITE = {
     "max_pool-overlapping", "max_pool-split", "avg_pool", "global_pool-max", "adaptive_pool", "dense",
     "flatten-channels-first", "graph-siamese",
 }  # fmt: skip
-REFUSED_BY_TYPE = {  # JAX has no rule for how their reshapes, slices or sorts spread
-    "conv-replicate-and-zeros", "median_pool-sorted", "std_pool-modes", "max_unpool", "max_unpool-overlapping",
-    "adaptive_pool-lp", "adaptive_pool-median",
-}  # fmt: skip
 SPREAD, WHOLE = PartitionSpec("devices"), PartitionSpec()
 
 each_case = pytest.mark.parametrize(
@@ -80,9 +76,7 @@ def test_spread_by_xla(case, rng):
 
 
 @each_case
-def test_spread_by_type(case, rng, request):
-    if case.name in REFUSED_BY_TYPE:
-        request.applymarker(pytest.mark.xfail(strict=True, reason="refused by JAX"))
+def test_spread_by_type(case, rng):
     _, derivatives, params, x = problem(case, rng)
     expected = jax.jit(derivatives)(params, x)
     with jax.set_mesh(mesh_of(AxisType.Explicit)):
