@@ -276,7 +276,8 @@ def _checked(where: str, layer: Any, *nodes: Any) -> Any:
         raise FuncconvError(msg) from None
     known = all(node.problem is None for node in _nodes(nodes))
     problem = next((node.problem for node in _nodes(result) if node.problem), None)
-    if known and problem and not isinstance(problem.error, NameError):  # JAX's error for the axis of a device mesh
+    # Outside of jax.shard_map, JAX raises NameError for the axis of a mesh; JAXTypeError, if it needs values.
+    if known and problem and not isinstance(problem.error, NameError | jax.errors.JAXTypeError):
         node = problem.node
         inputs = [each for each in post_order([node]) if isinstance(each, Input)]
         rows, _, _ = flatten(inputs, [node])

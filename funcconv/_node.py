@@ -206,7 +206,7 @@ class Application(Node):
     def shape(self) -> Any:
         """The shape of the value without batch axes; of a value that is a tree, a tree of shapes."""
         if self._spec is None:
-            why = "it depends on parameters that nothing draws; graph.shapes(params) tells it"
+            why = "it depends on parameters whose shapes nothing draws; graph.shapes(params) tells it"
             if self.problem:
                 node, error = self.problem
                 why = f"{node!r} failed: {type(error).__name__}: {error}"

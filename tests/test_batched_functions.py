@@ -221,6 +221,7 @@ def test_functions_whose_parameters_are_given_are_checked_when_their_shapes_are_
         fc.Graph(x, fc.node(lambda p, x: x.mean(0) @ p["kernel"], drawn, params="w"))
     fine = fc.Graph(x, fc.node(jnp.multiply, x, params="w"))
     close(fine({"w": w}, batch), batch)
+    assert fc.Graph.from_json(fine.to_json()) == fine
     shape = fc.node(jnp.multiply, x, params="w")
     with pytest.raises(fc.FuncconvError, match=r"not known.*nothing draws"):
         _ = shape.shape

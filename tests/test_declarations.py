@@ -278,3 +278,17 @@ def test_wrong_shapes_say_in_which_branch_they_are():
             declare()
     broken = fc.Pool(9)(x)  # not the branch's fault
     fc.parallel(good, fc.Conv(4, 1))(broken)
+
+
+def test_an_init_that_cannot_be_traced_is_left_to_init():
+    """Its shapes are known when it is called."""
+    x = inputs("x")
+
+    def init(key, shape):
+        return np.asarray(jax.random.normal(key, shape))
+
+    scale = fc.node(jnp.multiply, init=init, name="scale")
+    graph = fc.Graph(x, fc.serial(fc.parallel(scale, jnp.tanh, merge=fc.add), fc.Conv(2, 1))(x))
+    params, batch = graph.init(KEY), jnp.ones((2, *IMAGE))
+    expected = fc.conv(params["conv1"], params["scale"] * batch[0] + jnp.tanh(batch[0]))
+    close(graph(params, batch)[0], expected)

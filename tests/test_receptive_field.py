@@ -42,7 +42,7 @@ def layers(draw):
             st.sampled_from([jnp.sqrt, lambda x: 2 * x + x.mean(-1, keepdims=True), partial(jnp.multiply, 3.0)])
         )
     if kind == "up":
-        return lambda x: jnp.repeat(x, 2, 0)
+        return lambda x: jnp.repeat(x, 2, -2)
     window = draw(st.integers(1, 4))
     options = {"stride": draw(st.integers(1, 3)), "dilation": draw(st.integers(1, 2))}
     extent = 1 + (window - 1) * options["dilation"]
@@ -137,7 +137,7 @@ def test_dense_sees_everything_behind_flatten_and_pixels_without():
     ],
 )
 def test_functions_are_known_by_their_programs(function, size, stride, offset):
-    for axis in of(fc.serial(function)):
+    for axis in of(fc.node(function, batched=False)):
         assert (axis.size, axis.stride, axis.offset) == (size, stride, offset)
 
 
@@ -158,12 +158,12 @@ def test_transposed_convolutions_have_phases():
 
 
 def test_branches():
-    half = lambda x: x[1:-1]  # noqa: E731
+    half = lambda x: x[..., 1:-1, :]  # noqa: E731
     (axis,) = of(fc.residual(fc.Conv(2, (3,)), half), (10, 2))
     assert (axis.size, axis.aligned) == (3, True)
-    (axis,) = of(fc.residual(fc.Conv(2, (3,)), lambda x: x[:-2]), (10, 2))
+    (axis,) = of(fc.residual(fc.Conv(2, (3,)), lambda x: x[..., :-2, :]), (10, 2))
     assert (axis.size, axis.aligned) == (3, False)
-    (axis,) = of(fc.parallel(fc.Conv(2, (3,), stride=2), lambda x: x[:4], merge=fc.add), (9, 2))
+    (axis,) = of(fc.parallel(fc.Conv(2, (3,), stride=2), lambda x: x[..., :4, :], merge=fc.add), (9, 2))
     assert not axis.aligned
     assert [axis.interval(o) for o in range(4)] == [(0, 2), (1, 4), (2, 6), (3, 8)]
     (axis,) = of(fc.parallel(fc.Conv(2, (3,), padding=1), fc.Conv(2, (7,), padding=3), merge=fc.concat), (20, 2))

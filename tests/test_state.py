@@ -108,7 +108,7 @@ def test_a_standardized_convolution_is_one(rng):
 
 
 def test_values_and_derivatives_at_nodes_take_the_state(rng):
-    graph = network(fc.BatchNorm(name="n"), lambda x: x.sum())
+    graph = network(fc.BatchNorm(name="n"), fc.node(jnp.sum, batched=False))
     params, state = graph.init(KEY), changed(graph.init_state(), rng)
     x = rng.normal(size=(2, 4, 4, 3))
     y, _ = fc.batch_norm(params["n"], state["n"], x)
