@@ -7,7 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
-from typing import Any, ClassVar, NamedTuple, NoReturn, Self
+from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -278,10 +278,10 @@ class Layer:
         options = {each.name: portable(getattr(self, each.name)) for each in fields(self) if each.init}
         return _restored, (type(self), options)
 
-    def __copy__(self) -> Self:
+    def __copy__(self) -> "Layer":
         return replace(self)
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Layer":
         del memo
         return replace(self)  # its functions are the same, so that it is equal; its identity is new
 
