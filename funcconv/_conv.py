@@ -103,7 +103,8 @@ def conv(
     try:
         axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
     except FuncconvError as error:
-        if window[0] <= inside.spatial[0] or not order:
+        first = inside.spatial[0]
+        if not order or not isinstance(first, int) or window[0] <= first:
             raise
         msg = f"{error}{order}"
         raise FuncconvError(msg) from None

@@ -18,6 +18,7 @@ Shapes, with `stack` axes in front of all three where each image has a kernel of
     x (batch, *spatial, in)    w (*window, in // groups, out)    g (batch, *positions, out)
 """
 
+import math
 import operator
 from collections.abc import Callable, Sequence
 from functools import partial, reduce
@@ -28,11 +29,11 @@ import jax.numpy as jnp
 from jax.experimental.jet import jet_rules
 from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
-from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh, use_abstract_mesh
 
 from . import _lowering
 from ._lowering import Form, Type, Where
-from ._typing import Array
+from ._typing import Array, DTypeLike
 from ._varying import varying_alike
 
 conv_p = Primitive("conv")
@@ -49,17 +50,14 @@ _INDICES = {"x": {"batch": 0, "in": -1}, "w": {"in": -2, "out": -1}, "g": {"batc
 def conv(x: Array, w: Array, form: Form) -> Array:
     """Return the result to which the kernel takes the image."""
     x, w = varying_alike(x, w)
-    if jax.typeof(x).sharding.mesh.empty:
-        out = jax.typeof(x).update(shape=form.result(x, w), dtype=form.accumulate_dtype or x.dtype, weak_type=False)
-    else:  # on a mesh JAX knows best, and refuses what it cannot shard
-        (out,) = jax.make_jaxpr(partial(_lowering.reference, form=form))(x, w).out_avals
+    out = _typed(x, w, form.result(x, w), form.accumulate_dtype or x.dtype, channels=_spread(w, -1))
     return conv_p.bind(x, w, form=form, stack=0, out=out)
 
 
 def conv_input_grad(w: Array, g: Array, form: Form) -> Array:
     """Return the image to which the transpose takes the result back."""
     w, g = varying_alike(w, g)
-    out = jax.typeof(g).update(shape=form.image(g, w), dtype=w.dtype, weak_type=False)
+    out = _typed(g, w, form.image(g, w), w.dtype, channels=_spread(w, -2) if form.groups == 1 else None)
     return conv_input_grad_p.bind(w, g, form=form, stack=0, out=out)
 
 
@@ -136,8 +134,33 @@ def _spread(array: Array, axis: int) -> Any:
     return jax.typeof(array).sharding.spec[axis]
 
 
-def _retyped(out: Type, shape: Sequence[int], spec: Sequence[Any]) -> Type:
-    return out.update(shape=tuple(shape), sharding=NamedSharding(out.sharding.mesh, PartitionSpec(*spec)))
+def _typed(a: Array, w: Array, shape: Sequence[int], dtype: DTypeLike, channels: Any) -> Type:
+    """Return the type of what a kernel makes of `a`, with the mesh axes over which explicit sharding spreads it.
+
+    The batch is spread as that of `a`, and so are spatial axes where the devices divide the new size. The channels are
+    spread as those of the kernel, unless `a` is spread over the same mesh axes already.
+    """
+    mesh = next((each.mesh for each in (jax.typeof(a).sharding, jax.typeof(w).sharding) if not each.mesh.empty), None)
+    out = jax.typeof(a).update(shape=tuple(shape), dtype=dtype, weak_type=False)
+    if mesh is None:
+        return out
+    spec = [_spread(a, axis) for axis in range(len(shape) - 1)]
+    for axis in range(1, len(spec)):
+        if shape[axis] % math.prod(mesh.shape[name] for name in _names(spec[axis])):
+            spec[axis] = None
+    used = {name for entry in spec for name in _names(entry)}
+    spec.append(None if used & {*_names(channels)} else channels)
+    return _retyped(out, shape, spec, mesh)
+
+
+def _names(entry: Any) -> tuple[str, ...]:
+    """Return the mesh axes that an entry of a partition names."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
+
+
+def _retyped(out: Type, shape: Sequence[int], spec: Sequence[Any], mesh: Any = None) -> Type:
+    sharding = NamedSharding(mesh or out.sharding.mesh, PartitionSpec(*spec))
+    return out.update(shape=tuple(shape), sharding=sharding)
 
 
 def _fold(array: Array, dim: int, axis: int) -> Array:
@@ -164,10 +187,33 @@ def _taylor(primitive: Primitive, primals: Sequence[Array], series: Any, **param
 
 def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *operands: Any, **params: Any) -> Any:
     """Lower a map to the form that is chosen for it where the program is to run."""
-    typed = any(kind != AxisType.Auto for aval in context.avals_in for kind in aval.sharding.mesh.axis_types)
-    devices = getattr(context.module_context.axis_context, "num_devices", None)  # None inside of jax.shard_map
-    where = Where(platform, devices, typed)
-    return mlir.lower_fun(partial(lower, where=where), multiple_results=False)(context, *operands, **params)
+    out = params.pop("out")
+    mesh = out.sharding.mesh
+    kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
+    explicit = tuple(name for name, kind in kinds.items() if kind == AxisType.Explicit)
+    where = Where(platform, *_devices(context), typed=AxisType.Manual in kinds.values())
+
+    def of_type(out: Type, *operands: Array) -> Array:
+        return lower(*operands, out=out, where=where, **params)
+
+    def automatic(*operands: Array) -> Array:
+        return of_type(_retyped(out, out.shape, [None] * out.ndim, get_abstract_mesh()), *operands)
+
+    if not explicit:
+        return mlir.lower_fun(partial(of_type, out), multiple_results=False)(context, *operands)
+    # Explicit axes are left to XLA's partitioner, as automatic ones are; the type of the result says how it is spread.
+    f = auto_axes(automatic, axes=explicit, out_sharding=out.sharding)
+    with use_abstract_mesh(mesh):
+        return mlir.lower_fun(f, multiple_results=False)(context, *operands)
+
+
+def _devices(context: Any) -> tuple[int | None, int | None]:
+    """Return how many devices run a program, and over how many of them XLA may spread an array; None: not known."""
+    axes = context.module_context.axis_context
+    if isinstance(axes, mlir.SPMDAxisContext):  # inside of jax.shard_map
+        return None, math.prod(size for name, size in axes.mesh.shape.items() if name not in axes.manual_axes)
+    exported = context.module_context.lowering_parameters.for_export  # and may be called on more devices
+    return axes.num_devices, None if exported else axes.num_devices
 
 
 def _define(primitive: Primitive, lower: Callable[..., Array]) -> None:

@@ -9,7 +9,6 @@ import jax.numpy as jnp
 import pytest
 from jax import export
 from jax.experimental.jet import jet
-from jax.sharding import AxisType, PartitionSpec
 
 import funcconv as fc
 
@@ -36,18 +35,17 @@ def reverse_through_while():
     return jax.grad(loop)(IMAGE)
 
 
-def on_a_mesh(kernel, image, **options):
-    with jax.set_mesh(jax.make_mesh((4,), ("devices",), axis_types=(AxisType.Explicit,))):
-        spread = [jax.device_put(x, PartitionSpec(*spec)) for x, spec in ((KERNEL, kernel), (IMAGE, image))]
-        return fc.conv({"kernel": spread[0]}, spread[1], **options)
+def jet_of_a_large_unpool():
+    x = jnp.arange(100.0).reshape(1, 10, 10, 1)
+    y, indices = fc.pool(x, 9, stride=1, return_indices=True)
+    return jet(lambda y: fc.max_unpool(y, indices, 9, stride=1), (y,), ((y,),))
 
 
 FAILURES = {
     "spatial sizes that are symbolic": symbolic_sizes,
     "`jet` through `reduce=` a function that sorts": jet_of_a_sort,
     "reverse mode through `jax.lax.while_loop`": reverse_through_while,
-    "a kernel spread by type": partial(on_a_mesh, (None, None, None, "devices"), ()),
-    "an image whose spatial axis is spread by type": partial(on_a_mesh, (), (None, "devices")),
+    "`jet` through `max_unpool`": jet_of_a_large_unpool,
 }
 
 

@@ -472,16 +472,16 @@ def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
 @given(
     st.tuples(*[st.tuples(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))] * 2),
     st.integers(1, 6), st.integers(1, 4), st.integers(1, 4),
-    st.sampled_from([None, "cpu"]), st.sampled_from([None, 1, 4]),
+    st.sampled_from([None, "cpu"]), st.sampled_from([None, 1, 4]), st.sampled_from([None, 1, 4]),
 )  # fmt: skip
 @settings(max_examples=200, deadline=None)
-def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platform, devices):
+def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platform, devices, parts):
     form = lowering.Form(
         tuple(resolve("op", (size + 12,), k, stride=s, dilation=d)[0] for size, k, s, d in axes), groups
     )
     image, kernel = (2, *form.spatial, inputs * groups), (*form.window, inputs, outputs * groups)
     for stack, typed in ((0, False), (0, True), (1, False)):
-        where = lowering.Where(platform, devices, typed)
+        where = lowering.Where(platform, devices, parts, typed)
         shapes = ((3,) * stack + image, (3,) * stack + kernel)
         problem = lowering.Problem.of(form, *shapes, np.dtype(np.float32), stack, where)
         forms = [
@@ -489,6 +489,8 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
         ]
         if stack:
             assert forms == ["windows"] * 3
+        elif groups > 1 and parts != 1:
+            assert "lax" not in forms
         elif platform is None or typed:
             assert forms == ["lax"] * 3
         elif devices != 1:

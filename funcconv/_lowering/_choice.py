@@ -24,23 +24,29 @@ class Row(NamedTuple):
     why: str
 
 
+def _xla(applies: Callable[[Problem], bool], why: str) -> Row:
+    """Return a row that leaves the map to XLA, unless XLA would spread it over devices wrongly."""
+    return Row("lax", lambda p: not p.wrongly_spread and applies(p), why)
+
+
 _STACK = Row("windows", lambda p: p.stack > 0, "each image has a kernel of its own: one batched product")
-_ELSEWHERE = Row("lax", lambda p: p.where.platform != "cpu", "XLA for this platform is fast")
-_TYPED = Row("lax", lambda p: p.where.typed, "types say how arrays are spread: XLA's own has rules for them")
-_DTYPE = Row(
-    "lax", lambda p: not jnp.issubdtype(p.dtype, jnp.inexact) or p.form.accumulate_dtype is not None,
+_ELSEWHERE = _xla(lambda p: p.where.platform != "cpu", "XLA for this platform is fast")
+_TYPED = _xla(lambda p: p.where.typed, "types say what differs from device to device: XLA's own has rules for them")
+_DTYPE = _xla(
+    lambda p: not jnp.issubdtype(p.dtype, jnp.inexact) or p.form.accumulate_dtype is not None,
     "sums in a dtype of their own",
-)  # fmt: skip
-_LITTLE = Row("lax", lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
+)
+_LITTLE = _xla(lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
 _DEPTHWISE = "a channel to a group: a sum of slices, where XLA has slow loops"
 _ROWS = "a channel to a group, and many taps: sums of slices, row by row of the kernel"
+_SLICES = "groups on many devices, which XLA's own spreads wrongly: a product for each tap"
 _POINTWISE = "one tap: a product of matrices"
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
 _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
-    Row("lax", lambda p: p.offered and p.taps > 1, "oneDNN has it"),
+    _xla(lambda p: p.offered and p.taps > 1, "oneDNN has it"),
     Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if p.deep else 2), _DEPTHWISE),
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
@@ -55,14 +61,16 @@ CONV = (
 
 INPUT_GRAD = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
-    Row("lax", lambda p: _phases.too_many(p.form), "too many phases of stride and dilation"),
+    _xla(lambda p: _phases.too_many(p.form), "too many phases of stride and dilation"),
     Row("phases", lambda p: True, "a convolution of stride one for each phase of the stride"),  # noqa: ARG005
 )  # fmt: skip
 
 KERNEL_GRAD = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
+    Row("slices", lambda p: p.wrongly_spread and p.where.typed, _SLICES),  # the others have loops, and JAX types these
+    Row("slices", lambda p: p.wrongly_spread and p.where.platform != "cpu" and p.taps <= 2 * _UNROLLED, _SLICES),
     Row("taps", lambda p: p.depthwise, _DEPTHWISE),
-    Row("lax", lambda p: not p.countable, "the batch is not to be cut into blocks"),
+    _xla(lambda p: not p.countable, "the batch is not to be cut into blocks"),
     _GROUPS,
     Row("product", lambda p: p.taps == 1, _POINTWISE),
     Row("turned", lambda p: p.direct, "many taps, little in all or much padding: XLA's, batch and channels exchanged"),

@@ -8,6 +8,8 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
+from .._padding import pad
+from .._taps import shifted
 from .._typing import Array
 from ._cuts import piece
 from ._form import Form, Map
@@ -56,6 +58,18 @@ def kernel_grad(image: Array, g: Array, form: Form, dense: Map) -> Array:
         whole = lax.fori_loop(0, bundles, put, zero)
     whole = whole.reshape(bundles, *form.window, width, inputs, width, outputs)
     return jnp.einsum("s...nino->...isno", whole).reshape(form.kernel(image, g))
+
+
+def kernel_grad_by_taps(image: Array, g: Array, form: Form) -> Array:
+    """Return the same as a product for each tap, batched over the groups: of what it reads and the cotangents."""
+    x = pad(image, form.axes, ("zeros",) * len(form.axes))
+    right = g.reshape(*g.shape[:-1], form.groups, g.shape[-1] // form.groups)
+
+    def product(read: Array) -> Array:
+        left = read.reshape(*read.shape[:-1], form.groups, read.shape[-1] // form.groups)
+        return jnp.einsum("...ni,...no->ino", left, right, precision=form.precision)
+
+    return jnp.stack([product(read) for read in shifted(x, form.axes)]).reshape(form.kernel(image, g))
 
 
 def _bundles(inputs: int, groups: int) -> int:

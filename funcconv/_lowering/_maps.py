@@ -1,5 +1,6 @@
 """The three maps of a convolution, in the forms that are chosen for them."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 
@@ -19,8 +20,10 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
     kernel, form = _seen(kernel, form), form.trimmed
     problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)
     name = choose(CONV, problem).form
-    if name in ("lax", "windows"):
-        return _stacked(name, form, stack)(image, kernel)
+    if name == "lax":
+        return _gathered(_lax.reference(_gathered(image, where), _gathered(kernel, where, kernel=True), form), where)
+    if name == "windows":
+        return _stacked(form, stack)(image, kernel)
     dense = partial(dense_conv, where=where)
     forms: dict[str, Map] = {
         "taps": partial(_depthwise.conv, old=where.old, blocks=problem.countable),
@@ -32,17 +35,20 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         "longer": _lax.longer,
         "blocks": _blocks.conv,
     }
-    return forms[name](_widened(image), _widened(kernel), form).astype(out.dtype)
+    return forms[name](_widened(image, form), _widened(kernel, form), form).astype(out.dtype)
 
 
 def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
     """Return the transpose of `image -> conv(image, kernel)`, which gives an image of type `out`."""
     kernel, form = _seen(kernel, form), form.trimmed
     name = choose(INPUT_GRAD, Problem.of(form, out.shape, kernel.shape, kernel.dtype, stack, where)).form
-    if name in ("lax", "windows"):
-        forward = lambda image: _stacked(name, form, stack)(image, kernel)  # noqa: E731
-        return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
-    return _phases.input_grad(_widened(kernel), _widened(g), form, partial(dense_conv, where=where)).astype(out.dtype)
+    if name == "lax":
+        kernel, g = _gathered(kernel, where, kernel=True), _gathered(g, where)
+        return _gathered(jax.linear_transpose(lambda image: _lax.reference(image, kernel, form), out)(g)[0], where)
+    if name == "windows":
+        return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
+    dense = partial(dense_conv, where=where)
+    return _phases.input_grad(_widened(kernel, form), _widened(g, form), form, dense).astype(out.dtype)
 
 
 def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
@@ -54,9 +60,12 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         return jnp.pad(w, [*[(0, 0)] * stack, *margins, (0, 0), (0, 0)])
     problem = Problem.of(form, image.shape, out.shape, out.dtype, stack, where)
     name = choose(KERNEL_GRAD, problem).form
-    if name in ("lax", "windows"):
-        forward = lambda kernel: _stacked(name, form, stack)(image, kernel)  # noqa: E731
-        return jax.linear_transpose(forward, out)(g)[0]  # type: ignore[no-any-return]
+    if name == "lax":
+        image, g = _gathered(image, where), _gathered(g, where)
+        (w,) = jax.linear_transpose(lambda kernel: _lax.reference(image, kernel, form), out)(g)
+        return _gathered(w, where, kernel=True)
+    if name == "windows":
+        return jax.linear_transpose(lambda kernel: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
     forms: dict[str, Map] = {
         "taps": partial(_depthwise.kernel_grad, old=where.old, blocks=problem.countable),
         "product": _pointwise.kernel_grad,
@@ -65,8 +74,9 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         "blocks": _blocks.kernel_grad,
         "exchanged": _blocks.exchanged,
         "mixed": _blocks.mixed,
+        "slices": _groups.kernel_grad_by_taps,
     }
-    return forms[name](_widened(image), _widened(g), form).astype(out.dtype)
+    return forms[name](_widened(image, form), _widened(g, form), form).astype(out.dtype)
 
 
 def dense_conv(image: Array, kernel: Array, form: Form, *, where: Where) -> Array:
@@ -85,14 +95,29 @@ def _seen(kernel: Array, form: Form) -> Array:
     return kernel if form.trimmed == form else kernel[(..., *form.seen, slice(None), slice(None))]
 
 
-def _stacked(name: str, form: Form, stack: int) -> Callable[[Array, Array], Array]:
-    """Return XLA's own convolution, or the product of windows, mapped over the stack."""
-    forward: Callable[[Array, Array], Array] = partial(_lax.reference if name == "lax" else _windows.conv, form=form)
+def _gathered(array: Array, where: Where, *, kernel: bool = False) -> Array:
+    """Return an array whose spatial axes, or the window axes of a kernel, each device has as a whole.
+
+    XLA's partitioner returns wrong convolutions of a kernel whose window is spread over devices, and of an image that
+    is spread along space while channels are spread over other devices. An axis that is read by indices is gathered.
+    That takes time for images, so on GPU and TPU it is done for kernels only.
+    """
+    first, last = (0, array.ndim - 2) if kernel else (1, array.ndim - 1)
+    places = math.prod(array.shape[first:last])
+    if where.parts in (None, 1) or places <= 1 or not (kernel or where.platform == "cpu"):
+        return array
+    merged = array.reshape(*array.shape[:first], places, *array.shape[last:])
+    return jnp.take(merged, jnp.arange(places), axis=first, mode="clip").reshape(array.shape)
+
+
+def _stacked(form: Form, stack: int) -> Callable[[Array, Array], Array]:
+    """Return the product of windows, mapped over the stack."""
+    forward: Callable[[Array, Array], Array] = partial(_windows.conv, form=form)
     for _ in range(stack):
         forward = jax.vmap(forward)
     return forward
 
 
-def _widened(operand: Array) -> Array:
-    """Return a 16-bit operand in float32, in which its products are to be summed."""
-    return operand.astype(wide(operand.dtype))
+def _widened(operand: Array, form: Form) -> Array:
+    """Return an operand in the dtype in which its products are to be summed: float32 for 16 bits."""
+    return operand.astype(form.accumulate_dtype or wide(operand.dtype))

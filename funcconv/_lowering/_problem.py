@@ -28,8 +28,9 @@ class Where(NamedTuple):
     """Where a program is to run."""
 
     platform: str | None  # None: any but the CPU
-    devices: int | None = 1
-    typed: bool = False  # whether types say how arrays are spread over devices
+    devices: int | None = 1  # None inside of jax.shard_map
+    parts: int | None = 1  # over so many devices XLA may spread an array; None: not known, as in exported programs
+    typed: bool = False  # whether types say what differs from device to device, as inside of jax.shard_map
     old: bool = jax.__version_info__ < (0, 11)  # whether XLA has slow ways for some convolutions
 
 
@@ -60,6 +61,15 @@ class Problem(NamedTuple):
     def countable(self) -> bool:
         """Whether the batch may be cut into blocks: its size is known, and it is not spread over devices."""
         return isinstance(self.batch, int) and self.where.devices == 1
+
+    @property
+    def wrongly_spread(self) -> bool:
+        """Whether XLA may spread arrays over devices, and would do so wrongly with its own form: there are groups.
+
+        Where channels or images are spread, its partitioner returns wrong kernel gradients and sometimes wrong
+        convolutions of grouped kernels, or aborts the process.
+        """
+        return self.form.groups > 1 and self.where.parts != 1
 
     @property
     def depthwise(self) -> bool:

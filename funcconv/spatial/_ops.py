@@ -148,7 +148,8 @@ def pool(
         count_include_pad=count_include_pad, **options,
     )  # fmt: skip
     # Whatever the whole image is refused for, such as windows wholly in padding, is refused here in the same words.
-    image = jax.ShapeDtypeStruct((*x.shape[: x.ndim - 1 - n], *_whole(x, axis_names), x.shape[-1]), x.dtype)
+    sizes = (*x.shape[: x.ndim - 1 - n], *_whole(x, axis_names), x.shape[-1])
+    image = jax.ShapeDtypeStruct(sizes, x.dtype)  # type: ignore[no-untyped-call]
     jax.eval_shape(partial(pool_block, padding=padding, pad_mode=pad_mode), image)
     margins: list[Sequence[tuple[int, int, int]]] = [[(0, axis.lo, axis.hi)] for axis in axes]
     for i, share in _shares(op, axes, axis_names):
