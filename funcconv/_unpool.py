@@ -170,8 +170,8 @@ def _placed(y: Array, indices: Array, axes: Sequence[Axis]) -> Array:
         values, theirs = (_read(x, starts, counts) for x in padded)
         keep = theirs == number
         for i, (axis, b) in enumerate(zip(axes, back, strict=True)):
-            offset = b * axis.stride + jnp.arange(axis.stride, dtype=jnp.int32)[None]
-            keep &= _along((offset < axis.extent) & (offset % axis.dilation == 0), i, len(axes))
+            offset = b * axis.stride + np.arange(axis.stride, dtype=np.int32)[None]
+            keep &= _along(jnp.asarray((offset < axis.extent) & (offset % axis.dilation == 0)), i, len(axes))
         return jnp.where(keep, values, jnp.zeros_like(values))
 
     x = _sum_over(backs, term)

@@ -368,7 +368,7 @@ def test_scipy_in_float32(rng):
     a = rng.normal(size=(4, 4))
     operator = of_matrix(a + a.T, np.float32).to_scipy()
     assert operator.dtype == np.float32
-    close(operator @ rng.normal(size=4).astype(np.float32) * 0, np.zeros(4))
+    close(operator @ rng.normal(size=4).astype(np.float32) * 0, np.zeros(4), np.float32)
 
 
 def test_the_parameters_are_no_constants_of_the_compiled_product():
@@ -418,14 +418,14 @@ def test_leaves_of_several_dtypes():
     h = fc.hessian(lambda x: (x["half"] ** 2).sum().astype(jnp.float32) * x["single"], x)
     expected = np.array([[2, 0, 0, 2], [0, 2, 0, 2], [0, 0, 2, 2], [2, 2, 2, 0.0]])
     assert h.dense().dtype == h.trace().dtype == h.eigsh(1)[0].dtype == h.density(KEY).grid.dtype == jnp.float32
-    close(h.dense(), expected)
+    close(h.dense(), expected, np.float32)
     close(h.eigsh(4)[0], np.linalg.eigvalsh(expected), np.float32)
     form = jax.tree.map(lambda leaf: leaf.dtype, x)
     for tree in (h.mv(x), h.diag(), h.diag("hutchinson", key=KEY).error, h.eigsh(2)[1]):
         assert jax.tree.map(lambda leaf: leaf.dtype, tree) == form
     halves = fc.hessian(lambda x: (x["a"] * x["b"].astype(jnp.float16)).sum(),
                         {"a": jnp.ones(2, jnp.float16), "b": jnp.ones(2, jnp.bfloat16)})  # fmt: skip
-    close(halves.dense(), np.kron([[0, 1], [1, 0]], np.eye(2)))
+    close(halves.dense(), np.kron([[0, 1], [1, 0]], np.eye(2)), np.float32)
 
 
 # misuse ----------------------------------------------------------------------------------------------------

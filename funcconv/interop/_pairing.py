@@ -1,5 +1,6 @@
 """Which module holds the weights of which entry, if nobody names them: by shapes, by equal names, or by use."""
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -187,7 +188,7 @@ def _weights(rng: np.random.Generator, name: str, array: Any) -> Array:
     if name in ("scale", "var"):
         numbers = rng.uniform(0.5, 1.5, shape)
     else:
-        numbers = rng.normal(size=shape) / np.sqrt(max(np.prod(shape[:-1]), 4))
+        numbers = rng.normal(size=shape) / math.sqrt(max(math.prod(shape[:-1]), 4))
     return jnp.asarray(numbers, jnp.asarray(array).dtype)
 
 
@@ -198,7 +199,7 @@ def _agree(found: Any, expected: Any) -> bool:
         return False
     for ours, theirs in zip(found, expected, strict=True):
         floats = [each.dtype for each in (ours, theirs) if jnp.issubdtype(each.dtype, jnp.inexact)]
-        eps = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)
+        eps = max((float(jnp.finfo(dtype).eps) for dtype in floats), default=0.0)  # type: ignore[no-untyped-call]
         a, b = (np.asarray(each, np.float64) for each in (ours, theirs))
         if not np.abs(a - b).max(initial=0) <= np.sqrt(eps) * np.abs(b).max(initial=0):
             return False

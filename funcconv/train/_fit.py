@@ -8,7 +8,7 @@ import threading
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -236,12 +236,13 @@ def fit(
         raise
     finally:
         history.compilations = counted.times
-        interrupts.close()
-        shown.close(history.stopped)
-        for each in (*logs, *([] if processes.broken else [folder])):  # closing the folder waits for all processes
-            if hasattr(each, "close"):
-                each.close()
-        processes.close()
+        with ExitStack() as closing:  # calls all of these, also if one of them fails; the last one first
+            closing.callback(processes.close)
+            for each in (None if processes.broken else folder, *logs):  # closing the folder waits for all processes
+                if hasattr(each, "close"):
+                    closing.callback(each.close)
+            closing.callback(shown.close, history.stopped)
+            closing.callback(interrupts.close)
     return state, history
 
 

@@ -195,7 +195,7 @@ class Processes:
         sizes = [row["size"] for row in self._exchange({"size": len(data)})]
         return [row.tobytes().rstrip(b"\0").decode() for row in self._all(data, max(sizes))]
 
-    def _all(self, data: bytes, size: int) -> np.ndarray[Any, Any]:
+    def _all(self, data: bytes, size: int) -> np.ndarray:
         row = np.frombuffer(data.ljust(size, b"\0"), np.uint8)[None]
         shape = (len(self._numbers), size)
         rows = jax.make_array_from_process_local_data(self._rows, row, shape)  # type: ignore[no-untyped-call]
