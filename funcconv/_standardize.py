@@ -30,17 +30,16 @@ def standardized(
         mean = (array * share).mean(over, keepdims=True) / share
         return mean if axis_name is None else lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
 
-    small = x * _UNIT
-    largest = jnp.max(lax.stop_gradient(small), over, keepdims=True, initial=-jnp.inf)
+    largest = _UNIT * jnp.max(lax.stop_gradient(x), over, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
         largest = lax.pmax(largest, axis_name)  # type: ignore[no-untyped-call]
-    below = small - largest  # at most zero, so no number is beyond `count` times their mean
+    below = _UNIT * x - largest  # at most zero, so no number is beyond `count` times their mean
     mean = mean_of(below)
-    rest = mean_of(lax.stop_gradient(below - mean))
+    center = mean + mean_of(lax.stop_gradient(below - mean))
     least = math.sqrt(epsilon) * _UNIT
     size = jnp.maximum(lax.stop_gradient(-mean), least)
-    y = ((below - mean) - rest) * (1 / size)
+    y = (below - center) * (1 / size)
     var = mean_of(jnp.square(y))
     y = y * lax.rsqrt(var + jnp.square(least / size))
     size = size / _UNIT
-    return y, (largest + mean + rest) / _UNIT, var * size * size
+    return y, (largest + center) / _UNIT, var * size * size
