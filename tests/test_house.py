@@ -17,7 +17,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
     {"_dtypes", "_standardize"},
     {"derivatives/__init__"},
-    {"_geometry", "_extras", "_programs"},
+    {"_geometry", "_extras", "_paths", "_programs"},
     {"_reach"},
     {"_layout", "_taps", "_take", "_folds", "_joint", "_varying"},
     {"_padding", "_parameters", "_reduce"},
@@ -63,6 +63,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_errors",
             "_typing",
             "_extras",
+            "_paths",
             "_entries",
             "_plain",
             "_programs",
@@ -84,7 +85,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"__init__"},
     ],
     "plot": [
-        {"_errors", "_typing", "_extras", "_geometry", "_receptive_field", "_graph"},
+        {"_errors", "_typing", "_extras", "_paths", "_geometry", "_receptive_field", "_graph"},
         {"_axes"},
         {"_images", "_windows", "_curves"},
         {"__init__"},
@@ -96,7 +97,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"__init__"},
     ],
     "train": [
-        {"_errors", "_typing", "_dtypes", "_extras", "_compiler"},
+        {"_errors", "_typing", "_dtypes", "_extras", "_paths", "_compiler"},
         {
             "_state",
             "_batches",
