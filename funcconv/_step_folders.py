@@ -31,17 +31,19 @@ def step_folders(folder: Path) -> dict[int, Path]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    while True:  # a list is right only if nothing was renamed while it was read
-        before = folder.stat().st_mtime_ns
-        names = {entry.name for entry in os.scandir(folder) if entry.is_dir()}
-        if folder.stat().st_mtime_ns == before:
-            break
+    names, seen = _folders_in(folder), None
+    while names != seen:  # a list is right only if nothing was renamed while it was read
+        seen, names = names, _folders_in(folder)
     found = {}
     for name in names:
         step, replaced = step_of(name, ("", REPLACED))
         if step is not None and not (replaced and str(step) in names) and is_checkpoint(folder / name):
             found[step] = folder / name
     return dict(sorted(found.items()))
+
+
+def _folders_in(folder: Path) -> set[str]:
+    return {entry.name for entry in os.scandir(folder) if entry.is_dir()}
 
 
 def step_of(name: str, endings: tuple[str, ...]) -> tuple[int | None, str]:

@@ -21,20 +21,24 @@ def put_in_place(folder: Path, step: int) -> None:
     written, place, earlier = (folder / f"{step}{ending}" for ending in (WRITING, "", REPLACED))
     _flush(written)
     if place.exists():
+        shutil.rmtree(earlier, ignore_errors=True)
         place.rename(earlier)
     try:
         written.rename(place)
+        _flush_entry(folder)
     except OSError:
+        if place.exists():
+            place.rename(written)
         if earlier.exists():
             earlier.rename(place)
         raise
-    _flush_entry(folder)
     shutil.rmtree(earlier, ignore_errors=True)
 
 
 def remove(folder: Path, step: int) -> None:
     """Delete a checkpoint: first its name, so that no half of it is ever taken for one."""
     removed = folder / f"{step}{REMOVED}"
+    shutil.rmtree(removed, ignore_errors=True)
     (folder / str(step)).rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
