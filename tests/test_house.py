@@ -15,7 +15,7 @@ import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
-    {"_dtypes", "_standardize"},
+    {"_dtypes", "_standardize", "_files"},
     {"derivatives/__init__"},
     {"_geometry", "_extras", "_programs"},
     {"_reach"},
@@ -62,6 +62,8 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {
             "_errors",
             "_typing",
+            "_dtypes",
+            "_files",
             "_extras",
             "_entries",
             "_plain",
@@ -77,7 +79,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_dense",
             "_norms",
         },
-        {"_matching", "_export", "_torch_ops", "_uses"},
+        {"_matching", "_export", "_torch_ops", "_uses", "_safetensors_format"},
         {"_pairing"},
         {"_torch", "_flax", "_flax_modules", "_safetensors", "_onnx"},
         {"_trace_torch", "_formats"},
@@ -138,7 +140,6 @@ EXTRAS = {
     "matplotlib",
     "orbax",
     "rich",
-    "safetensors",
     "scipy",
     "tensorboardX",
     "torch",
