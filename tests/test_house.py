@@ -15,7 +15,7 @@ import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
-    {"_dtypes", "_standardize"},
+    {"_dtypes", "_standardize", "_files"},
     {"derivatives/__init__"},
     {"_geometry", "_extras", "_paths", "_programs", "_step_folders"},
     {"_reach"},
@@ -62,6 +62,8 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {
             "_errors",
             "_typing",
+            "_dtypes",
+            "_files",
             "_extras",
             "_paths",
             "_step_folders",
@@ -79,7 +81,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_dense",
             "_norms",
         },
-        {"_matching", "_export", "_torch_ops", "_uses"},
+        {"_matching", "_export", "_torch_ops", "_uses", "_safetensors_format"},
         {"_pairing"},
         {"_torch", "_flax", "_flax_modules", "_safetensors", "_onnx"},
         {"_trace_torch", "_formats"},
@@ -146,7 +148,6 @@ EXTRAS = {
     "matplotlib",
     "orbax",
     "rich",
-    "safetensors",
     "scipy",
     "tensorboardX",
     "torch",
