@@ -46,7 +46,7 @@ def _number(name: str, value: Any) -> float:
     if shape != ():
         msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}"
         raise FuncconvError(msg)
-    if not isinstance(value, numbers.Real):
+    if isinstance(value, np.generic) or not isinstance(value, numbers.Real):
         kind = f"of dtype {value.dtype}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
         try:
             array = np.asarray(value)
