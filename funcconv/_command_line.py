@@ -101,7 +101,7 @@ def _predict(options: argparse.Namespace) -> None:
         raise FuncconvError(msg)
     (shape,) = (graph.shapes(params)[name] for name in graph.inputs)
     x = jnp.asarray(_array(options.input, len(shape.shape)), shape.dtype)
-    y, _ = jax.jit(graph.apply)(params, state, x)
+    y, _ = jax.jit(graph.apply)(params, state or graph.init_state(params), x)
     if options.out:
         np.save(options.out, np.asarray(y))
         return
@@ -128,7 +128,7 @@ def _array(path: str, rank: int) -> np.ndarray:
 def _bench(options: argparse.Namespace) -> None:
     graph, params, state = formats.network(options.file)
     params = graph.init(jax.random.key(0)) if params is None else params
-    shapes = graph.shapes(params)
+    shapes, state = graph.shapes(params), state or graph.init_state(params)
     xs = [jnp.zeros((options.batch, *shapes[name].shape), shapes[name].dtype) for name in graph.inputs]
     with_options = compiler_options()
 

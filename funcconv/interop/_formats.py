@@ -28,10 +28,10 @@ class Weights(NamedTuple):
 
 
 def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
-    """Read a network, its parameters (None if there are none) and its state."""
+    """Read a network, its parameters (None if there are none) and its state ({} if the file has none)."""
     if path.endswith(".json"):
         graph = Graph.from_json(Path(path).read_bytes())
-        return graph, None, graph.init_state()
+        return graph, None, {}
     if not path.endswith(".safetensors"):
         msg = f"{path!r} is not a network: pass a .safetensors file, or a .json file of Graph.to_json"
         raise FuncconvError(msg)
@@ -39,7 +39,7 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     if own is None:
         msg = f"{path} has arrays, but not the network: write it with save_safetensors(..., graph=graph)"
         raise FuncconvError(msg)
-    return own, params, state or own.init_state()
+    return own, params, state
 
 
 def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
