@@ -125,7 +125,7 @@ def _predict(options: argparse.Namespace) -> None:
     if len(graph.outputs) != 1:
         msg = f"the network has {len(graph.outputs)} outputs, {', '.join(graph.outputs)}; predict shows one"
         raise FuncconvError(msg)
-    shapes = graph.shapes(params)
+    shapes, state = graph.shapes(params), state or graph.init_state(params)
     x = shapes[graph.inputs[0]]
     _check_precision(options.file, params, state, x)
     read = _numbers if options.input.endswith(".npy") else _pixels
@@ -219,7 +219,7 @@ def _bench(options: argparse.Namespace) -> None:
         raise FuncconvError(msg)
     graph, params, state = formats.network(options.file)
     params = graph.init(jax.random.key(0)) if params is None else params
-    shapes = graph.shapes(params)
+    shapes, state = graph.shapes(params), state or graph.init_state(params)
     _check_precision(options.file, params, state, [shapes[name] for name in graph.inputs])
     xs = [jnp.zeros((options.batch, *shapes[name].shape), shapes[name].dtype) for name in graph.inputs]
     with_options = compiler_options()

@@ -5,9 +5,11 @@ The program is run on intervals. For one axis of one input, an array of the prog
 hi[i]`. The pair spreads over the array's shape, so that an axis along which nothing changes has size 1; None is an
 array that does not depend on the axis at all.
 
-Operations without a rule are taken to depend on everything that goes into them.
+Operations without a rule are taken to depend on everything that goes into them. So are those whose pair would have
+more than `LARGE` places along an axis: the memory is bounded, whatever the sizes of the arrays.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, TypeAlias
@@ -17,12 +19,14 @@ from jax.extend import core
 
 from . import _family, _select
 from ._geometry import Axis
-from ._programs import called
-from ._reach import NOWHERE
+from ._programs import ELEMENTWISE, REDUCED, called
+from ._reach import LARGE, NOWHERE
 from ._typing import Shape
 
 Interval: TypeAlias = tuple[np.ndarray, np.ndarray]
 Seen: TypeAlias = Interval | None
+
+_NUMBERS = 32 * LARGE  # of an array of a pair, at most
 
 
 def along(shape: Shape, axis: int) -> Interval:
@@ -53,6 +57,8 @@ def union(seen: Sequence[Seen]) -> Seen:
     lows, highs = [each[0] for each in seen if each], [each[1] for each in seen if each]
     if not lows:
         return None
+    if len(lows) > 1 and math.prod(np.broadcast_shapes(*(low.shape for low in lows))) > _NUMBERS:
+        lows, highs = zip(*(_over(each, range(each[0].ndim)) for each in seen if each), strict=True)
     low, high = lows[0], highs[0]
     for other_low, other_high in zip(lows[1:], highs[1:], strict=True):
         low, high = np.minimum(low, other_low), np.maximum(high, other_high)
@@ -90,22 +96,47 @@ def _at(places: np.ndarray, size: int) -> np.ndarray:
     return np.where((places >= 0) & (places < size), places, -1)
 
 
+def _ranges(seen: Seen, axis: int, first: np.ndarray, spacing: int, count: np.ndarray) -> Seen:
+    """Take along an axis, for each result, what `count` places from `first` on see that lie `spacing` apart."""
+    if seen is None or max(seen[0].shape[axis], len(first)) > LARGE:
+        return _over(seen, axis)
+    size = seen[0].shape[axis]
+    if size == 1:
+        return _taken(seen, axis, np.where(count > 0, 0, -1))
+    found: list[Seen] = []
+    table, places = union([seen]), 1  # of 1, 2, 4, ... places; two of these that overlap are a range
+    while not found or places <= count.max(initial=0):
+        of_them = (count >= places) & (count < 2 * places)
+        for start in (first, first + (count - places) * spacing):
+            found.append(_taken(table, axis, np.where(of_them, start, -1)))
+        further = _taken(table, axis, _at(np.arange(size) + places * spacing, size))
+        table, places = union([table, further]), 2 * places
+    return union(found)
+
+
 def _windows(seen: Seen, axis: int, window: Axis) -> Seen:
     """Let each window along an axis depend on what its taps do."""
+    if window.outputs > LARGE:
+        return _over(seen, axis)
     starts = np.arange(window.outputs) * window.stride - window.lo
-    return union([
-        _taken(seen, axis, _at(starts + tap * window.dilation, window.size)) for tap in range(window.window)
-    ])  # fmt: skip
+    first = np.maximum(-(starts // window.dilation), 0)  # of its taps on the axis
+    last = np.minimum((window.size - 1 - starts) // window.dilation, window.window - 1)
+    return _ranges(seen, axis, starts + first * window.dilation, window.dilation, np.maximum(last - first + 1, 0))
 
 
 def _windows_back(seen: Seen, axis: int, window: Axis) -> Seen:
     """Let each place along an axis depend on what the windows do that it is in."""
+    if window.size > LARGE:
+        return _over(seen, axis)
+    common = math.gcd(window.dilation, window.stride)
+    period, spacing = window.stride // common, window.dilation // common  # of taps on one place, and of their windows
     at = np.arange(window.size) + window.lo
-    found = []
-    for tap in range(window.window):
-        output, rest = np.divmod(at - tap * window.dilation, window.stride)
-        found.append(_taken(seen, axis, np.where(rest == 0, _at(output, window.outputs), -1)))
-    return union(found)
+    tap = at // common % period * pow(spacing, -1, period) % period
+    last = (at - tap * window.dilation) // window.stride  # the window that has the first such tap there
+    most = np.minimum((window.window - 1 - tap) // period, last // spacing)
+    least = np.maximum(-((window.outputs - 1 - last) // spacing), 0)
+    count = np.where((at % common == 0) & (tap < window.window), np.maximum(most - least + 1, 0), 0)
+    return _ranges(seen, axis, last - most * spacing, spacing, count)
 
 
 def _elementwise(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
@@ -144,13 +175,44 @@ def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     (seen, *_), old, new = operands, eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
     if seen is None:
         return [None]
-    low, high = (np.broadcast_to(each, old).reshape(new) for each in seen)
-    for axis, size in enumerate(new):
+    low, high = seen
+    if 0 in old:
+        return [(np.broadcast_to(low, old).reshape(new), np.broadcast_to(high, old).reshape(new))]
+    target: list[int] = []
+    for before, after in _groups(old, new):
+        sizes, own = [old[axis] for axis in before], [low.shape[axis] for axis in before]
+        lengths = [[size for size in group if size != 1] for group in (sizes, [new[axis] for axis in after])]
+        if math.prod(own) == 1 or [len(each) for each in lengths] == [1, 1]:  # nothing changes along it, or one axis
+            target += [1 if new[axis] == 1 else math.prod(own) for axis in after]
+        elif math.prod(sizes) > LARGE:
+            low, high = _over((low, high), before)  # type: ignore[misc]
+            target += [1] * len(after)
+        else:
+            spread = [old[axis] if axis in before else size for axis, size in enumerate(low.shape)]
+            low, high = np.broadcast_to(low, spread), np.broadcast_to(high, spread)
+            target += [new[axis] for axis in after]
+    low, high = low.reshape(target), high.reshape(target)
+    for axis, size in enumerate(target):
         if size > 1:
             first = (slice(None),) * axis + (slice(0, 1),)
             if (low == low[first]).all() and (high == high[first]).all():
                 low, high = low[first], high[first]
     return [(low, high)]
+
+
+def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
+    """Part the axes before and after a reshape into groups of the same size, which have as few axes as can be."""
+    groups, i, j = [], 0, 0
+    while i < len(old) or j < len(new):
+        before, after = [i][: len(old) - i], [j][: len(new) - j]
+        while math.prod(old[axis] for axis in before) != math.prod(new[axis] for axis in after):
+            if math.prod(old[axis] for axis in before) < math.prod(new[axis] for axis in after):
+                before.append(i + len(before))
+            else:
+                after.append(j + len(after))
+        groups.append((before, after))
+        i, j = i + len(before), j + len(after)
+    return groups
 
 
 def _transpose(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
@@ -172,14 +234,16 @@ def _slice(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     (seen,), starts = operands, eqn.params["start_indices"]
     strides = eqn.params["strides"] or (1,) * len(starts)
     for axis, (start, stop, step) in enumerate(zip(starts, eqn.params["limit_indices"], strides, strict=True)):
-        seen = _taken(seen, axis, np.arange(start, stop, step))
+        if seen is not None and seen[0].shape[axis] != 1:
+            seen = _taken(seen, axis, np.arange(start, stop, step))
     return [seen]
 
 
 def _split(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), before, parts = operands, 0, []
+    (seen,), before, parts, axis = operands, 0, [], eqn.params["axis"]
     for size in eqn.params["sizes"]:
-        parts.append(_taken(seen, eqn.params["axis"], np.arange(before, before + size)))
+        constant = seen is None or seen[0].shape[axis] == 1
+        parts.append(seen if constant else _taken(seen, axis, np.arange(before, before + size)))
         before += size
     return parts
 
@@ -188,7 +252,12 @@ def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     seen, value = operands
     if value is not None:
         return _everything(eqn, operands)
-    for axis, (before, _, between) in enumerate(eqn.params["padding_config"]):
+    for axis, (before, after, between) in enumerate(eqn.params["padding_config"]):
+        if before == after == between == 0:
+            continue
+        if eqn.outvars[0].aval.shape[axis] > LARGE:
+            seen = _over(seen, axis)
+            continue
         place, rest = np.divmod(np.arange(eqn.outvars[0].aval.shape[axis]) - before, between + 1)
         seen = _taken(seen, axis, np.where(rest == 0, _at(place, eqn.invars[0].aval.shape[axis]), -1))
     return [seen]
@@ -196,6 +265,8 @@ def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
 
 def _concatenate(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     axis, before, whole = eqn.params["dimension"], 0, eqn.outvars[0].aval.shape
+    if whole[axis] > LARGE:
+        return _along(eqn, operands)
     parts = []
     for seen, var in zip(operands, eqn.invars, strict=True):
         size = var.aval.shape[axis]
@@ -285,17 +356,9 @@ def _passed_on(_: Any, operands: Sequence[Seen]) -> list[Seen]:
     return list(operands)
 
 
-_ELEMENTWISE = """
-    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj convert_element_type
-    copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite
-    le lgamma log log1p logistic lt max min mul ne neg nextafter not one_minus_square or polygamma population_count pow
-    pvary real reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic
-    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
-"""
-_REDUCED = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce"
 _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
-    **dict.fromkeys(_ELEMENTWISE.split(), _elementwise),
-    **dict.fromkeys(_REDUCED.split(), _reduced),
+    **dict.fromkeys(ELEMENTWISE, _elementwise),
+    **dict.fromkeys(REDUCED, _reduced),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
     "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "transpose": _transpose, "squeeze": _squeeze,

@@ -125,8 +125,9 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
     last = {i: number for number, row in enumerate(graph.rows, start=len(graph.inputs)) for i in row.inputs}
     lanes: list[int | None] = []
     lines: list[tuple[str, int | None]] = []
+    first = len(graph.inputs)
     for number in range(len(graph.nodes)):
-        inputs = () if number < len(graph.inputs) else graph.rows[number - len(graph.inputs)].inputs
+        inputs = () if number < first else graph.rows[number - first].inputs
         at = sorted({lanes.index(i) for i in inputs})
         ending = [lane for lane in at if last[lanes[lane]] == number]  # type: ignore[index]
         free = [lane for lane, value in enumerate(lanes) if value is None]
@@ -168,7 +169,7 @@ def _connected(lanes: Sequence[int | None], at: Sequence[int], ending: Sequence[
 
 def _boxes(graph: Network, params: Params | None) -> Picture:
     """Return a box for each node, and an arrow for each use of a value."""
-    first = len(graph.inputs)
+    first, outputs = len(graph.inputs), set(graph.outputs)
     uses = Counter(row.params for row in graph.rows if row.params)
     tints = {name: TINTS[i % len(TINTS)] for i, name in enumerate(name for name in uses if uses[name] > 1)}
     boxes, arrows = [], []
@@ -178,7 +179,7 @@ def _boxes(graph: Network, params: Params | None) -> Picture:
         entry = row.params if row else None
         boxes.append(Box(
             (short, *(line for text in texts for line in textwrap.wrap(text, 40) or [""])),
-            tints.get(entry or "", PLAIN if row else MARKED), tuple(group), row is None, name in graph.outputs,
+            tints.get(entry or "", PLAIN if row else MARKED), tuple(group), row is None, name in outputs,
         ))  # fmt: skip
         arrows += [Arrow(i, number) for i in (row.inputs if row else ())]
     return Picture(boxes, arrows)

@@ -48,13 +48,15 @@ class Axis(NamedTuple):
     @property
     def inside(self) -> int:
         """How many taps of all windows lie on the axis, rather than on padding."""
-        return sum(map(self._windows_with, range(self.window)))
+        return self._taps_before(self.lo + self.size) - self._taps_before(self.lo)
 
     @property
     def seen(self) -> slice:
         """The taps from the first to the last that lies on the axis in some window; all if none does."""
-        taps = [tap for tap in range(self.window) if self._windows_with(tap)] or range(self.window)
-        return slice(taps[0], taps[-1] + 1)
+        first = next(filter(self._windows_with, range(self.window)), None)
+        if first is None:
+            return slice(0, self.window)
+        return slice(first, next(filter(self._windows_with, reversed(range(self.window)))) + 1)
 
     @property
     def trimmed(self) -> "Axis":
@@ -72,6 +74,16 @@ class Axis(NamedTuple):
         start = max(-(first // self.stride), 0)
         stop = min((self.size - 1 - first) // self.stride, self.outputs - 1)
         return max(stop - start + 1, 0)
+
+    def _taps_before(self, place: int) -> int:
+        """Return how many taps of all windows lie before a place, which is counted from the first tap of all."""
+        whole = -(-(place - (self.outputs - 1) * self.stride) // self.dilation)  # taps that do so in every window
+        some = -(-place // self.dilation)  # in some window
+        whole, some = (min(max(taps, 0), self.window) for taps in (whole, some))
+        # Tap number t does so in the windows below (place - t * dilation) / stride, rounded up.
+        most = place - whole * self.dilation + self.stride - 1
+        rest = _sum_of_floors(some - whole, most - (some - whole - 1) * self.dilation, self.dilation, self.stride)
+        return whole * self.outputs + rest
 
     @property
     def plain(self) -> "Axis":
@@ -269,6 +281,19 @@ def channels_last_order(op: str, layout: str, ndim: int) -> Shape:
     first = at.get("N", 0)
     spatial = (at[letter] for letter in layout if letter not in "NC")
     return (*range(first, first + batch), *spatial, at["C"])
+
+
+def _sum_of_floors(count: int, start: int, step: int, divisor: int) -> int:
+    """Return the sum of `(start + i * step) // divisor` for i below `count`, in as many steps as Euclid's algorithm."""
+    total, sign = 0, 1
+    while count > 0:
+        total += sign * (count * (start // divisor) + count * (count - 1) // 2 * (step // divisor))
+        start, step = start % divisor, step % divisor
+        # What is left are the lattice points under a line: all in its rectangle but those above it.
+        height = (start + (count - 1) * step) // divisor
+        total += sign * count * height
+        count, start, step, divisor, sign = height, divisor - start - 1 + step, divisor, step, -sign
+    return total
 
 
 def _integers(values: Sequence[object]) -> Shape | None:

@@ -109,7 +109,8 @@ class Network:
     @property
     def outputs(self) -> tuple[str, ...]:
         """The names of the nodes whose values are the results."""
-        return tuple(self.nodes[i] for i in self._results)
+        nodes = self.nodes
+        return tuple(nodes[i] for i in self._results)
 
     @property
     def entries(self) -> tuple[str, ...]:
@@ -171,11 +172,11 @@ class Network:
         """
         if not self._stateful:
             return {}
-        shapes = self.shapes(params)
+        shapes, nodes = self.shapes(params), self.nodes
         state: dict[str, Any] = {}
         for row, path in zip(self._rows, self._paths, strict=True):
             if path in self._stateful:
-                operands = (shapes[self.nodes[i]].shape for i in row.inputs)
+                operands = (shapes[nodes[i]].shape for i in row.inputs)
                 _entries.put(state, path, row.op.first_state(*operands))
         return state
 
@@ -216,7 +217,7 @@ class Network:
             FuncconvError: as `init` does.
         """
         if params is None:
-            params = jax.eval_shape(self.init, jax.random.key(0))
+            params = jax.eval_shape(self.init, jax.eval_shape(jax.random.key, 0))
         return [jax.tree.map(spec, entry) for entry in self._uses(params)]
 
     def _specs(self) -> list[Any]:

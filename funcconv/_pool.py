@@ -218,13 +218,15 @@ def global_pool(
         for i, size in reversed(tuple(enumerate(sizes, start=1))):
             tree = fold(reducer.combine, tree, i, size, 1, 1, 1)
         y = jax.tree.map(lambda x: x.reshape(batch, channels), reducer.lower(tree))
-    return restored(inside, y, how, [np.array([math.prod(sizes)])])
+    return restored(inside, y, how, [np.array([size]) for size in sizes])
 
 
 def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_all: bool) -> bool:
     """Return whether all taps take part; refuse windows without any, and where all are needed those without some."""
     for i, (axis, count) in enumerate(zip(axes, counts, strict=True)):
         at = int(np.argmin(count))
+        if count[at] and not (needs_all and count[at] < axis.window):
+            continue
         first = at * axis.stride - axis.lo
         reads = [first + tap * axis.dilation for tap in range(axis.window)]
         which = f"window {at} on spatial axis {i}"
@@ -232,12 +234,11 @@ def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_a
         if not count[at]:
             msg = f"pool: {which} lies wholly in the padding, which takes no part: {where}"
             raise FuncconvError(msg)
-        if needs_all and count[at] < axis.window:
-            msg = (
-                f"pool: a function given as reduce needs all taps of a window, as padding has no neutral value for it, "
-                f"but {which} has only {count[at]} of {axis.window}: {where}; pad_mode= says what padding shows"
-            )
-            raise FuncconvError(msg)
+        msg = (
+            f"pool: a function given as reduce needs all taps of a window, as padding has no neutral value for it, "
+            f"but {which} has only {count[at]} of {axis.window}: {where}; pad_mode= says what padding shows"
+        )
+        raise FuncconvError(msg)
     return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))
 
 

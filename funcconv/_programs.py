@@ -1,4 +1,4 @@
-"""Calls within traced programs."""
+"""Kinds of operations of traced programs, and calls within them."""
 
 from typing import Any
 
@@ -7,6 +7,16 @@ from jax.extend import core
 _CALLS = {
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call",
 }  # fmt: skip
+
+_ELEMENTWISE = """
+    abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj convert_element_type
+    copy cos cosh digamma div eq erf erf_inv erfc exp exp2 expm1 floor ge gt igamma igammac imag integer_pow is_finite
+    le lgamma log log1p logistic lt max min mul ne neg nextafter not one_minus_square or polygamma population_count pow
+    pvary real reduce_precision regularized_incomplete_beta rem round rsqrt select_n shift_left shift_right_arithmetic
+    shift_right_logical sign sin sinh sqrt square stop_gradient sub tan tanh xor
+"""
+_REDUCED = "reduce_sum reduce_max reduce_min reduce_prod reduce_and reduce_or reduce_xor argmax argmin reduce"
+ELEMENTWISE, REDUCED = frozenset(_ELEMENTWISE.split()), frozenset(_REDUCED.split())
 
 
 def called(eqn: Any) -> Any:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from ._geometry import Axis
 
 NOWHERE = 1 << 60  # from NOWHERE to -NOWHERE lies nothing
+LARGE = 1 << 15  # places of an axis, or phases: tables of no more are made
 _PHASES = 16  # that are looked for in a table
 
 
@@ -77,11 +78,19 @@ def of_window(axis: Axis, *, wraps: bool = False) -> Reach:
 
 def of_transpose(axis: Axis, *, wraps: bool = False) -> Reach:
     """Return what the places of the image see of the windows, as in a transposed convolution."""
+    if axis.stride > LARGE:
+        return everything(axis.outputs)
+    common = math.gcd(axis.dilation, axis.stride)
+    period = axis.stride // common  # of the taps that lie on a window's first place
+    inverse = pow(axis.dilation // common, -1, period)
     pairs = []
     for place in range(axis.lo, axis.lo + axis.stride):
-        outputs = [divmod(place - tap * axis.dilation, axis.stride) for tap in range(axis.window)]
-        seen = [output for output, rest in outputs if rest == 0]
-        pairs.append((min(seen, default=NOWHERE), max(seen, default=-NOWHERE)))
+        tap, rest = place // common * inverse % period, place % common
+        if rest or tap >= axis.window:
+            pairs.append((NOWHERE, -NOWHERE))
+            continue
+        last = tap + (axis.window - 1 - tap) // period * period
+        pairs.append(((place - last * axis.dilation) // axis.stride, (place - tap * axis.dilation) // axis.stride))
     firsts, lasts = zip(*pairs, strict=True)
     return simplest(Reach(1, firsts, lasts, wraps=wraps))
 
@@ -157,6 +166,9 @@ def merged(a: Reach, b: Reach, count: int) -> Reach:
     else:  # no period but the whole axis
         n, jump = count, math.ceil(max(a.stride, b.stride) * count)
         aligned = aligned and 0 in (a.stride, b.stride)
+    if n > LARGE:  # too many phases: then each position sees what any does
+        (first, last), (start, stop) = a.of((0, count - 1)), b.of((0, count - 1))
+        return Reach(0, (min(first, start),), (max(last, stop),), aligned, wraps)
     pairs = [(a.interval(o), b.interval(o)) for o in range(n)]
     firsts, lasts = tuple(min(x[0], y[0]) for x, y in pairs), tuple(max(x[1], y[1]) for x, y in pairs)
     return simplest(Reach(jump, firsts, lasts, aligned, wraps))

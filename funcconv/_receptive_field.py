@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import numpy as np
@@ -11,8 +11,9 @@ import numpy as np
 from ._dependence import Interval, along, run, union
 from ._errors import FuncconvError, suggest
 from ._flatten import Row
+from ._long_axes import Seen, composed, follow, joined
 from ._network import Network
-from ._reach import IDENTITY, NOWHERE, Reach, clipped, everything, merged, of_table
+from ._reach import IDENTITY, LARGE, NOWHERE, Reach, clipped, everything, of_table
 from ._typing import Params, Shape
 
 
@@ -22,6 +23,9 @@ class ReceptiveField:
 
     Size, stride, offset and padding are those of the geometry, as if the image went on beyond its border. What a
     position really sees is `interval(o)`, cut off at borders, those of the maps on the way included.
+
+    On an axis of more than 32,768 places, of the input or of a node on the way, borders of the maps on the way do not
+    cut `interval(o)` off, and a layer that mixes several axes, as one that flattens, sees everything.
 
     Attributes:
         axis: of the node, counted without its batch axes; None if all positions see the same.
@@ -45,7 +49,9 @@ class ReceptiveField:
     aligned: bool
     wraps: bool
     _reach: Reach = field(repr=False, compare=False)
-    _intervals: tuple[tuple[int, int], ...] = field(repr=False, compare=False)
+    _count: int = field(repr=False, compare=False)  # of positions, and of pixels
+    _pixels: int = field(repr=False, compare=False)
+    _exact: Interval | None = field(repr=False, compare=False)  # None where it is not known but by the geometry
 
     def reaches(self, position: int) -> tuple[int, int]:
         """Return the first and the last place that a position sees by the geometry, beyond the border too."""
@@ -57,16 +63,12 @@ class ReceptiveField:
         Between them a dilation can leave holes. Where the axis wraps, a position at the border sees the other end too,
         and the pixels from the first to the last are all.
         """
-        first, last = self._intervals[position if self.axis is not None else 0]
+        position = range(self._count)[position] if self.axis is not None else 0
+        if self._exact is None:
+            first, last = clipped(self._reach.interval(position), self._pixels)
+        else:
+            first, last = (int(each[position]) for each in self._exact)
         return (first, last) if first <= last else None
-
-
-class Seen(NamedTuple):
-    """What a value sees of one axis of an input, or an operation of one axis of an operand."""
-
-    axis: int | None  # along which of its own axes; None: all positions see the same
-    reach: Reach
-    mixes: bool = False  # whether these are the channels that a convolution sums over
 
 
 Key = tuple[str, int]  # an input, and one of its axes
@@ -138,11 +140,9 @@ class Followed:
         self._exact: dict[str, list[dict[Key, Interval]]] = {}  # and cut off at borders
         self._channels: set[Key] = set()
         for name in graph.inputs:
-            shape = shapes[name].shape
-            self._seen[name] = [{(name, axis): Seen(axis, IDENTITY) for axis in range(len(shape))}]
-            self._exact[name] = [{(name, axis): along(shape, axis) for axis in range(len(shape))}]
+            self._seen[name] = [{(name, axis): Seen(axis, IDENTITY) for axis in range(len(shapes[name].shape))}]
         operations: dict[Any, _Operation] = {}
-        nodes = graph.nodes
+        nodes, steps = graph.nodes, []
         for row, entry in zip(graph.rows, graph.entry_shapes(params), strict=True):
             operands = [nodes[i] for i in row.inputs]
             xs = [shapes[name] for name in operands]
@@ -150,38 +150,61 @@ class Followed:
             like = (row.op, tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
             operation = operations.setdefault(like, _Operation(row, entry, xs))
             self._seen[row.name] = self._through(operation, operands, jax.tree.leaves(shapes[row.name]))
-            self._exact[row.name] = operation.run([leaf for name in operands for leaf in self._exact[name]])
+            steps.append((row.name, operation, operands))
         known = {name for name, _ in self._channels}
         self._channels |= {(name, len(shapes[name].shape) - 1) for name in graph.inputs if name not in known}
+        for name in graph.inputs:
+            shape = shapes[name].shape
+            keys = [(name, axis) for axis in range(len(shape)) if (name, axis) not in self._channels]
+            self._exact[name] = [{key: along(shape, key[1]) for key in keys if shape[key[1]] <= LARGE}]
+        for name, operation, operands in steps:
+            found = operation.run([leaf for each in operands for leaf in self._exact[each]])
+            inexact = {
+                key for each in operands for seen, exact in zip(self._seen[each], self._exact[each], strict=True)
+                for key in seen if key not in exact
+            }  # fmt: skip
+            self._exact[name] = [
+                {key: pair for key, pair in exact.items() if key not in inexact and not _is_long(seen.get(key), leaf)}
+                for exact, seen, leaf in zip(found, self._seen[name], jax.tree.leaves(shapes[name]), strict=True)
+            ]
 
     def _through(self, operation: "_Operation", operands: Sequence[str], specs: Sequence[Any]) -> list[dict[Key, Seen]]:
         """Return what the leaves of an operation's value see."""
         results = []
+        before = [leaf for name in operands for leaf in jax.tree.leaves(self._shapes[name])]
         for out, spec in enumerate(specs):
             ways: dict[Key, list[Seen]] = {}
             for leaf, seen in enumerate(leaf for name in operands for leaf in self._seen[name]):
-                for key, (axis, reach, _) in seen.items():
-                    step = operation.sees(leaf, axis, out)
+                for key, each in seen.items():
+                    step = operation.sees(leaf, each.axis, out)
                     if step is None:
                         continue
-                    if step.mixes and reach == IDENTITY:
+                    if step.mixes and each.reach == IDENTITY:
                         self._channels.add(key)
-                    ways.setdefault(key, []).append(Seen(step.axis, reach.after(step.reach)))
-            results.append({key: _merged(each, spec) for key, each in ways.items()})
+                    ways.setdefault(key, []).append(composed(each, step, before[leaf].shape))
+            results.append({key: joined(each, spec.shape) for key, each in ways.items()})
         return results
 
     def __call__(self, node: str, names: Sequence[str]) -> dict[str, tuple[ReceptiveField, ...]]:
         result = {}
+        shape = jax.tree.leaves(self._shapes[node])[0].shape
         for name in names:
-            shape, records = self._shapes[name].shape, []
-            for key in ((name, axis) for axis in range(len(shape)) if (name, axis) not in self._channels):
-                seen = _merged([leaf[key] for leaf in self._seen[node] if key in leaf], self._shapes[node])
-                exact = union([leaf[key] for leaf in self._exact[node] if key in leaf])
-                if seen and exact:
-                    records.append(_record(seen, exact, shape[key[1]], self._shapes[node]))
-            if any(key[0] == name for leaf in self._exact[node] for key in leaf):
+            pixels, records = self._shapes[name].shape, []
+            for key in ((name, axis) for axis in range(len(pixels)) if (name, axis) not in self._channels):
+                seen = joined([leaf[key] for leaf in self._seen[node] if key in leaf], shape)
+                if seen:
+                    leaves = zip(self._exact[node], self._seen[node], strict=True)
+                    pairs = [exact.get(key) for exact, own in leaves if key in own]
+                    exact = None if any(pair is None for pair in pairs) else union(pairs)
+                    records.append(_record(seen, exact, pixels[key[1]], shape))
+            if any(key[0] == name for leaf in self._seen[node] for key in leaf):
                 result[name] = tuple(records)
         return result
+
+
+def _is_long(seen: Seen | None, leaf: Any) -> bool:
+    """Whether what is seen lies along an axis that is too long for a table of its places."""
+    return seen is not None and seen.axis is not None and leaf.shape[seen.axis] > LARGE
 
 
 class _Operation:
@@ -203,6 +226,8 @@ class _Operation:
         if self._axes is not None:
             reach = self._axes[axis]
             return Seen(axis, reach) if reach else Seen(None, everything(self._xs[0].shape[axis]), mixes=True)
+        if jax.tree.leaves(self._xs)[leaf].shape[axis] > LARGE:
+            return follow(self._program.jaxpr, len(jax.tree.leaves(self._entry)) + leaf, axis)[out]
         if (leaf, axis) not in self._found:
             shape = jax.tree.leaves(self._xs)[leaf].shape
             self._found[leaf, axis] = run(self._program.jaxpr, self._arguments({leaf: along(shape, axis)}))
@@ -246,38 +271,23 @@ def _fitted(interval: Interval, shape: Shape, size: int) -> Seen:
     return Seen(axis, of_table(pairs, size))
 
 
-def _merged(ways: Sequence[Seen], spec: Any) -> Any:
-    """Return what all ways together see, None where there is no way."""
-    if not ways:
-        return None
-    one, *others = ways
-    for other in others:
-        if one.axis == other.axis and one.axis is not None:
-            one = Seen(one.axis, merged(one.reach, other.reach, jax.tree.leaves(spec)[0].shape[one.axis]))
-        else:  # along no axis is it less than for all positions together
-            (first, last), (start, stop) = (_whole(each, spec) for each in (one, other))
-            wraps = one.reach.wraps or other.reach.wraps
-            one = Seen(None, Reach(0, (min(first, start),), (max(last, stop),), wraps=wraps))
-    return one
-
-
-def _whole(seen: Seen, spec: Any) -> tuple[int, int]:
-    """Return what all positions together see."""
-    count = 1 if seen.axis is None else jax.tree.leaves(spec)[0].shape[seen.axis]
-    return seen.reach.of((0, count - 1))
-
-
-def _record(seen: Seen, exact: Interval, pixels: int, spec: Any) -> ReceptiveField:
+def _record(seen: Seen, exact: Interval | None, pixels: int, shape: Shape) -> ReceptiveField:
     """Return the record of one axis."""
     reach, axis = seen.reach, seen.axis
-    count = 1 if axis is None else jax.tree.leaves(spec)[0].shape[axis]
+    count = 1 if axis is None else shape[axis]
     if axis is None:  # the border is of no interest
         first, last = reach.interval(0) if reach.wraps else clipped(reach.interval(0), pixels)
         reach = reach._replace(firsts=(first,), lasts=(last,))
-    others = tuple(other for other in range(exact[0].ndim) if other != axis)
-    lows, highs = exact[0].min(others, initial=NOWHERE), exact[1].max(others, initial=-NOWHERE)
-    lows, highs = np.broadcast_to(lows, count), np.broadcast_to(highs, count)
-    intervals = tuple((int(low), int(high)) for low, high in zip(lows, highs, strict=True))
+    if exact is None:
+        phases = min(len(reach.firsts), count)
+        whole = all(
+            reach.interval(count - 1 - i)[0] <= 0 and reach.interval(i)[1] >= pixels - 1 for i in range(phases)
+        )  # fmt: skip
+    else:
+        others = tuple(other for other in range(exact[0].ndim) if other != axis)
+        lows, highs = exact[0].min(others, initial=NOWHERE), exact[1].max(others, initial=-NOWHERE)
+        exact = np.broadcast_to(lows, count), np.broadcast_to(highs, count)
+        whole = bool((exact[0] == 0).all() and (exact[1] == pixels - 1).all())
     first, last = reach.of((0, count - 1))
     stride = reach.stride
     return ReceptiveField(
@@ -286,6 +296,6 @@ def _record(seen: Seen, exact: Interval, pixels: int, spec: Any) -> ReceptiveFie
         stride=int(stride) if stride.denominator == 1 else stride,
         offset=sum(reach.interval(0)) / 2,
         padding=(max(-first, 0), max(last - pixels + 1, 0)),
-        whole=set(intervals) == {(0, pixels - 1)},
-        aligned=reach.aligned, wraps=reach.wraps, _reach=reach, _intervals=intervals,
+        whole=whole,
+        aligned=reach.aligned, wraps=reach.wraps, _reach=reach, _count=count, _pixels=pixels, _exact=exact,
     )  # fmt: skip

@@ -18,6 +18,7 @@ from ._typing import Array, Number, Reduce, Scalar
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")
+_TABLE = 1 << 20  # windows of which the numbers of taps are one constant, at most
 
 
 class How(NamedTuple):
@@ -96,7 +97,11 @@ def restored(inside: Image, y: Any, how: How, counts: Sequence[np.ndarray]) -> A
 
 def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
     if all((count == count[0]).all() for count in counts):
-        return y / math.prod(int(count[0]) for count in counts)
+        return y / float(math.prod(int(count[0]) for count in counts))
+    if math.prod(count.size for count in counts) > _TABLE:
+        for i, count in enumerate(counts, start=1):
+            y = y / jnp.asarray(count.reshape([-1 if axis == i else 1 for axis in range(y.ndim)]), y.dtype)
+        return y
     total = functools.reduce(np.multiply.outer, counts)
     return y / jnp.asarray(total[None, ..., None], y.dtype)
 

@@ -6,7 +6,7 @@ import json
 import math
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -85,8 +85,8 @@ class Summary:
         for row in self.rows:
             seen = {
                 name: [
-                    {**{key: value for key, value in asdict(axis).items() if not key.startswith("_")},
-                     "stride": float(axis.stride)}
+                    {each.name: getattr(axis, each.name) for each in fields(axis) if not each.name.startswith("_")}
+                    | {"stride": float(axis.stride)}
                     for axis in axes
                 ]
                 for name, axes in row.receptive_field.items()

@@ -72,7 +72,7 @@ def export(
     _check_flatbuffers()
     try:
         inputs = batched_inputs(graph, params, batch)
-        first = [jax.eval_shape(graph.init, jax.random.key(0))] if params is None else []
+        first = [jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))] if params is None else []
         exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*first, *inputs)
         return _with_checksum(bytes(exported.serialize(vjp_order=orders)))
     except FuncconvError:

@@ -31,12 +31,11 @@ class Weights(NamedTuple):
 
 
 def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
-    """Read a network, its parameters (None if there are none) and its state."""
+    """Read a network, its parameters (None if there are none) and its state ({} if the file has none)."""
     if path.endswith(".json"):
         content = read_file("network", path)
         try:
-            graph = Graph.from_json(content)
-            return graph, None, graph.init_state()
+            return Graph.from_json(content), None, {}
         except Exception as error:  # whatever is wrong with it
             msg = f"{path} is not a network: {_first_line(error)}"
             raise FuncconvError(msg) from error
@@ -47,7 +46,7 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     if own is None:
         msg = f"{path} has arrays, but not the network: write it with save_safetensors(..., graph=graph)"
         raise FuncconvError(msg)
-    return own, params, state or own.init_state()
+    return own, params, state
 
 
 def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
