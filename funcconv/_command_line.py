@@ -1,11 +1,13 @@
 """The command `funcconv`: look at networks in files, convert them, and run them."""
 
 import argparse
+import io
+import os
 import sys
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
@@ -13,27 +15,44 @@ import numpy as np
 
 from ._compiler import compiled_with, compiler_options
 from ._draw import draw, to_mermaid
+from ._dtypes import is_kept
 from ._errors import FuncconvError
 from ._extras import needs
+from ._files import existing_file, write_file
+from ._render import FORMATS
 from ._summary import summary
 from .interop import _formats as formats
 
 _ROUNDS = 20
+_KINDS = "biufc"  # of dtypes that NumPy itself has, so that .npy files do
+_ENDINGS = f".{', .'.join(FORMATS)} or .md"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command, and return its exit status: 0, or 1 after one line about what is wrong."""
+    """Run the command, and return its exit status: 0, or 2 after one line about what is wrong."""
     options = _parser().parse_args(arguments)
     try:
         options.run(options)
-    except (FuncconvError, OSError) as error:
-        print(f"funcconv: {' '.join(str(error).split())}", file=sys.stderr)
-        return 1
+        sys.stdout.flush()
+    except Exception as error:  # files can be damaged in ways that nobody thought of
+        kind = "" if isinstance(error, FuncconvError | OSError) else f"{type(error).__name__}: "
+        print(f"funcconv: {kind}{' '.join(str(error).split())[:1000]}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 
+class _Parser(argparse.ArgumentParser):
+    """A parser that says in one line what is wrong."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print the line, and exit with status 2."""
+        self.exit(2, f"funcconv: {' '.join(message.split())}; see {self.prog} --help\n")
+
+
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="funcconv", description="Look at networks in files, convert them, run them.")
+    parser = _Parser(prog="funcconv", description="Look at networks in files, convert them, run them.")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
@@ -48,7 +67,7 @@ def _parser() -> argparse.ArgumentParser:
     looked.add_argument("--json", action="store_true", help="print JSON instead")
     drawn = command("draw", _draw, "Draw a network.")
     drawn.add_argument("file", help=network)
-    drawn.add_argument("-o", "--out", required=True, help="an .svg, .png, .pdf, .dot or .md file")
+    drawn.add_argument("-o", "--out", required=True, help=f"a file that ends in {_ENDINGS}")
     converted = command("convert", _convert, "Convert weights from one format to another.")
     converted.add_argument("source", help=f"weights: {formats.READABLE}")
     converted.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
@@ -76,17 +95,21 @@ def _summary(options: argparse.Namespace) -> None:
 def _draw(options: argparse.Namespace) -> None:
     graph, params, _ = formats.network(options.file)
     suffix = Path(options.out).suffix.lower()
-    if suffix not in (".svg", ".png", ".pdf", ".dot", ".md"):
-        msg = f"draw: --out must be a file that ends in .svg, .png, .pdf, .dot or .md; got {options.out!r}"
-        raise FuncconvError(msg)
     if suffix == ".md":
-        Path(options.out).write_text(f"```mermaid\n{to_mermaid(graph, params=params)}```\n")
-    else:
+        text = f"```mermaid\n{to_mermaid(graph, params=params)}```\n"
+        write_file("draw", options.out, text.encode())
+    elif suffix.removeprefix(".") in FORMATS:
         draw(graph, options.out, params=params)
+    else:
+        msg = f"draw: --out must be a file that ends in {_ENDINGS}; got {options.out!r}"
+        raise FuncconvError(msg)
 
 
 def _convert(options: argparse.Namespace) -> None:
     names = dict(each.partition("=")[::2] for each in options.name) or None
+    if len(names or ()) < len(options.name) or not all("=" in each for each in options.name):
+        msg = f"convert: each --name must be ENTRY=MODULE, once for an entry; got {', '.join(options.name)}"
+        raise FuncconvError(msg)
     graph = formats.network(options.graph)[0] if options.graph else None
     formats.write(options.target, formats.read(options.source, graph, names))
 
@@ -99,36 +122,105 @@ def _predict(options: argparse.Namespace) -> None:
     if len(graph.inputs) != 1:
         msg = f"the network takes {len(graph.inputs)} inputs, {', '.join(graph.inputs)}; predict gives it one"
         raise FuncconvError(msg)
-    (shape,) = (graph.shapes(params)[name] for name in graph.inputs)
-    x = jnp.asarray(_array(options.input, len(shape.shape)), shape.dtype)
-    y, _ = jax.jit(graph.apply)(params, state, x)
-    if options.out:
-        np.save(options.out, np.asarray(y))
+    if len(graph.outputs) != 1:
+        msg = f"the network has {len(graph.outputs)} outputs, {', '.join(graph.outputs)}; predict shows one"
+        raise FuncconvError(msg)
+    shapes = graph.shapes(params)
+    x = shapes[graph.inputs[0]]
+    _check_precision(options.file, params, state, x)
+    read = _numbers if options.input.endswith(".npy") else _pixels
+    y, _ = jax.jit(graph.apply)(params, state, jnp.asarray(read(options.input, x)))
+    values = np.asarray(jax.tree.leaves(y)[0])
+    if options.out is not None:
+        if values.dtype.kind not in _KINDS:
+            msg = f"predict: the result is {values.dtype}, which an .npy file does not have; leave out --out"
+            raise FuncconvError(msg)
+        content = io.BytesIO()
+        np.save(content, values)
+        write_file("predict", options.out, content.getvalue())
         return
-    for row in np.asarray(jax.tree.leaves(y)[0]).reshape(-1, jax.tree.leaves(y)[0].shape[-1]):
-        best = np.argsort(-row)[:5]
+    for row in values.reshape(-1, *shapes[graph.outputs[0]].shape[-1:] or (1,)):
+        best = np.argsort(-row.astype(np.result_type(row.real.astype(np.float32), np.float64)))[:5]
         print("  ".join(f"{place}: {row[place]:.4g}" for place in best))
 
 
-def _array(path: str, rank: int) -> np.ndarray:
-    """Read an array, or an image with as many axes as asked."""
+def _check_precision(path: str, *trees: Any) -> None:
+    """Refuse a network of 64 bits where JAX has none: it would be computed with fewer, without a word."""
+    for leaf in jax.tree.leaves(trees):
+        if not is_kept(leaf.dtype):
+            msg = f"{path} has numbers of {leaf.dtype}, which JAX has only if the environment says JAX_ENABLE_X64=1"
+            raise FuncconvError(msg)
+
+
+def _numbers(path: str, wanted: Any) -> np.ndarray:
+    """Read an array from an .npy file, in the dtype of the network if it has the same numbers in it."""
+    size = os.path.getsize(existing_file("predict", path))
     try:
-        if path.endswith(".npy"):
-            return np.asarray(np.load(path, allow_pickle=False))
-        with needs("draw", "reading an image"):
-            from matplotlib import image
-        pixels = image.imread(path)
-    except (OSError, ValueError, SyntaxError) as error:
-        msg = f"{path} cannot be read: {error}"
+        array = np.load(path, mmap_mode="r", allow_pickle=False) if size else None
+    except Exception as error:  # whatever is wrong with it
+        msg = f"{path} cannot be read: it is not an .npy file of numbers: {' '.join(str(error).split())[:200]}"
         raise FuncconvError(msg) from error
-    pixels = pixels / 255 if pixels.dtype == np.uint8 else pixels
-    return np.asarray(pixels[..., None] if pixels.ndim < rank else pixels)
+    if not isinstance(array, np.memmap):
+        found = "an archive of arrays" if size else "empty"
+        msg = f"{path} cannot be read: it is {found}, and should be an .npy file, as numpy.save writes it"
+        raise FuncconvError(msg)
+    if array.dtype.kind not in _KINDS or array.offset + array.nbytes != size:
+        msg = f"{path} cannot be read: it should be {array.dtype} {array.shape}, and has {size - array.offset} bytes"
+        raise FuncconvError(msg)
+    if not _fits(array, wanted.dtype):
+        msg = (
+            f"{path} has {array.dtype} numbers that {wanted.dtype}, which the network takes, does not hold exactly; "
+            f"round them yourself: numpy.save(path, array.astype({wanted.dtype.name!r}))"
+        )
+        raise FuncconvError(msg)
+    return np.asarray(array).astype(wanted.dtype)
+
+
+def _fits(array: np.ndarray, dtype: Any) -> bool:
+    """Return whether a dtype holds the numbers of an array exactly."""
+    if array.dtype == dtype or array.dtype.kind == "b" or not array.size:
+        return True
+    if array.dtype.kind in "iu":
+        lowest, highest = int(array.min()), int(array.max())
+        if jnp.issubdtype(dtype, jnp.integer):
+            limits = jnp.iinfo(dtype)  # type: ignore[no-untyped-call]
+            return int(limits.min) <= lowest and highest <= int(limits.max)
+        if not jnp.issubdtype(dtype, jnp.inexact):
+            return False
+        digits = jnp.finfo(dtype).nmant + 1  # type: ignore[no-untyped-call]
+        return max(-lowest, highest) <= 1 << int(digits)
+    complex_to_real = array.dtype.kind == "c" and not jnp.issubdtype(dtype, jnp.complexfloating)
+    if complex_to_real or not jnp.issubdtype(dtype, jnp.inexact):
+        return False
+    with np.errstate(all="ignore"):
+        return bool(np.array_equal(array.astype(dtype).astype(array.dtype), array, equal_nan=True))
+
+
+def _pixels(path: str, wanted: Any) -> np.ndarray:
+    """Read an image, with as many axes as the network takes."""
+    existing_file("predict", path)
+    with needs("draw", "reading an image"):
+        from matplotlib import image
+    try:
+        pixels = image.imread(path)
+    except Exception as error:  # whatever is wrong with it
+        msg = f"{path} cannot be read: it is neither an .npy file nor an image: {' '.join(str(error).split())[:200]}"
+        raise FuncconvError(msg) from error
+    if not jnp.issubdtype(wanted.dtype, jnp.inexact):
+        msg = f"{path} is an image, which is scaled to 0 to 1, but the network takes {wanted.dtype}; pass an .npy file"
+        raise FuncconvError(msg)
+    pixels = pixels / np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else pixels
+    return np.asarray(pixels[..., None] if pixels.ndim < len(wanted.shape) else pixels).astype(wanted.dtype)
 
 
 def _bench(options: argparse.Namespace) -> None:
+    if options.batch < 1:
+        msg = f"bench: --batch must be a positive integer; got {options.batch}"
+        raise FuncconvError(msg)
     graph, params, state = formats.network(options.file)
     params = graph.init(jax.random.key(0)) if params is None else params
     shapes = graph.shapes(params)
+    _check_precision(options.file, params, state, [shapes[name] for name in graph.inputs])
     xs = [jnp.zeros((options.batch, *shapes[name].shape), shapes[name].dtype) for name in graph.inputs]
     with_options = compiler_options()
 

@@ -1,9 +1,11 @@
-"""The dtype in which numbers are summed."""
+"""The dtype in which numbers are summed, and dtypes that JAX has only with 64 bits enabled."""
 
 from collections.abc import Callable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
+import numpy as np
 
 from ._typing import Array
 
@@ -35,3 +37,27 @@ def with_infinities(dtype: Any) -> Any:
     """Return the dtype in which extremes of numbers of this one are found: float32 for floats of 8 bits and fewer."""
     tiny = jnp.issubdtype(dtype, jnp.floating) and jnp.dtype(dtype).itemsize < 2
     return jnp.dtype(jnp.float32 if tiny else dtype)
+
+
+def exact(x: Any, *, copy: bool = False) -> Any:
+    """Return an array as a JAX array if JAX keeps its dtype, otherwise as a NumPy array.
+
+    Without `jax_enable_x64`, JAX would make float32 of float64 and 32-bit integers of 64-bit ones, without a word.
+
+    Args:
+        x: an array of NumPy or JAX.
+        copy: whether the result must have memory of its own.
+
+    Returns:
+        An array of the same dtype with the same numbers.
+    """
+    if isinstance(x, jax.Array):
+        return x.copy() if copy else x
+    if is_kept(x.dtype):
+        return jnp.array(x) if copy else jnp.asarray(x)
+    return np.array(x) if copy else np.asarray(x)
+
+
+def is_kept(dtype: Any) -> bool:
+    """Return whether JAX has a dtype now: those of 64 bits need `jax_enable_x64`."""
+    return bool(jax.dtypes.canonicalize_dtype(dtype) == dtype)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from ._errors import FuncconvError
 from ._extras import needs
+from ._files import file_path, write_file
 
 FORMATS = ("svg", "png", "pdf", "dot")
 _MANY = 200  # arrows, beyond which a sharp bitmap is larger than what shows it
@@ -28,17 +29,18 @@ class Drawing:
         """Write it to a file, as SVG, PNG, PDF or DOT by the ending of its name.
 
         Args:
-            path: of the file, in a folder that exists.
+            path: of the file, in a folder that exists. If writing fails, a file that was there before stays as it was.
 
         Raises:
-            FuncconvError: if the ending is another, or a picture is asked for where there is no program to draw it.
+            FuncconvError: if the ending is another, there is no program to draw a picture, or the file cannot be
+                written.
         """
-        ending = Path(path).suffix.removeprefix(".").lower()
+        ending = Path(file_path("draw", path)).suffix.removeprefix(".").lower()
         if ending not in FORMATS:
             msg = f"draw: a drawing is written to a file that ends in .{', .'.join(FORMATS)}; got {str(path)!r}"
             raise FuncconvError(msg)
         content = self.dot.encode() if ending == "dot" else self.rendered(ending)
-        Path(path).write_bytes(content)
+        write_file("draw", path, content)
 
     def rendered(self, format: str) -> bytes:
         """Return the picture in a format: `"svg"`, `"png"` or `"pdf"`.

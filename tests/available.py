@@ -15,7 +15,7 @@ INSTALL = {
     "onnx": "pip install 'funcconv[onnx]'",
     "onnxruntime": "pip install 'funcconv[onnx]'",
     "rich": "pip install 'funcconv[draw]'",
-    "safetensors": "pip install 'funcconv[safetensors]'",
+    "safetensors": "pip install safetensors",
     "tensorboardX": "pip install 'funcconv[tensorboard]'",
     "torch": "pip install torch==2.13.0",
 }

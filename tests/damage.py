@@ -40,10 +40,11 @@ def full_disk(limit: int) -> Iterator[None]:
 
 
 def child(code: str, folder: Path) -> subprocess.Popen[str]:
-    """Start a Python process that runs `code` in `folder`, with this package; its outputs are pipes of text."""
+    """Start a Python process that runs `code` in `folder`, with this package; its streams are pipes of text."""
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", code], cwd=folder, text=True,
+        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
 

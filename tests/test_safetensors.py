@@ -12,7 +12,6 @@ from available import needed
 
 import funcconv as fc
 
-needed("safetensors")
 KEY = jax.random.key(0)
 
 
@@ -48,10 +47,8 @@ def test_a_network_is_read_in_one_call(saved, tmp_path):
 
 
 def test_names_are_paths_and_a_shared_weight_is_there_once(saved):
-    from safetensors.numpy import load_file
-
     path, *_ = saved
-    assert sorted(load_file(path)) == sorted([
+    assert sorted(needed("safetensors.numpy").load_file(path)) == sorted([
         "trunk/conv1/kernel", "trunk/conv1/bias", "trunk/batch_norm1/scale", "trunk/batch_norm1/bias",
         "trunk/dense1/kernel", "@state/trunk/batch_norm1/mean", "@state/trunk/batch_norm1/var",
     ])  # fmt: skip
@@ -163,8 +160,7 @@ def test_names_that_a_file_cannot_have(tmp_path):
 
 
 def test_names_that_lie_inside_of_each_other_are_told(tmp_path):
-    from safetensors.numpy import save_file
-
+    save_file = needed("safetensors.numpy").save_file
     for names in (("a", "a/b"), ("a/b", "a")):
         save_file({name: np.ones(2) for name in names}, tmp_path / "file")
         with pytest.raises(fc.FuncconvError, match="'a"):

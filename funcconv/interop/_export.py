@@ -1,5 +1,6 @@
 """Networks as programs that need JAX alone to be run, on another machine and another kind of device."""
 
+import hashlib
 from collections.abc import Callable, Sequence
 from importlib import import_module
 from typing import Any
@@ -12,6 +13,7 @@ from .._extras import needs
 from .._graph import Graph
 from .._typing import Params
 
+_MARK = b"\nfuncconv program 1 sha256 "  # before the checksum at the end, with the version of this format
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -25,6 +27,9 @@ def export(
     orders: int = 0,
 ) -> bytes:
     """Compile a network into bytes that `load_exported`, or `jax.export.deserialize`, makes a function of again.
+
+    The bytes end with a checksum. `load_exported` compares it. `jax.export.deserialize` ignores it, and damaged bytes
+    may crash it.
 
     Args:
         graph: which is evaluated as outside of training.
@@ -69,7 +74,7 @@ def export(
         inputs = batched_inputs(graph, params, batch)
         first = [jax.eval_shape(graph.init, jax.random.key(0))] if params is None else []
         exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*first, *inputs)
-        return bytes(exported.serialize(vjp_order=orders))
+        return _with_checksum(bytes(exported.serialize(vjp_order=orders)))
     except FuncconvError:
         raise
     except Exception as error:
@@ -101,7 +106,7 @@ def _check_flatbuffers() -> None:
         import_module("flatbuffers")
 
 
-def load_exported(program: bytes | bytearray) -> Callable[..., Any]:
+def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]:
     """Return the function that was exported.
 
     Args:
@@ -109,10 +114,13 @@ def load_exported(program: bytes | bytearray) -> Callable[..., Any]:
 
     Returns:
         A function of the inputs, or of the parameters and the inputs, to be called, jitted, and differentiated as often
-        as was asked for.
+        as was asked for. It raises `FuncconvError` if the number, structure, shapes or dtypes of the arguments are not
+        those of the program, or it was exported for another platform.
 
     Raises:
-        FuncconvError: if the bytes are not such a program.
+        FuncconvError: if the bytes are not such a program, or are not those that `export` returned: a bit has changed,
+            or some are missing. A program without a checksum, such as one of `jax.export`, is refused too; if you trust
+            it, read it with `jax.export.deserialize(bytearray(program)).call`.
 
     Example:
         >>> import funcconv as fc
@@ -123,8 +131,78 @@ def load_exported(program: bytes | bytearray) -> Callable[..., Any]:
         load_exported: this is not an exported progra
     """
     _check_flatbuffers()
+    content = _checked(program)
     try:
-        return jax_export.deserialize(bytearray(program)).call
+        exported = jax_export.deserialize(bytearray(content))
     except Exception as error:
-        msg = f"load_exported: this is not an exported program: {type(error).__name__}: {str(error)[:200]}"
+        msg = f"load_exported: this JAX cannot read the program: {type(error).__name__}: {str(error)[:200]}"
         raise FuncconvError(msg) from error
+
+    def call(*args: Any) -> Any:
+        """Evaluate the network."""
+        _check_arguments(exported, args)
+        try:
+            return exported.call(*args)  # type: ignore[no-untyped-call]
+        except (ValueError, TypeError, NotImplementedError) as error:  # axes that must agree, or another platform
+            msg = f"load_exported: the program cannot be called like this: {str(error)[:300]}"
+            raise FuncconvError(msg) from error
+
+    return call
+
+
+def _with_checksum(program: bytes) -> bytes:
+    """Return a program with a checksum behind it, where a reader of flatbuffers does not look."""
+    content = program + _MARK
+    return content + hashlib.sha256(content).digest()
+
+
+def _checked(program: Any) -> bytes:
+    """Return a program without its checksum, if that is the right one."""
+    if not isinstance(program, bytes | bytearray | memoryview):
+        msg = f"load_exported: this is not an exported program: bytes are expected; got a {type(program).__name__}"
+        raise FuncconvError(msg)
+    size = max(len(program) - hashlib.sha256().digest_size, 0)
+    content, digest = bytes(program[:size]), bytes(program[size:])
+    if not content.endswith(_MARK):
+        msg = (
+            f"load_exported: this is not an exported program with a checksum, or its end is missing ({len(program)} "
+            "bytes). If you trust it, jax.export.deserialize(bytearray(program)).call reads one without"
+        )
+        raise FuncconvError(msg)
+    if hashlib.sha256(content).digest() != digest:
+        msg = "load_exported: the program is damaged: its SHA-256 is not the one that export wrote"
+        raise FuncconvError(msg)
+    return content[: -len(_MARK)]
+
+
+def _check_arguments(exported: jax_export.Exported, args: Sequence[Any]) -> None:
+    """Refuse arguments of another number, structure, shape or dtype than a program takes."""
+    wanted, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    if len(args) != len(wanted):
+        given = f"{len(wanted)} argument{'s' * (len(wanted) != 1)}, of {_types(wanted)}"
+        msg = f"load_exported: the program takes {given}; got {len(args)}"
+        raise FuncconvError(msg)
+    for number, (arg, types) in enumerate(zip(args, wanted, strict=True)):
+        if jax.tree.structure(arg) != jax.tree.structure(types):  # type: ignore[operator]
+            msg = (
+                f"load_exported: argument {number} must be {_types(types)}; got a {type(arg).__name__} of another form"
+            )
+            raise FuncconvError(msg)
+        for (path, leaf), aval in zip(jax.tree.leaves_with_path(arg), jax.tree.leaves(types), strict=True):
+            name = f"argument {number}{jax.tree_util.keystr(path)}"
+            try:
+                found = jax.typeof(leaf)
+            except TypeError as error:
+                msg = f"load_exported: {name} must be an array of {_types(aval)}; got a {type(leaf).__name__}"
+                raise FuncconvError(msg) from error
+            sizes = zip(found.shape, aval.shape, strict=False)
+            fits = found.ndim == aval.ndim and all(a == b for a, b in sizes if isinstance(b, int))
+            if not fits or found.dtype != aval.dtype:
+                msg = f"load_exported: {name} must be {_types(aval)}; got {_types(found)}"
+                raise FuncconvError(msg)
+
+
+def _types(tree: Any) -> str:
+    """Return the types of the arrays of a tree, as far as they fit on a line."""
+    text = ", ".join(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(tree))
+    return text if len(text) < 300 else f"{text[:300]}…"

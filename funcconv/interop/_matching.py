@@ -87,9 +87,10 @@ def _check_shapes(op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], 
 
 
 def check_params(graph: Graph, params: Params) -> None:
-    """Refuse parameters with other entries than a graph has, or of other shapes than its layers draw.
+    """Refuse parameters with other entries than a graph has, or of other shapes or dtypes than its layers draw.
 
-    Nothing is said of dtypes, which the inputs must share when the graph is called.
+    A layer that does not declare a dtype takes floats of any precision: the inputs must share it when the graph is
+    called.
     """
     found = graph.entry_shapes(params)
     first = {row.params: row for row in reversed(graph.rows) if row.params}
@@ -98,13 +99,31 @@ def check_params(graph: Graph, params: Params) -> None:
         if not row.op.draws:
             put(given, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
     drawn = jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), given)
-    wrong = {}
+    wrong: dict[str | None, str] = {}
     for row, own, expected in zip(graph.rows, found, graph.entry_shapes(drawn), strict=True):
         shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (own, expected)]
         if shapes[0] != shapes[1]:
             wrong[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
+        elif row.params:
+            entry = get(params, tuple(row.params.split("/")))  # JAX narrows the dtypes in `found`
+            wrong |= _wrong_dtypes(row, entry, expected)
     if wrong:
         raise FuncconvError("\n  ".join(wrong.values()))
+
+
+def _wrong_dtypes(row: Row, entry: Any, drawn: Any) -> dict[str | None, str]:
+    """Return the arrays of an entry that have another dtype than a layer declares, or no floats where it draws some."""
+    declared = getattr(getattr(row.op, "layer", row.op), "dtype", None)
+    wrong: dict[str | None, str] = {}
+    for (path, leaf), spec in zip(jax.tree.leaves_with_path(entry), jax.tree.leaves(drawn), strict=True):
+        if declared:
+            fits = leaf.dtype == declared
+        else:
+            fits = jnp.issubdtype(leaf.dtype, jnp.inexact) or not jnp.issubdtype(spec.dtype, jnp.inexact)
+        if not fits:
+            name = f"{row.params}/{jax.tree_util.keystr(path, simple=True, separator='/')}"
+            wrong[name] = f"{name} is {leaf.dtype}, but needs {declared or 'floats'}"
+    return wrong
 
 
 def trees(

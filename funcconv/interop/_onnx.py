@@ -4,7 +4,6 @@ import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import jax
@@ -13,6 +12,7 @@ import numpy as np
 
 from .._errors import FuncconvError
 from .._extras import needs
+from .._files import file_path, write_file
 from .._graph import Graph
 from .._plain import plain
 from .._typing import Params
@@ -32,7 +32,8 @@ def to_onnx(
 ) -> tuple[str, ...]:
     """Write a network as an ONNX file, by the package jax2onnx.
 
-    The file is then run by onnxruntime on random inputs, so that one which computes anything else is not left behind.
+    onnxruntime first runs it on random inputs; a file that computes anything else is not written. If writing fails, a
+    file that was there before stays as it was.
 
     Args:
         graph: which is evaluated as outside of training. The file's inputs have the names of the graph's.
@@ -48,8 +49,8 @@ def to_onnx(
 
     Raises:
         FuncconvError: if the graph keeps a state that is not given, if it is not in float32 alone, if it has an
-            operation that jax2onnx cannot express or onnxruntime cannot run, which is named, or if what is computed
-            differs.
+            operation that jax2onnx cannot express or onnxruntime cannot run, which is named, if what is computed
+            differs, or if the file cannot be written.
 
     Example:
         >>> import funcconv as fc, jax, os, tempfile
@@ -59,6 +60,7 @@ def to_onnx(
         ...     fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), os.path.join(folder, "net.onnx"))
         ('max_pool1',)
     """
+    place = file_path("to_onnx", path)
     kept = kept_state("to_onnx", graph, state)
     with needs("onnx", "to_onnx"):
         jax2onnx, onnxruntime = import_module("jax2onnx"), import_module("onnxruntime")
@@ -87,7 +89,7 @@ def to_onnx(
             msg = f"to_onnx: jax2onnx cannot express the network: {type(error).__name__}: {str(error)[:300]}"
             raise FuncconvError(msg) from error
         _check(onnxruntime, model, evaluate, inputs, names)
-    Path(path).write_bytes(model)
+    write_file("to_onnx", place, model)
     return names
 
 

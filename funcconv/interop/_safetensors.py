@@ -1,23 +1,28 @@
 """Weights and architectures as safetensors files, which hold arrays by name and run nothing when they are read."""
 
+import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._dtypes import exact
 from .._errors import FuncconvError
-from .._extras import needs
+from .._files import existing_file, write_file
 from .._graph import Graph
 from .._typing import Params
+from . import _safetensors_format as safetensors_format
 from ._matching import check_params
 
 _ARCHITECTURE = "funcconv"  # the entry of the metadata
 _HASH = "funcconv-hash"
-_STATE = "@state/"  # before the names of a state: no layer's name has an @
+_EMPTY = "funcconv-empty"  # {} or None, where the tree has them in place of an array
+_OWN = (_EMPTY, safetensors_format.CHECKSUMS, safetensors_format.SHA256)
+_STATE = "@state/"  # before the names of a state
+_ESCAPE = "@"  # doubled in front of a name that starts with it, so that no parameter is taken for a state
 
 
 def save_safetensors(
@@ -30,12 +35,17 @@ def save_safetensors(
 ) -> None:
     """Write a tree of arrays to a safetensors file, under the names of their paths: `"trunk/conv1/kernel"`.
 
-    A weight that a network uses twice is one entry of the tree, and so one array of the file. The file is written
-    beside its place and put there when it is whole.
+    A weight that a network uses twice is one entry of the tree, and so one array of the file. Every array, and the file
+    as a whole, gets a checksum, so that `load_safetensors` refuses a damaged file. The file is written under a
+    temporary name in the same folder and then renamed. If that fails, the file that was there before is still whole.
+
+    An `@` at the start of a name is doubled in the file, because `"@state/"` marks the state.
 
     Args:
         path: of the file.
-        params: nested dicts of arrays; None, a missing bias, is left out.
+        params: nested dicts of arrays, whose names are not empty and have no `/`. An empty dict and None, a missing
+            bias, come back as they are. All dtypes of the format are kept: bool; integers of 8 to 64 bits; float8
+            (`e4m3fn`, `e5m2`, `e8m0fnu`, `e4m3fnuz`, `e5m2fnuz`), float16, bfloat16, float32 and float64; complex64.
         graph: is written into the metadata, so that `load` needs the file alone.
         state: of the layers that keep one; `load_state` reads it.
         metadata: more texts by name.
@@ -44,8 +54,8 @@ def save_safetensors(
         None.
 
     Raises:
-        FuncconvError: if safetensors is not installed, a name has a `/`, an array is of a type that such a file cannot
-            hold, or the file cannot be written.
+        FuncconvError: if a name, a dtype or a text cannot be written, an array was deleted or is a random key, metadata
+            has a name that funcconv uses, or the path or the disk does not allow the file.
 
     Example:
         >>> import funcconv as fc, jax, tempfile, os
@@ -58,27 +68,30 @@ def save_safetensors(
         >>> found == graph, params["conv1"]["kernel"].shape
         (True, (3, 3, 1, 4))
     """
-    with needs("safetensors", "a safetensors file"):
-        from safetensors import SafetensorError
-        from safetensors.numpy import save
-    arrays = _named(params) | {f"{_STATE}{name}": array for name, array in _named(state or {}).items()}
-    told = dict(metadata or {})
-    if graph is not None:
-        told |= {_ARCHITECTURE: graph.to_json(), _HASH: graph.content_hash}
-    part = Path(path).with_name(Path(path).name + ".part")
+    arrays, empty = _named(params, "parameters", "")
+    for found, more in zip((arrays, empty), _named({} if state is None else state, "state", _STATE), strict=True):
+        found |= more
+    texts = _texts(metadata)
+    own = {} if graph is None else {_ARCHITECTURE: graph.to_json(), _HASH: graph.content_hash}
+    for name in texts:
+        if name in _OWN or own.get(name, texts[name]) != texts[name]:
+            msg = f"save_safetensors: the name {name!r} in metadata is reserved for what funcconv writes"
+            raise FuncconvError(msg)
+    own |= {_EMPTY: json.dumps(empty)} if empty else {}
     try:
-        part.write_bytes(save(arrays, told))
-        part.replace(path)
-    except (SafetensorError, OSError, KeyError, ValueError) as error:
-        part.unlink(missing_ok=True)
+        buffers = safetensors_format.encoded(arrays, texts | own)
+    except FuncconvError as error:
         msg = f"save_safetensors: {path} cannot be written: {error}"
-        raise FuncconvError(msg) from error
+        raise FuncconvError(msg) from None
+    write_file("save_safetensors", path, buffers)
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
     """Read the arrays of a safetensors file, and its metadata.
 
-    The file is mapped into memory, and each array is read when it is copied to the device.
+    The arrays are JAX arrays. An array whose dtype JAX would narrow stays a NumPy array: float64, complex128 and
+    integers of 64 bits, unless `jax_enable_x64` is set. If the file has checksums, as those of `save_safetensors` have,
+    they are checked. Files of other libraries are read without.
 
     Args:
         path: of the file.
@@ -87,8 +100,8 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
         `(params, metadata)`: nested dicts by the parts of the names between `/`, and texts by name.
 
     Raises:
-        FuncconvError: if safetensors is not installed, the file is not one or is damaged, or of two names one is a
-            part of the other.
+        FuncconvError: if the file is not one or is damaged, which names the array, or of two names one is a part of the
+            other.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp, os, tempfile
@@ -110,10 +123,13 @@ def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
         path: of a safetensors file that was written with `graph=`.
 
     Returns:
-        `(graph, params)`; the parameters have the names and shapes that the graph needs, and the dtypes of the file.
+        `(graph, params)`; the parameters have the names and shapes that the graph needs, and the dtypes of the file, as
+        `load_safetensors` returns them.
 
     Raises:
-        FuncconvError: as `load_safetensors`, and if the file has no graph, one that was changed, or other parameters.
+        FuncconvError: as `load_safetensors`, and if the file has no graph, one that was changed, or other parameters:
+            other names or shapes, a dtype that is not the one a layer declares (`Conv(..., dtype=...)`), or integers
+            where a layer has floats.
 
     Example:
         >>> import funcconv as fc, jax, os, tempfile
@@ -179,21 +195,21 @@ def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], di
 
 def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """Return the parameters, the state and the metadata."""
-    with needs("safetensors", "a safetensors file"):
-        from safetensors import SafetensorError, safe_open
+    place = existing_file("load_safetensors", path)
+    try:
+        arrays, metadata, checked = safetensors_format.read(place)
+        empty = json.loads(metadata.pop(_EMPTY, "{}")) if checked else {}
+    except (OSError, FuncconvError) as error:
+        msg = f"load_safetensors: {place} cannot be read: {error}"
+        raise FuncconvError(msg) from error
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
-    try:
-        with safe_open(os.fspath(path), framework="flax") as file:
-            metadata = dict(file.metadata() or {})
-            for name in file.keys():  # noqa: SIM118 (it is no dict)
-                array = jnp.asarray(file.get_tensor(name))
-                _put(state if name.startswith(_STATE) else params, name.removeprefix(_STATE), array)
-    except (SafetensorError, OSError, ValueError, TypeError, KeyError) as error:
-        if isinstance(error, FuncconvError):
-            raise
-        msg = f"load_safetensors: {path} cannot be read: {str(error)[:300]}"
-        raise FuncconvError(msg) from error
+    for name in [*empty, *arrays]:
+        value = exact(arrays.pop(name)) if name in arrays else empty[name]
+        if name.startswith(_STATE):
+            _put(state, name.removeprefix(_STATE), value)
+        else:
+            _put(params, name.removeprefix(_ESCAPE) if checked else name, value)
     return params, state, metadata
 
 
@@ -210,13 +226,54 @@ def _put(tree: dict[str, Any], name: str, value: Any, *, once: bool = True) -> N
         raise FuncconvError(msg)
 
 
-def _named(tree: Params) -> dict[str, np.ndarray]:
-    arrays = {}
-    for keys, leaf in jax.tree.leaves_with_path(tree):
-        names = [str(getattr(key, "key", "")) for key in keys]
-        if not names or not all(names) or any("/" in name for name in names):
-            where = jax.tree_util.keystr(keys) or "that is an array"
-            msg = f"save_safetensors: the parameters must be nested dicts with names without '/'; got an entry {where}"
-            raise FuncconvError(msg)
-        arrays["/".join(names)] = np.asarray(leaf, order="C")
-    return arrays
+def _texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
+    if not isinstance(metadata, Mapping | None) or not all(
+        isinstance(text, str) for pair in (metadata or {}).items() for text in pair
+    ):
+        msg = f"save_safetensors: metadata must be texts by name; got {str(metadata)[:100]}. json.dumps makes texts"
+        raise FuncconvError(msg)
+    return dict(metadata or {})
+
+
+def _named(tree: Any, what: str, prefix: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a tree by their names in a file, and what is empty in it."""
+    arrays: dict[str, np.ndarray] = {}
+    empty: dict[str, Any] = {}
+
+    def walk(below: Any, name: str) -> None:
+        if isinstance(below, Mapping) and (below or not name):
+            for key, value in below.items():
+                if not isinstance(key, str) or not key or "/" in key:
+                    where = f"the entry {name!r}" if name else f"the {what}"
+                    rule = "must be nested dicts, with names without '/' that are not empty"
+                    msg = f"save_safetensors: {where} {rule}; got the name {key!r}"
+                    raise FuncconvError(msg)
+                escaped = _ESCAPE + key if not name and key.startswith(_ESCAPE) and not prefix else key
+                walk(value, f"{name}/{escaped}" if name else escaped)
+        elif below is None or isinstance(below, Mapping):
+            empty[prefix + name] = None if below is None else {}
+        else:
+            arrays[prefix + name] = _array(below, name)
+
+    if not isinstance(tree, Mapping):
+        msg = f"save_safetensors: the {what} must be nested dicts of arrays; got a value of type {type(tree).__name__}"
+        raise FuncconvError(msg)
+    walk(tree, "")
+    return arrays, empty
+
+
+def _array(leaf: Any, name: str) -> np.ndarray:
+    """Return a leaf as an array of NumPy of the same dtype, contiguous and in the order of bytes of the format."""
+    why: object = ""
+    if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
+        why = "the tree must be nested dicts of arrays"
+    elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        why = "this is a random key; jax.random.key_data(key) can be saved, and jax.random.wrap_key_data takes it back"
+    else:
+        try:
+            array = np.asarray(leaf, order="C")
+            return array.astype(array.dtype.newbyteorder("<"), copy=False)
+        except (RuntimeError, TypeError, ValueError) as error:  # of JAX: deleted, traced, or on other hosts
+            why = str(error).splitlines()[0]
+    msg = f"save_safetensors: {name!r}, of type {type(leaf).__name__}, cannot be saved: {why}"
+    raise FuncconvError(msg)

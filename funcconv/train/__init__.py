@@ -1,13 +1,13 @@
 """Training: a pure step, and a loop that can be killed at any moment and goes on as if nothing had been."""
 
 from ._batches import batches as batches
-from ._checkpoints import about as about
-from ._checkpoints import digest as digest
-from ._checkpoints import restore as restore
-from ._checkpoints import save as save
 from ._fit import fit as fit
 from ._history import History as History
 from ._idx import read_idx as read_idx
+from ._leaves import digest as digest
+from ._save import about as about
+from ._save import restore as restore
+from ._save import save as save
 from ._state import State as State
 from ._step import compile as compile
 from ._step import make_step as make_step

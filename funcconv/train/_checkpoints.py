@@ -1,71 +1,75 @@
-"""States of a run on disk: written whole or not at all, and checked when read, lest a damaged one is taken."""
+"""Checkpoints of a run: written completely before they replace an earlier one, and checked when they are read."""
 
-import hashlib
-import importlib.metadata
-import json
+import itertools
 import os
-import platform
-import warnings
-from collections.abc import Iterator, Mapping
-from contextlib import closing
-from functools import cache
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._errors import FuncconvError
-from .._extras import needs
+from .._paths import checked_path
+from .._step_folders import RECORD, WRITING, checked_step, is_checkpoint
 from .._typing import Number
+from ._leaves import described, digest, for_orbax, held, paths
+from ._lock import FolderLock
+from ._record import as_json, read_record, text_of, versions
+from ._replace import clean, discard, put_in_place, remove
+from ._retention import kept, score
+from ._stored import StoredCheckpoints
+
+_saves = itertools.count()  # processes that save together count alike; it tells their barriers apart
+_SECONDS = 600  # how long they wait for each other, as in orbax
+_TEXT = 2000  # bytes of an error that process 0 tells the others
 
 
-class Checkpoints:
-    """A folder of checkpoints, by the step that they were taken after.
+class Checkpoints(StoredCheckpoints):
+    """A folder of checkpoints, to write; no other writer can use it until `close`.
+
+    If several processes train one state, all of them call each method, and process 0 locks and changes the folder.
 
     Args:
-        folder: is made where it is missing.
-        keep: how many of the last are kept, and how many of the best where `best` is given.
-        best: the name of a metric of which the smallest value is the best, `"-name"` for the largest; None for none.
+        folder: it is created if it is missing.
+        keep: how many of the last are kept, and how many of the best if `best` is given. None keeps all.
+        best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest. NaN is never
+            the best. None: the metrics do not matter.
         asynchronous: whether to write while the run goes on.
 
     Raises:
-        FuncconvError: if orbax is not installed, or the folder cannot be made or written to.
+        FuncconvError: if orbax is not installed, the folder cannot be created or written to, or another writer uses it.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, keep: int = 3, best: str | None = None, asynchronous: bool = True
-    ) -> None:
-        with needs("train", "a checkpoint"):
-            import orbax.checkpoint as ocp
-        self._ocp, self.folder = ocp, Path(folder).absolute()
+        self, folder: str | os.PathLike[str], *, keep: int | None = 3, best: str | None = None,
+        asynchronous: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(checked_path("train: no checkpoints can be kept", folder, wants="folder").absolute())
+        self._keep, self._best, self._asynchronous = keep, best, asynchronous
+        self._scores: dict[int, float | None] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+        _on_process_0(self._open)
+
+    def _open(self) -> None:
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(self.folder)
+            self._release = weakref.finalize(self, lock.release)  # also if a failed run never calls `close`
+            clean(self.folder)
         except OSError as error:
             msg = f"train: no checkpoints can be kept in {self.folder}: {error}"
             raise FuncconvError(msg) from error
-        if not os.access(self.folder, os.W_OK):
-            msg = f"train: no checkpoints can be kept in {self.folder}: it is not to be written to"
-            raise FuncconvError(msg)
-        policies = ocp.checkpoint_managers.preservation_policy
-        kept = [policies.LatestN(keep)]
-        if best is not None:
-            name, sign = best.removeprefix("-"), -1 if best.startswith("-") else 1
-            rank = lambda metrics: -sign * metrics.get(name, sign * np.inf)  # noqa: E731
-            kept.append(policies.BestN(get_metric_fn=rank, n=keep))
-        self._manager = ocp.CheckpointManager(
-            self.folder,
-            options=ocp.CheckpointManagerOptions(
-                preservation_policy=policies.AnyPreservationPolicy(kept),
-                enable_async_checkpointing=asynchronous, cleanup_tmp_directories=True,
-            ),
-        )  # fmt: skip
 
     @property
     def steps(self) -> tuple[int, ...]:
         """After which steps there is one, the last one last."""
-        return tuple(sorted(self._manager.all_steps()))
+        self.wait()
+        return super().steps
 
     def save(
         self,
@@ -75,251 +79,144 @@ class Checkpoints:
         metrics: Mapping[str, Number] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a state in place of one of this step, such as a damaged one.
+        """Write a state, and replace an earlier one of this step once it is written.
 
-        What it holds is copied at once, so that the next step may take over its memory.
+        The state is copied at once, so that the next step may take over its memory.
+
+        Args:
+            step: the number of steps that were taken.
+            state: a tree of arrays and numbers.
+            run: what the loop needs to go on, as JSON has it.
+            metrics: numbers by their names.
+            about: what else the checkpoint says about itself, as JSON has it.
+
+        Raises:
+            FuncconvError: if the state cannot be saved, or this write, or the one before that went on meanwhile, fails.
+                Then the folder is as it was before.
         """
-        args = self._ocp.args
-        held = jax.tree.map(jnp.copy, state)
-        told = {
-            "arrays": _described(held), "digest": digest(held), "run": dict(run or {}), "about": dict(about or {}),
-            "versions": _versions(),
-        }  # fmt: skip
-        try:
-            if step in self._manager.all_steps():
-                self._manager.delete(step)
-            self._manager.save(
-                step, args=args.Composite(state=args.StandardSave(held), told=args.JsonSave(told)),
-                metrics=None if metrics is None else dict(metrics), force=True,
-            )  # fmt: skip
-        except Exception as error:
-            msg = f"train: the checkpoint of step {step} could not be written to {self.folder}: {error}"
-            raise FuncconvError(msg) from error
-
-    def told(self, step: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Return the step of each one that can be read, and what it tells, the last one first; or of a certain one."""
         self.wait()
-        for number in (step,) if step is not None else reversed(self.steps):
-            try:
-                told = self._read(number, told=self._ocp.args.JsonRestore())["told"]
-                told = {name: told[name] for name in ("arrays", "digest", "run", "about", "versions")}
-            except Exception as error:  # whatever is wrong with it
-                _warn(number, self.folder, error)
-                continue
-            yield number, told
-
-    def restore(
-        self, like: Any, step: int | None = None, about: Mapping[str, Any] | None = None
-    ) -> tuple[int, Any, dict[str, Any]] | None:
-        """Return the step, the state and what the loop said, of the last one that is whole, or of a certain one."""
-        for number, told in self.told(step):
-            where = f"{self.folder}, step {number}"
-            _check_alike(told["arrays"], _described(like), where)
-            if about is not None:
-                was, now = (
-                    {name: json.dumps(value, sort_keys=True) for name, value in each.items()}
-                    for each in (told["about"], about)
-                )
-                _check_alike(was, now, where)
-            try:
-                state = self._read(number, state=self._ocp.args.StandardRestore(jax.tree.map(_spec, like)))["state"]
-            except Exception as error:
-                _warn(number, self.folder, error)
-                continue
-            if digest(state) != told["digest"]:
-                _warn(number, self.folder, "its arrays are not those that were written")
-                continue
-            if told["versions"] != _versions():
-                _warn_of_versions(number, told["versions"])
-            return number, state, told["run"]
-        return None
+        step = checked_step("train", step)
+        state = held(state, step)
+        record = {
+            "arrays": described(state), "paths": dict(zip(described(state), paths(state), strict=True)),
+            "digest": digest(state), "run": as_json(dict(run or {})), "about": as_json(dict(about or {})),
+            "metrics": as_json(dict(metrics or {})), "versions": versions(),
+        }  # fmt: skip
+        place = self.folder / str(step)
+        if os.path.lexists(place) and not is_checkpoint(place):
+            msg = f"train: {place} is not a checkpoint, so that none can be written there; rename it"
+            raise FuncconvError(msg)
+        try:
+            finish = self._start(step, state)
+        except Exception as error:
+            if jax.process_index() == 0:
+                discard(self.folder, step)
+            raise self._failed(step, error) from error
+        self._writing = self._thread.submit(self._finish, step, record, finish, next(_saves))
+        if not self._asynchronous:
+            self.wait()
 
     def wait(self) -> None:
         """Return when all is written; raise what went wrong."""
-        try:
-            self._manager.wait_until_finished()
-        except Exception as error:
-            msg = f"train: a checkpoint could not be written to {self.folder}: {error}"
-            raise FuncconvError(msg) from error
+        if self._writing:
+            try:
+                self._writing.result()
+            finally:
+                if self._writing.done():  # an interrupt leaves it going on
+                    self._writing = None
 
     def close(self) -> None:
-        """Wait, and let go of the folder."""
-        self.wait()
-        self._manager.close()
+        """Wait, and let other writers use the folder."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if jax.process_index() == 0:
+                self._release()
 
-    def _read(self, step: int, **items: Any) -> Any:
-        return self._manager.restore(step, args=self._ocp.args.Composite(**items))
+    def _start(self, step: int, state: Any) -> Callable[[], None]:
+        """Begin to write the arrays; return what waits until they are written."""
+        written = self.folder / f"{step}{WRITING}"
+        if jax.process_index() == 0:
+            discard(self.folder, step)
+            written.mkdir()
+        if not jax.tree.leaves(state):
+            return lambda: None
+        options = self._ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_SECONDS)
+        writer = self._ocp.StandardCheckpointer(async_options=options)
+        try:
+            writer.save(written / "state", for_orbax(state))
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
 
+        def finish() -> None:
+            try:
+                writer.wait_until_finished()
+            finally:
+                writer.close()
 
-def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
-    """Write a tree of arrays, such as a `State`, to a folder.
+        return finish
 
-    Args:
-        folder: is made where it is missing; one that has checkpoints keeps them.
-        state: the tree.
-        step: the number that it goes by; one that is there under it is replaced.
+    def _finish(self, step: int, record: Mapping[str, Any], finish: Callable[[], None], number: int) -> None:
+        """Wait for the arrays, put the checkpoint in its place and remove others; process 0 does so."""
+        try:
+            finish()
+        except Exception as error:
+            if jax.process_index() == 0:
+                discard(self.folder, step)
+            raise self._failed(step, error) from error
+        try:
+            if jax.process_index() == 0:
+                (self.folder / f"{step}{WRITING}" / RECORD).write_text(text_of(record))
+                put_in_place(self.folder, step)
+                self._remove_others(step, record)
+        except OSError as error:
+            discard(self.folder, step)
+            raise self._failed(step, error) from error
+        finally:  # the others go on only when the checkpoint is in its place
+            wait = self._ocp.multihost.get_barrier_sync_fn()
+            wait(key=f"funcconv-checkpoint-{number}", timeout_ms=1000 * _SECONDS)
 
-    Raises:
-        FuncconvError: if orbax is not installed or the folder cannot be written to.
+    def _remove_others(self, step: int, record: Mapping[str, Any]) -> None:
+        if self._keep is None:
+            return
+        folders = self._folders()
+        if self._best is not None:
+            self._scores[step] = score(record["metrics"], self._best)
+            for number in {*folders} - {*self._scores}:
+                self._scores[number] = _score_of(folders[number], self._best)
+        for number in {*folders} - kept(folders, step, self._keep, self._scores):
+            with suppress(OSError):  # what cannot be removed now is tried again after the next checkpoint
+                remove(self.folder, number)
 
-    Returns:
-        None.
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     fc.train.save(folder, {"w": jnp.ones(2)})
-        ...     fc.train.restore(folder, {"w": jnp.zeros(2)})["w"].tolist()
-        [1.0, 1.0]
-    """
-    with closing(Checkpoints(folder, keep=2**31, asynchronous=False)) as checkpoints:
-        checkpoints.save(step, state)
-
-
-def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) -> Any:
-    """Read what `save` or `fit` wrote.
-
-    Args:
-        folder: of checkpoints.
-        like: a tree of arrays or of their types, with the names, shapes and dtypes that are expected.
-        step: which one; None is the last one that is whole: of one that is not, a warning tells.
-
-    Returns:
-        A tree like `like`, on the devices of its arrays.
-
-    Raises:
-        FuncconvError: if there is none, or what is there has other names, shapes or dtypes; each is named.
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> try:
-        ...     fc.train.restore("nowhere", {"w": jnp.zeros(2)})
-        ... except fc.FuncconvError as error:
-        ...     print(error)
-        train: there is no folder nowhere
-    """
-    with closing(_there(folder)) as checkpoints:
-        found = checkpoints.restore(like, step)
-    if found is None:
-        raise _none(folder, step)
-    return found[1]
-
-
-def _there(folder: str | os.PathLike[str]) -> Checkpoints:
-    if not Path(folder).is_dir():
-        msg = f"train: there is no folder {folder}"
-        raise FuncconvError(msg)
-    return Checkpoints(folder, keep=2**31)
-
-
-def _none(folder: str | os.PathLike[str], step: int | None) -> FuncconvError:
-    which = "" if step is None else f" of step {step}"
-    return FuncconvError(f"train: {folder} has no checkpoint{which} that can be read")
+    def _failed(self, step: int, error: Exception) -> FuncconvError:
+        why = str(error).splitlines() or [type(error).__name__]
+        return FuncconvError(f"train: the checkpoint of step {step} could not be written to {self.folder}: {why[0]}")
 
 
-def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
-    """Read what a checkpoint says of itself, without its arrays.
-
-    Args:
-        folder: of checkpoints.
-        step: which one; None is the last one that can be read.
-
-    Returns:
-        `{"step": ..., "arrays": {path: "float32[3, 3, 1, 8]"}, "digest": ..., "versions": {"jax": ...}, "about": ...}`,
-        where the last is what was given to `fit`.
-
-    Raises:
-        FuncconvError: if there is none.
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp, tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     fc.train.save(folder, {"w": jnp.ones(2)}, step=7)
-        ...     fc.train.about(folder)["step"], fc.train.about(folder)["arrays"]
-        (7, {'w': 'float32[2]'})
-    """
-    with closing(_there(folder)) as checkpoints:
-        for number, told in checkpoints.told(step):
-            return {"step": number} | {name: told[name] for name in ("arrays", "digest", "versions", "about")}
-    raise _none(folder, step)
+def _score_of(path: Path, best: str) -> float | None:
+    try:
+        return score(read_record(path)["metrics"], best)
+    except (OSError, ValueError, KeyError, TypeError):  # it is damaged
+        return None
 
 
-def digest(tree: Any) -> str:
-    """Return the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
+def _on_process_0(action: Callable[[], None]) -> None:
+    """Do something in process 0, and raise its error in all processes."""
+    error: FuncconvError | None = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except FuncconvError as failure:
+            error = failure
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
 
-    Args:
-        tree: of arrays; random keys are taken by their data.
-
-    Returns:
-        64 hexadecimal digits.
-
-    Raises:
-        Nothing.
-
-    Example:
-        >>> import funcconv as fc, numpy as np
-        >>> fc.train.digest({"w": np.ones(2)}) == fc.train.digest({"w": np.float32([1, 1])})
-        False
-    """
-    found = hashlib.sha256()
-    for path, leaf in jax.tree.leaves_with_path(tree):
-        values = np.asarray(_whole(_data(leaf)))
-        found.update(f"{jax.tree_util.keystr(path)} {values.dtype} {values.shape};".encode())
-        found.update(values.tobytes())
-    return found.hexdigest()
-
-
-def _data(leaf: Any) -> Any:
-    is_key = jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key)
-    return jax.random.key_data(leaf) if is_key else leaf
-
-
-def _whole(leaf: Any) -> Any:
-    """Return an array of which other processes hold parts with those parts."""
-    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
-        return leaf
-    from jax.experimental import multihost_utils
-
-    return multihost_utils.process_allgather(leaf, tiled=True)
-
-
-def _described(tree: Any) -> dict[str, str]:
-    return {
-        jax.tree_util.keystr(path, simple=True, separator="/"): f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
-        for path, leaf in jax.tree.leaves_with_path(tree)
-    }
-
-
-def _spec(leaf: Any) -> Any:
-    return jax.ShapeDtypeStruct(jnp.shape(leaf), jnp.result_type(leaf), sharding=getattr(leaf, "sharding", None))  # type: ignore[no-untyped-call]
-
-
-def _check_alike(found: Mapping[str, str], wanted: Mapping[str, str], where: str) -> None:
-    differences = [
-        f"{name}: {found.get(name, 'missing')} there, {wanted.get(name, 'not known')} here"
-        for name in sorted({*found, *wanted})
-        if found.get(name) != wanted.get(name)
-    ]
-    if differences:
-        msg = f"train: the checkpoint in {where} is of something else:\n  " + "\n  ".join(differences)
-        raise FuncconvError(msg)
-
-
-@cache
-def _versions() -> dict[str, str]:
-    packages = ("jax", "jaxlib", "optax", "flax")
-    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
-
-
-def _warn_of_versions(step: int, was: Mapping[str, str]) -> None:
-    now = _versions()
-    changes = ", ".join(f"{name} {was.get(name)} came to be {now[name]}" for name in now if was.get(name) != now[name])
-    warnings.warn(
-        f"the checkpoint of step {step} was written with other versions, so what follows may differ in its last bits: "
-        f"{changes}", stacklevel=4,
-    )  # fmt: skip
-
-
-def _warn(step: int, folder: Path, why: object) -> None:
-    text = str(why).splitlines()[0][:200] if str(why) else type(why).__name__
-    warnings.warn(f"the checkpoint of step {step} in {folder} is left out, it is damaged: {text}", stacklevel=4)
+        text = str(error or "").encode()[:_TEXT].ljust(_TEXT, b"\0")
+        told = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
+        if error is None and told.strip(b"\0"):
+            error = FuncconvError(told.rstrip(b"\0").decode(errors="replace"))
+    if error:
+        raise error

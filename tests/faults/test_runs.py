@@ -316,7 +316,7 @@ batch = jnp.ones((4, 8, 8, 1))
 print(program_of(jax.jit(step), state, batch), settings_of(step, state, None))
 """
     said, trouble = child(code, tmp_path).communicate()
-    exec(code)
+    exec(code, {})
     assert capsys.readouterr().out == said, trouble
 
 

@@ -1,0 +1,235 @@
+"""The format safetensors: a header of JSON, which names the arrays, and then their bytes, one after another.
+
+funcconv reads and writes it itself, so that every dtype stays what it is, and memory holds each array once. Files of
+funcconv also have checksums in the metadata of the header. Other libraries ignore them.
+
+- `funcconv-checksums`: the CRC-32 of each array, with its name, dtype and shape.
+- `funcconv-sha256`: the SHA-256 of the rest of the header. This covers the checksums of the arrays, and so the file.
+
+Source: https://github.com/huggingface/safetensors, "Format".
+"""
+
+import hashlib
+import json
+import math
+import os
+import zlib
+from collections.abc import Iterator, Mapping
+from typing import Any, NamedTuple, NoReturn
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._errors import FuncconvError
+
+DTYPES = {
+    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
+    "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
+    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}  # fmt: skip
+CHECKSUMS, SHA256 = "funcconv-checksums", "funcconv-sha256"
+_METADATA = "__metadata__"
+_LONGEST = 100_000_000  # bytes of a header, a limit of the format
+_SHOWN = 5  # names in a message
+
+
+class Content(NamedTuple):
+    """What a file has in it."""
+
+    arrays: dict[str, np.ndarray]
+    metadata: dict[str, str]  # without checksums
+    checked: bool  # whether there were checksums
+
+
+class _Entry(NamedTuple):
+    """An array as the header describes it."""
+
+    name: str
+    code: str
+    shape: tuple[int, ...]
+    begin: int
+    end: int
+
+
+def encoded(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:
+    """Return the buffers of a file, with checksums.
+
+    Args:
+        arrays: contiguous arrays by name.
+        metadata: texts by name.
+
+    Returns:
+        The length of the header, the header, and the bytes of each array.
+
+    Raises:
+        FuncconvError: if the format has no such dtype, name or text, or the header would be too long.
+    """
+    codes = {jnp.dtype(dtype): code for code, dtype in DTYPES.items()}
+    for name, array in arrays.items():
+        if array.dtype not in codes:
+            msg = f"the array {name!r} is {array.dtype}, and the format has {', '.join(DTYPES.values())}"
+            raise FuncconvError(msg)
+    if _METADATA in arrays:
+        msg = f"no array can have the name {_METADATA!r}, which the format uses for texts"
+        raise FuncconvError(msg)
+    # Larger items come first, so that every array begins at a multiple of its item's size.
+    ordered = sorted(arrays.items(), key=lambda each: (-each[1].dtype.itemsize, each[0]))
+    header: dict[str, Any] = {}
+    sums, begin = {}, 0
+    for name, array in ordered:
+        entry = _Entry(name, codes[array.dtype], array.shape, begin, begin + array.nbytes)
+        sums[name] = _checksum(entry, _bytes(array))
+        header[name] = {"dtype": entry.code, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
+        begin = entry.end
+    told = {**metadata, CHECKSUMS: json.dumps(sums)}
+    told[SHA256] = _digest(header, told)
+    try:
+        text = json.dumps({_METADATA: told, **header}, ensure_ascii=False, separators=(",", ":")).encode()
+    except UnicodeEncodeError as error:
+        msg = f"a name or a text has a character that UTF-8 does not have: {error}"
+        raise FuncconvError(msg) from error
+    text += b" " * (-len(text) % 8)
+    if len(text) > _LONGEST:
+        msg = f"the header would have {len(text):,} bytes, and the format has at most {_LONGEST:,}"
+        raise FuncconvError(msg)
+    return iter([len(text).to_bytes(8, "little"), text, *(_bytes(array) for _, array in ordered)])
+
+
+def read(path: str) -> Content:
+    """Return the content of a file, if it is a whole one.
+
+    Args:
+        path: of the file.
+
+    Returns:
+        The arrays, the texts, and whether checksums were there.
+
+    Raises:
+        FuncconvError: if the file is not one of the format, or not the one that was written; the array is named.
+        OSError: if the file cannot be read.
+    """
+    with open(path, "rb") as file:
+        size = os.fstat(file.fileno()).st_size
+        length = int.from_bytes(file.read(8), "little")
+        if size < 8 or length > size - 8:
+            _refuse(f"it ends after {size} bytes, before its header does")
+        if length > _LONGEST:
+            _refuse(f"its header has {length:,} bytes, and the format allows {_LONGEST:,}")
+        header = _parsed(file.read(length))
+        metadata = _metadata(header.pop(_METADATA, {}))
+        entries = _entries(header, size - 8 - length)
+        sums, whole = metadata.pop(CHECKSUMS, None), metadata.get(SHA256)
+        arrays, damaged = {}, []
+        expected = _sums(sums)
+        for entry in entries:
+            buffer = np.empty(entry.end - entry.begin, np.uint8)
+            if file.readinto(buffer.data) != buffer.size:
+                _refuse(f"it ended while the array {entry.name!r} was read")
+            if expected is not None and _checksum(entry, buffer.data) != expected.get(entry.name):
+                damaged.append(entry)
+            arrays[entry.name] = _array(entry, buffer)
+    if sums is None and whole is None:
+        return Content(arrays, metadata, checked=False)
+    if damaged:
+        listed = ", ".join(f"{each.name!r} ({DTYPES[each.code]}, shape {each.shape})" for each in damaged[:_SHOWN])
+        more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
+        _refuse(f"the checksums of its arrays are not those that were written, so these are damaged: {listed}{more}")
+    if missing := [name for name in expected or () if name not in arrays]:
+        _refuse(f"the array {missing[0]!r} is missing")
+    if sums is None or whole is None or _digest(header, {**metadata, CHECKSUMS: sums}) != whole:
+        _refuse("its header is damaged: the names, shapes or texts in it are not those that were written")
+    del metadata[SHA256]
+    return Content(arrays, metadata, checked=True)
+
+
+def _bytes(array: np.ndarray) -> memoryview:
+    return array.reshape(-1).view(np.uint8).data
+
+
+def _checksum(entry: _Entry, content: memoryview) -> str:
+    described = json.dumps([entry.name, entry.code, entry.shape]).encode()
+    return f"{zlib.crc32(content, zlib.crc32(described)):08x}"
+
+
+def _digest(header: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
+    """Return the SHA-256 of a header and its texts, whatever their order and spaces are."""
+    texts = {name: text for name, text in metadata.items() if name != SHA256}
+    return hashlib.sha256(json.dumps([header, texts], sort_keys=True).encode()).hexdigest()
+
+
+def _parsed(text: bytes) -> dict[str, Any]:
+    try:
+        header = json.loads(text.decode(), object_pairs_hook=_unique)
+    except (ValueError, RecursionError) as error:
+        _refuse(f"its header is not JSON: {str(error)[:100]}")
+    if not isinstance(header, dict):
+        _refuse("its header is not an object of JSON")
+    return header
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    found = dict(pairs)
+    if len(found) < len(pairs):
+        msg = "a name is there twice"
+        raise ValueError(msg)
+    return found
+
+
+def _metadata(found: Any) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+        _refuse("its metadata must be texts by name")
+    return found
+
+
+def _sums(text: str | None) -> dict[str, Any] | None:
+    """Return the checksums of arrays; None where there are none, or what is there cannot be read."""
+    try:
+        found = json.loads(text or "null")
+    except (ValueError, RecursionError):
+        return None
+    return found if isinstance(found, dict) else None
+
+
+def _entries(header: Mapping[str, Any], size: int) -> list[_Entry]:
+    """Return the arrays in the order of their bytes, which must fill the file."""
+    entries = []
+    for name, told in header.items():
+        if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+            _refuse(f"the array {name!r} must have a dtype, a shape and data_offsets")
+        code, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
+        if not isinstance(code, str) or code not in DTYPES:
+            _refuse(f"the array {name!r} has the dtype {str(code)[:20]!r}; known are {', '.join(DTYPES)}")
+        if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
+            _refuse(f"the shape and the offsets of the array {name!r} must be lists of integers from 0 on")
+        begin, end = offsets
+        needed = math.prod(shape) * jnp.dtype(DTYPES[code]).itemsize
+        if end - begin != needed:
+            _refuse(f"the array {name!r} needs {needed} bytes, and {end - begin} are said to be there")
+        entries.append(_Entry(name, code, tuple(shape), begin, end))
+    entries.sort(key=lambda each: (each.begin, each.end))
+    position = 0
+    for each in entries:
+        if each.begin != position:
+            _refuse(f"the array {each.name!r} begins at byte {each.begin}, and the one before it ends at {position}")
+        position = each.end
+    if position != size:
+        _refuse(f"its arrays have {position} bytes, but {size} follow the header")
+    return entries
+
+
+def _are_sizes(found: Any) -> bool:
+    return isinstance(found, list) and all(type(each) is int and each >= 0 for each in found)
+
+
+def _array(entry: _Entry, buffer: np.ndarray) -> np.ndarray:
+    if entry.code == "BOOL" and buffer.max(initial=0) > 1:
+        _refuse(f"the array {entry.name!r} of truth values has a byte that is neither 0 nor 1")
+    try:
+        return buffer.view(jnp.dtype(DTYPES[entry.code])).reshape(entry.shape)
+    except ValueError as error:  # more axes than NumPy has, or sizes beyond its integers
+        _refuse(f"the array {entry.name!r} has the shape {str(entry.shape)[:100]}: {error}")
+
+
+def _refuse(why: str) -> NoReturn:
+    raise FuncconvError(why)
