@@ -100,7 +100,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
         {"__init__"},
     ],
     "train": [
-        {"_errors", "_typing", "_dtypes", "_extras", "_paths", "_step_folders", "_compiler"},
+        {"_errors", "_typing", "_dtypes", "_extras", "_paths", "_files", "_step_folders", "_compiler"},
         {
             "_state",
             "_batches",

@@ -5,8 +5,6 @@ import json
 import math
 import os
 import re
-import shutil
-import tempfile
 import warnings
 from contextlib import suppress
 from dataclasses import dataclass
@@ -16,6 +14,7 @@ from typing import Any
 import jax
 
 from .._errors import FuncconvError
+from .._files import sync, write_file
 from .._typing import Number
 
 _NOT_FINITE = ("nan", "inf", "-inf")  # as strings, since JSON has no numbers for them
@@ -52,7 +51,7 @@ class Beginning:
     def set_byte(self, log: Path, byte: int) -> None:
         """Write down at which byte of a log this run begins."""
         if self.folder is not None:
-            _replace(self._file(self.folder), json.dumps(self._bytes() | {self._name(log): byte}).encode())
+            write_file("train", self._file(self.folder), json.dumps(self._bytes() | {self._name(log): byte}).encode())
 
     def _bytes(self) -> dict[str, Any]:
         if self.folder is not None:
@@ -120,10 +119,7 @@ class LogFile:
     def flush(self) -> None:
         """Wait until all records are on the disk."""
         if self._regular:
-            try:
-                os.fsync(self._file.fileno())
-            except OSError as error:
-                raise self._failure(error) from error
+            sync(self.path)
 
     def close(self) -> None:
         """Close the file."""
@@ -170,7 +166,7 @@ class LogFile:
         elif data + b"\n" == kept:
             self._append(b"\n")
         elif data != kept:
-            _replace(self.path, kept)
+            write_file("train: log", self.path, kept)
         if unreadable:
             numbers = ", ".join(map(str, unreadable[:_SHOWN])) + (", ..." if len(unreadable) > _SHOWN else "")
             warnings.warn(
@@ -189,22 +185,6 @@ class LogFile:
 def _write(file: io.FileIO, data: bytes) -> None:
     while data:  # a disk that is almost full takes a part
         data = data[file.write(data) :]
-
-
-def _replace(path: Path, data: bytes) -> None:
-    """Write a file as a whole or not at all; a symbolic link stays, and what it points to is replaced."""
-    path = Path(os.path.realpath(path))
-    number, part = tempfile.mkstemp(prefix=f".{path.name[:100]}-", dir=path.parent)
-    try:
-        with os.fdopen(number, "wb", buffering=0) as file:
-            _write(file, data)
-            os.fsync(file.fileno())
-        if path.exists():
-            shutil.copymode(path, part)
-        os.replace(part, path)
-    except BaseException:
-        Path(part).unlink(missing_ok=True)
-        raise
 
 
 def _line(record: dict[str, Number]) -> bytes:

@@ -62,12 +62,12 @@ def resumed(state: State, saved: Mapping[str, Any], monitor: str | None) -> Mome
 
     Args:
         state: of the checkpoint.
-        saved: what `Run` saved with it.
+        saved: what `Run` saved with it; empty if `train.save` wrote it.
         monitor: of this call; with another one, the best value is not known.
     """
     done, same = int(state.step), saved.get("monitor", monitor) == monitor
-    best, waited = (float(saved["best"]), int(saved["waited"])) if same else (float("inf"), 0)
-    return Moment(done, state, int(saved.get("evaluated_at", done)), best=best, waited=waited)
+    best, waited = (saved.get("best", "inf"), saved.get("waited", 0)) if same else ("inf", 0)
+    return Moment(done, state, int(saved.get("evaluated_at", done)), best=float(best), waited=int(waited))
 
 
 class Run:

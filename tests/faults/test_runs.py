@@ -285,6 +285,27 @@ def test_a_changed_setting_is_named(tmp_path, change):
     trained(tmp_path, **before, steps=6, on_change="ignore")
 
 
+def test_a_state_that_was_saved_by_hand(tmp_path):
+    """It has no record of a run; the iterator is at its beginning."""
+    whole, _ = trained(None, steps=4)
+    half, _ = trained(None, steps=2)
+    fc.train.save(tmp_path, half, step=2)
+    found, history = trained(tmp_path, steps=4, on_change="raise")
+    assert history.steps("loss") == [3, 4]
+    assert fc.train.digest(found) == fc.train.digest(whole)
+
+
+@pytest.mark.usefixtures("in_memory")
+def test_another_monitor(tmp_path):
+    """Its best value is not known, so that counting begins anew."""
+    given = {"evaluate": lambda _: {"a": 1.0, "b": 2.0}, "every": 1, "patience": 2}
+    _, history = trained(tmp_path, **given, monitor="a", steps=9)
+    assert history.stopped == "a was not better in 2 evaluations, at step 3"
+    with pytest.warns(UserWarning, match="monitor: a then, b now"):
+        _, history = trained(tmp_path, **given, monitor="b", steps=9)
+    assert history.stopped == "b was not better in 2 evaluations, at step 6"
+
+
 @pytest.mark.usefixtures("in_memory")
 def test_what_is_no_change(tmp_path, monkeypatch):
     """How long a run is, how often it is saved, and what cannot be compared between versions."""
@@ -316,7 +337,7 @@ batch = jnp.ones((4, 8, 8, 1))
 print(program_of(jax.jit(step), state, batch), settings_of(step, state, None))
 """
     said, trouble = child(code, tmp_path).communicate()
-    exec(code)
+    exec(code, {})
     assert capsys.readouterr().out == said, trouble
 
 
