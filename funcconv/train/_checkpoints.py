@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._checkpoint_leaves import described, digest, for_orbax, held, keys, paths
+from .._checkpoint_record import as_json, read_record, text_of, versions
 from .._errors import FuncconvError
 from .._paths import checked_path
 from .._step_folders import RECORD, WRITING, checked_step, is_checkpoint
+from .._stored_checkpoints import StoredCheckpoints
 from .._typing import Number
-from ._leaves import described, digest, for_orbax, held, paths
 from ._lock import FolderLock
-from ._record import as_json, read_record, text_of, versions
 from ._replace import clean, discard, put_in_place, remove
 from ._retention import kept, score
-from ._stored import StoredCheckpoints
 
 _saves = itertools.count()  # processes that save together count alike; it tells their barriers apart
 _SECONDS = 600  # how long they wait for each other, as in orbax
@@ -98,7 +98,7 @@ class Checkpoints(StoredCheckpoints):
         step = checked_step("train", step)
         state = held(state, step)
         record = {
-            "arrays": described(state), "paths": dict(zip(described(state), paths(state), strict=True)),
+            "arrays": described(state), "paths": paths(state), "keys": keys(state),
             "digest": digest(state), "run": as_json(dict(run or {})), "about": as_json(dict(about or {})),
             "metrics": as_json(dict(metrics or {})), "versions": versions(),
         }  # fmt: skip

@@ -7,8 +7,8 @@ from typing import Any
 from .._errors import FuncconvError
 from .._paths import checked_path
 from .._step_folders import checked_step
+from .._stored_checkpoints import StoredCheckpoints
 from ._checkpoints import Checkpoints
-from ._stored import StoredCheckpoints
 
 
 def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
