@@ -88,9 +88,12 @@ def train(network: fc.Graph, data: Split, options: argparse.Namespace) -> tuple[
     optimizer = optax.adam(optax.cosine_onecycle_schedule(max(options.steps, 2), 3e-3))
     init, step = fc.train.make_step(loss, optimizer, mesh=mesh)
     key, out = jax.random.key(options.seed), Path(options.out)
+    log = out / f"siamese_mnist-{jax.process_index()}.jsonl"
+    if not options.resume:
+        log.unlink(missing_ok=True)
     state, history = fc.train.fit(
         step, init(network.init(key), key), pairs(data, options.seed, NamedSharding(mesh, PartitionSpec("data"))),
-        steps=options.steps, checkpoint=out / "checkpoints", log=out / f"siamese_mnist-{jax.process_index()}.jsonl",
+        steps=options.steps, checkpoint=out / "checkpoints", log=log,
         progress=jax.process_index() == 0,
     )  # fmt: skip
     if history.stopped:

@@ -71,6 +71,7 @@ def train(
     out = Path(options.out)
     if not options.resume:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        (out / "train_cnn.jsonl").unlink(missing_ok=True)
     state, history = fc.train.fit(
         step, init(network.init(key), key), data, steps=options.steps, every=200,
         evaluate=lambda state: {"accuracy": accuracy(network, state.ema, held_out.images, held_out.labels)},

@@ -698,7 +698,7 @@ def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
 
 def test_a_folder_that_cannot_be_made(problem, tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(fc.FuncconvError, match="no checkpoints can be kept"):
+    with pytest.raises(fc.FuncconvError, match=r"no checkpoints can be kept|cannot be a path"):
         run(problem, 3, checkpoint=tmp_path / "file" / "run")
 
 

@@ -1,6 +1,5 @@
 """Batches of arrays in memory, in an order that depends on a key and an epoch alone."""
 
-import collections
 import mmap
 from collections.abc import Iterator
 from functools import partial
@@ -36,16 +35,19 @@ class Batches(Iterator[Any]):
         whole, rest = divmod(self._count, size)
         self.per_epoch = whole + bool(rest and not drop_last)
         self._seed = None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
-        self._ahead: collections.deque[Any] = collections.deque()
+        self._ahead: dict[int, Any] = {}  # by the number, so that an interrupt at any line skips none
         self._orders: dict[int, np.ndarray] = {}
         self.position = 0
 
     def __next__(self) -> Any:
-        while len(self._ahead) < self._prefetch and self._known(self.position + len(self._ahead)):
-            self._ahead.append(self._placed(self.position + len(self._ahead)))
+        for number in range(self.position, self.position + self._prefetch):
+            if self._known(number) and number not in self._ahead:
+                self._ahead[number] = self._placed(number)
         if not self._known(self.position):
             raise StopIteration
-        found = self._ahead.popleft() if self._ahead else self._placed(self.position)
+        found = self._ahead.pop(self.position, None)
+        if found is None:
+            found = self._placed(self.position)
         self.position += 1
         return found
 
@@ -64,6 +66,18 @@ class Batches(Iterator[Any]):
         if self._shard[1] > 1:  # each takes its part of the same examples in the same order
             found |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
         return found
+
+    def options(self) -> dict[str, Any]:
+        """Return what the batches depend on, but for the values in the arrays and what differs between processes."""
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{each.dtype}{list(each.shape)}"
+            for path, each in jax.tree.leaves_with_path(self._arrays)
+        }
+        last = self.per_epoch * self._size <= self._count
+        return {
+            "batch_size": self._size, "key": self._seed, "drop_last": last, "parts of a batch": self._shard[1],
+            "arrays": arrays,
+        }  # fmt: skip
 
     def __getitem__(self, number: int) -> Any:
         """Return a batch by its number, in memory of the host."""

@@ -1,37 +1,25 @@
-"""The loop: steps, progress, evaluations, checkpoints, and going on where a run ended."""
+"""The loop: steps, evaluations and checkpoints, and going on where a run ended."""
 
-import json
 import os
-import signal
-import sys
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
-from pathlib import Path
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-
-from .._errors import FuncconvError
-from .._extras import needs
-from .._typing import Number
-from ._batches import Batches
 from ._checkpoints import Checkpoints
-from ._history import History, Lines
-from ._memory import copied, copied_batch, lent, taken_back
-from ._processes import Processes, digests, of_state
+from ._compiled import CompiledStep
+from ._history import History
+from ._interrupts import Interrupts
+from ._log_file import Beginning
+from ._logs import Logs, Reports, listed
+from ._memory import copied
+from ._options import checked
+from ._processes import digests, of_state
+from ._progress import Progress
+from ._run import Evaluate, Run, begun, resumed
+from ._settings import Changes, OnChange, settings_of
+from ._source import END, Source
 from ._state import State
-from ._step import Step, compile, metrics_of
-
-Evaluate = Callable[[State], Mapping[str, Any]]
-Log = str | os.PathLike[str] | Callable[[dict[str, Number]], object]
-Logs = Log | Sequence[Log]
-
-_AHEAD = (2, 16)  # how many steps, at least and at most, are on their way while their metrics are not yet here,
-_SECONDS = 0.1  # and for how long, as short steps would wait for each other
+from ._step import Step
 
 
 def fit(
@@ -48,14 +36,16 @@ def fit(
     checkpoint_every: int = 10,
     keep: int = 3,
     about: Mapping[str, Any] | None = None,
+    on_change: OnChange = "warn",
     log: Logs | None = None,
     progress: bool = True,
 ) -> tuple[State, History]:
     """Train until `steps` steps were taken, and go on from the last checkpoint where there is one.
 
-    A run that was killed and is called again with the same arguments takes the same steps as one that was not, to the
-    bit on the same platform: the state has the key, and the batches are sought by their number. Ctrl-C and SIGTERM end
-    it between two steps, when its state is saved; `history.stopped` says so.
+    Whatever ended a run, an error, an interrupt or a kill: called again with the same arguments, it gives the same
+    state, records and evaluations as one that was not interrupted, to the bit on the same platform. A batch that no
+    step was trained on comes again, and an evaluation that did not complete is made. Ctrl-C and SIGTERM end a run
+    between two steps; `history.stopped` says so. A second Ctrl-C ends it at once. In both cases its state is saved.
 
     Several processes that train one state (after `jax.distributed.initialize`) compare their arguments, the state and
     the compiled step at the start. Before each step they agree whether to go on: if one is interrupted, has no more
@@ -73,7 +63,8 @@ def fit(
         evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`. It may keep the state or
             parts of it; only arrays that it keeps are copied.
         every: after how many steps, and at the end, that is called.
-        patience: after how many evaluations without a better value of `monitor` the run ends; None for never.
+        patience: after how many evaluations without a better value of `monitor` the run ends; None for never. Such a
+            run, called again, returns the same result, also with more `steps`; with a larger `patience` it goes on.
         monitor: the name of a metric of `evaluate`, of which the smallest is the best, or `"-name"` for the largest;
             for `patience`, and the best checkpoints are kept too.
         checkpoint: a folder; None keeps nothing.
@@ -81,17 +72,28 @@ def fit(
         keep: how many of the last, and of the best.
         about: what else a checkpoint says, as JSON has it, such as `{"architecture": graph.to_json()}`; a run that goes
             on must say the same. `train.about` reads it.
+        on_change: what to do if a run goes on with other settings than its checkpoint recorded: `"warn"` (the default),
+            `"raise"` or `"ignore"`. Each setting is named with both values. Settings are the options of `make_step`,
+            the constants of the optimizer such as the learning rate, the options and the key of `batches`, the key of
+            the state, `every`, `patience` and `monitor`. Of another loss or model, a digest of the traced step tells.
+            Values in the arrays of the data are not compared. If `monitor` changes, the best value is forgotten.
         log: a file that gets one JSON line for each record; or a function that is called with each, such as a
-            `TensorBoard`, and closed if it has `close`; or a list of those. Each process needs a file of its own.
+            `TensorBoard`, and closed if it has `close`; or a list of those. Each process needs a file of its own. A log
+            that exists is appended to. When a run goes on, only its own records after the checkpoint are cut from it.
+            Lines that are no records stay, and a warning counts them. If a function raises an error, it is called once
+            more with the same record before the state is saved.
         progress: whether to show a bar; in a file or a pipe, a line now and then.
 
     Returns:
-        The state and the `History`, with that of the steps before if `log` is a file.
+        The state and the `History`, with that of the steps before if `log` is a file. If the checkpoint is of a later
+        step than `steps`, its state is returned.
 
     Raises:
-        FuncconvError: if an option is out of range, `batches` is no iterator, a checkpoint is of something else or
-            cannot be written, or a package is missing; in several processes, if they differ, or another one failed or
-            is gone. What `batches`, `step` or `evaluate` raise is passed on, after the state was saved.
+        FuncconvError: if an option is of the wrong kind or out of range, `batches` is no iterator, `evaluate` returns
+            something else than numbers, a checkpoint is of something else or cannot be written, a log cannot be
+            written or is a file of something else, a setting changed and `on_change` is `"raise"`, or a package is
+            missing; in several processes, if they differ, or another one failed or is gone. What `batches`, `step`,
+            `evaluate` or a log raise is passed on, after the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
@@ -106,307 +108,71 @@ def fit(
         ([1.0, 2.0, 3.0], True)
     """
     processes = of_state(state)
-    with processes.guard():
-        for name, number, least in (
-            ("steps", steps, 0), ("every", every, 1), ("patience", patience, 1),
-            ("checkpoint_every", checkpoint_every, 1), ("keep", keep, 1),
-        ):  # fmt: skip
-            if number is not None and number < least:
-                msg = f"train: {name} must be at least {least}; got {number}"
-                raise FuncconvError(msg)
-        if patience is not None and (evaluate is None or monitor is None):
-            msg = "train: patience needs evaluate=, and the name of one of its metrics as monitor="
-            raise FuncconvError(msg)
-        if not (isinstance(batches, Iterator) or (hasattr(batches, "get_state") and hasattr(batches, "set_state"))):
-            raise _no_iterator(batches)
-        where = None if checkpoint is None else str(Path(checkpoint).absolute())
-        processes.meet(where)
-        arguments = _described(
-            batches, steps=steps, every=every, patience=patience, monitor=monitor, checkpoint=where,
-            checkpoint_every=checkpoint_every, keep=keep, about=dict(about or {}), evaluate=evaluate is not None,
-        )  # fmt: skip
-        processes.check(arguments)
-    folder, found = None, None
-    with processes.guard():
-        if checkpoint is not None:
-            folder = Checkpoints(checkpoint, keep=keep, best=monitor)
-            try:
-                found = folder.restore(state, about=dict(about or {}))
-            except FuncconvError:
-                folder.close()
-                raise
+    with ExitStack() as closing:  # calls all that are registered, also if one of them fails; the last one first
+        closing.callback(processes.close)
+        with processes.guard():
+            options = checked(
+                steps=steps, every=every, patience=patience, monitor=monitor, checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every, keep=keep, about=about, on_change=on_change, evaluate=evaluate,
+            )  # fmt: skip
+            logs, source = listed(log), Source(batches)
+            processes.meet(None if options.checkpoint is None else str(options.checkpoint))
+            processes.check(options.described(batches))
+
+        folder, found = None, None
+        with processes.guard():
+            if options.checkpoint:
+                folder = Checkpoints(options.checkpoint, keep=options.keep, best=monitor)
+                closing.callback(lambda: None if processes.broken else folder.close())  # it waits for all processes
+                found = folder.restore(state, about=options.about)
         if processes.together:
             processes.check(digests(found[1] if found else state, "state"))
-    best, waited = float("inf"), 0
-    with processes.guard():
-        if found:
-            _, state, run = found
-            best, waited = float(run["best"]), int(run["waited"])
-            _go_on(batches, int(state.step), run.get("iterator"))
-        else:
-            state = copied(state)  # the compiled step takes over its memory
-        history, logs = History(), _logs(log, int(state.step))
-    history.records += next((each.kept for each in logs if isinstance(each, Lines)), [])
 
-    done = int(state.step)
-    counted = _Counted(step)
-    compiled = compile(counted)
-    shown = _Shown(steps, done, progress=progress)
-    pending: list[tuple[int, Any]] = []
-    evaluated: dict[str, Number] = {}
-    evaluated_at, saved_at = -1, done if found else -1
-    begun: tuple[int, float] | None = None
-    most = _AHEAD[0] if _crowded(state) else _AHEAD[1]
+        with processes.guard():
+            saved = found[2] if found else {}
+            settings = settings_of(
+                step, state, batches, monitor=monitor, patience=options.patience,
+                every=options.every if evaluate else None,
+            )  # fmt: skip
+            changes = Changes(saved, on_change, options.checkpoint)
+            if processes.is_first:
+                changes.check(settings)
+            if found:
+                moment = resumed(found[1], saved, monitor)
+                source.go_to(moment.done, saved.get("place"))
+            else:
+                moment = begun(copied(state))  # the compiled step takes over its memory
+                source.begin(moment.done)
+            if folder:
+                source.note(moment.done)
+            history = History()
+            beginning = Beginning(moment.done, moment.is_evaluated, options.checkpoint)
+            reports = Reports(logs, history.records, beginning)
+            closing.callback(reports.close)
+            shown = Progress(options.steps, moment.done, shown=progress)
+            closing.callback(lambda: shown.close(history.stopped))
 
-    def report(record: dict[str, Number]) -> None:
-        history.records.append(record)
-        for each in logs:
-            each(dict(record))
-
-    def settle(most: int) -> None:
-        """Report steps until no more than `most` are on their way."""
-        while len(pending) > most:
-            number, metrics = pending.pop(0)
-            record: dict[str, Number] = {"step": number, **dict(zip(counted.names, metrics.tolist(), strict=True))}
-            report(record)
-            shown.update(number, record, evaluated)
-
-    def keep_state() -> None:
-        nonlocal saved_at
-        if processes.over:  # a report could fail again in one of the processes, while the others wait for it
-            pending.clear()
-            if not processes.everywhere(_usable(state)):
-                return
-        settle(0)
-        processes.agree()
-        if folder and saved_at != done:
-            run = {"best": str(best), "waited": waited, "iterator": _position(batches)}
-            folder.save(done, state, run, evaluated if evaluated_at == done else None, about=about)
-            saved_at = done
-
-    source, nothing = iter(batches), object()
-    interrupts = _Interrupts()
-    try:
-        while done < steps:
-            position = _position(batches) if processes.together else None
-            batch = nothing
-            if interrupts.came:
-                history.stopped = f"interrupted after step {done}"
-            elif (batch := next(source, nothing)) is nothing:
-                history.stopped = f"there were no more batches after step {done}"
-            try:
-                history.stopped = processes.agree(history.stopped)
-            finally:
-                if batch is not nothing and (history.stopped or processes.over):
-                    _go_on(batches, done, position, pass_over=False)  # no step took this batch
-            if history.stopped:
-                break
-            if not counted.times:
-                _check_program(processes, compiled, state, batch)
-            state, metrics = compiled(state, copied_batch(batch))
-            done += 1
-            counted.tell(done)
-            pending.append((done, metrics))
-            begun = begun or (done, time.monotonic())
-            seconds = (time.monotonic() - begun[1]) / max(done - begun[0], 1)
-            settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), most)))
-            if evaluate and (done % every == 0 or done == steps):
-                settle(0)
-                evaluated, evaluated_at = metrics_of(evaluate(lent(state))), done
-                state = taken_back(state)
-                report({"step": done, **{f"eval/{name}": value for name, value in evaluated.items()}})
-                if monitor:
-                    value = _monitored(evaluated, monitor)
-                    processes.check({f"{monitor} of evaluate": repr(value)})
-                    best, waited = (value, 0) if value < best else (best, waited + 1)
-                    if not waited:
-                        keep_state()
-                if patience is not None and waited >= patience:
-                    history.stopped = f"{monitor} was not better in {waited} evaluations, at step {done}"
-                    break
-            if done % checkpoint_every == 0:
-                keep_state()
-        keep_state()
-    except BaseException as error:
-        other = processes.fail(error)
-        with suppress(Exception):  # what went wrong first is what is told
-            keep_state()
-        if other:
-            raise other from error
-        raise
-    finally:
-        history.compilations = counted.times
-        with ExitStack() as closing:  # calls all of these, also if one of them fails; the last one first
-            closing.callback(processes.close)
-            for each in (None if processes.broken else folder, *logs):  # closing the folder waits for all processes
-                if hasattr(each, "close"):
-                    closing.callback(each.close)
-            closing.callback(shown.close, history.stopped)
-            closing.callback(interrupts.close)
-    return state, history
-
-
-def _check_program(processes: Processes, compiled: Any, state: State, batch: Any) -> None:
-    """Refuse a step that is another program in another process, or that is shared while its state is not."""
-    if processes.together:
-        processes.check({"the compiled step": compiled.lower(state, batch).as_text()})
-    elif jax.process_count() > 1 and of_state(batch).together:
-        msg = (
-            f"train: the batch is spread over several processes, but process {jax.process_index()} has a state of its "
-            "own. Give mesh= to make_step."
-        )
-        raise FuncconvError(msg)
-
-
-def _usable(state: State) -> bool:
-    """Whether a state was computed, and no step has taken over its memory."""
-    try:
-        jax.block_until_ready(state)  # type: ignore[no-untyped-call]
-    except Exception:  # whatever went wrong in computing it
-        return False
-    return True
-
-
-def _described(batches: Any, **arguments: Any) -> dict[str, str]:
-    """Return what processes that train together must have in common, but for the state and the program of the step."""
-    if isinstance(batches, Batches):
-        arguments |= {f"batches: {name}": value for name, value in batches.common().items()}
-    return {name: json.dumps(value, sort_keys=True, default=repr) for name, value in arguments.items()}
-
-
-def _crowded(state: State) -> bool:
-    """Whether devices share the cores of a CPU: steps that wait for each other there could take all its threads."""
-    devices = {device for leaf in jax.tree.leaves(state) for device in leaf.devices()}
-    return len(devices) > 1 and any(device.platform == "cpu" for device in devices)
-
-
-def _logs(log: Logs | None, step: int) -> list[Any]:
-    """Return what is called with each record; files as they were after a step."""
-    several = log if isinstance(log, Sequence) and not isinstance(log, str) else [] if log is None else [log]
-    return [Lines(each, step) if isinstance(each, str | os.PathLike) else each for each in several]
-
-
-class _Counted:
-    """A step that counts how often it is traced, and warns when that is more than once.
-
-    Its metrics, those that are numbers, come as one array, which is fetched at once; `names` says which they are.
-    """
-
-    def __init__(self, step: Step) -> None:
-        self._step, self.times, self._told = step, 0, 1
-        self._shapes: list[Any] = []
-        self.names: tuple[str, ...] = ()
-
-    def __call__(self, state: State, batch: Any) -> Any:
-        self.times += 1
-        self._shapes = [*self._shapes[-1:], jax.tree.map(lambda each: f"{each.dtype}{list(each.shape)}", batch)]
-        state, metrics = self._step(state, batch)
-        numbers = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
-        self.names = tuple(numbers)
-        wide = any(value.dtype.itemsize > 4 for value in numbers.values())
-        dtype = jnp.float64 if wide else jnp.float32
-        return state, jnp.array([value.astype(dtype) for value in numbers.values()], dtype)
-
-    def tell(self, number: int) -> None:
-        """Warn if the step was traced again."""
-        if self.times > self._told:
-            self._told = self.times
-            was, now = self._shapes
-            msg = f"the step was compiled anew, for the {self.times}. time, at step {number}: {was} came to be {now}"
-            warnings.warn(msg, stacklevel=3)
-
-
-class _Interrupts:
-    """Ctrl-C and SIGTERM are noted, for the loop to end between two steps; a second one is as ever."""
-
-    def __init__(self) -> None:
-        self.came, self._before = False, {}
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._before[number] = signal.signal(number, self._note)
-
-    def _note(self, *_: object) -> None:
-        self.came = True
-        self.close()
-
-    def close(self) -> None:
-        """Give the signals back."""
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
-        self._before = {}
-
-
-class _Shown:
-    """A progress bar, or lines where there is no terminal."""
-
-    def __init__(self, steps: int, done: int, *, progress: bool) -> None:
-        self._done, self._bar, self._due = done, None, 0.0
-        if not progress:
-            return
-        self._pause = 0.5 if sys.stderr.isatty() else 30
-        with needs("train", "a progress bar"):
-            from tqdm import tqdm
-        self._bar = tqdm(
-            total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True,
-            mininterval=self._pause,
+        interrupts, compiled = Interrupts(), CompiledStep(step)
+        closing.callback(interrupts.close)
+        run = Run(
+            moment, options, source, processes, folder=folder, saved=bool(found), step=compiled, evaluate=evaluate,
+            history=history, reports=reports, progress=shown, interrupts=interrupts, settings=settings,
+            changes=changes, program=saved.get("program"),
         )  # fmt: skip
-
-    def update(self, number: int, record: Mapping[str, Number], evaluated: Mapping[str, Number]) -> None:
-        """Show a step and the last evaluation."""
-        if self._bar is None or (time.monotonic() < self._due and number < self._bar.total):
-            return
-        self._due = time.monotonic() + self._pause
-        told = {name: value for name, value in record.items() if name not in ("step", "grad_norm", "skipped")}
-        if record.get("skipped"):
-            told["skipped"] = record["skipped"]
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in (told | dict(evaluated)).items()}, refresh=False)
-        self._bar.update(number - self._done)
-        self._done = number
-
-    def close(self, stopped: str) -> None:
-        """End the bar, and say why the run ended early."""
-        if self._bar is not None:
-            self._bar.close()
-            if stopped:
-                self._bar.write(f"training ended: {stopped}", file=sys.stderr)
-
-
-def _monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
-    name = monitor.removeprefix("-")
-    if name not in evaluated:
-        msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
-        raise FuncconvError(msg)
-    return -evaluated[name] if monitor.startswith("-") else evaluated[name]
-
-
-def _position(batches: Any) -> Any:
-    """Return what an iterator needs to go on from here, as JSON has it."""
-    if isinstance(batches, Batches):
-        return batches.position
-    if hasattr(batches, "get_state"):
-        found = batches.get_state()
-        return {"bytes": found.decode("latin-1")} if isinstance(found, bytes) else {"value": found}
-    return None
-
-
-def _go_on(batches: Any, done: int, position: Any, *, pass_over: bool = True) -> None:
-    """Bring an iterator to where a run ended; one that cannot be set passes over batches, if it is at its beginning."""
-    if isinstance(batches, Batches):
-        batches.seek(done if position is None else position)
-    elif isinstance(position, dict) and hasattr(batches, "set_state"):
-        found = position["bytes"].encode("latin-1") if "bytes" in position else position["value"]
-        batches.set_state(found)
-    elif not pass_over:
-        return
-    elif isinstance(batches, Iterator):
-        for _ in range(done):
-            next(batches, None)
-    else:
-        raise _no_iterator(batches)
-
-
-def _no_iterator(batches: Any) -> FuncconvError:
-    return FuncconvError(
-        "train: batches must be an iterator, so that a run that goes on can pass over those of earlier steps: "
-        f"train.batches(...), or iter(...) of a list or a loader; got {type(batches).__name__}"
-    )
+        try:
+            run.evaluate_if_due()
+            while (batch := run.next_batch()) is not END:
+                run.take_step(batch)
+                run.evaluate_if_due()
+                run.save_if_due()
+            run.save()
+        except BaseException as error:
+            other = processes.fail(error)
+            with suppress(BaseException):  # what went wrong first is what is told
+                run.save_after_error()
+            if other:
+                raise other from error
+            raise
+        finally:
+            history.compilations = compiled.times
+    return run.moment.state, history

@@ -1,28 +1,28 @@
-"""What a run reported, step by step, in memory and as JSON lines."""
+"""What a run reported, step by step."""
 
-import json
-import math
-import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Any
 
-from .._errors import FuncconvError
+from .._errors import suggest
 from .._typing import Number
 
+_LONGEST = 200  # letters of the names, and of `stopped`, that a printed history shows
 
-@dataclass
-class History:
-    """The metrics of a run, one record for each step and each evaluation, in order.
 
-    A record is a dict of numbers with `"step"`; those of evaluations have names that begin with `"eval/"`.
+@dataclass(repr=False)
+class History(Mapping[str, list[Number]]):
+    """The metrics of a run: a mapping from the name of each to its values, in order.
+
+    It is made of `records`: a dict of numbers with `"step"` for each step and each evaluation. Metrics of evaluations
+    have names that begin with `"eval/"`. A name that was never reported raises `KeyError`.
 
     Example:
         >>> import funcconv as fc
         >>> history = fc.train.History([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
         >>> history["loss"], history.steps("loss")
         ([0.5, 0.25], [1, 2])
+        >>> dict(history), "los" in history
+        ({'loss': [0.5, 0.25]}, False)
     """
 
     records: list[dict[str, Number]] = field(default_factory=list)
@@ -30,13 +30,20 @@ class History:
     compilations: int = 0
 
     def __getitem__(self, name: str) -> list[Number]:
-        return [record[name] for record in self.records if name in record]
+        return [record[name] for record in self._with(name)]
 
-    def __iter__(self) -> Iterator[dict[str, Number]]:
-        return iter(self.records)
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.names)
 
     def __len__(self) -> int:
-        return len(self.records)
+        return len(self.names)
+
+    def __repr__(self) -> str:
+        count, at = len(self.records), ""
+        if count and all("step" in self.records[i] for i in (0, -1)):
+            at = f", steps {self.records[0]['step']} to {self.records[-1]['step']}"
+        stopped = f", stopped={_shortened(repr(self.stopped))}" if self.stopped else ""
+        return f"History({count} records{at}: {_shortened(', '.join(self.names)) or 'no metrics'}{stopped})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -45,56 +52,17 @@ class History:
 
     def steps(self, name: str) -> list[int]:
         """Return the steps at which a metric was reported."""
-        return [int(record["step"]) for record in self.records if name in record]
+        return [int(record["step"]) for record in self._with(name)]
+
+    def _with(self, name: str) -> list[dict[str, Number]]:
+        """Return the records that have a metric."""
+        found = [record for record in self.records if name in record] if name != "step" else []
+        if not found:
+            hint = "; history.steps(name) has the steps of a metric" if name == "step" else suggest(name, self.names)
+            msg = f"the run reported no {name!r}{hint}"
+            raise KeyError(msg)
+        return found
 
 
-class Lines:
-    """A file of JSON lines, one for each record; what a killed run left after its last checkpoint is cut off."""
-
-    def __init__(self, path: str | os.PathLike[str], last: int) -> None:
-        self.path = Path(path)
-        kept = [record for record in read(self.path) if record["step"] <= last] if self.path.is_file() and last else []
-        try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            part = self.path.with_name(self.path.name + ".part")
-            part.write_text("".join(_line(record) for record in kept))
-            part.replace(self.path)
-            self._file = self.path.open("a", buffering=1)
-        except OSError as error:
-            msg = f"train: the log {self.path} cannot be written: {error}"
-            raise FuncconvError(msg) from error
-        self.kept = kept
-
-    def __call__(self, record: dict[str, Number]) -> None:
-        """Add a record."""
-        try:
-            self._file.write(_line(record))
-        except OSError as error:
-            msg = f"train: the log {self.path} cannot be written: {error}"
-            raise FuncconvError(msg) from error
-
-    def close(self) -> None:
-        """Close the file."""
-        self._file.close()
-
-
-def read(path: str | os.PathLike[str]) -> list[dict[str, Number]]:
-    """Return the records of a file of JSON lines, up to the first that is not whole."""
-    found = []
-    for line in Path(path).read_text().splitlines():
-        try:
-            record = json.loads(line)
-        except ValueError:
-            break
-        if not isinstance(record, dict) or "step" not in record:
-            break
-        found.append({name: _number(value) for name, value in record.items()})
-    return found
-
-
-def _line(record: dict[str, Number]) -> str:
-    return json.dumps({name: value if math.isfinite(value) else str(value) for name, value in record.items()}) + "\n"
-
-
-def _number(value: Any) -> Any:
-    return float(value) if isinstance(value, str) else value  # "nan" and "inf", which JSON lacks
+def _shortened(text: str) -> str:
+    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

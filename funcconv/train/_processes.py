@@ -41,6 +41,7 @@ class Processes:
             first.setdefault(device.process_index, device)
         self._numbers, self._own = sorted(first), jax.process_index()
         self.together = len(first) > 1 and self._own in first
+        self.is_first = self._own == min(self._numbers, default=self._own)
         self.over = False  # a process failed, and all know of it, or messages no longer arrive
         self.broken = False  # messages no longer arrive
         self._resume = "Start all processes again with the same arguments."

@@ -1,6 +1,6 @@
 """One step of training as a pure function."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
 import jax
@@ -211,6 +211,11 @@ def make_step(
         )(state, batch)
         return found
 
+    step.options = {  # type: ignore[attr-defined]  # `fit` records them, and says if they change
+        "optimizer": optimizer, "accumulate": accumulate, "ema": ema, "compute_dtype": dtype, "inputs": named,
+        "loss_scale": loss_scale, "clip": clip, "frozen": patterns, "mesh": mesh and dict(mesh.shape),
+        "partition": {name: str(spec) for name, spec in (partition or {}).items()},
+    }  # fmt: skip
     return init, step
 
 
@@ -267,15 +272,3 @@ def _rescaled(scale: Scale, finite: Array) -> Scale:
     grown = good >= _GOOD_STEPS
     factor = jnp.where(finite, jnp.where(grown, scale.factor * 2, scale.factor), jnp.maximum(scale.factor / 2, 1))
     return Scale(factor, jnp.where(grown, 0, good).astype(jnp.int32))
-
-
-def metrics_of(found: Any) -> dict[str, Number]:
-    """Return what an evaluation reported as plain numbers."""
-    if not isinstance(found, Mapping):
-        msg = f"train: evaluate must return a dict of numbers; got {type(found).__name__}"
-        raise FuncconvError(msg)
-    for name, value in found.items():
-        if jnp.ndim(value):
-            msg = f"train: evaluate must return a dict of numbers; {name!r} has shape {jnp.shape(value)}"
-            raise FuncconvError(msg)
-    return {name: float(value) for name, value in found.items()}
