@@ -148,7 +148,7 @@ class StoredCheckpoints:
         try:
             return step_folders(self.folder)
         except OSError as error:
-            msg = f"train: the folder {self.folder} cannot be read: {error.strerror}"
+            msg = f"train: the folder {self.folder} cannot be read: {error}"
             raise FuncconvError(msg) from error
 
 

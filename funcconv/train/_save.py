@@ -105,7 +105,12 @@ def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, 
 
 def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
     path = checked_path(op, folder, wants="folder")
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        msg = f"train: the folder {folder} cannot be read: {error}"
+        raise FuncconvError(msg) from error
+    if not there:
         msg = f"train: there is no folder {folder}"
         raise FuncconvError(msg)
     return StoredCheckpoints(path.absolute())
