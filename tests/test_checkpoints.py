@@ -13,6 +13,7 @@ import optax
 import pytest
 
 import funcconv as fc
+from funcconv._stored_checkpoints import StoredCheckpoints
 from funcconv.train._checkpoints import Checkpoints
 from funcconv.train._retention import kept, score
 
@@ -38,6 +39,9 @@ def check_round_trip(folder, tree, like=None):
     assert jax.tree.structure(found) == jax.tree.structure(tree if like is None else like)
     for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(found), strict=True):
         assert same(one, other), (one, other)
+    arrays = StoredCheckpoints(folder).arrays()  # which compares digests itself
+    sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays)]
+    assert len(sizes) == len(jax.tree.leaves(tree))
 
 
 def made(kind, dtype):

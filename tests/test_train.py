@@ -24,7 +24,8 @@ from compare import close as close_arrays
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcconv as fc
-from funcconv.train import _record, _step, _stored
+from funcconv import _checkpoint_record, _stored_checkpoints
+from funcconv.train import _step
 from funcconv.train._checkpoints import Checkpoints, digest
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
@@ -660,7 +661,7 @@ def test_what_a_checkpoint_says_of_itself(problem, tmp_path):
 def test_other_versions_are_told(problem, tmp_path, monkeypatch):
     _, state, _ = begun(problem)
     fc.train.save(tmp_path, state)
-    for module in (_stored, _record):
+    for module in (_stored_checkpoints, _checkpoint_record):
         monkeypatch.setattr(module, "versions", lambda: {"jax": "9.9"})
     with pytest.warns(UserWarning, match=r"other versions.*: jax \S+ came to be 9.9"):
         fc.train.restore(tmp_path, state)

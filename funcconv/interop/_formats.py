@@ -13,6 +13,8 @@ from .._errors import FuncconvError
 from .._extras import needs
 from .._files import existing_file, read_file, sync, write_file
 from .._graph import Graph
+from .._step_folders import step_folders
+from .._stored_checkpoints import StoredCheckpoints
 from . import _safetensors as safetensors
 from ._matching import check_params
 from ._onnx import to_onnx
@@ -192,16 +194,29 @@ def _orbax(path: str) -> Any:
     """Return a checkpoint: of a run, the one of its last step."""
     with needs("train", "a folder of orbax"):
         import orbax.checkpoint as ocp
+    folder = Path(path).absolute()
     try:
-        steps = sorted(
-            (each for each in Path(path).iterdir() if each.name.isdecimal()), key=lambda each: int(each.name)
-        )
-        place = steps[-1] / "state" if steps else Path(path)
-        with ocp.StandardCheckpointer() as reader:
-            return reader.restore(place.absolute())
+        if step_folders(folder):
+            return _of_run(path, folder)
+        with ocp.PyTreeCheckpointer() as reader:
+            names = reader.metadata(folder).item_metadata.tree
+            # arrays of NumPy, because JAX would narrow 64 bits
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
+    except FuncconvError:
+        raise
     except Exception as error:  # whatever is wrong with it
         msg = f"{path} is not a checkpoint of orbax: {_first_line(error)}"
         raise FuncconvError(msg) from error
+
+
+def _of_run(path: str, folder: Path) -> Any:
+    """Return the last checkpoint of a run that is whole."""
+    found = StoredCheckpoints(folder).arrays()
+    if found is None:
+        msg = f"{path} has no checkpoint that can be read"
+        raise FuncconvError(msg)
+    return found
 
 
 def _first_line(error: Exception) -> str:

@@ -12,16 +12,16 @@ from typing import Any
 import jax
 import numpy as np
 
+from .._checkpoint_leaves import described, digest, for_orbax, held, keys, paths
+from .._checkpoint_record import as_json, read_record, text_of, versions
 from .._errors import FuncconvError
 from .._paths import checked_path
 from .._step_folders import RECORD, WRITING, checked_step, is_checkpoint
+from .._stored_checkpoints import StoredCheckpoints
 from .._typing import Number
-from ._leaves import described, digest, for_orbax, held, paths
 from ._lock import FolderLock
-from ._record import as_json, read_record, text_of, versions
 from ._replace import clean, discard, put_in_place, remove
 from ._retention import kept, score
-from ._stored import StoredCheckpoints
 
 _saves = itertools.count()  # processes that save together count alike; it tells their barriers apart
 _SECONDS = 600  # how long they wait for each other, as in orbax
@@ -60,7 +60,11 @@ class Checkpoints(StoredCheckpoints):
             self.folder.mkdir(parents=True, exist_ok=True)
             lock = FolderLock(self.folder)
             self._release = weakref.finalize(self, lock.release)  # also if a failed run never calls `close`
-            clean(self.folder)
+            try:
+                clean(self.folder)
+            except OSError:
+                self._release()
+                raise
         except OSError as error:
             msg = f"train: no checkpoints can be kept in {self.folder}: {error}"
             raise FuncconvError(msg) from error
@@ -98,16 +102,15 @@ class Checkpoints(StoredCheckpoints):
         step = checked_step("train", step)
         state = held(state, step)
         record = {
-            "arrays": described(state), "paths": dict(zip(described(state), paths(state), strict=True)),
+            "arrays": described(state), "paths": paths(state), "keys": keys(state),
             "digest": digest(state), "run": as_json(dict(run or {})), "about": as_json(dict(about or {})),
             "metrics": as_json(dict(metrics or {})), "versions": versions(),
         }  # fmt: skip
-        place = self.folder / str(step)
-        if os.path.lexists(place) and not is_checkpoint(place):
-            msg = f"train: {place} is not a checkpoint, so that none can be written there; rename it"
-            raise FuncconvError(msg)
         try:
+            _check_place(self.folder / str(step))
             finish = self._start(step, state)
+        except FuncconvError:
+            raise
         except Exception as error:
             if jax.process_index() == 0:
                 discard(self.folder, step)
@@ -121,6 +124,11 @@ class Checkpoints(StoredCheckpoints):
         if self._writing:
             try:
                 self._writing.result()
+            except FuncconvError:
+                raise
+            except Exception as error:  # of the processes that wait for each other
+                msg = f"train: a checkpoint could not be written to {self.folder}: {error}"
+                raise FuncconvError(msg) from error
             finally:
                 if self._writing.done():  # an interrupt leaves it going on
                     self._writing = None
@@ -172,7 +180,7 @@ class Checkpoints(StoredCheckpoints):
                 (self.folder / f"{step}{WRITING}" / RECORD).write_text(text_of(record))
                 put_in_place(self.folder, step)
                 self._remove_others(step, record)
-        except OSError as error:
+        except Exception as error:
             discard(self.folder, step)
             raise self._failed(step, error) from error
         finally:  # the others go on only when the checkpoint is in its place
@@ -194,6 +202,12 @@ class Checkpoints(StoredCheckpoints):
     def _failed(self, step: int, error: Exception) -> FuncconvError:
         why = str(error).splitlines() or [type(error).__name__]
         return FuncconvError(f"train: the checkpoint of step {step} could not be written to {self.folder}: {why[0]}")
+
+
+def _check_place(place: Path) -> None:
+    if os.path.lexists(place) and not is_checkpoint(place):
+        msg = f"train: {place} is not a checkpoint, so that none can be written there; rename it"
+        raise FuncconvError(msg)
 
 
 def _score_of(path: Path, best: str) -> float | None:

@@ -37,9 +37,11 @@ def put_in_place(folder: Path, step: int) -> None:
 
 def remove(folder: Path, step: int) -> None:
     """Delete a checkpoint: first its name, so that no half of it is ever taken for one."""
-    removed = folder / f"{step}{REMOVED}"
+    place, removed = folder / str(step), folder / f"{step}{REMOVED}"
+    if place.is_symlink():  # it leads to what a user has put elsewhere
+        return
     shutil.rmtree(removed, ignore_errors=True)
-    (folder / str(step)).rename(removed)
+    place.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from .._errors import FuncconvError
 from .._paths import checked_path
 from .._step_folders import checked_step
+from .._stored_checkpoints import StoredCheckpoints
 from ._checkpoints import Checkpoints
-from ._stored import StoredCheckpoints
 
 
 def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
@@ -105,7 +105,12 @@ def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, 
 
 def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
     path = checked_path(op, folder, wants="folder")
-    if not path.is_dir():
+    try:
+        there = path.is_dir()
+    except OSError as error:
+        msg = f"train: the folder {folder} cannot be read: {error}"
+        raise FuncconvError(msg) from error
+    if not there:
         msg = f"train: there is no folder {folder}"
         raise FuncconvError(msg)
     return StoredCheckpoints(path.absolute())

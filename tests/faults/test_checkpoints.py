@@ -1,6 +1,7 @@
 """What can happen to a folder of checkpoints: kills, damage, a full disk, other writers, readers during a write."""
 
 import gc
+import inspect
 import os
 import re
 import signal
@@ -18,12 +19,13 @@ from damage import child, cuts, flipped_bits, full_disk
 
 import funcconv as fc
 from funcconv._step_folders import REMOVED, REPLACED, WRITING
+from funcconv._stored_checkpoints import StoredCheckpoints
 from funcconv.train import _replace
 from funcconv.train._checkpoints import Checkpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # event loops of orbax
 HOST = socket.gethostname()
-LIKE = {"w": jnp.zeros(100, jnp.float32), "n": jnp.zeros((), jnp.int32)}
+LIKE = {"w": jnp.zeros(100, jnp.float32), "n": jnp.zeros((), jnp.int32), "large": jnp.zeros(1000, jnp.float32)}
 
 
 @pytest.fixture(autouse=True)
@@ -33,14 +35,20 @@ def rest_of_a_failed_read():
     gc.collect()
 
 
-def state_of(number):
-    return {"w": jnp.full(100, number, jnp.float32), "n": jnp.asarray(number, jnp.int32)}
+def state_of(number, array=jnp.asarray):
+    large = np.random.default_rng(number).normal(size=1000)  # orbax writes it to a file of its own
+    state = {
+        "w": np.full(100, number, np.float32),
+        "n": np.asarray(number, np.int32),
+        "large": large.astype(np.float32),
+    }
+    return {name: array(leaf) for name, leaf in state.items()}
 
 
 def number_in(state):
     """Return the number that all arrays of a state have."""
     number = int(state["n"])
-    assert state["w"].tolist() == [number] * 100
+    assert all(np.array_equal(state[name], leaf) for name, leaf in state_of(number).items())
     return number
 
 
@@ -66,9 +74,11 @@ def names(folder):
 # For each line that it reads, it starts a process that saves until it is killed; the packages are imported once.
 SERVER = """
 import os, sys
-import jax, jax.numpy as jnp, orbax.checkpoint
+import jax, jax.numpy as jnp, numpy as np, orbax.checkpoint
 import funcconv as fc
 from funcconv.train._checkpoints import Checkpoints
+
+{state_of}
 
 for line in sys.stdin:
     process = os.fork()
@@ -83,7 +93,7 @@ for line in sys.stdin:
         run = Checkpoints("run", keep=2) if how == "run" else None
         while True:
             number += 1
-            state = {"w": jnp.full(100, float(number)), "n": jnp.asarray(number)}
+            state = state_of(number, np.asarray)
             if run:
                 run.save(number, state)
                 run.wait()
@@ -104,7 +114,7 @@ def test_a_checkpoint_survives_every_kill(tmp_path, kills):
     those before. A reader in another process always finds a whole state, and changes nothing.
     """
     rng = np.random.default_rng(0)
-    server = child(SERVER, tmp_path)
+    server = child(SERVER.replace("{state_of}", inspect.getsource(state_of)), tmp_path)
     folder = tmp_path / "run"
 
     def said(word):
@@ -122,6 +132,7 @@ def test_a_checkpoint_survives_every_kill(tmp_path, kills):
             last = int(said("saved"))
             if i % 5 == 0:
                 assert number_in(fc.train.restore(folder, LIKE)) >= last
+                assert number_in(StoredCheckpoints(folder).arrays()) >= last
                 if how == "run":  # which keeps the folder, where `save` only takes it while it writes
                     with pytest.raises(fc.FuncconvError, match=f"is being written to by process {process} on {HOST}"):
                         fc.train.save(folder, LIKE)
@@ -156,7 +167,9 @@ def read_damaged(folder, whole):
     with warnings.catch_warnings(record=True) as told:
         warnings.simplefilter("always")
         state, about = fc.train.restore(folder, LIKE), fc.train.about(folder)
+        arrays = StoredCheckpoints(folder).arrays()
     step = number_in(state)
+    assert number_in(arrays) in (1, 2)  # it needs more of the files
     assert step == 2 or any("of step 2 " in str(each.message) for each in told), [str(each.message) for each in told]
     assert about == whole[about["step"]]
     assert fc.train.digest(state) == whole[step]["digest"]
@@ -203,8 +216,8 @@ def test_damage_is_never_read_as_numbers(tmp_path, count):
 def test_a_full_disk_leaves_the_checkpoints(tmp_path, limits, asynchronous):
     """Whatever could not be written: an error is raised, the folder is as it was, and the next save works."""
     rng = np.random.default_rng(2)
-    like = {"w": jnp.zeros(2000, jnp.float32)}
-    states = [{"w": jnp.asarray(rng.normal(size=2000), jnp.float32)} for _ in limits]
+    like = {"w": jnp.zeros(4000, jnp.float32)}
+    states = [{"w": jnp.asarray(rng.normal(size=4000), jnp.float32)} for _ in limits]
     with closing(Checkpoints(tmp_path, keep=1, asynchronous=asynchronous)) as checkpoints:
         checkpoints.save(1, like)
         checkpoints.wait()

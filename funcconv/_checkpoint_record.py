@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from .._errors import FuncconvError
-from .._step_folders import OLD_RECORD, RECORD
+from ._errors import FuncconvError
+from ._step_folders import OLD_RECORD, RECORD
 
 _FORMAT = 2
 _FIELDS = ("arrays", "digest", "run", "about", "versions")
@@ -49,7 +49,7 @@ def read_record(path: Path) -> dict[str, Any]:
         path: the folder of the checkpoint.
 
     Returns:
-        Its fields; `"paths"` and `"metrics"` are empty if an earlier version of funcconv wrote it.
+        Its fields; `"paths"`, `"keys"` and `"metrics"` are empty if an earlier version of funcconv wrote it.
 
     Raises:
         OSError: if it cannot be read.
@@ -57,7 +57,7 @@ def read_record(path: Path) -> dict[str, Any]:
     """
     if not (path / RECORD).exists() and (path / OLD_RECORD).exists():
         record = json.loads((path / OLD_RECORD / "metadata").read_bytes())
-        return {"paths": {}, "metrics": {}} | {name: record[name] for name in _FIELDS}
+        return {"paths": {}, "keys": {}, "metrics": {}} | {name: record[name] for name in _FIELDS}
     line, check, *rest = (path / RECORD).read_bytes().decode().split("\n")
     if rest != [""] or check != json.dumps({"sha256": _sha256(line)}):
         msg = f"{RECORD} is not what was written"
@@ -66,7 +66,7 @@ def read_record(path: Path) -> dict[str, Any]:
     if record["format"] != _FORMAT:
         msg = f"{RECORD} has format {record['format']}, which this version of funcconv does not know"
         raise ValueError(msg)
-    return {name: record[name] for name in (*_FIELDS, "paths", "metrics")}
+    return {name: record[name] for name in (*_FIELDS, "paths", "keys", "metrics")}
 
 
 def check_alike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:

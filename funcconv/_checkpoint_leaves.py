@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import SingleDeviceSharding
 
-from .._errors import FuncconvError
+from ._errors import FuncconvError
 
 _STORED = {
     "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
@@ -70,9 +70,14 @@ def described(tree: Any) -> dict[str, str]:
     return {_name(path): f"{_dtype(leaf)}{list(np.shape(leaf))}" for path, leaf in jax.tree.leaves_with_path(tree)}
 
 
-def paths(tree: Any) -> list[str]:
-    """Return the path of each leaf as `digest` has it, in order."""
-    return [jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)]
+def paths(tree: Any) -> dict[str, str]:
+    """Return the path of each leaf as `digest` has it, by its name, in order."""
+    return {_name(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
+
+
+def keys(tree: Any) -> dict[str, list[str]]:
+    """Return the keys on the path to each leaf, by its name, in order."""
+    return {_name(path): _keys(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
 
 def for_orbax(tree: Any) -> Any:
@@ -94,10 +99,36 @@ def target(like: Any) -> Any:
 
 def returned(found: Any, like: Any) -> Any:
     """Return a tree like another one, with the values that orbax read for `target(like)`."""
-    order = _order(like)
+    order = _order(keys(like))
     leaves = jax.tree.leaves(found) if order is None else [found[str(number)] for number in order]
     kinds, structure = jax.tree.flatten(like)
     return jax.tree.unflatten(structure, [_as(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)])
+
+
+def as_saved(found: Any, described: Mapping[str, str], by_name: Mapping[str, list[str]]) -> Any:
+    """Return what orbax read without a target, with the names, dtypes and shapes of the tree that was saved.
+
+    Args:
+        found: nested dicts and lists of NumPy arrays.
+        described: what `described` returned for the tree that was saved.
+        by_name: what `keys` returned for it.
+
+    Returns:
+        Nested dicts and lists of NumPy arrays.
+
+    Raises:
+        KeyError: if there are leaves with other names, because the checkpoint is damaged.
+    """
+    order = _order(by_name)
+    if order is None:
+        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, described[_name(path)]), found)
+    nested: dict[str, Any] = {}
+    for number, (name, path) in zip(order, by_name.items(), strict=True):
+        inner = nested
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1] if path else ""] = _saved(found[str(number)], described[name])
+    return nested
 
 
 def digest(tree: Any) -> str:
@@ -117,7 +148,7 @@ def digest(tree: Any) -> str:
         >>> fc.train.digest({"w": np.ones(2)}) == fc.train.digest({"w": np.float32([1, 1])})
         False
     """
-    return digest_of(zip(paths(tree), jax.tree.leaves(tree), strict=True))
+    return _digest((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree))
 
 
 def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
@@ -131,11 +162,10 @@ def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
         64 hexadecimal digits.
     """
     leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
-    return digest_of((path, leaves[name]) for name, path in order.items())
+    return _digest((path, leaves[name]) for name, path in order.items())
 
 
-def digest_of(leaves: Iterable[tuple[str, Any]]) -> str:
-    """Return the digest of leaves with their paths."""
+def _digest(leaves: Iterable[tuple[str, Any]]) -> str:
     found = hashlib.sha256()
     for path, leaf in leaves:
         values = np.asarray(_whole(jax.random.key_data(leaf) if _is_key(_dtype(leaf)) else leaf))
@@ -168,22 +198,24 @@ def _is_key(dtype: Any) -> bool:
     return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
 
 
-def _order(tree: Any) -> list[int] | None:
+def _keys(path: Any) -> list[str]:
+    return [jax.tree_util.keystr((key,), simple=True) for key in path]
+
+
+def _order(found: Mapping[str, list[str]]) -> list[int] | None:
     """Return a number for each leaf, in order of their names, or None where orbax tells the leaves apart by name.
 
     Orbax joins the keys of a path by dots, and cannot write a tree without a container.
     """
-    found = [path for path, _ in jax.tree.leaves_with_path(tree)]
-    keys = [[jax.tree_util.keystr((key,), simple=True) for key in path] for path in found]
-    joined = {".".join(path) for path in keys}
-    if len(joined) == len(keys) and all(path and not {"", ".", ".."} & {*path} for path in keys):
+    joined = {".".join(path) for path in found.values()}
+    if len(joined) == len(found) and all(path and not {"", ".", ".."} & {*path} for path in found.values()):
         return None
-    places = {name: number for number, name in enumerate(sorted(map(_name, found)))}
-    return [places[_name(path)] for path in found]
+    places = {name: number for number, name in enumerate(sorted(found))}
+    return [places[name] for name in found]
 
 
 def _named(tree: Any) -> Any:
-    order = _order(tree)
+    order = _order(keys(tree))
     if order is None:
         return tree
     return {str(number): leaf for number, leaf in zip(order, jax.tree.leaves(tree), strict=True)}
@@ -217,6 +249,15 @@ def _as(found: Any, leaf: Any) -> Any:
     if isinstance(leaf, _SCALARS) and not isinstance(leaf, np.generic):
         return type(leaf)(found[()])
     return found[()] if isinstance(leaf, np.generic) else found
+
+
+def _saved(leaf: Any, description: str) -> Any:
+    """Return a leaf that orbax read as the one that was saved, which had this description."""
+    dtype, _, sizes = description.removesuffix("]").partition("[")
+    shape = tuple(int(size) for size in sizes.split(",") if size)
+    if 0 in shape:
+        return np.zeros(shape, jnp.dtype(dtype))
+    return leaf.astype(jnp.dtype(dtype)) if dtype in _WIDER else leaf
 
 
 def _of_numpy(leaf: Any) -> bool:

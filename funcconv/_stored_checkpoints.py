@@ -8,12 +8,13 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
-from .._errors import FuncconvError
-from .._extras import needs
-from .._step_folders import step_folders
-from ._leaves import described, digest, digest_in_order, returned, target
-from ._record import as_json, check_alike, read_record, versions, warn_of_versions
+from ._checkpoint_leaves import as_saved, described, digest, digest_in_order, returned, target
+from ._checkpoint_record import as_json, check_alike, read_record, versions, warn_of_versions
+from ._errors import FuncconvError
+from ._extras import needs
+from ._step_folders import step_folders
 
 _Read = TypeVar("_Read")
 
@@ -75,10 +76,7 @@ class StoredCheckpoints:
             if wanted is not None:
                 check_alike(record["about"], wanted, where)
             state = self._arrays(path, expected)
-            read_digest = digest_in_order(state, record["paths"]) if record["paths"] else digest(state)
-            if read_digest != record["digest"]:
-                msg = "its arrays are not those that were written"
-                raise ValueError(msg)
+            _check_digest(digest_in_order(state, record["paths"]) if record["paths"] else digest(state), record)
             return state, record
 
         found = self._last(step, read)
@@ -88,6 +86,28 @@ class StoredCheckpoints:
         if record["versions"] != versions():
             warn_of_versions(number, record["versions"])
         return number, state, record["run"]
+
+    def arrays(self) -> Any:
+        """Return the last state that is whole, as nested dicts and lists of NumPy arrays, whatever its structure was.
+
+        The arrays of a checkpoint of funcconv 0.1 are not checked, since it does not say in which order they were.
+        """
+
+        def read(path: Path, record: dict[str, Any]) -> Any:
+            if not record["arrays"]:
+                return {}
+            with self._ocp.PyTreeCheckpointer() as reader:
+                names = reader.metadata(path / "state").item_metadata.tree
+                kinds = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), names)
+                args = self._ocp.args.PyTreeRestore(restore_args=kinds)
+                state = reader.restore(path / "state", args=args)
+            if record["paths"]:
+                state = as_saved(state, record["arrays"], record["keys"])
+                _check_digest(digest_in_order(state, record["paths"]), record)
+            return state
+
+        found = self._last(None, read)
+        return None if found is None else found[1]
 
     def _arrays(self, path: Path, like: Any) -> Any:
         if not jax.tree.leaves(like):
@@ -128,8 +148,14 @@ class StoredCheckpoints:
         try:
             return step_folders(self.folder)
         except OSError as error:
-            msg = f"train: the folder {self.folder} cannot be read: {error.strerror}"
+            msg = f"train: the folder {self.folder} cannot be read: {error}"
             raise FuncconvError(msg) from error
+
+
+def _check_digest(found: str, record: Mapping[str, Any]) -> None:
+    if found != record["digest"]:
+        msg = "its arrays are not those that were written"
+        raise ValueError(msg)
 
 
 def _number_of_jax(leaf: Any) -> Any:
