@@ -198,8 +198,12 @@ def _orbax(path: str) -> Any:
             (each for each in Path(path).iterdir() if each.name.isdecimal()), key=lambda each: int(each.name)
         )
         place = steps[-1] / "state" if steps else Path(path)
-        with ocp.StandardCheckpointer() as reader:
-            return reader.restore(place.absolute())
+        place = place.absolute()
+        with ocp.PyTreeCheckpointer() as reader:
+            names = reader.metadata(place).item_metadata.tree
+            # arrays of NumPy, because JAX would narrow 64 bits
+            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
+            return reader.restore(place, args=ocp.args.PyTreeRestore(restore_args=kinds))
     except Exception as error:  # whatever is wrong with it
         msg = f"{path} is not a checkpoint of orbax: {_first_line(error)}"
         raise FuncconvError(msg) from error
