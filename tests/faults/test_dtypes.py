@@ -85,6 +85,17 @@ def test_variables_of_linen(dtype):
     same(entry["kernel"], np.flip(kernel.swapaxes(-1, -2), (0, 1)))
 
 
+def test_a_graph_says_that_it_rounds_parameters():
+    params = {"dense1": {"kernel": numbers((2, 3), "float64"), "bias": np.zeros(3, np.float32)}}
+    x = jnp.ones((1, 2))
+    for call in (DENSE, lambda *args: DENSE.apply(args[0], {}, *args[1:])):
+        with pytest.warns(UserWarning, match="'dense1/kernel' is a NumPy array of float64.*in float32"):
+            call(params, x)
+    with jax.enable_x64(True):
+        assert DENSE(params | {"dense1": params["dense1"] | {"bias": np.zeros(3)}}, np.ones((1, 2))).dtype == "float64"
+    DENSE(jax.tree.map(np.float32, params), x)  # without a warning
+
+
 def test_variables_of_nnx():
     module = nnx.Linear(2, 3, rngs=nnx.Rngs(0))
     kernel = numbers((2, 3), "float64")
