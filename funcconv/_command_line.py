@@ -37,10 +37,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except Exception as error:  # files can be damaged in ways that nobody thought of
         kind = "" if isinstance(error, FuncconvError | OSError) else f"{type(error).__name__}: "
         print(f"funcconv: {kind}{' '.join(str(error).split())[:1000]}", file=sys.stderr)
+        _discard_output()
         return 2
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _discard_output() -> None:
+    """Drop output that cannot be written. Python would try again when it ends, and print a traceback."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 class _Parser(argparse.ArgumentParser):

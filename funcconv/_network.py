@@ -1,5 +1,6 @@
 """Networks as values: a directed acyclic graph of nodes, flattened into rows, drawn, evaluated and cut into parts."""
 
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from types import MappingProxyType
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import _entries
+from ._dtypes import is_kept
 from ._errors import FuncconvError, suggest
 from ._evaluate import Mode, evaluate
 from ._flatten import Row, flatten
@@ -335,8 +337,11 @@ class Network:
         if key not in self._checked:
             self._check_entries(uses)
             self._checked.add(key)
-        if xs is not None and self._undecided:
-            self._check_undecided(uses, xs)
+        if xs is not None:
+            if any(type(leaf) is np.ndarray and not is_kept(leaf.dtype) for leaf in leaves):
+                _warn_of_narrowing(params)
+            if self._undecided:
+                self._check_undecided(uses, xs)
         return uses
 
     def _check_entries(self, uses: Sequence[Any]) -> None:
@@ -678,6 +683,19 @@ def _other_shapes(row: Row, whose: str, entry: Any, expected: Any) -> str:
         f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {shapes(entry)}, "
         f"but it needs {shapes(expected)}"
     )
+
+
+def _warn_of_narrowing(params: Params) -> None:
+    """Tell that JAX rounds parameters of 64 bits, such as those that a file has, which it else does in silence."""
+    for path, leaf in jax.tree.leaves_with_path(params):
+        if isinstance(leaf, np.ndarray) and not is_kept(leaf.dtype):
+            name = jax.tree_util.keystr(path, simple=True, separator="/")
+            warnings.warn(
+                f"graph: the parameter {name!r} is a NumPy array of {leaf.dtype}, which JAX computes with in "
+                f"{jax.dtypes.canonicalize_dtype(leaf.dtype)}. Set jax_enable_x64, or cast the parameters yourself",
+                stacklevel=5,
+            )
+            return
 
 
 def _fits(entry: Any, expected: Any) -> bool:

@@ -4,7 +4,6 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from .._extras import needs
 from .._graph import Graph
@@ -39,7 +38,8 @@ def from_linen(
             their kernels are flipped, and their channels exchanged.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none.
+        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the module. Arrays
+        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
         FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
@@ -93,7 +93,8 @@ def from_nnx(
             their kernels are flipped, and their channels exchanged.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none.
+        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the module. Arrays
+        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
         FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
@@ -140,9 +141,9 @@ def _taken(
     def taken(entry: Entry, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         params = {name: array for name, array in arrays.items() if name not in entry.state}
         if isinstance(entry.row.op, ConvTranspose) and "kernel" in params and not transpose_kernel:
-            kernel = jnp.asarray(params["kernel"])
+            kernel = params["kernel"]  # of JAX or NumPy, which keeps its dtype
             if kernel.ndim > 2:
-                params["kernel"] = jnp.flip(jnp.swapaxes(kernel, -1, -2), tuple(range(kernel.ndim - 2)))
+                params["kernel"] = kernel.swapaxes(-1, -2)[(slice(None, None, -1),) * (kernel.ndim - 2)]
         return params, {name: array for name, array in arrays.items() if name in entry.state}
 
     if names is None:

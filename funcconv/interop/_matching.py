@@ -5,7 +5,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .._dtypes import exact
 from .._entries import get, put
 from .._errors import FuncconvError
 from .._flatten import Row
@@ -135,10 +137,15 @@ def trees(
     state: dict[str, Any] = {}
     for entry, _, own, kept in found:
         path = tuple(entry.path.split("/"))
-        put(params, path, jax.tree.map(jnp.array, dict(own)))  # copies: the other library may go on
+        put(params, path, jax.tree.map(copied, dict(own)))  # the other library may change its arrays
         if entry.state:
-            put(state, path, jax.tree.map(jnp.array, dict(kept)))
+            put(state, path, jax.tree.map(copied, dict(kept)))
     return params, state
+
+
+def copied(x: Any) -> Any:
+    """Return an array with memory of its own and the same dtype, of NumPy where JAX would narrow it."""
+    return exact(x if hasattr(x, "dtype") else np.asarray(x), copy=True)
 
 
 def shape_of(array: Any) -> str:

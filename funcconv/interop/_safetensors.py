@@ -90,7 +90,8 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
     """Read the arrays of a safetensors file, and its metadata.
 
     The arrays are JAX arrays. An array whose dtype JAX would narrow stays a NumPy array: float64, complex128 and
-    integers of 64 bits, unless `jax_enable_x64` is set. If the file has checksums, as those of `save_safetensors` have,
+    integers of 64 bits, unless `jax_enable_x64` is set. JAX rounds them when you compute with them; a call of a graph
+    warns of it, but `jax.jit` does not. If the file has checksums, as those of `save_safetensors` have,
     they are checked. Files of other libraries are read without.
 
     Args:

@@ -32,10 +32,12 @@ def from_torch(
         names: of the modules by those of the entries, `{"conv1": "features.0"}`; None pairs them in order of first use.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none.
+        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the tensors. Arrays
+        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries do not pair, or an array has another shape than its entry; all are told.
+        FuncconvError: if modules and entries do not pair, an array has another shape than its entry (all are told), or
+            a value is not a tensor or an array of numbers.
 
     Example:
         >>> import funcconv as fc, numpy as np
@@ -50,7 +52,11 @@ def from_torch(
     for name, value in state_dict.items():
         module, _, last = name.rpartition(".")
         if last != _COUNTER:
-            modules.setdefault(module, {})[last] = as_numpy(value)
+            try:
+                modules.setdefault(module, {})[last] = as_numpy(value)
+            except FuncconvError as error:
+                msg = f"from_torch: {name!r}: {error}"
+                raise FuncconvError(msg) from None
     found = []
     for entry, module in matched("from_torch", entries(graph), modules, names):
         arrays = modules[module]
@@ -109,13 +115,21 @@ def to_torch(
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """Return a tensor or an array as an array of NumPy; bfloat16 by way of float32."""
+    """Return a tensor or an array as an array of NumPy of the same dtype."""
+    found = value
     if hasattr(value, "detach"):
-        value = value.detach().cpu()
-        if str(value.dtype) == "torch.bfloat16":
-            return np.asarray(jnp.asarray(value.float().numpy(), jnp.bfloat16))
-        value = value.numpy()
-    return np.asarray(value)
+        try:
+            tensor = value.detach().cpu().resolve_conj().resolve_neg()
+            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX tells NumPy of bfloat16 and float8
+            found = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
+        except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
+            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} is no array: {str(error).splitlines()[0]}"
+            raise FuncconvError(msg) from error
+    found = np.asarray(found)
+    if not (found.dtype.kind in "biufc" or jnp.issubdtype(found.dtype, jnp.number)):
+        msg = f"weights must be tensors or arrays of numbers; got a {type(value).__name__}, {str(value)[:50]!r}"
+        raise FuncconvError(msg)
+    return found
 
 
 def _own_name(entry: Entry, name: str) -> str:

@@ -27,6 +27,7 @@ from .._norms import layer_norm
 from .._training_layers import BatchNorm, Dropout, GroupNorm
 from .._typing import Number, Shape
 from . import _torch_ops as ops
+from ._matching import copied
 from ._torch import as_numpy
 
 
@@ -570,7 +571,7 @@ class _Trace:
 
 
 def _arrays(tree: dict[str, Any]) -> dict[str, Any]:
-    return {name: jnp.array(array) for name, array in tree.items()}  # copies: PyTorch may go on training
+    return {name: copied(array) for name, array in tree.items()}  # PyTorch may go on training
 
 
 def _bias(module: Any) -> dict[str, Any]:
