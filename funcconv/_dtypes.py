@@ -1,11 +1,12 @@
 """The dtype in which numbers are summed, and dtypes that JAX has only with 64 bits enabled."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from ._typing import Array
 
@@ -31,6 +32,25 @@ def in_wide(f: Callable[[Array], Array], x: Array) -> Array:
         `f(x)`; for dtypes that are summed as they are, without any cast.
     """
     return f(x.astype(wide(x.dtype))).astype(x.dtype)
+
+
+def scale_of(x: Array, axes: Sequence[int] | None = None, *, keepdims: bool = False) -> Array:
+    """Return about the largest magnitude of some numbers, by which they are divided before they are squared.
+
+    Squares overflow in float32 from 2e19 on. The scale is bounded, as the reciprocal of the largest number would be
+    flushed to 0. It is a constant to derivatives, which do not depend on it.
+
+    Args:
+        x: floats of at least 32 bits.
+        axes: the axes over which to search; None means all.
+        keepdims: whether to keep these axes with size 1.
+
+    Returns:
+        An array of scales above 0; NaN where a number is NaN.
+    """
+    limit = 2.0 ** (jnp.finfo(x.dtype).maxexp * 3 // 4)  # type: ignore[no-untyped-call]
+    largest = jnp.abs(lax.stop_gradient(x)).max(axes, initial=0, keepdims=keepdims)
+    return jnp.clip(largest, 1 / limit, limit)
 
 
 def with_infinities(dtype: Any) -> Any:

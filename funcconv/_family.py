@@ -188,7 +188,8 @@ def _taylor(primitive: Primitive, primals: Sequence[Array], series: Any, **param
 def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *operands: Any, **params: Any) -> Any:
     """Lower a map to the form that is chosen for it where the program is to run."""
     out = params.pop("out")
-    mesh = out.sharding.mesh
+    meshes = [each.sharding.mesh for each in (out, *context.avals_in)]  # an array that is not placed has an empty one
+    mesh = next((each for each in meshes if not each.empty), out.sharding.mesh)
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     explicit = tuple(name for name, kind in kinds.items() if kind == AxisType.Explicit)
     where = Where(platform, *_devices(context), typed=AxisType.Manual in kinds.values())
@@ -202,7 +203,7 @@ def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *ope
     if not explicit:
         return mlir.lower_fun(partial(of_type, out), multiple_results=False)(context, *operands)
     # Explicit axes are left to XLA's partitioner, as automatic ones are; the type of the result says how it is spread.
-    f = auto_axes(automatic, axes=explicit, out_sharding=out.sharding)
+    f = auto_axes(automatic, axes=explicit, out_sharding=NamedSharding(mesh, out.sharding.spec))
     with use_abstract_mesh(mesh):
         return mlir.lower_fun(f, multiple_results=False)(context, *operands)
 

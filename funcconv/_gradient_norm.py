@@ -23,7 +23,7 @@ from jax import lax
 from jax.extend import core
 
 from . import _family
-from ._dtypes import wide
+from ._dtypes import scale_of, wide
 from ._lowering import Form
 from ._padding import pad
 from ._taps import patches
@@ -51,17 +51,20 @@ class _Sum(NamedTuple):
         """Return the gradient."""
         return functools.reduce(jnp.add, (product.form() for product in self.products))
 
-    def squared_norms(self) -> Array:
-        """Return the squared norm for each example, in the cheaper of two ways."""
+    def squared_norms(self) -> tuple[Array, Array]:
+        """Return a scale for each example, and the squared norm of the gradient divided by it, in the cheaper way."""
         places = sum(product.places for product in self.products)
         _, rows, columns, _ = self.products[0].kind
         if places * (rows + columns) >= rows * columns:
             return _squared_norms(self.formed())
         a, g = (jnp.concatenate(each, axis=1) for each in zip(*(p.factors() for p in self.products), strict=True))
-        a_a, g_g = (
-            jnp.einsum("erni,esni->ersn", each, each, preferred_element_type=wide(each.dtype)) for each in (a, g)
-        )
-        return (a_a * g_g).sum((1, 2, 3))
+        a, g = (each.astype(wide(each.dtype)) for each in (a, g))
+        # Each place has scales of its own: one factor may be as large as the other is small.
+        of_a, of_g = (scale_of(each, (3,), keepdims=True) for each in (a, g))
+        scale = scale_of(of_a * of_g, (1, 2, 3), keepdims=True)
+        a, g = a / of_a, g / of_g * (of_a * of_g / scale)
+        a_a, g_g = (jnp.einsum("erni,esni->ersn", each, each) for each in (a, g))
+        return scale.reshape(-1), (a_a * g_g).sum((1, 2, 3))
 
 
 def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
@@ -95,9 +98,11 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
     def norms(params: Any, *examples: Any) -> Array:
         closed = jax.make_jaxpr(gradient)(params, *examples)
         results = _follow(closed.jaxpr, closed.consts, jax.tree.leaves((params, *examples)))
-        squares = [each.squared_norms() if isinstance(each, _Sum) else _squared_norms(each) for each in results]
-        widest = max((square.dtype for square in squares), key=lambda dtype: dtype.itemsize)
-        return _root(functools.reduce(jnp.add, (square.astype(widest) for square in squares)))
+        pairs = [each.squared_norms() if isinstance(each, _Sum) else _squared_norms(each) for each in results]
+        widest = max((square.dtype for _, square in pairs), key=lambda dtype: dtype.itemsize)
+        scales, squares = (jnp.stack([each.astype(widest) for each in part]) for part in zip(*pairs, strict=True))
+        scale = scales.max(0)
+        return scale * _root((squares * (scales / scale[None]) ** 2).sum(0))
 
     return norms
 
@@ -189,6 +194,8 @@ def _root(square: Array) -> Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 
-def _squared_norms(gradient: Array) -> Array:
-    """Return the squared norm of each example's gradient."""
-    return (gradient.astype(wide(gradient.dtype)) ** 2).sum(tuple(range(1, gradient.ndim)))
+def _squared_norms(gradient: Array) -> tuple[Array, Array]:
+    """Return a scale for each example, and the squared norm of its gradient divided by it."""
+    gradient = gradient.astype(wide(gradient.dtype)).reshape(gradient.shape[0], math.prod(gradient.shape[1:]))
+    scale = scale_of(gradient, (1,), keepdims=True)
+    return scale[:, 0], ((gradient / scale) ** 2).sum(1)

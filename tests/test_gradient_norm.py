@@ -162,3 +162,24 @@ def test_the_kink_at_a_gradient_of_zero(window):
 
 def test_a_norm_of_nan_stays_nan():
     assert np.isnan(fc.per_example_grad_norm(lambda w, x: (w * x).sum())(jnp.ones(2), jnp.array([[jnp.nan, 1.0]]))[0])
+
+
+@pytest.mark.parametrize("factor", [1e24, 1e-24])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("name", ["one use", "few places", "groups", "a matrix twice"])
+def test_squares_do_not_overflow(name, dtype, factor, rng):
+    """The norm of a scaled loss is the scaled norm, also where its square is no float32; and so is its derivative."""
+    graph, params = network(NETWORKS[name], (9, 9, 2))
+    params, x = jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), (params, rng.normal(size=(3, 9, 9, 2))))
+
+    def loss(params, x, factor):
+        return (graph(params, x).astype("float32") ** 2).sum() * factor
+
+    def norms(params, factor):
+        found, pullback = jax.vjp(lambda params: fc.per_example_grad_norm(loss)(params, x, jnp.full(3, factor)), params)
+        return found, pullback(jnp.ones_like(found))[0]
+
+    scaled, plain = (jax.jit(norms)(params, jnp.float32(number)) for number in (factor, 1))
+    for found, expected in zip(*map(jax.tree.leaves, (scaled, plain)), strict=True):
+        assert np.abs(np.asarray(expected, "float64")).max() > 0
+        close(np.asarray(found, "float64") / factor, np.asarray(expected, "float64"), dtype=dtype, terms=256)

@@ -15,7 +15,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import funcconv as fc
 from funcconv import _lowering as lowering
 from funcconv._geometry import resolve
-from funcconv._lowering import _blocks, _choice, _cuts, _depth, _depthwise, _lax, _maps, _phases, _turned
+from funcconv._lowering import _blocks, _choice, _cuts, _depth, _depthwise, _groups, _lax, _maps, _phases, _turned
 
 TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
 
@@ -70,6 +70,15 @@ CASES = {
         ("rows", "phases", "taps"),
     ),
     "depthwise, long rows": ((3, 26, 1, 2), (2, 4, 27, 2), {"padding": 1, "groups": 2}, ("taps", "phases", "taps")),
+    "depthwise, pieces of rows": (
+        (2, 67, 1, 2), (1, 4, 67, 2), {"padding": 2, "groups": 2},
+        ("rows", "phases", "taps"),
+    ),
+    "depthwise, phases of many taps": (
+        (12, 11, 1, 4), (1, 36, 33, 2), {"stride": 2, "dilation": 3, "padding": (0, 2), "groups": 2},
+        ("rows", "phases", "taps"),
+    ),
+    "tall": ((19, 4, 8, 8), (2, 23, 7, 8), {"padding": (3, 1)}, ("lax", "phases", "mixed")),
     "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("taps", "phases", "taps")),
     "groups": ((3, 3, 2, 12), (2, 6, 5, 8), {"stride": 2, "padding": 1, "groups": 4}, ("groups", "phases", "groups")),
     "uneven groups": ((2, 3, 3, 35), (2, 6, 5, 21), {"groups": 7}, ("groups", "phases", "groups")),
@@ -247,7 +256,7 @@ def test_padded_images_some_after_others(name, images, monkeypatch, rng):
     monkeypatch.setattr(_depthwise, "_SPARE", 0)
     params, x = draw(rng, kernel, (5, *image[1:]))
     expected = _lax.reference(x, params["kernel"], form)
-    for conv in (partial(_depthwise.conv, old=False), _depthwise.conv_by_rows):
+    for conv in (partial(_depthwise.conv, old=False), _depthwise.conv_by_blocks):
         program = jax.jit(partial(conv, form=form, blocks=True))
         assert f"f64[{images},{','.join(map(str, x.shape[1:]))}]" in str(program.trace(x, params["kernel"]).jaxpr)
         close(program(x, params["kernel"]), expected)
@@ -297,6 +306,19 @@ def test_programs_do_not_grow_with_the_number_of_groups():
         return jax.jit(jax.value_and_grad(loss, argnums=(0, 1))).lower(kernel, x).as_text().count("\n")
 
     assert lines(5) == lines(8) == lines(64) < 2 * lines(2)
+
+
+@pytest.mark.parametrize("name", ["multiplied", "depthwise, large, three axes", "groups", "uneven groups"])
+def test_taps_in_a_loop(name, monkeypatch, rng):
+    monkeypatch.setattr(_groups, "_TAPS", 0)
+    kernel, image, options, _ = CASES[name]
+    options = dict(options)
+    groups = options.pop("groups")
+    form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options), groups)
+    params, x = draw(rng, kernel, image)
+    g = jnp.asarray(rng.normal(size=(len(x), *form.positions, kernel[-1])))
+    (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
+    close(jax.jit(partial(_groups.kernel_grad_by_taps, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize("padding", [0, 1, 4, ((-1, 2), (0, 3))])

@@ -201,6 +201,17 @@ def test_the_density_of_a_diagonal_is_its_eigenvalues():
         assert abs(density.grid[near][np.argmax(density.density[near])] - value) < 0.02
 
 
+@pytest.mark.parametrize("size", [1e24, 1e-24])
+def test_the_density_of_large_and_small_eigenvalues(size):
+    """Their squares are no float32."""
+    values = jnp.array([3, 1, 2, 5], np.float32) * np.float32(size)
+    density = fc.hessian(lambda w: (values * w * w).sum() / 2, jnp.ones(4, np.float32)).density(KEY)
+    grid, heights = (np.asarray(each, np.float64) for each in density)
+    smallest, largest = (grid[np.abs(heights) > heights.max() / 2][i] / size for i in (0, -1))
+    assert 0.9 < smallest < 1.1
+    assert 4.9 < largest < 5.1
+
+
 def test_the_density_of_a_known_spectrum(rng):
     values = np.concatenate([np.linspace(0, 1, 150), [4.0] * 30, [6.0] * 20])
     operator = of_matrix(with_spectrum(values, rng))

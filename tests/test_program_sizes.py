@@ -15,6 +15,13 @@ from funcconv._padding import pad
 MODES = ("reflect", "symmetric", "replicate", "circular")
 
 
+LARGE = [
+    (97, 101), (15, 17, 13),
+    *(pytest.param(window, marks=pytest.mark.slow) for window in [(1031,), (12, 13), (300, 3), (31, 5, 5)]),
+]  # fmt: skip
+MOST = 2000  # operations of a value; of the gradients and the product with the Hessian, two and three times as many
+
+
 def operations(f, x):
     """Return how many operations there are in the function, and in its derivative."""
     grad = jax.grad(lambda x: (f(x) ** 2).sum())
@@ -64,3 +71,51 @@ def test_adaptive_bins_of_every_length(reduce):
     few, many = sizes((64, 64), (37, 41)), sizes((256, 256), (149, 163))
     assert few == many
     assert max(many) < 1000
+
+
+def lowered(f, *args):
+    """Return how many operations the programs of an op, its gradients, and a product with its Hessian have."""
+
+    def gradient(*args):
+        return jax.grad(lambda *args: (f(*args) ** 2).sum(), tuple(range(len(args))))(*args)
+
+    programs = f, gradient, lambda *args: jax.jvp(gradient, args, args)[1]
+    return [jax.jit(program).lower(*args).as_text().count(" = ") for program in programs]
+
+
+CONVOLUTIONS = {
+    "dense": {}, "same": {"padding": "SAME"}, "strided": {"stride": 3}, "grouped": {"groups": 2},
+    "reflect": {"padding": "SAME", "pad_mode": "reflect"}, "dilated": {"dilation": 2},
+    "depthwise": {"groups": 4}, "depthwise, strided": {"groups": 4, "stride": 2},
+    "depthwise, strided and dilated": {"groups": 4, "stride": 2, "dilation": 3},
+    "transposed": {"stride": 2}, "transposed, depthwise": {"stride": 3, "groups": 4},
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("window", LARGE)
+@pytest.mark.parametrize("name", CONVOLUTIONS)
+def test_convolutions_with_large_windows(name, window):
+    """As many operations are enough for a window of any size; arrays are only described, and nothing is computed."""
+    options = {"groups": 1, "dilation": 1} | CONVOLUTIONS[name]
+    transposed = name.startswith("transposed")
+    sizes = (9 for _ in window) if transposed else (k * options["dilation"] + 7 for k in window)
+    kernel = jax.ShapeDtypeStruct((*window, 4 // options["groups"], 4), jnp.float32)
+    x = jax.ShapeDtypeStruct((2, *sizes, 4), jnp.float32)
+
+    def op(kernel, x):
+        return (fc.conv_transpose if transposed else fc.conv)({"kernel": kernel}, x, **options)
+
+    found = lowered(op, kernel, x)
+    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found
+
+
+@pytest.mark.parametrize("window", LARGE[1:])
+@pytest.mark.parametrize("reduce", ["max", "mean", "lse", "lp", "median", "local_conv"])
+def test_other_ops_with_large_windows(reduce, window):
+    x = jax.ShapeDtypeStruct((2, *(k + 2 for k in window), 2), jnp.float32)
+    if reduce == "local_conv":
+        kernel = jax.ShapeDtypeStruct((*(3 for _ in window), *window, 2, 2), jnp.float32)
+        found = lowered(lambda kernel, x: fc.local_conv({"kernel": kernel}, x), kernel, x)
+    else:
+        found = lowered(partial(fc.pool, window=window, stride=1, reduce=reduce, padding=1), x)
+    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found

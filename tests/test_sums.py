@@ -11,6 +11,7 @@ import pytest
 from cases import CHIEF, each
 
 import funcconv as fc
+from funcconv.interop import _torch_ops
 
 BFLOAT16 = jnp.dtype("bfloat16")
 TERMS = 100_000
@@ -185,6 +186,12 @@ def test_an_input_that_padding_shows_many_times(op):
         return getattr(fc, op)({"kernel": jnp.ones((*positions, 1, 1, 1), x.dtype)}, x, **options)
 
     compare_gradients(f, [[[1.0], [2.0]]])
+
+
+def test_an_input_that_a_traced_module_repeats():
+    x = jnp.ones((1, 2), BFLOAT16)
+    gradient = jax.grad(lambda x: _torch_ops.repeat(x, times=(600, 2)).astype("float32").sum())
+    assert not sums_in_16_bits(jax.jit(gradient).lower(x).as_text(), "bf16")
 
 
 def test_a_transposed_convolution_adds_up_what_padding_has_shown():

@@ -1,6 +1,7 @@
 """The dtypes of a step: sums over many numbers are formed in float32, and targets keep their dtype."""
 
 from collections import namedtuple
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -148,6 +149,25 @@ def test_a_scale_is_removed_in_float32():
     options = {"loss_scale": 2.0**12, "clip": 2.0**-40}
     _, metrics = one_step(loss, optax.sgd(1.0), {"w": jnp.zeros((), jnp.float16)}, jnp.float32(2.0**-30), **options)
     assert float(metrics["grad_norm"]) == 2.0**-30
+
+
+@pytest.mark.parametrize("exponent", [126, 127])
+def test_a_dynamic_scale_stays_finite(exponent):
+    """It is doubled after 2,000 finite steps, but not beyond the largest power of two of float32."""
+    init, step = fc.train.make_step(product, optax.sgd(0.0), loss_scale="dynamic")
+    state = init({"w": jnp.ones((), jnp.float32)}, jax.random.key(0))
+    scale = replace(state.scale, factor=jnp.float32(2.0**exponent), good=jnp.int32(1999))
+    state = replace(state, scale=scale)
+    state, metrics = jax.jit(step)(state, jnp.float32(2.0**-40))
+    assert float(state.scale.factor) == 2.0**127
+    assert int(state.scale.good) == int(state.skipped) == 0
+    assert float(metrics["grad_norm"]) == 2.0**-40
+
+
+@pytest.mark.parametrize("scale", [float("inf"), float("nan"), 0])
+def test_a_scale_that_is_not_finite(scale):
+    with pytest.raises(fc.FuncconvError, match="finite"):
+        fc.train.make_step(product, optax.sgd(0.1), loss_scale=scale)
 
 
 # compute_dtype --------------------------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ _DTYPE = _xla(
 )
 _LITTLE = _xla(lambda p: isinstance(p.batch, int) and p.products <= _TINY, "little to compute")
 _DEPTHWISE = "a channel to a group: a sum of slices, where XLA has slow loops"
-_ROWS = "a channel to a group, and many taps: sums of slices, row by row of the kernel"
+_ROWS = "a channel to a group, and many taps: sums of slices, some rows of the kernel after the others"
 _SLICES = "groups on many devices, which XLA's own spreads wrongly: a product for each tap"
 _POINTWISE = "one tap: a product of matrices"
 _GROUPS = Row("groups", lambda p: p.form.groups > 1, "bundles of groups, where XLA has slow loops")
@@ -47,7 +47,7 @@ _DEFAULT = Row("lax", lambda p: True, "XLA's own is fast")  # noqa: ARG005
 CONV = (
     _STACK, _ELSEWHERE, _TYPED, _DTYPE, _LITTLE,
     _xla(lambda p: p.offered and p.taps > 1, "oneDNN has it"),
-    Row("taps", lambda p: p.depthwise and p.taps <= _UNROLLED * (1 if p.deep else 2), _DEPTHWISE),
+    Row("taps", lambda p: p.depthwise and p.taps * p.phases <= _UNROLLED * (1 if p.deep else 2), _DEPTHWISE),
     Row("rows", lambda p: p.depthwise and not p.line, _ROWS),
     _GROUPS,
     Row("product", lambda p: p.taps == 1 and not (p.line and p.dtype == np.float32), _POINTWISE),

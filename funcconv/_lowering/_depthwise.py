@@ -1,7 +1,7 @@
 """Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel.
 
-The rows of a large kernel are taken one after another, and so are images that are mostly padding. For the kernel
-gradient positions and taps change places: each cotangent scales the window that it belongs to.
+A large kernel is taken block by block of its taps, and images that are mostly padding one after another. For the
+kernel gradient positions and taps change places: each cotangent scales the window that it belongs to.
 """
 
 import itertools
@@ -22,6 +22,7 @@ from ._form import Form, Map
 
 _READ = 2**18  # numbers of the image that are read at once
 _HELD = 2**20  # numbers of padded images that are held at once
+_TAPS = 32  # of a large kernel that are added at once
 _SPARE = 2  # times as many numbers as images and results have, which padded ones may have without that
 _POSITIONS = 8  # so many cotangents are added at once,
 _POSITIONS_OLD = 32  # or with an old XLA, which has slow loops for fewer
@@ -51,11 +52,11 @@ def conv(image: Array, kernel: Array, form: Form, *, old: bool, blocks: bool) ->
     return y
 
 
-def conv_by_rows(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
-    """Return the same as a sum over the rows of the kernel, in a loop."""
+def conv_by_blocks(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
+    """Return the same as a sum over blocks of taps, in a loop, so that the program does not grow with the kernel."""
     if blocks and _sprawls(image, kernel, form):
-        return _over_images(_conv_by_rows, image, kernel, form)
-    return _conv_by_rows(image, kernel, form)
+        return _over_images(_conv_by_blocks, image, kernel, form)
+    return _conv_by_blocks(image, kernel, form)
 
 
 def _sprawls(image: Array, kernel: Array, form: Form) -> bool:
@@ -85,16 +86,26 @@ def _conv(image: Array, kernel: Array, form: Form) -> Array:
     return y
 
 
-def _conv_by_rows(image: Array, kernel: Array, form: Form) -> Array:
-    first, row = form.axes[0], _row(form)
+def _conv_by_blocks(image: Array, kernel: Array, form: Form) -> Array:
     x = pad(image, form.axes, ("zeros",) * len(form.axes))
+    y = jnp.zeros(form.result(image, kernel), image.dtype)
+    for block in itertools.product(*_blocks(form.window, _TAPS)):
+        sizes = tuple(cut.size for cut in block)
 
-    def add_row(tap: Array, y: Array) -> Array:
-        lines = piece(x, tap * first.dilation, row.axes[0].size, axis=1)
-        return y + _conv(lines, piece(kernel, tap, 1), row)
+        def add_taps(begins: list[Any], y: Array, sizes: Shape = sizes) -> Array:
+            pairs = tuple(zip(form.axes, sizes, strict=True))
+            starts = [begin * axis.dilation for begin, axis in zip(begins, form.axes, strict=True)]
+            reads = [(axis.outputs - 1) * axis.stride + 1 + (size - 1) * axis.dilation for axis, size in pairs]
+            axes = (
+                axis._replace(size=read, window=size, lo=0, hi=0)
+                for (axis, size), read in zip(pairs, reads, strict=True)
+            )
+            shape = (*sizes, *kernel.shape[-2:])
+            taps = lax.dynamic_slice(kernel, (*begins, 0, 0), shape, allow_negative_indices=False)
+            return y + _conv(_cropped(x, starts, reads), taps, form._replace(axes=tuple(axes)))
 
-    zero = jnp.zeros(form.result(image, kernel), image.dtype)
-    return lax.fori_loop(0, first.window, add_row, zero)  # type: ignore[no-any-return]
+        y = each(block, add_taps, y)
+    return y
 
 
 def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) -> Array:
@@ -109,7 +120,7 @@ def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) 
         old: whether XLA is of a version that has slow loops for few positions.
         blocks: whether a block has only so many images that what it reads stays in the cache.
     """
-    positions = _positions(form.axes, _POSITIONS_OLD if old else _POSITIONS)
+    positions = _blocks(form.positions, _POSITIONS_OLD if old else _POSITIONS)
     read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
     most = min(_READ // ((read + math.prod(form.window)) * g.shape[-1]), _HELD // form.extended // g.shape[-1])
     total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
@@ -146,11 +157,11 @@ def _cropped(array: Array, starts: Sequence[Any], sizes: Sequence[int]) -> Array
     return lax.dynamic_slice(array, (0, *starts, 0), sizes, allow_negative_indices=False)
 
 
-def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:
-    """Return how each axis of the positions is cut into blocks of at most so many, the last one first."""
+def _blocks(sizes: Shape, most: int) -> list[list[Cut]]:
+    """Return how each axis is cut so that a block has at most so many places, the last axis first."""
     found: list[list[Cut]] = []
-    for axis in reversed(axes):
-        found.insert(0, cuts(axis.outputs, most))
+    for size in reversed(sizes):
+        found.insert(0, cuts(size, most))
         most //= found[0][0].size
     return found
 
@@ -158,14 +169,6 @@ def _positions(axes: Sequence[Axis], most: int) -> list[list[Cut]]:
 def _reach(axis: Axis, positions: int) -> int:
     """Return how many places are read by the windows at so many positions side by side."""
     return (positions - 1) * axis.stride + axis.extent
-
-
-def _row(form: Form) -> Form:
-    """Return the convolution of the lines that one row of the kernel reads, which are padded, with this row."""
-    first, *rest = form.axes
-    lines = Axis((first.outputs - 1) * first.stride + 1, 1, first.stride, 1, 0, 0, first.outputs)
-    others = (axis._replace(size=axis.lo + axis.size + axis.reach, lo=0, hi=0) for axis in rest)
-    return form._replace(axes=(lines, *others))
 
 
 def _repeated(image: Array, outputs: int, form: Form) -> Array:

@@ -15,6 +15,7 @@ from ._cuts import piece
 from ._form import Form, Map
 
 _WIDTH = 16  # input channels of a bundle, if the groups allow it
+_TAPS = 128  # of a kernel that are read by a slice each; more are read in a loop
 _UNROLLED = 4  # so many bundles are computed side by side, more in a loop
 
 
@@ -69,7 +70,19 @@ def kernel_grad_by_taps(image: Array, g: Array, form: Form) -> Array:
         left = read.reshape(*read.shape[:-1], form.groups, read.shape[-1] // form.groups)
         return jnp.einsum("...ni,...no->ino", left, right, precision=form.precision)
 
-    return jnp.stack([product(read) for read in shifted(x, form.axes)]).reshape(form.kernel(image, g))
+    if math.prod(form.window) <= _TAPS:
+        return jnp.stack([product(read) for read in shifted(x, form.axes)]).reshape(form.kernel(image, g))
+    taps = jnp.stack(jnp.meshgrid(*map(jnp.arange, form.window), indexing="ij"), -1).reshape(-1, len(form.axes))
+    first = tuple(axis._replace(size=0, window=1) for axis in form.axes)
+    sizes = [(axis.outputs - 1) * axis.stride + 1 for axis in form.axes]
+
+    def at(tap: Array) -> Array:
+        starts = [tap[i] * axis.dilation for i, axis in enumerate(form.axes)]
+        read = lax.dynamic_slice(x, (0, *starts, 0), (len(x), *sizes, x.shape[-1]), allow_negative_indices=False)
+        return product(*shifted(read, first))
+
+    kernel: Array = lax.map(at, taps)
+    return kernel.reshape(form.kernel(image, g))
 
 
 def _bundles(inputs: int, groups: int) -> int:

@@ -15,10 +15,10 @@ from ._form import Form, Map, Type
 from ._problem import Problem, Where
 
 
-def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where) -> Array:
+def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where, phases: int = 1) -> Array:
     """Return the convolution of an image with a kernel; with `stack` axes in front of both, of each with its own."""
     kernel, form = _seen(kernel, form), form.trimmed
-    problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)
+    problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)._replace(phases=phases)
     name = choose(CONV, problem).form
     if name == "lax":
         return _gathered(_lax.reference(_gathered(image, where), _gathered(kernel, where, kernel=True), form), where)
@@ -27,7 +27,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
     dense = partial(dense_conv, where=where)
     forms: dict[str, Map] = {
         "taps": partial(_depthwise.conv, old=where.old, blocks=problem.countable),
-        "rows": partial(_depthwise.conv_by_rows, blocks=problem.countable),
+        "rows": partial(_depthwise.conv_by_blocks, blocks=problem.countable),
         "product": _pointwise.conv,
         "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "planes": partial(_depth.conv, dense=dense),
@@ -47,7 +47,7 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
         return _gathered(jax.linear_transpose(lambda image: _lax.reference(image, kernel, form), out)(g)[0], where)
     if name == "windows":
         return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
-    dense = partial(dense_conv, where=where)
+    dense = partial(dense_conv, where=where, phases=_phases.convolutions(form, kernel.shape[-2]))
     return _phases.input_grad(_widened(kernel, form), _widened(g, form), form, dense).astype(out.dtype)
 
 
@@ -79,9 +79,9 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
     return forms[name](_widened(image, form), _widened(g, form), form).astype(out.dtype)
 
 
-def dense_conv(image: Array, kernel: Array, form: Form, *, where: Where) -> Array:
-    """Return a convolution of which another one is made."""
-    return conv(image, kernel, form=form, stack=0, out=jax.typeof(image), where=where)
+def dense_conv(image: Array, kernel: Array, form: Form, *, where: Where, phases: int = 1) -> Array:
+    """Return a convolution of which another one is made, or one of so many."""
+    return conv(image, kernel, form=form, stack=0, out=jax.typeof(image), where=where, phases=phases)
 
 
 def _kernel_grad(image: Array, g: Array, form: Form, *, where: Where) -> Array:

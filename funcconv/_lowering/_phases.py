@@ -42,6 +42,11 @@ def input_grad(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
     return x
 
 
+def convolutions(form: Form, channels: int) -> int:
+    """Return how many convolutions the phases are, for an image of so many channels in each group."""
+    return 1 if _merges(form, channels) else _count(form)
+
+
 def too_many(form: Form) -> bool:
     """Return whether there are so many phases that nothing is gained, since they cannot be the channels of one."""
     return _dilated(form) and _count(form) > _MANY

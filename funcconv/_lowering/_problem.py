@@ -44,6 +44,7 @@ class Problem(NamedTuple):
     dtype: np.dtype
     stack: int  # axes of which each entry has a kernel of its own
     where: Where
+    phases: int = 1  # convolutions like this one that are computed side by side, of the taps of one kernel
 
     @classmethod
     def of(cls, form: Form, image: Shape, kernel: Shape, dtype: np.dtype, stack: int, where: Where) -> "Problem":

@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from .._dtypes import scale_of
 from .._errors import FuncconvError
 from .._extras import needs
 from .._typing import Array
@@ -57,7 +58,9 @@ def lanczos_density(
     factorise = decomp.hessenberg(order, reortho="full", custom_vjp=False)
 
     def quadrature(probe: Array) -> tuple[Array, Array]:
-        return _nodes_and_weights(factorise(product, probe).J_small)
+        scale = scale_of(product(probe))  # the factorization squares what the product returns
+        nodes, weights = _nodes_and_weights(factorise(lambda v: product(v) / scale, probe).J_small)
+        return nodes * scale, weights
 
     nodes, weights = jax.lax.map(quadrature, sampler(key))  # (samples, order); one Krylov space at a time
     low, high = nodes.min(), nodes.max()

@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from .._dtypes import in_wide
 from .._norms import group_norm
 from .._registry import register_op
 from .._typing import Array, Number, Params, Shape
@@ -53,9 +54,13 @@ def index(x: Array, *, parts: tuple[Any, ...]) -> Array:
 
 def repeat(x: Array, *, times: Shape) -> Array:
     """Repeat each number so many times along each of the first axes."""
-    for axis, k in enumerate(times):
-        x = jnp.repeat(x, k, axis=axis)
-    return x
+
+    def repeated(x: Array) -> Array:
+        for axis, k in enumerate(times):
+            x = jnp.repeat(x, k, axis=axis)
+        return x
+
+    return in_wide(repeated, x)
 
 
 def pad(x: Array, *, pairs: tuple[tuple[int, int], ...], value: Number) -> Array:

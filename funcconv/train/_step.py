@@ -1,5 +1,6 @@
 """One step of training as a pure function."""
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, TypeAlias
 
@@ -33,6 +34,7 @@ Init: TypeAlias = Callable[..., State]
 Step: TypeAlias = Callable[[State, Any], tuple[State, dict[str, Array]]]
 
 _FIRST_SCALE = 2.0**15
+_LAST_SCALE = 2.0**127  # the largest that float32 has
 _GOOD_STEPS = 2000  # after which the scale is doubled
 
 
@@ -76,8 +78,8 @@ def make_step(
             first entry is an input, and the second of two is not. A batch that is one array is an input. Any other
             floating entry raises an error.
         loss_scale: by what the loss is multiplied before it is differentiated, and the gradient divided after; a
-            number, or `"dynamic"`: halved when the gradient is not finite, doubled after 2,000 steps that were. None
-            is `"dynamic"` for float16 and 1 otherwise.
+            number, or `"dynamic"`: halved when the gradient is not finite, doubled after 2,000 steps that were,
+            up to 2^127. None is `"dynamic"` for float16 and 1 otherwise.
         clip: the largest norm of the whole gradient by the parameters that are trained; None for any.
         frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are. No gradient is computed for
             them, and the optimizer keeps nothing for them. The model's state under the same name, such as the running
@@ -249,8 +251,8 @@ def _check(accumulate: int, ema: Number | None, clip: Number | None, loss_scale:
         ("clip", clip, clip is None or clip > 0, "above 0"),
         (
             "loss_scale", loss_scale,
-            loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and loss_scale > 0),
-            'above 0, or "dynamic"',
+            loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and 0 < loss_scale < math.inf),
+            'finite and above 0, or "dynamic"',
         ),
     ):  # fmt: skip
         if not right:
@@ -271,4 +273,4 @@ def _rescaled(scale: Scale, finite: Array) -> Scale:
     good = jnp.where(finite, scale.good + 1, 0)
     grown = good >= _GOOD_STEPS
     factor = jnp.where(finite, jnp.where(grown, scale.factor * 2, scale.factor), jnp.maximum(scale.factor / 2, 1))
-    return Scale(factor, jnp.where(grown, 0, good).astype(jnp.int32))
+    return Scale(jnp.minimum(factor, _LAST_SCALE), jnp.where(grown, 0, good).astype(jnp.int32))

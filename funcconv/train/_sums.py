@@ -4,9 +4,8 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
-from .._dtypes import wide
+from .._dtypes import scale_of, wide
 from .._typing import Array, Number
 
 
@@ -30,10 +29,7 @@ def scale_and_norm(tree: Any) -> tuple[Array, Array]:
     if not leaves:
         return jnp.ones((), dtype), jnp.zeros((), dtype)
     leaves = [leaf.astype(dtype) for leaf in leaves]
-    largest = lax.stop_gradient(jnp.stack([jnp.abs(leaf).max() for leaf in leaves]).max())
-    most = jnp.finfo(dtype).maxexp * 3 // 4  # type: ignore[no-untyped-call]
-    limit = 2.0**most  # the reciprocal of the largest number would be flushed to 0
-    scale = jnp.clip(largest, 1 / limit, limit)
+    scale = jnp.stack([scale_of(leaf) for leaf in leaves]).max()
     square = jnp.stack([jnp.square(leaf / scale).sum() for leaf in leaves]).sum()
     zero = square == 0
     return scale, jnp.where(zero, 0, jnp.sqrt(jnp.where(zero, 1, square)))
