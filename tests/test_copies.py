@@ -204,7 +204,7 @@ def test_an_object_that_is_equal_to_no_copy_is_not_pickled():
     ("old", "new", "error", "said"),
     [
         (b"squashed", b"squished", fc.FuncconvError, "needs the function 'squished' of the module .*test_copies"),
-        (b"window", b"widnow", fc.FuncconvError, "a Conv of another version, with the options .*'widnow'"),
+        (b"window", b"wxndow", fc.FuncconvError, "a Conv of another version, with the options .*'wxndow'"),
         (b"Conv", b"Comv", AttributeError, "Comv"),
     ],
 )
