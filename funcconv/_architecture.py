@@ -1,12 +1,11 @@
 """Networks as JSON: rows of layers with their options. Layers and functions are read by name, and nothing is run."""
 
-import hashlib
 import json
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
-from typing import Any, NoReturn, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -15,8 +14,9 @@ import numpy as np
 from ._errors import FuncconvError, suggest
 from ._flatten import Row, check_rows
 from ._network import InputRow, Network
-from ._node import Input, Item, Layer, Place, WithNumber
+from ._node import Input, Item, Layer, Place, WithNumber, check_name
 from ._registry import name_of, named
+from ._strict_json import digest, parsed, refuse
 
 FORMAT, VERSION = "funcconv graph", 1
 _DEPTH = 64  # of nesting, which JSON from elsewhere could have without end
@@ -26,32 +26,35 @@ Same = TypeVar("Same", bound=Network)
 
 def to_json(graph: Network, **options: Any) -> str:
     """Return a network as JSON."""
-    return json.dumps({"format": FORMAT, "version": VERSION, **_graph(graph)}, allow_nan=False, **options)
+    told = {"format": FORMAT, "version": VERSION, **_graph(graph)}
+    return json.dumps(told | {"hash": digest(told)}, allow_nan=False, **options)
 
 
 def content_hash(graph: Network) -> str:
-    """Return the SHA-256 of a network's JSON."""
-    return hashlib.sha256(to_json(graph, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
+    """Return the SHA-256 of a network's JSON, without the hash in it."""
+    return digest({"format": FORMAT, "version": VERSION, **_graph(graph)})
 
 
 def from_json(kind: type[Same], text: str | bytes) -> Same:
     """Return the network that JSON describes."""
-    try:
-        told = json.loads(text, parse_constant=_no_constant)
-    except (ValueError, RecursionError) as error:
-        if isinstance(error, FuncconvError):
-            raise
-        _refuse(f"it is not JSON: {str(error)[:100]}")
+    told = parsed(text)
     if not isinstance(told, dict) or told.get("format") != FORMAT:
-        _refuse(f'it must be an object whose "format" is "{FORMAT}"')
-    if told.get("version") != VERSION:
-        _refuse(f"its version is {told.get('version')!r}, and {VERSION} is what is read here")
+        refuse(f'it must be an object whose "format" is "{FORMAT}"')
+    if told.get("version") != VERSION or type(told["version"]) is not int:
+        refuse(f"its version is {told.get('version')!r}, and {VERSION} is what is read here")
+    written = told.pop("hash", None)  # files of earlier versions have none
     try:
-        return _network(kind, told, 0)
-    except (KeyError, TypeError, ValueError, IndexError, AttributeError) as error:
+        graph = _network(kind, told, 0)
+    except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, FuncconvError):
             raise
-        _refuse(f"{type(error).__name__}: {str(error)[:200]}")
+        refuse(f"{type(error).__name__}: {str(error)[:200]}")
+    if written is not None and written != digest(told):
+        refuse(
+            f"its content is not what was written: the SHA-256 is {digest(told)}, and its entry 'hash' says "
+            f"{str(written)[:100]!r}. If you have changed the text on purpose, remove that entry"
+        )
+    return graph
 
 
 # writing ------------------------------------------------------------------------------------------------------
@@ -100,16 +103,20 @@ def _structure(tree: Any) -> Any:
 
 def _layer(layer: Layer) -> dict[str, Any]:
     """Return a layer as its class and those options that are not the default."""
-    options = {
-        each.name: _value(getattr(layer, each.name))
-        for each in fields(layer)
-        if each.init and not _same(getattr(layer, each.name), each.default)
-    }
+    options = {}
+    for each in fields(layer):
+        value = _like_default(getattr(layer, each.name), each.default)
+        if each.init and not (type(value) is type(each.default) and value == each.default):
+            options[each.name] = _value(value)
     return {"layer": type(layer).__name__, "options": options}
 
 
-def _same(value: Any, default: Any) -> bool:
-    return type(value) is type(default) and bool(value == default)
+def _like_default(value: Any, default: Any) -> Any:
+    """Return a number as the type of the default, where it is equal: options 1, 1.0 and True are, so is their JSON."""
+    if isinstance(default, int | float) and isinstance(value, int | float | np.number) and math.isfinite(value):
+        number = type(default)(value)
+        return number if number == value else value
+    return value
 
 
 def _value(value: Any) -> Any:
@@ -149,15 +156,16 @@ def _value(value: Any) -> Any:
 
 def _network(kind: type[Same], told: Any, depth: int) -> Same:
     if depth > _DEPTH:
-        _refuse(f"graphs are nested more than {_DEPTH} deep")
+        refuse(f"graphs are nested more than {_DEPTH} deep")
     known = {"format", "version", "name", "inputs", "input_keys", "nodes", "outputs", "graphs"}
     if set(told) - known:
-        _refuse(f"it has unknown entries {sorted(set(told) - known)}")
-    inputs = [Input(each["name"], each["shape"], each["dtype"]) for each in _list(told["inputs"])]
+        refuse(f"it has unknown entries {sorted(set(told) - known)}")
+    inputs = [Input(each["name"], _list(each["shape"]), _dtype(each["dtype"])) for each in _list(told["inputs"])]
+    _strings([each.name for each in inputs])
     signature = tuple(InputRow(each.name, each.shape, each.dtype) for each in inputs)
     keys = None if told["input_keys"] is None else tuple(_strings(told["input_keys"]))
     if keys is not None and len(keys) != len(inputs):
-        _refuse(f"there are {len(inputs)} inputs and {len(keys)} keys for them")
+        refuse(f"there are {len(inputs)} inputs and {len(keys)} keys for them")
     nested = [_network(kind, each, depth + 1) for each in _list(told["graphs"])]
     uses: dict[Any, object] = {}
     layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
@@ -169,9 +177,9 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
         try:
             op = _read_layer(node["op"], 0)
         except FuncconvError as error:
-            _refuse(f"node {name!r}: {error}")
+            refuse(f"node {name!r}: {error}")
         if (entry is not None) != op.parametric or op.arity not in (None, len(operands)):
-            _refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
+            refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
         rows.append(Row(name, layers.setdefault((entry, op), op) if entry else op, operands, entry))
         places.append(_place(node.get("place"), nested, uses, name))
     check_rows([each.name for each in inputs], rows)
@@ -179,9 +187,10 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
     tree = _read_structure(told["outputs"], count, 0)
     results, structure = jax.tree.flatten(tree)
     if not results:
-        _refuse("it has no outputs")
+        refuse("it has no outputs")
     if told["name"] is not None:
         _strings([told["name"]])
+        check_name(told["name"])
     graph = object.__new__(kind)
     graph._set(signature, keys, tuple(rows), tuple(results), structure, told["name"], places)
     return graph
@@ -200,14 +209,14 @@ def _place(told: Any, nested: list[Any], uses: dict[Any, object], name: str) -> 
 
 def _read_structure(told: Any, count: int, depth: int) -> Any:
     if depth > _DEPTH:
-        _refuse(f"outputs are nested more than {_DEPTH} deep")
+        refuse(f"outputs are nested more than {_DEPTH} deep")
     if not isinstance(told, dict):
         return _number(told, count, "the outputs")
     ((what, inside),) = told.items()
     if what == "dict":
         return {key: _read_structure(each, count, depth + 1) for key, each in inside.items()}
     if what not in ("list", "tuple"):
-        _refuse(f"the outputs have an unknown structure {what!r}")
+        refuse(f"the outputs have an unknown structure {what!r}")
     found = [_read_structure(each, count, depth + 1) for each in _list(inside)]
     return tuple(found) if what == "tuple" else found
 
@@ -229,7 +238,7 @@ def _read_layer(told: Any, depth: int) -> Layer:
 
 def _read(told: Any, depth: int) -> Any:
     if depth > _DEPTH:
-        _refuse(f"options are nested more than {_DEPTH} deep")
+        refuse(f"options are nested more than {_DEPTH} deep")
     if isinstance(told, list):
         return tuple(_read(each, depth + 1) for each in told)
     if not isinstance(told, dict):
@@ -269,7 +278,7 @@ def _read_item(told: Any, _: int) -> Item:
 _READERS: Mapping[str, Callable[[Any, int], Any]] = {
     "float": lambda told, _: float(told),
     "complex": lambda told, depth: complex(*(_read(each, depth) for each in told)),
-    "dtype": lambda told, _: jnp.dtype(str(told)),
+    "dtype": lambda told, _: _dtype(told),
     "precision": lambda told, _: jax.lax.Precision[told],
     "function": lambda told, _: named(told),
     "item": _read_item,
@@ -285,26 +294,26 @@ def _subclasses(kind: type[Layer]) -> list[type[Layer]]:
 
 def _list(told: Any) -> list[Any]:
     if not isinstance(told, list):
-        _refuse(f"a list was expected; got {str(told)[:100]!r}")
+        refuse(f"a list was expected; got {str(told)[:100]!r}")
     return told
 
 
 def _strings(told: Any) -> list[str]:
-    if not all(isinstance(each, str) and each for each in _list(told)):
-        _refuse(f"names must be texts; got {str(told)[:100]}")
+    for each in _list(told):
+        # JSON has halves of characters, which no other text has.
+        if not isinstance(each, str) or not each or each != each.encode(errors="ignore").decode():
+            refuse(f"names must be texts; got {str(told)[:100]!a}")
     return told  # type: ignore[no-any-return]
 
 
 def _number(told: Any, below: int, where: str) -> int:
     if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told < below:
-        _refuse(f"{where} has the number {str(told)[:100]}, which must be from 0 to {below - 1}")
+        refuse(f"{where} has the number {str(told)[:100]}, which must be from 0 to {below - 1}")
     return told
 
 
-def _no_constant(name: str) -> NoReturn:
-    _refuse(f"it has the number {name}")
-
-
-def _refuse(why: str) -> NoReturn:
-    msg = f"from_json: {why}"
-    raise FuncconvError(msg)
+def _dtype(told: Any) -> Any:
+    """Return a dtype by its name; NumPy would take a name for an array of any size, too."""
+    if told is not None and (not isinstance(told, str) or not hasattr(jnp, told)):
+        refuse(f"there is no dtype {str(told)[:100]!r}")
+    return None if told is None else jnp.dtype(told)

@@ -331,7 +331,8 @@ class Graph(Network):
             A graph.
 
         Raises:
-            FuncconvError: if it is not such JSON, or has a layer, an option or a function that is not known.
+            FuncconvError: if it is not such JSON, has a layer, an option or a function that is not known, or is not
+                what was written: `to_json` puts a hash of the rest into it. If you change the text, remove `"hash"`.
 
         Example:
             >>> import funcconv as fc
@@ -345,7 +346,7 @@ class Graph(Network):
 
     @property
     def content_hash(self) -> str:
-        """The SHA-256 of its JSON, the same on every machine: equal graphs have equal ones."""
+        """The SHA-256 of its JSON without the entry `"hash"`: equal graphs have equal ones, on every machine."""
         return content_hash(self)
 
     def _repr_svg_(self) -> str | None:

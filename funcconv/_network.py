@@ -1,5 +1,7 @@
 """Networks as values: a directed acyclic graph of nodes, flattened into rows, drawn, evaluated and cut into parts."""
 
+import copy
+import pickle
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
@@ -574,10 +576,25 @@ class Network:
         states = self._mode(state).states
         return _nested({row.name: states[str(row.params)] for row in self._rows if row.op.stateful})
 
-    def __reduce__(self) -> Any:
+    def _parts(self) -> tuple[Any, ...]:
         # Not the hash: in another process it is another. Not the tree of JAX, which knows no types of the user's.
         outputs = jax.tree.unflatten(self._tree, self._results)
-        return _restored, (type(self), self._signature, self._keys, self._rows, outputs, self._name, self._places)
+        return type(self), self._signature, self._keys, self._rows, outputs, self._name, self._places
+
+    def __reduce__(self) -> Any:
+        for row in self._rows:
+            try:
+                row.op.__reduce__()
+            except pickle.PicklingError as error:
+                msg = f"node {row.name!r}: {error}"
+                raise pickle.PicklingError(msg) from None
+        return _restored, self._parts()
+
+    def __copy__(self: Same) -> Same:
+        return _restored(*self._parts())  # type: ignore[no-any-return]
+
+    def __deepcopy__(self: Same, memo: dict[int, Any]) -> Same:
+        return _restored(*copy.deepcopy(self._parts(), memo))  # type: ignore[no-any-return]
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Network):

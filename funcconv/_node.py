@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, field, fields, replace
 from functools import partial
+from types import MethodType
 from typing import Any, ClassVar, NamedTuple, NoReturn
 
 import jax
@@ -21,7 +22,7 @@ from ._inference import drawn, remembered, result, shapes
 from ._local_conv import local_conv
 from ._norms import group_norm, layer_norm
 from ._pool import global_pool, pool
-from ._portable import portable
+from ._portable import GETTERS, portable
 from ._reach import Reach
 from ._readings import check_readings
 from ._typing import Array, DTypeLike, Shape
@@ -570,7 +571,11 @@ def check_name(name: str | None) -> None:
 
 
 def _restored(kind: type[Layer], options: dict[str, Any]) -> Layer:
-    return kind(**options)
+    try:
+        return kind(**options)
+    except TypeError as error:
+        msg = f"the pickle has a {kind.__name__} of another version, with the options {sorted(options)}: {error}"
+        raise FuncconvError(msg) from error
 
 
 def _accepts(signature: inspect.Signature, count: int) -> bool:
@@ -603,7 +608,14 @@ def check_hash(layer: Layer, rule: str) -> None:
 
 
 def by_value(op: Any) -> Hashable:
-    """Return what an op is compared by: partial applications of equal functions to equal arguments are equal."""
+    """Return what an op is compared by.
+
+    Partial applications of equal functions to equal arguments are equal, as are methods of equal objects.
+    """
+    if isinstance(op, MethodType):
+        return (op.__func__, by_value(op.__self__))
+    if isinstance(op, GETTERS):
+        return tuple(map(by_value, op.__reduce__()))  # its class, and the arguments
     if not isinstance(op, partial):
         return op  # type: ignore[no-any-return]
     args, keywords = op.args, op.keywords
@@ -611,7 +623,7 @@ def by_value(op: Any) -> Hashable:
         op = op.func
         args, keywords = (*op.args, *args), op.keywords | keywords
     options = (*args, *(each for item in sorted(keywords.items()) for each in item))
-    return (op.func, len(args), tuple((type(each), by_value(each)) for each in options))
+    return (by_value(op.func), len(args), tuple((type(each), by_value(each)) for each in options))
 
 
 _ELEMENTWISE = frozenset((

@@ -5,35 +5,46 @@
 """
 
 import importlib
+import inspect
+import operator
 import pickle
 import sys
 from collections.abc import Callable
+from enum import Enum
 from functools import partial, reduce
-from types import FunctionType
+from types import FunctionType, MethodType
 from typing import Any
 
 import jax.numpy as jnp
 
+from ._errors import FuncconvError
+
+# Of the module `operator`: they compare by identity, and `by_value` compares them by what they get.
+GETTERS = (operator.attrgetter, operator.itemgetter, operator.methodcaller)
+
 
 class _Reference:
-    """A function that is pickled as the name of its module and its name there."""
+    """A function that is pickled as a call which finds it."""
 
-    def __init__(self, function: Callable[..., Any], module: str, name: str) -> None:
-        self._function, self._module, self._name = function, module, name
+    def __init__(self, function: Callable[..., Any], find: Callable[..., Any], *args: Any) -> None:
+        self._function, self._found_by = function, (find, args)
 
     def __call__(self, *args: Any, **options: Any) -> Any:
         return self._function(*args, **options)
 
     def __reduce__(self) -> Any:
-        return _found, (self._module, self._name)
+        return self._found_by
 
 
 def portable(value: Any) -> Any:
     """Return what is pickled in the place of an option of a layer, and read as an equal one.
 
     Raises:
-        pickle.PicklingError: for a function that no module has under its name, such as a lambda.
+        pickle.PicklingError: for a function that no module has under its name, such as a lambda, and for an object that
+            is equal to no copy of itself.
     """
+    if isinstance(value, MethodType):
+        return _Reference(value, getattr, portable(value.__self__), value.__name__)
     if isinstance(value, FunctionType | jnp.ufunc) or (callable(value) and hasattr(value, "__wrapped__")):
         place = _place(value)
         if place is None:
@@ -42,13 +53,39 @@ def portable(value: Any) -> Any:
                 "the top level of a module; for one with options use functools.partial"
             )
             raise pickle.PicklingError(msg)
-        return _Reference(value, *place)
+        return _Reference(value, _restored, *place)
     if type(value) is partial:
         args = [portable(each) for each in value.args]
         return partial(portable(value.func), *args, **{name: portable(each) for name, each in value.keywords.items()})
     if type(value) is tuple:
         return tuple(portable(each) for each in value)
+    if _by_identity(value) and _place(value) is None:
+        msg = (
+            f"{value!r} cannot be pickled: no copy is equal to it, as {type(value).__name__} compares by identity. "
+            "Make it a frozen dataclass, or give it __eq__ and __hash__; for a function with options use "
+            "functools.partial"
+        )
+        raise pickle.PicklingError(msg)
     return value
+
+
+def _by_identity(value: Any) -> bool:
+    """Whether a value is equal to itself alone."""
+    if value is None or inspect.isclass(value) or inspect.ismodule(value) or isinstance(value, (*GETTERS, Enum)):
+        return False
+    return "__eq__" not in {name for kind in type(value).__mro__[:-1] for name in vars(kind)}
+
+
+def _restored(module: str, name: str) -> Any:
+    """Return what a pickle names."""
+    try:
+        return _found(module, name)
+    except (AttributeError, ImportError) as error:
+        msg = (
+            f"the pickle needs the function {name!r} of the module {module!r}, which is not found: {error}. Define it "
+            "there, or read the pickle with the version that wrote it"
+        )
+        raise FuncconvError(msg) from error
 
 
 def _found(module: str, name: str) -> Any:

@@ -6,6 +6,7 @@ import os
 import pickle
 import subprocess
 import sys
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import NamedTuple
@@ -14,6 +15,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+import test_architecture
 from compare import close
 
 import funcconv as fc
@@ -50,6 +52,23 @@ class Functions:
         return 2 * x
 
 
+@dataclass(frozen=True)
+class Scaled:
+    """A function with an option that compares by value."""
+
+    factor: float
+
+    def __call__(self, x):
+        return self.factor * x
+
+    def backwards(self, x):
+        return x / self.factor
+
+    @classmethod
+    def twice(cls, x):
+        return cls(2.0)(x)
+
+
 class Pair(NamedTuple):
     first: object
     second: object
@@ -76,6 +95,13 @@ FUNCTIONS = {
     "the module's, with a derivative": clipped,
     "the module's, with a pullback": passed,
     "of a class": Functions.doubled,
+    "a primitive of lax": jax.lax.tanh,
+    "of scipy": jax.scipy.special.expit,
+    "an instance": Scaled(0.5),
+    "a method": Scaled(0.5).backwards,
+    "a method of a class": Scaled.twice,
+    "a getter": operator.methodcaller("clip", -1, max=1),
+    "options of a getter": partial(operator.itemgetter(Ellipsis)),
 }
 
 
@@ -161,32 +187,122 @@ def test_a_deep_copy_of_a_layer_has_weights_of_its_own():
     assert fc.Graph(x, copy.deepcopy(trunk)(trunk(x))).entries == ("conv1", "conv2")
 
 
-@pytest.mark.parametrize("seed", ["1", "2"])
-def test_a_pickle_is_read_in_another_process(seed, tmp_path):
-    """There, hashes of texts and functions are others."""
-    names = ("relu", "options", "a pool with options", "the module's, jitted", "of a class")
-    graphs = {name: graph_of(FUNCTIONS[name]) for name in names}
-    (tmp_path / "graphs.pickle").write_bytes(pickle.dumps(graphs))
-    code = f"import {__name__} as test_copies"
-    code += """
-import pickle, sys, jax
-jax.config.update("jax_enable_x64", True)
-graphs = pickle.loads(open(sys.argv[1], "rb").read())
-for name, graph in graphs.items():
-    here = test_copies.graph_of(test_copies.FUNCTIONS[name])
-    assert graph == here, (name, graph, here)
-    assert hash(graph) == hash(here), name
-    assert graph.init(jax.random.key(0)).keys() == here.init(jax.random.key(0)).keys()
-print("read", len(graphs))
+def test_an_object_that_is_equal_to_no_copy_is_not_pickled():
+    class Squared:
+        def __call__(self, x):
+            return x * x
+
+        def cubed(self, x):
+            return x**3
+
+    for function in (Squared(), Squared().cubed, partial(Squared())):
+        with pytest.raises(pickle.PicklingError, match=r"node 'mine': .*compares by identity.*frozen dataclass"):
+            pickle.dumps(fc.Graph(x := fc.Input("x", (3,)), fc.node(function, x, name="mine")))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "error", "said"),
+    [
+        (b"squashed", b"squished", fc.FuncconvError, "needs the function 'squished' of the module .*test_copies"),
+        (b"window", b"wxndow", fc.FuncconvError, "a Conv of another version, with the options .*'wxndow'"),
+        (b"Conv", b"Comv", AttributeError, "Comv"),
+    ],
+)
+def test_what_a_pickle_names_and_is_not_there_is_said(old, new, error, said):
+    text = pickle.dumps(fc.serial(fc.Conv(2, 3), fc.node(squashed, batched=False)))
+    with pytest.raises(error, match=said):
+        pickle.loads(text.replace(old, new))
+
+
+def test_what_is_remembered_does_not_travel():
+    graph = graph_of(jax.nn.relu)
+    text = pickle.dumps(graph)
+    params, state = graph.init(KEY), graph.init_state()
+    graph.apply(params, state, jnp.ones((1, *IMAGE))), fc.summary(graph), hash(graph)
+    assert pickle.dumps(graph) == text
+
+
+def layers_and_graphs():
+    """Return what travels, by name: layers, compositions and graphs, of each kind of layer and function."""
+    found = {f"a graph of {name}": graph_of(function) for name, function in FUNCTIONS.items()}
+    found |= {f"a layer of {name}": fc.node(function, name="act") for name, function in FUNCTIONS.items()}
+    graphs = {each.__name__: each() for each in (test_architecture.everything, test_architecture.nested)}
+    graphs |= {"arithmetic": test_architecture.arithmetic(), "part": test_architecture.nested().subgraph("trunk")}
+    layers = dict.fromkeys(row.op for graph in graphs.values() for row in graph.rows)
+    found |= graphs | {f"layer {i}": layer for i, layer in enumerate(layers)}
+    c = fc.Conv(2, 1)
+    alone = [fc.serial(c, c), fc.parallel(c, jnp.tanh, merge=fc.concat), fc.residual(c, c), fc.siamese(c, jnp.subtract)]
+    return found | {f"composition {i}": each for i, each in enumerate(alone)}
+
+
+def texts(graph):
+    """Return the JSON of a graph and its hash, None where a function of it has no name."""
+    try:
+        return graph.to_json(), graph.content_hash
+    except (AttributeError, fc.FuncconvError):
+        return None
+
+
+ELSEWHERE = """
+import pickle, sys
+import jax
+
+def main():
+    jax.config.update("jax_enable_x64", True)
+    import NAME as test_copies
+    things, texts = pickle.load(open("things.pickle", "rb"))
+    here = test_copies.layers_and_graphs()
+    assert things.keys() == here.keys()
+    for name, thing in things.items():
+        assert thing == here[name] and hash(thing) == hash(here[name]), name
+        assert " at 0x" in repr(thing) or repr(thing) == repr(here[name]), name
+        assert test_copies.texts(thing) == test_copies.texts(here[name]) == texts[name], name
+        if texts[name]:
+            assert type(thing).from_json(texts[name][0]) == thing, name
+    pickle.dump(things, open("back.pickle", "wb"))
+    print("read", len(things))
+
+if __name__ == "__main__":
+    main()
 """
+
+
+def test_all_travel_to_another_process_and_back(tmp_path):
+    """There, hashes of texts and functions are others."""
+    things = layers_and_graphs()
+    written = {name: texts(each) for name, each in things.items()}
+    assert sum(each is not None for each in written.values()) > 3
+    (tmp_path / "things.pickle").write_bytes(pickle.dumps((things, written)))
+    (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("NAME", __name__))
     here = Path(__file__).parent
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
+    seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "graphs.pickle")],
-        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
+        [sys.executable, "elsewhere.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
         capture_output=True, text=True, check=False,
     )  # fmt: skip
-    assert done.stdout.split() == ["read", str(len(graphs))], done.stderr[-2000:]
+    assert done.stdout.split() == ["read", str(len(things))], done.stderr[-2000:]
+    assert pickle.loads((tmp_path / "back.pickle").read_bytes()) == things
+
+
+def test_all_travel_by_cloudpickle():
+    cloudpickle = pytest.importorskip("cloudpickle")
+    for name, thing in layers_and_graphs().items():
+        again = pickle.loads(cloudpickle.dumps(thing))
+        assert again == thing, name
+        assert hash(again) == hash(thing), name
+
+
+def test_equal_options_have_equal_json():
+    x = fc.Input("x", IMAGE)
+    for one, two in (
+        (fc.Dropout(0), fc.Dropout(0.0)), (fc.Pool(p=2.0, reduce="lp"), fc.Pool(p=2, reduce="lp")),
+        (fc.Conv(2, 1, bias=0), fc.Conv(2, 1, bias=False)), (fc.BatchNorm(momentum=1), fc.BatchNorm(momentum=1.0)),
+        (fc.GroupNorm(2, epsilon=np.float64(0.5)), fc.GroupNorm(2, epsilon=0.5)),
+    ):  # fmt: skip
+        graphs = fc.Graph(x, one(x)), fc.Graph(x, two(x))
+        assert graphs[0] == graphs[1]
+        assert graphs[0].to_json() == graphs[1].to_json()
 
 
 def test_a_graph_from_json_shares_as_before():

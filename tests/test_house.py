@@ -36,7 +36,7 @@ ROOMS = [  # each imports only from the rooms above it
     {"_family", "_select", "_compiler"},
     {"_gradient_norm", "_explain", "_dependence", "_long_axes", "_work", "_plain"},
     {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix", "_norms", "_dropout"},
-    {"_inference", "_portable", "_readings"},
+    {"_inference", "_portable", "_readings", "_strict_json"},
     {"_node", "_registry"},
     {"_flatten", "_entries"},
     {"_evaluate"},
