@@ -62,6 +62,7 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
     ],
     "interop": [
         {
+            "_dtypes",
             "_errors",
             "_typing",
             "_dtypes",
