@@ -32,7 +32,7 @@ def image(dtype, rng):
 
 
 @pytest.mark.parametrize("name", POOLS)
-@pytest.mark.parametrize("dtype", [*FLOATS[:2], *(pytest.param(each, marks=pytest.mark.slow) for each in FLOATS[2:])])
+@pytest.mark.parametrize("dtype", [FLOATS[0], *(pytest.param(each, marks=pytest.mark.slow) for each in FLOATS[1:])])
 def test_small_floats_are_computed_as_float32(dtype, name, rng):
     """Values are those of float32, rounded once; so are derivatives, and no infinity of the padding is in them."""
     x, pool = image(dtype, rng), POOLS[name]
@@ -125,6 +125,8 @@ SUMS = {  # of as many cotangents as a 16-bit sum cannot hold
     "split": partial(fc.pool, window=(900,), stride=1, padding=899, ties="split"),
     "median": partial(fc.pool, window=(901,), stride=1, padding=900, reduce="median"),
     "sum": partial(fc.pool, window=(900,), stride=1, padding=899, reduce="sum"),
+    "mean": partial(fc.pool, window=(900,), stride=1, padding=899, reduce="mean"),
+    "prod": partial(fc.pool, window=(900,), stride=1, padding=899, reduce="prod"),
     "lse": partial(fc.pool, window=(900,), stride=1, padding=899, reduce="lse", temperature=1e-3),
     "lp": partial(fc.pool, window=(900,), stride=1, padding=899, reduce="lp", p=float("inf")),
     "adaptive": partial(fc.adaptive_pool, output_size=(1800,), reduce="max"),
@@ -136,13 +138,13 @@ SUMS = {  # of as many cotangents as a 16-bit sum cannot hold
 
 
 @pytest.mark.parametrize("name", SUMS)
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_cotangents_are_summed_in_float32(dtype, name, rng):
     op = jax.jit(lambda x, u: jax.vjp(SUMS[name], x)[1](u)[0])
     x = jnp.asarray([[1.0], [3.0], [0.5]])
     u = 1 + rng.integers(0, 8, jax.eval_shape(SUMS[name], x).shape) / 8
     found, exact = op(x.astype(dtype), u.astype(dtype)), op(x, u)
-    assert np.abs(exact).max() > 500
+    assert np.abs(exact).max() > 300  # where a sum in bfloat16 has stopped to grow
     close(found, exact, dtype, ulps=1)
 
 

@@ -196,7 +196,8 @@ def test_a_step_on_a_mesh_takes_every_way_to_call_it(network, batch, kind):
     mesh = mesh_of(kind)
     state, step = training(network, mesh)
     known, _ = jax.jit(step)(state, placed(batch, mesh))
-    close(step(state, placed(batch, mesh))[0].params, known.params)
+    if kind in ("auto", "explicit2"):  # one of each type: an eager step compiles each of its operations
+        close(step(state, placed(batch, mesh))[0].params, known.params)
     close(jax.jit(step)(state, batch)[0].params, known.params)
     with jax.set_mesh(mesh):
         close(jax.jit(step)(state, batch)[0].params, known.params)
@@ -273,7 +274,7 @@ def test_batches_that_do_not_fit_a_mesh(network, batch, kind, change, parts, sai
 
 def test_a_scalar_without_a_mesh_is_left_alone(network, batch):
     state, step = training(network)
-    step(state, {**batch, "weight": F32(1)})
+    jax.eval_shape(step, state, {**batch, "weight": F32(1)})
 
 
 @pytest.mark.parametrize("kinds", [(AxisType.Manual,) * 2, (AxisType.Explicit, AxisType.Auto)])

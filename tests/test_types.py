@@ -17,9 +17,9 @@ from cases import CASES
 for i, case in enumerate(CASES):
     params, x = case.draw(np.random.default_rng(0), batch=(2,))
     jax.eval_shape(case.op, params, x)
-    jax.eval_shape(lambda x: case.op(params, x), x)
     if i % 8:
         continue
+    jax.eval_shape(lambda x: case.op(params, x), x)  # with parameters of NumPy
     node = funcconv.Input("x", case.x)
     graph = funcconv.Graph(node, funcconv.node(case.op, node, params="p"))
     graph.init(jax.random.key(0), p=params)
