@@ -105,12 +105,12 @@ def returned(found: Any, like: Any) -> Any:
     return jax.tree.unflatten(structure, [_as(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)])
 
 
-def as_saved(found: Any, described: Mapping[str, str], by_name: Mapping[str, list[str]]) -> Any:
+def as_saved(found: Any, descriptions: Mapping[str, str], by_name: Mapping[str, list[str]]) -> Any:
     """Return what orbax read without a target, with the names, dtypes and shapes of the tree that was saved.
 
     Args:
         found: nested dicts and lists of NumPy arrays.
-        described: what `described` returned for the tree that was saved.
+        descriptions: what `described` returned for the tree that was saved.
         by_name: what `keys` returned for it.
 
     Returns:
@@ -121,13 +121,13 @@ def as_saved(found: Any, described: Mapping[str, str], by_name: Mapping[str, lis
     """
     order = _order(by_name)
     if order is None:
-        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, described[_name(path)]), found)
+        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, descriptions[_name(path)]), found)
     nested: dict[str, Any] = {}
     for number, (name, path) in zip(order, by_name.items(), strict=True):
         inner = nested
         for key in path[:-1]:
             inner = inner.setdefault(key, {})
-        inner[path[-1] if path else ""] = _saved(found[str(number)], described[name])
+        inner[path[-1] if path else ""] = _saved(found[str(number)], descriptions[name])
     return nested
 
 
