@@ -24,6 +24,10 @@ from ._summary import summary
 from .interop import _formats as formats
 
 _ROUNDS = 20
+_INPUT = (
+    "an .npy file, (*batch, *spatial, channels), of numbers that the network's dtype holds exactly; or an image, "
+    "scaled to 0 to 1"
+)
 _KINDS = "biufc"  # of dtypes that NumPy itself has, so that .npy files do
 _ENDINGS = f".{', .'.join(FORMATS)} or .md"
 
@@ -87,7 +91,7 @@ def _parser() -> argparse.ArgumentParser:
     )  # fmt: skip
     predicted = command("predict", _predict, "Evaluate a network on an array or an image.")
     predicted.add_argument("file", help="a network with its weights, in safetensors")
-    predicted.add_argument("input", help="an .npy file, (*batch, *spatial, channels), or an image, scaled to 0 to 1")
+    predicted.add_argument("input", help=_INPUT)
     predicted.add_argument("-o", "--out", help="an .npy file for the result; without, its largest entries are printed")
     timed = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
     timed.add_argument("file", help=network)
@@ -119,7 +123,7 @@ def _convert(options: argparse.Namespace) -> None:
     if len(names or ()) < len(options.name) or not all("=" in each for each in options.name):
         msg = f"convert: each --name must be ENTRY=MODULE, once for an entry; got {', '.join(options.name)}"
         raise FuncconvError(msg)
-    graph = formats.network(options.graph)[0] if options.graph else None
+    graph = formats.network(options.graph)[0] if options.graph is not None else None
     formats.write(options.target, formats.read(options.source, graph, names))
 
 

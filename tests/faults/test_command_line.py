@@ -266,6 +266,7 @@ def test_names_that_are_wrong(run, names):
     needed("torch")
     options = [option for name in names for option in ("--name", name)]
     assert run("convert", "net.safetensors", "y.safetensors", *options[:2], *options) is None
+    assert run("convert", "net.safetensors", "y.safetensors", "--graph", "") is None
 
 
 # dtypes -------------------------------------------------------------------------------------------------------
