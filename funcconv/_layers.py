@@ -16,6 +16,17 @@ from ._reach import IDENTITY, Reach, of_transpose, of_window
 from ._typing import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 
 
+def check_count(layer: Layer, name: str, value: Any) -> None:
+    """Refuse a number of channels that is no positive integer, such as a window that was passed first."""
+    if isinstance(value, bool) or not hasattr(value, "__index__") or value < 1:
+        first, second = ("features", "") if name == "features" else ("out_channels", ", window")
+        msg = (
+            f"{layer.label}: {name} must be a positive integer; got {value!r}. "
+            f"Write {type(layer).__name__}({first}{second})"
+        )
+        raise FuncconvError(msg)
+
+
 @dataclass(frozen=True, repr=False)
 class _Windowed(Layer):
     """What the convolutional layers have in common."""
@@ -39,6 +50,15 @@ class _Windowed(Layer):
     _options: ClassVar[tuple[str, ...]] = (
         "stride", "padding", "dilation", "groups", "pad_mode", "layout", "flip", "precision", "accumulate_dtype",
     )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "out_channels", self.out_channels)
+        n = len(self.window) if isinstance(self.window, Sequence) else 1
+        if n == 0 or isinstance(self.window, str):
+            msg = f"{self!r}: window must be an integer or one for each spatial axis; got {self.window!r}"
+            raise FuncconvError(msg)
+        per_axis(self.label, "window", self.window, n, least=1)
 
     def options(self) -> dict[str, Any]:
         """Return the options of the op."""
@@ -256,6 +276,10 @@ class Dense(Layer):
     dtype: DTypeLike | None = field(default=None, kw_only=True)
 
     parametric: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "features", self.features)
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
         """Draw kernel and bias."""

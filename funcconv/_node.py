@@ -249,9 +249,9 @@ class Layer:
     arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
 
     def __post_init__(self) -> None:
-        for each in (each for each in fields(self) if each.init):  # lists would not hash
+        for each in (each for each in fields(self) if each.init):
             value = getattr(self, each.name)
-            if isinstance(value, list | tuple):
+            if isinstance(value, list | tuple | np.generic):  # lists do not hash, files know Python's numbers alone
                 object.__setattr__(self, each.name, _frozen(value))
             elif each.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
                 object.__setattr__(self, each.name, _dtype(self, each.name, value))
@@ -595,6 +595,8 @@ def _dtype(layer: Layer, name: str, value: Any) -> Any:
 
 
 def _frozen(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
     return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
 
 

@@ -292,3 +292,38 @@ def test_an_init_that_cannot_be_traced_is_left_to_init():
     params, batch = graph.init(KEY), jnp.ones((2, *IMAGE))
     expected = fc.conv(params["conv1"], params["scale"] * batch[0] + jnp.tanh(batch[0]))
     close(graph(params, batch)[0], expected)
+
+
+COUNTS = {
+    "a window first": lambda: fc.Conv((3, 3), 8),
+    "a transposed window first": lambda: fc.ConvTranspose((3, 3), 8),
+    "a local window first": lambda: fc.LocalConv((3, 3), 8),
+    "a negative count": lambda: fc.Conv(-1, 3),
+    "a fraction": lambda: fc.Conv(2.5, 3),
+    "a text": lambda: fc.Conv("8", 3),
+    "a bool": lambda: fc.Conv(True, 3),
+    "no features": lambda: fc.Dense(0),
+    "several features": lambda: fc.Dense((3,)),
+}
+
+
+@pytest.mark.parametrize("wrong", COUNTS)
+def test_counts_of_channels_are_positive_integers(wrong):
+    with pytest.raises(
+        fc.FuncconvError, match=r"(out_channels|features) must be a positive integer; got .*Write \w+\("
+    ):
+        COUNTS[wrong]()
+
+
+@pytest.mark.parametrize("window", [0, (0, 3), (), "3", 1.5])
+def test_windows_are_positive_integers(window):
+    with pytest.raises(fc.FuncconvError, match="window must be"):
+        fc.Conv(8, window)
+
+
+def test_integers_of_numpy_are_those_of_python():
+    x = fc.Input("x", (8, 8, 3))
+    layers = fc.Conv(np.int64(8), np.int32(3), stride=(np.int8(2), 1)), fc.Conv(8, 3, stride=(2, 1))
+    ours, theirs = (fc.Graph(x, layer(x)) for layer in layers)
+    assert ours == theirs
+    assert ours.to_json() == theirs.to_json()

@@ -65,7 +65,6 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_dtypes",
             "_errors",
             "_typing",
-            "_dtypes",
             "_files",
             "_extras",
             "_paths",
