@@ -95,7 +95,8 @@ def test_damage_anywhere(tmp_path, rng, count):
         file.close()
         intact = [line for line in whole.splitlines(keepends=True)[:last] if line in data.splitlines(keepends=True)]
         found = log.read_bytes().splitlines(keepends=True)
-        assert [line for line in found if line in intact] == intact
+        following = iter(found)
+        assert all(line in following for line in intact), "in this order; a flipped bit may make a line like another"
         assert {b'{"step": %d, "loss": 0.5}\n' % record["step"] for record in file.kept} >= {*intact} - {*found[-1:]}
         assert found[-1] == b'{"step": 21, "loss": 0.5}\n'
 
