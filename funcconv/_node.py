@@ -17,6 +17,7 @@ import numpy as np
 from ._adaptive import adaptive_pool
 from ._conv import conv, conv_transpose
 from ._dense import dense, flatten
+from ._dtypes import in_wide
 from ._errors import FuncconvError
 from ._inference import drawn, remembered, result, shapes
 from ._local_conv import local_conv
@@ -452,8 +453,10 @@ class _Arithmetic(Function):
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         del params
         rank, k = max(x.ndim for x in xs), len(batch)
-        spread = (x if x.ndim == rank else x.reshape(batch + (1,) * (rank - x.ndim) + x.shape[k:]) for x in xs)
-        return self.op(*spread)
+        spread = [x if x.ndim == rank else x.reshape(batch + (1,) * (rank - x.ndim) + x.shape[k:]) for x in xs]
+        shape = jnp.broadcast_shapes(*(x.shape for x in spread))
+        # A gradient is a sum over the copies: in 16 bits, that of a gate for a whole image would be wrong.
+        return self.op(*(x if x.shape == shape else in_wide(lambda x: jnp.broadcast_to(x, shape), x) for x in spread))
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """Sums of 16-bit numbers are formed in float32, in every derivative of every op."""
 
 import math
+import operator
 import re
 from functools import partial
 
@@ -236,6 +237,17 @@ def test_gradients_of_each_example_and_in_batches(rng):
     for name in params:
         within(found[name], exact[name])
         within(in_batches[name], exact[name].mean(0))
+
+
+@pytest.mark.parametrize("op", [operator.add, operator.mul, operator.truediv, operator.pow, operator.sub])
+@pytest.mark.parametrize("gate", [(1, 1, 2), (2,)])
+def test_a_gate_of_a_whole_image(op, gate):
+    """Arithmetic of nodes copies the smaller value, so its gradient is a sum over positions."""
+    image, other = fc.Input("image", (60, 60, 2)), fc.Input("gate", gate)
+    for graph in (fc.Graph((image, other), op(image, other)), fc.Graph((image, other), op(other, image))):
+        compare_gradients(
+            lambda x, graph=graph: graph({}, jnp.full((1, 60, 60, 2), 1.5, x.dtype), x), jnp.ones((1, *gate))
+        )
 
 
 @pytest.mark.parametrize("shared", ["weights", "values"])
