@@ -1,4 +1,4 @@
-"""Paths of files, and files that are written completely or not at all."""
+"""Files that are read whole, and written completely or not at all."""
 
 import errno
 import os
@@ -6,38 +6,9 @@ import secrets
 import stat
 from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
 
 from ._errors import FuncconvError
-
-
-def file_path(op: str, path: str | os.PathLike[str]) -> str:
-    """Return the path of a file, which need not exist, as a text.
-
-    Args:
-        op: the function that was called, for messages.
-        path: of the file.
-
-    Returns:
-        The path.
-
-    Raises:
-        FuncconvError: if the path is not a text, is empty, has a NUL character, or names a folder.
-    """
-    try:
-        text: Any = os.fspath(path)
-    except TypeError:
-        text = path
-    if not isinstance(text, str):
-        msg = f"{op}: the path must be a str or a pathlib.Path; got {str(path)[:100]!r} of type {type(path).__name__}"
-        raise FuncconvError(msg)
-    if not text or "\0" in text:
-        msg = f"{op}: the path of a file {'has a NUL character' if text else 'must not be empty'}; got {text[:100]!r}"
-        raise FuncconvError(msg)
-    if os.path.basename(text) in ("", os.curdir, os.pardir) or os.path.isdir(text):
-        msg = f"{op}: {text} is a folder; pass the path of a file"
-        raise FuncconvError(msg)
-    return text
+from ._paths import checked_path
 
 
 def existing_file(op: str, path: str | os.PathLike[str]) -> str:
@@ -51,9 +22,9 @@ def existing_file(op: str, path: str | os.PathLike[str]) -> str:
         The path.
 
     Raises:
-        FuncconvError: as `file_path`, and if there is no regular file: reading a pipe could wait without end.
+        FuncconvError: as `checked_path`, and if there is no regular file: reading a pipe could wait without end.
     """
-    text = file_path(op, path)
+    text = str(checked_path(op, path, wants="file"))
     try:
         regular = stat.S_ISREG(os.stat(text).st_mode)
     except (OSError, ValueError) as error:
@@ -98,9 +69,9 @@ def write_file(op: str, path: str | os.PathLike[str], content: bytes | Iterable[
         content: bytes, or buffers that are written one after another.
 
     Raises:
-        FuncconvError: as `file_path`, if the file is write-protected, and if writing fails, as on a full disk.
+        FuncconvError: as `checked_path`, if the file is write-protected, and if writing fails, as on a full disk.
     """
-    text = file_path(op, path)
+    text = str(checked_path(op, path, wants="file"))
     buffers: Iterable[bytes | memoryview] = [content] if isinstance(content, bytes) else content
     try:
         if _is_special(text):

@@ -34,6 +34,9 @@ def checked_path(op: str, path: object, *, wants: Literal["file", "folder"]) -> 
     if not path:
         msg = f"{op}: the path is empty; pass the name of a {wants}"
         raise FuncconvError(msg)
+    if wants == "file" and path.endswith(("/", os.sep)):
+        msg = f"{op}: {_short(given)} is the path of a folder; pass the path of a file"
+        raise FuncconvError(msg)
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:

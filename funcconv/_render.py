@@ -8,7 +8,8 @@ from pathlib import Path
 
 from ._errors import FuncconvError
 from ._extras import needs
-from ._files import file_path, write_file
+from ._files import write_file
+from ._paths import checked_path
 
 FORMATS = ("svg", "png", "pdf", "dot")
 _MANY = 200  # arrows, beyond which a sharp bitmap is larger than what shows it
@@ -35,7 +36,7 @@ class Drawing:
             FuncconvError: if the ending is another, there is no program to draw a picture, or the file cannot be
                 written.
         """
-        ending = Path(file_path("draw", path)).suffix.removeprefix(".").lower()
+        ending = checked_path("draw", path, wants="file").suffix.removeprefix(".").lower()
         if ending not in FORMATS:
             msg = f"draw: a drawing is written to a file that ends in .{', .'.join(FORMATS)}; got {str(path)!r}"
             raise FuncconvError(msg)

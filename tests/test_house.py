@@ -15,9 +15,10 @@ import funcconv as fc
 
 ROOMS = [  # each imports only from the rooms above it
     {"_errors", "_typing"},
+    {"_paths"},
     {"_dtypes", "_standardize", "_files"},
     {"derivatives/__init__"},
-    {"_geometry", "_extras", "_paths", "_programs", "_step_folders"},
+    {"_geometry", "_extras", "_programs", "_step_folders"},
     {"_checkpoint_leaves", "_checkpoint_record"},
     {"_stored_checkpoints"},
     {"_reach"},
@@ -66,8 +67,8 @@ PACKAGES = {  # what a package below the house may import of it, and its own roo
             "_errors",
             "_typing",
             "_files",
-            "_extras",
             "_paths",
+            "_extras",
             "_step_folders",
             "_stored_checkpoints",
             "_entries",

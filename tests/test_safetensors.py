@@ -140,10 +140,11 @@ def test_a_changed_network_is_told(saved):
         .replace('"window": 3', '"window": 3, "padding": 0')
         .replace('"function": "jax.numpy.tanh"', '"function": "jax.numpy.sin"')
     )
-    content = rewritten(path.read_bytes(), __metadata__={"funcconv": other, "funcconv-hash": graph.content_hash})
-    path.write_bytes(content)
-    with pytest.raises(fc.FuncconvError, match="not the one that was written"):
-        fc.interop.load(path)
+    content = path.read_bytes()
+    for text in (other, json.dumps({name: value for name, value in json.loads(other).items() if name != "hash"})):
+        path.write_bytes(rewritten(content, __metadata__={"funcconv": text, "funcconv-hash": graph.content_hash}))
+        with pytest.raises(fc.FuncconvError, match=r"not (what|the one that) was written"):
+            fc.interop.load(path)
 
 
 def test_names_that_a_file_cannot_have(tmp_path):

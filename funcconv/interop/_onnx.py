@@ -12,8 +12,9 @@ import numpy as np
 
 from .._errors import FuncconvError
 from .._extras import needs
-from .._files import file_path, write_file
+from .._files import write_file
 from .._graph import Graph
+from .._paths import checked_path
 from .._plain import plain
 from .._typing import Params
 from ._export import batched_inputs, kept_state
@@ -60,7 +61,7 @@ def to_onnx(
         ...     fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), os.path.join(folder, "net.onnx"))
         ('max_pool1',)
     """
-    place = file_path("to_onnx", path)
+    place = str(checked_path("to_onnx", path, wants="file"))
     kept = kept_state("to_onnx", graph, state)
     with needs("onnx", "to_onnx"):
         jax2onnx, onnxruntime = import_module("jax2onnx"), import_module("onnxruntime")

@@ -91,7 +91,7 @@ def fit(
     Raises:
         FuncconvError: if an option is of the wrong kind or out of range, `batches` is no iterator, `evaluate` returns
             something else than numbers, a checkpoint is of something else or cannot be written, a log cannot be
-            written or is a file of something else, a setting changed and `on_change` is `"raise"`, or a package is
+            written, a setting changed and `on_change` is `"raise"`, or a package is
             missing; in several processes, if they differ, or another one failed or is gone. What `batches`, `step`,
             `evaluate` or a log raise is passed on, after the state was saved.
 

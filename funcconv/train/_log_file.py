@@ -74,14 +74,15 @@ class Beginning:
 class LogFile:
     """A file that gets one JSON line for each record.
 
-    A file that exists is appended to. Of what it has, only records of this run that come after `beginning` are cut.
+    A file that exists is appended to, with a warning if it is no log. Of what it has, only records of this run that
+    come after `beginning` are cut.
 
     Args:
         path: of the file; its folders are made if they are missing.
         beginning: where the run begins or goes on.
 
     Raises:
-        FuncconvError: if the file cannot be read or written, or has no records but something else.
+        FuncconvError: if the file cannot be read or written.
     """
 
     def __init__(self, path: str | os.PathLike[str], beginning: Beginning) -> None:
@@ -135,11 +136,10 @@ class LogFile:
             self._cut(data, min(byte, len(data)), beginning)
             return
         if data.strip() and not any(_record(line) for line in io.BytesIO(data)):
-            msg = (
-                f"train: the log {self.path} exists and is something else: none of its lines is a record of a run. "
-                "Pass the path of a new file, or of an earlier log: fit appends to it."
-            )
-            raise FuncconvError(msg)
+            warnings.warn(
+                f"the log {self.path} exists and none of its lines is a record of a run. They stay in the file, and "
+                "records are added after them. Pass the path of a new file if you did not mean this one.", stacklevel=6,
+            )  # fmt: skip
         if data and not data.endswith(b"\n"):
             data += b"\n"
             self._append(b"\n")

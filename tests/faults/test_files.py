@@ -117,7 +117,7 @@ def test_paths_that_are_no_texts(path):
         lambda: fc.interop.save_safetensors(path, {}), lambda: fc.interop.load_safetensors(path),
         lambda: fc.interop.load(path), lambda: fc.interop.load_state(path), lambda: fc.draw(GRAPH).save(path),
     ):  # fmt: skip
-        with pytest.raises(fc.FuncconvError, match=r"a str or a pathlib\.Path"):
+        with pytest.raises(fc.FuncconvError, match=r"must be a string or a pathlib\.Path"):
             write()
 
 

@@ -101,14 +101,14 @@ def test_damage_anywhere(tmp_path, rng, count):
         assert found[-1] == b'{"step": 21, "loss": 0.5}\n'
 
 
-def test_other_files_are_refused_and_left(run, tmp_path):
-    for content in (b"mine\n" * 100, b"\xff\xfe", b"import os", b"[1, 2]\n"):
+def test_other_files_are_appended_to(run, tmp_path):
+    for content in (b"mine\n" * 100, b"\xff\xfe\n", b"import os\n", b"[1, 2]\n"):
         (tmp_path / "notes").write_bytes(content)
-        with pytest.raises(
-            fc.FuncconvError, match=r"notes exists and is something else.*new file, or of an earlier log"
-        ):
-            run(1, log=tmp_path / "notes")
-        assert (tmp_path / "notes").read_bytes() == content
+        with pytest.warns(UserWarning, match=r"notes exists and none of its lines is a record of a run\. They stay"):
+            run(1, log=tmp_path / "notes", checkpoint=None)
+        found = (tmp_path / "notes").read_bytes()
+        assert found.startswith(content)
+        assert step_of(found[len(content) :]) == 1
 
 
 @pytest.mark.parametrize("checkpoint", [True, False])
