@@ -6,6 +6,7 @@ from pathlib import Path
 
 os.environ.setdefault("MPLBACKEND", "agg")
 
+import hypothesis
 import jax
 import numpy as np
 import pytest
@@ -23,6 +24,8 @@ jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 # Small arrays are left to XLA; FORMS_AT_ANY_SIZE=1 runs the suite with the forms that large ones are computed in.
 if os.environ.get("FORMS_AT_ANY_SIZE", "0") != "0":
     _choice._TINY = 0
+hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is no result
+hypothesis.settings.load_profile("any machine")
 gc.set_threshold(100_000, 20, 100)  # tracing makes objects by the thousand, few of them garbage
 CACHE = Path(__file__).parents[1] / ".pytest_cache" / f"jax-{jax.__version__}"
 jax.config.update("jax_compilation_cache_dir", str(CACHE))

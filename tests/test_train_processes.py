@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 import pytest
 
-GUARD = 300  # seconds after which processes that hang are killed; what is measured is never how long they take
+GUARD = 900  # seconds after which processes that hang are killed; what is measured is never how long they take
 
 WORKER = """
 import itertools, json, os, signal, sys
