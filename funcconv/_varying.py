@@ -38,8 +38,11 @@ def sharded_like(x: Array, like: Array) -> Array:
 def whole_along(x: Array, axes: Sequence[int]) -> Array:
     """Return `x` with these axes not sharded over explicit axes of a mesh; other axes stay as they are."""
     sharding = jax.typeof(x).sharding
-    spec = [None if i in axes else names for i, names in enumerate(sharding.spec)]
-    return x if spec == list(sharding.spec) else _resharded(x, NamedSharding(sharding.mesh, PartitionSpec(*spec)))
+    names = [None if i in axes else name for i, name in enumerate(sharding.spec)]
+    if names == list(sharding.spec):
+        return x
+    spec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    return _resharded(x, NamedSharding(sharding.mesh, spec))
 
 
 def _resharded(x: Array, sharding: NamedSharding) -> Array:
