@@ -69,7 +69,7 @@ def adaptive_pool(
     x = as_array(op, "the input", x)
     how = How(x.dtype, reduce, ties, p, temperature, return_indices)
     reducer, x = reduction(op, how, x)
-    inside = image(op, x, *spatial_axes(op, "output_size", output_size, spatial), layout)
+    inside = image(op, x, *spatial_axes(op, "output_size", output_size, spatial), layout).whole()
     sizes = inside.spatial
     resolve(op, sizes, 1)  # refuses empty axes
     wanted = output_size if isinstance(output_size, Sequence) else (output_size,) * len(sizes)

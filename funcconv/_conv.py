@@ -97,6 +97,8 @@ def conv(
     options = _options("conv", kernel, groups, pad_mode, precision, accumulate_dtype, implementation, x.dtype)
     window = kernel.shape[:-2]
     inside = image("conv", x, len(window), f"a kernel of shape {kernel.shape}", layout)
+    if options.extends:
+        inside = inside.whole()
     order = other_order(kernel.shape, groups, inside.array.shape[-1])
     check_channels("conv", inside, kernel.shape[-2] * groups, "takes", order)
     check_bias("conv", bias, kernel.shape[-1:])
@@ -181,6 +183,8 @@ def conv_transpose(
     options = _options(op, kernel, groups, pad_mode, precision, accumulate_dtype, implementation, y.dtype)
     window = kernel.shape[:-2]
     inside = image(op, y, len(window), f"a kernel of shape {kernel.shape}", layout)
+    if options.extends:
+        inside = inside.whole()
     order = other_order_transposed(kernel.shape, groups, inside.array.shape[-1])
     check_channels(op, inside, kernel.shape[-1], "gives", order)
     channels = kernel.shape[-2] * groups
@@ -196,7 +200,7 @@ def conv_transpose(
     _, backward = options.maps
     summing = options.accumulate_dtype or y.dtype
     x = backward(_flipped(kernel, flip).astype(summing), inside.array.astype(summing), options.form(left))
-    if any(mode != "zeros" for mode in options.modes):
+    if options.extends:
         image_type = jax.typeof(x).update(shape=(x.shape[0], *sizes, channels))
         (x,) = jax.linear_transpose(lambda x: pad(x, shown, options.modes), image_type)(x)
     return inside.restore(add_bias(x, bias).astype(y.dtype))
@@ -210,6 +214,11 @@ class _Options(NamedTuple):
     precision: Precision
     accumulate_dtype: DTypeLike | None
     maps: tuple[Map, Map]  # a convolution and its transpose by the image
+
+    @property
+    def extends(self) -> bool:
+        """Whether the padding of an axis shows inputs."""
+        return any(mode != "zeros" for mode in self.modes)
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
         """Return the convolution over these axes."""

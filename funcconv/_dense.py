@@ -8,6 +8,7 @@ from ._errors import FuncconvError, suggest
 from ._layout import as_array, image
 from ._parameters import add_bias, check_accumulate, check_bias, kernel_and_bias
 from ._typing import Array, ArrayLike, DTypeLike, Params, Precision
+from ._varying import whole_along
 
 _ORDERS = ("channels_last", "channels_first")
 
@@ -85,4 +86,5 @@ def flatten(
         raise FuncconvError(msg)
     inside = image("flatten", as_array("flatten", "the input", x), spatial, "spatial=", layout, least=0)
     array = inside.array if order == "channels_last" else jnp.moveaxis(inside.array, -1, 1)
+    array = whole_along(array, range(1, array.ndim))  # JAX has no sharding rule for this reshape
     return array.reshape(*inside.batch, math.prod(array.shape[1:]))

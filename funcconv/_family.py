@@ -141,9 +141,9 @@ def _typed(a: Array, w: Array, shape: Sequence[int], dtype: DTypeLike, channels:
     spread as those of the kernel, unless `a` is spread over the same mesh axes already.
     """
     mesh = next((each.mesh for each in (jax.typeof(a).sharding, jax.typeof(w).sharding) if not each.mesh.empty), None)
-    out = jax.typeof(a).update(shape=tuple(shape), dtype=dtype, weak_type=False)
+    out = jax.typeof(a).update(dtype=dtype, weak_type=False)
     if mesh is None:
-        return out
+        return out.update(shape=tuple(shape))
     spec = [_spread(a, axis) for axis in range(len(shape) - 1)]
     for axis in range(1, len(spec)):
         if shape[axis] % math.prod(mesh.shape[name] for name in _names(spec[axis])):

@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Self
 
 import jax.numpy as jnp
 
 from ._errors import FuncconvError
 from ._geometry import channels_last_order, spatial_of_layout
 from ._typing import Array, ArrayLike, Shape
+from ._varying import whole_along
 
 
 def as_array(op: str, name: str, value: ArrayLike) -> Array:
@@ -35,6 +36,13 @@ class Image(NamedTuple):
     def spatial(self) -> Shape:
         """The sizes of the spatial axes."""
         return self.array.shape[1:-1]
+
+    def whole(self) -> Self:
+        """Return the image with no spatial axis sharded over explicit axes of a mesh.
+
+        JAX has no sharding rules for the slices and reshapes that split such an axis into windows.
+        """
+        return self._replace(array=whole_along(self.array, range(1, self.array.ndim - 1)))
 
     def restore(self, result: Array) -> Array:
         """Return a result, `(batch, *spatial, channels)` or `(batch, channels)`, in the form the op was given."""

@@ -11,7 +11,7 @@ from ._geometry import pad_modes, resolve
 from ._layout import image
 from ._padding import pad
 from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
-from ._taps import patches
+from ._taps import merge, patches, split
 from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
 
 
@@ -74,7 +74,7 @@ def local_conv(
         raise FuncconvError(msg)
     check_groups(op, groups, kernel.shape)
     check_accumulate(op, accumulate_dtype, x.dtype)
-    inside = image(op, x, n, f"a kernel of shape {kernel.shape}", layout)
+    inside = image(op, x, n, f"a kernel of shape {kernel.shape}", layout).whole()
     check_channels(op, inside, kernel.shape[-2] * groups, "takes")
     axes = resolve(op, inside.spatial, kernel.shape[n : 2 * n], stride=stride, padding=padding, dilation=dilation)
     positions = tuple(axis.outputs for axis in axes)
@@ -89,10 +89,10 @@ def local_conv(
     padded = pad(inside.array, axes, pad_modes(op, pad_mode, n))
     windows = in_wide(partial(patches, axes=axes), padded)  # (batch, *positions, *window, in)
     y = jnp.einsum(
-        windows.reshape(*windows.shape[:-1], groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
-        kernel.reshape(*kernel.shape[:-1], groups, -1), [*range(2 * n), inputs, group, outputs],
+        split(windows, windows.ndim - 1, (groups, kernel.shape[-2])), [batch, *range(2 * n), group, inputs],
+        split(kernel, kernel.ndim - 1, (groups, kernel.shape[-1] // groups)), [*range(2 * n), inputs, group, outputs],
         [batch, *range(n), group, outputs],
         precision=precision, preferred_element_type=accumulate_dtype,
     )  # fmt: skip
-    y = y.reshape(*y.shape[:-2], kernel.shape[-1])
+    y = merge(y, y.ndim - 2, 2)
     return inside.restore(add_bias(y, bias).astype(x.dtype))

@@ -9,7 +9,7 @@ from jax import lax
 from jax.extend import core
 from jax.interpreters import partial_eval
 
-from . import _family, _lowering, _select, _take
+from . import _family, _lowering, _placement, _select, _take
 from ._geometry import Axis
 from ._programs import called
 from ._taps import fold
@@ -93,5 +93,6 @@ _OWN: dict[core.Primitive, Callable[..., Array]] = {
     _family.conv_input_grad_p: _lowering.named_input_grad,
     _select.extreme_p: _extreme,
     _take.take_p: _take.taken,
+    _placement.put_p: _placement.placed,
 }
 _OTHER: dict[str, Callable[..., Array]] = {"pad": _pad, "concatenate": _concatenate}

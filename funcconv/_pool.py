@@ -115,7 +115,7 @@ def pool(
     x = as_array("pool", "the input", x)
     how = How(x.dtype, reduce, ties, p, temperature, return_indices)
     reducer, x = reduction("pool", how, x)
-    inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout)
+    inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout).whole()
     axes = resolve(
         "pool", inside.spatial, window, stride=window if stride is None else stride,
         padding=padding, dilation=dilation, ceil_mode=ceil_mode,
@@ -206,7 +206,7 @@ def global_pool(
     x = as_array(op, "the input", x)
     how = How(x.dtype, reduce, ties, p, temperature, return_indices)
     reducer, x = reduction(op, how, x)
-    inside = image(op, x, spatial, "spatial=", layout)
+    inside = image(op, x, spatial, "spatial=", layout).whole()
     sizes = inside.spatial
     resolve(op, sizes, 1)  # refuses empty axes
     batch, channels = inside.array.shape[0], inside.array.shape[-1]

@@ -31,11 +31,12 @@ import numpy as np
 from jax import lax
 from jax.experimental.jet import jet, jet_rules
 from jax.extend.core import Primitive
-from jax.interpreters import ad, batching, mlir, xla
+from jax.interpreters import ad
 
 from ._dtypes import wide
 from ._folds import farthest, first, first_real, later_wins
 from ._geometry import Axis
+from ._primitives import define, define_transposes
 from ._taps import fold, merge
 from ._typing import Array, Shape
 from ._varying import varying_alike
@@ -207,50 +208,7 @@ def _taylor(primals: Any, series: Any, **params: Any) -> Any:
     return jet(partial(_selected, **params), primals, series)
 
 
-def _linear_derivative(primitive: Primitive, t: Array, _: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
-    return primitive.bind(*varying_alike(t, number), axes=axes)
-
-
-def _linear_taylor(primitive: Primitive, primals: Any, series: Any, *, axes: tuple[Axis, ...]) -> Any:
-    y, *others = (primitive.bind(each, primals[1], axes=axes) for each in (primals[0], *series[0]))
-    return y, others
-
-
-def _transpose(to: Primitive, cotangent: Array, _: Any, number: Array, *, axes: tuple[Axis, ...]) -> Any:
-    return to.bind(*varying_alike(cotangent, number), axes=axes), None
-
-
-def _batch(primitive: Primitive, operands: Sequence[Array], dims: Sequence[Any], **params: Any) -> Any:
-    """Put the new axis in front of all others."""
-    size = next(each.shape[dim] for each, dim in zip(operands, dims, strict=True) if dim is not None)
-    stacked = (
-        jnp.broadcast_to(each, (size, *each.shape)) if dim is None else jnp.moveaxis(each, dim, 0)
-        for each, dim in zip(operands, dims, strict=True)
-    )
-    return primitive.bind(*stacked, **params), 0
-
-
-def _type(primitive: Primitive, x: Any, *_: Any, axes: tuple[Axis, ...], **__: Any) -> Any:
-    sizes = (axis.size if primitive is place_p else axis.outputs for axis in axes)
-    return x.update(shape=(*x.shape[: -len(axes) - 1], *sizes, x.shape[-1]), weak_type=False)
-
-
-def _define(primitive: Primitive, lower: Callable[..., Array]) -> None:
-    primitive.def_impl(partial(xla.apply_primitive, primitive))
-    primitive.def_abstract_eval(partial(_type, primitive))
-    mlir.register_lowering(primitive, mlir.lower_fun(lower, multiple_results=False))
-    batching.primitive_batchers[primitive] = partial(_batch, primitive)
-
-
-def _define_linear(primitive: Primitive, transposed: Primitive, lower: Callable[..., Array]) -> None:
-    _define(primitive, lower)
-    ad.deflinear2(primitive, partial(_transpose, transposed))
-    ad.defjvp(primitive, partial(_linear_derivative, primitive), None)
-    jet_rules[primitive] = partial(_linear_taylor, primitive)
-
-
-_define(extreme_p, _extreme)
+define(extreme_p, _extreme, lambda axis: axis.outputs)
 ad.primitive_jvps[extreme_p] = _derivative
 jet_rules[extreme_p] = _taylor  # type: ignore[assignment]
-_define_linear(pick_p, place_p, _pick)
-_define_linear(place_p, pick_p, _place)
+define_transposes(pick_p, _pick, place_p, _place)

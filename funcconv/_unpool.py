@@ -1,24 +1,20 @@
 """Putting what a max or min pool selected back to where it was."""
 
-import functools
 import math
-from collections.abc import Callable, Sequence
-from itertools import product
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
 from ._dtypes import in_wide
 from ._errors import FuncconvError
 from ._geometry import Axis, per_axis, resolve, transposed_sizes
 from ._layout import as_array, image, spatial_axes
-from ._taps import merge
+from ._placement import put
 from ._typing import Array, ArrayLike, Padding, Shape, Sizes
-
-_UNROLLED = 64  # terms of a sum, at most; more are summed in a loop
+from ._varying import sharded_like
 
 
 def max_unpool(
@@ -84,17 +80,17 @@ def max_unpool(
         )
         raise FuncconvError(msg)
     said = spatial_axes(op, "window", window, spatial)
-    inside = image(op, y, *said, layout)
+    inside = image(op, y, *said, layout).whole()
     axes = _axes(op, inside.spatial, window, window if stride is None else stride, padding, dilation, size)
     if known is not None:
         _check_indices(op, np.asarray(image(op, known, *said, layout).array), axes)
-    where = image(op, indices.astype(jnp.int32), *said, layout).array
-    return inside.restore(in_wide(lambda y: _placed(y, where, axes), inside.array))
+    where = sharded_like(image(op, indices.astype(jnp.int32), *said, layout).array, inside.array)
+    return inside.restore(in_wide(lambda y: put(y, where, axes), inside.array))
 
 
 def _axes(
     op: str, outputs: Shape, window: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, size: Sizes | None
-) -> list[Axis]:
+) -> tuple[Axis, ...]:
     """Return the axes of the pool that is undone; with a given `size` it may have had `ceil_mode` or not."""
     n = len(outputs)
     if size is None:
@@ -111,7 +107,7 @@ def _axes(
             possible = " or ".join(str(number) for number in sorted({max(whole, 0), axis.outputs}))
             msg = f"{op}: a size of {axis.size} on spatial axis {i} has {possible} windows, but y has {count}"
             raise FuncconvError(msg)
-    return [axis._replace(outputs=count) for axis, count in zip(axes, outputs, strict=True)]
+    return tuple(axis._replace(outputs=count) for axis, count in zip(axes, outputs, strict=True))
 
 
 def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
@@ -135,81 +131,3 @@ def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
             f"those of the pool"
         )
         raise FuncconvError(msg)
-
-
-def _placed(y: Array, indices: Array, axes: Sequence[Axis]) -> Array:
-    """Add up, at each place of the image, the values of those windows that have its index.
-
-    In the padded image, window `o` reads from the place `o * stride` on. So the place `m * stride + phase` is read by
-    the windows `m - back`, with the tap that lies `back * stride + phase` places after their first.
-
-    Returns:
-        `(batch, *size, channels)`.
-    """
-    backs = [sorted({tap * axis.dilation // axis.stride for tap in range(axis.window)}) for axis in axes]
-    firsts = [axis.lo // axis.stride for axis in axes]  # the first and, next, the last m with places of the image
-    lasts = [(axis.lo + axis.size - 1) // axis.stride for axis in axes]
-    counts = [last - first + 1 for first, last in zip(firsts, lasts, strict=True)]
-    edges = [
-        (back[-1] - first, last - back[0] - axis.outputs + 1, 0)
-        for axis, back, first, last in zip(axes, backs, firsts, lasts, strict=True)
-    ]
-    edges = [(0, 0, 0), *edges, (0, 0, 0)]
-    padded = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(indices, jnp.int32(-1), edges)
-    number, total = jnp.zeros((1,) * (y.ndim + len(axes)), jnp.int32), math.prod(axis.size for axis in axes)
-    for i, (axis, first, count) in enumerate(zip(axes, firsts, counts, strict=True)):
-        place = np.arange(first * axis.stride, (first + count) * axis.stride) - axis.lo
-        rows = math.prod(after.size for after in axes[i + 1 :])
-        terms = np.where((place >= 0) & (place < axis.size), place * rows, -total - 1)  # the sum is then below zero
-        number = number + _along(jnp.asarray(terms.reshape(count, axis.stride), jnp.int32), i, len(axes))
-    number = jnp.maximum(number, -2)  # which is no index, as -1 is none
-
-    def term(back: Sequence[Any]) -> Array:
-        """Return the values that the windows so many before put at each place, `(batch, m, phase, ..., channels)`."""
-        starts = [each[-1] - b for each, b in zip(backs, back, strict=True)]
-        values, theirs = (_read(x, starts, counts) for x in padded)
-        keep = theirs == number
-        for i, (axis, b) in enumerate(zip(axes, back, strict=True)):
-            offset = b * axis.stride + np.arange(axis.stride, dtype=np.int32)[None]
-            keep &= _along(jnp.asarray((offset < axis.extent) & (offset % axis.dilation == 0)), i, len(axes))
-        return jnp.where(keep, values, jnp.zeros_like(values))
-
-    x = _sum_over(backs, term)
-    for i, (axis, first) in enumerate(zip(axes, firsts, strict=True), start=1):
-        start = axis.lo - first * axis.stride
-        x = lax.slice_in_dim(merge(x, i, 2), start, start + axis.size, axis=i)
-    return x
-
-
-def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Array]) -> Array:
-    """Return the sum of the terms for all combinations; many are summed in a loop."""
-    shape = tuple(map(len, backs))
-    if math.prod(shape) <= _UNROLLED:
-        return functools.reduce(jnp.add, map(term, product(*backs)))
-    tables = [jnp.asarray(each, jnp.int32) for each in backs]
-
-    def step(total: Array, number: Array) -> tuple[Array, None]:
-        back: list[Array] = []
-        for table in reversed(tables):
-            number, i = jnp.divmod(number, table.size)
-            back.insert(0, table[i])
-        return total + term(back), None
-
-    first = term([each[0] for each in backs])
-    # Without the checkpoint, a derivative would keep which values each term took, for all of them.
-    loop = jax.checkpoint(step, prevent_cse=False)
-    return lax.scan(loop, first, jnp.arange(1, math.prod(shape), dtype=jnp.int32))[0]
-
-
-def _read(x: Array, starts: Sequence[Any], counts: Sequence[int]) -> Array:
-    """Return a part of each spatial axis with an axis of one phase after each."""
-    for i, (start, count) in enumerate(zip(starts, counts, strict=True), start=1):
-        known = isinstance(start, int)
-        x = (lax.slice_in_dim(x, start, start + count, axis=i) if known
-             else lax.dynamic_slice_in_dim(x, start, count, axis=i))  # fmt: skip
-    return lax.expand_dims(x, [2 * i for i in range(1, len(counts) + 1)])
-
-
-def _along(x: Array, i: int, n: int) -> Array:
-    """Return an array of the blocks and phases of axis `i` as one that broadcasts against those of all `n` axes."""
-    return x.reshape(1, *(1, 1) * i, *x.shape, *(1, 1) * (n - i - 1), 1)

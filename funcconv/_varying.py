@@ -1,9 +1,10 @@
-"""Arrays and axes inside of `jax.shard_map`."""
+"""How arrays are spread over a mesh: by explicit axes, and inside of `jax.shard_map`."""
 
-from collections.abc import Hashable
+from collections.abc import Hashable, Sequence
 
 import jax
 from jax import lax
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 from ._errors import FuncconvError
 from ._typing import Array
@@ -26,3 +27,23 @@ def varying_alike(*arrays: Array) -> list[Array]:
         lax.pcast(array, tuple(everywhere - here), to="varying") if everywhere - here else array
         for array, here in zip(arrays, varying, strict=True)
     ]
+
+
+def sharded_like(x: Array, like: Array) -> Array:
+    """Return `x` sharded as another array of its shape is, if the mesh of that has explicit axes."""
+    sharding = jax.typeof(like).sharding
+    return _resharded(x, sharding) if AxisType.Explicit in sharding.mesh.axis_types else x
+
+
+def whole_along(x: Array, axes: Sequence[int]) -> Array:
+    """Return `x` with these axes not sharded over explicit axes of a mesh; other axes stay as they are."""
+    sharding = jax.typeof(x).sharding
+    names = [None if i in axes else name for i, name in enumerate(sharding.spec)]
+    if names == list(sharding.spec):
+        return x
+    spec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
+    return _resharded(x, NamedSharding(sharding.mesh, spec))
+
+
+def _resharded(x: Array, sharding: NamedSharding) -> Array:
+    return jax.sharding.reshard(x, sharding)  # type: ignore[no-any-return, no-untyped-call]

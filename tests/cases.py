@@ -328,6 +328,7 @@ CASES = [
     unpool_case("max_unpool", (4, 6, 2), (2, 2)),
     unpool_case("max_unpool-overlapping", (5, 7, 1), (3, 2), stride=(2, 1), padding=((1, 1), (0, 1)), ceil_mode=True),
     unpool_case("max_unpool-dilated", (9, 7, 1), (3, 2), stride=(1, 3), dilation=(2, 3), padding=((2, 0), (-1, 2))),
+    unpool_case("max_unpool-large", (11, 10, 1), (9, 8), stride=1),  # more windows at a place than are unrolled
     shape_case("global_pool-max", fc.global_pool, (11, 2), reduce="max"),
     shape_case("global_pool-split", fc.global_pool, (3, 4, 2), reduce="min", ties="split"),
     shape_case("global_pool-mean", fc.global_pool, (5, 2)),
@@ -389,9 +390,9 @@ CHIEF = {
     "conv", "conv-everything", "conv-modes", "conv_transpose-everything", "local_conv-everything",
     "max_pool-overlapping", "max_pool-wide", "max_pool-split", "min_pool-3d", "sum_pool", "avg_pool-include",
     "prod_pool-overlapping", "lse_pool-overlapping", "lse_pool-temperature", "lp_pool-overlapping",
-    "median_pool-overlapping", "median_pool-sorted", "std_pool-modes", "max_unpool-overlapping", "global_pool-max",
-    "adaptive_pool", "dense", "flatten", "graph-siamese", "layer_norm", "group_norm", "batch_norm-train", "dropout",
-    "weight_standardize",
+    "median_pool-overlapping", "median_pool-sorted", "std_pool-modes", "max_unpool-overlapping", "max_unpool-large",
+    "global_pool-max", "adaptive_pool", "dense", "flatten", "graph-siamese", "layer_norm", "group_norm",
+    "batch_norm-train", "dropout", "weight_standardize",
 }  # fmt: skip
 assert {case.name for case in CASES} - SLOW >= CHIEF
 
@@ -406,7 +407,7 @@ ORIGINAL = CHIEF - {
 # And of those, one for each way in which JAX is asked for derivatives: on a second version of it these are enough.
 EVERYWHERE = {
     "conv-everything", "conv_transpose-everything", "max_pool-split", "lse_pool-temperature", "std_pool-modes",
-    "max_unpool-overlapping", "graph-siamese", "batch_norm-train",
+    "max_unpool-large", "graph-siamese", "batch_norm-train",
 }  # fmt: skip
 assert EVERYWHERE < ORIGINAL
 

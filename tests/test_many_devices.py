@@ -23,9 +23,6 @@ ON_TWO_AXES = [(mesh, kinds) for mesh in MESHES[1:] for kinds in itertools.permu
 # Each mesh and each kind once: what an op meets at least.
 SAMPLE = ((8,), ("window",)), ((2, 4), ("batch", "kernel")), ((4, 2), ("channels", "space"))
 MORE = ((8,), ("space",)), ((2, 4), ("space", "kernel")), ((4, 2), ("kernel", "batch"))
-# JAX has no sharding rule for a reshape in this op, and along space for some operation in all ops but TYPED.
-MAY_BE_REFUSED = ("local_conv",)
-TYPED = "conv", "conv_transpose", "dense"
 
 
 def specs_of(kinds, params, x):
@@ -121,21 +118,15 @@ def dividing(spec, leaf, mesh):
 
 @rows()
 def test_explicit_axes(case, sizes, kinds, rng):
+    if case.name == "graph-siamese":  # slices the channels itself, which JAX refuses where they are sharded
+        kinds = tuple("" if kind == "channels" else kind for kind in kinds)
     derivatives, params, x = problem(case, rng, batch=8)
     expected = jax.jit(derivatives)(params, x)
     mesh, specs = mesh_of(sizes, AxisType.Explicit), specs_of(kinds, params, x)
     with jax.set_mesh(mesh):
         place = lambda leaf, spec: jax.device_put(leaf, dividing(spec, leaf, mesh))  # noqa: E731
         spread = jax.tree.map(place, (params, x), specs)
-        try:
-            found = jax.jit(derivatives)(*spread)
-        except Exception as error:
-            if type(error).__name__ not in {"ShardingTypeError", "IndexError"}:
-                raise
-            assert not case.name.startswith(TYPED)
-            assert "space" in kinds or case.name.startswith(MAY_BE_REFUSED)
-        else:
-            agree(found, expected)
+        agree(jax.jit(derivatives)(*spread), expected)
 
 
 GROUPED = {"groups": ((3, 2, 2, 8), 4), "depthwise": ((3, 2, 1, 16), 8), "wide": ((2, 2, 17, 68), 2)}
