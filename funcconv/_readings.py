@@ -14,13 +14,16 @@ from ._typing import Shape
 
 _SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 _LARGE = 11  # the larger batch size is at least this, so that `x[:5]` crops the batch
+_MOST = 1 << 22  # numbers in all arrays of the programs that are run, at most
+_SHORT = 16  # axes of at most so many places keep their size where smaller arrays are compared
 
 
 def check_readings(label: str, one: Callable[..., Any], whole: Callable[..., Any], params: Any, xs: Any) -> bool:
     """Refuse a function that computes different results for one example and for a batch.
 
     The function is traced both ways for two batch sizes that no axis has. Equal programs compute the same. Programs
-    that differ are evaluated on random arrays.
+    that differ are evaluated on random arrays. Where these would be large, smaller ones take their place, if the
+    programs for them have the same operations; if they do not, the function is refused.
 
     Args:
         label: what messages call the function.
@@ -53,7 +56,9 @@ def check_readings(label: str, one: Callable[..., Any], whole: Callable[..., Any
             except Exception:
                 return True
             difference = _type_difference(example_type, batch_type) or (
-                None if _same(by_example, by_batch) else _value_difference(by_example, by_batch, (params, *batch), i)
+                None
+                if _same(by_example, by_batch)
+                else _result_difference((mapped, whole), (by_example, by_batch), (params, *batch), i)
             )
             if difference:
                 raise FuncconvError(_message(label, xs, size, example_type, batch_type, difference))
@@ -88,6 +93,57 @@ def _type_difference(by_example: Any, by_batch: Any) -> str | None:
     if any(a.dtype != b.dtype for a, b in pairs):
         return f"The dtypes differ: {', '.join(f'{a.dtype} and {b.dtype}' for a, b in pairs)}.\n"
     return None
+
+
+def _result_difference(
+    functions: Sequence[Callable[..., Any]], programs: Sequence[Any], arguments: Any, seed: int
+) -> str | None:
+    """Return by how much the results of two programs differ, None if they agree; no large array is made."""
+    numbers = sum(_numbers(each.jaxpr) for each in programs)
+    if numbers <= _MOST:
+        return _value_difference(*programs, arguments, seed)
+    smaller = _smaller(arguments)
+    try:
+        short = [jax.make_jaxpr(function)(*smaller) for function in functions]
+    except Exception:  # the user's function takes no other sizes
+        short = []
+    # With the same operations on smaller arrays, the answer is the same.
+    alike = [_operations(each.jaxpr) for each in short] == [_operations(each.jaxpr) for each in programs]
+    if alike and sum(_numbers(each.jaxpr) for each in short) <= _MOST:
+        return _value_difference(*short, smaller, seed)
+    return (
+        f"The programs differ. They were not run, because their arrays have {numbers:,} numbers in all, and more than "
+        f"{_MOST:,} are not made for a check; on smaller arrays the function fails, or has other operations.\n"
+    )
+
+
+def _numbers(jaxpr: Any) -> int:
+    """Return how many numbers the arrays of a program have in all."""
+    inner = sum(_numbers(getattr(each, "jaxpr", each)) for eqn in jaxpr.eqns for each in _inner(eqn))
+    own = [*jaxpr.constvars, *jaxpr.invars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)]
+    return inner + sum(math.prod(var.aval.shape) for var in own)
+
+
+def _operations(jaxpr: Any) -> list[Any]:
+    """Return the names of a program's operations in their order, with those of the programs within it."""
+    return [
+        (eqn.primitive.name, [_operations(getattr(each, "jaxpr", each)) for each in _inner(eqn)]) for eqn in jaxpr.eqns
+    ]
+
+
+def _inner(eqn: Any) -> list[Any]:
+    return list(core.jaxprs_in_params(eqn.params))
+
+
+def _smaller(arguments: Any) -> Any:
+    """Return shapes in which each long axis is a shorter one: equal sizes stay equal, and others stay different."""
+    sizes = {size for leaf in jax.tree.leaves(arguments) for size in leaf.shape}
+    known = {size: size for size in sizes if size <= _SHORT}
+    for size in sorted(sizes - known.keys()):  # halves and quarters of an axis stay whole
+        known[size] = next(
+            (n for n in range(_SHORT + size % 8, size, 8) if n not in known.values() and n not in sizes), size
+        )
+    return jax.tree.map(lambda leaf: _struct(tuple(known[size] for size in leaf.shape), leaf.dtype), arguments)
 
 
 def _value_difference(by_example: Any, by_batch: Any, arguments: Any, seed: int) -> str | None:

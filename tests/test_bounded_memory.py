@@ -149,6 +149,27 @@ def test_taps_on_an_axis_are_counted_by_arithmetic(rng):
     assert Axis(10**12, 10**9, 3, 7, 0, 0, 10**9).inside == 10**18
 
 
+@pytest.mark.parametrize("size", [700, WIDE])
+def test_how_a_function_is_written_is_found_out_in_little_memory(size):
+    x = fc.Input("x", (size, size, 64))
+    tracemalloc.start()
+    try:
+        agrees = fc.node(lambda x: jnp.median(x, -2), x)
+        with pytest.raises(fc.FuncconvError, match=r"(?s)values differ by up to.*batched=False"):
+            fc.node(lambda x: x - x.mean((0, 1), keepdims=True), x)
+        for function in (
+            lambda x: jnp.roll(x, 1, 0)[..., :400, :],  # which has no slice where the axis is shorter
+            lambda x: jnp.roll(x + jnp.zeros((size, 1)), 1, 0),  # which takes no other size
+        ):
+            with pytest.raises(fc.FuncconvError, match=r"(?s)were not run.*4,194,304.*batched=False"):
+                fc.node(function, x)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert agrees.shape == (size, 64)
+    assert peak < LIMIT
+
+
 def test_the_command_line(tmp_path, capsys, compilations):
     graph = over(fc.serial(fc.Conv(10**9, 3), fc.BatchNorm(), jax.nn.relu, fc.Flatten(), fc.Dense(10)), (8, 8, 3))
     path = tmp_path / "graph.json"
