@@ -9,9 +9,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import jax
 import numpy as np
 
 ROOT = Path(__file__).parents[1]
+CACHE = ("compilation_cache_dir", "persistent_cache_min_compile_time_secs", "persistent_cache_min_entry_size_bytes")
 
 
 def flipped_bits(data: bytes, rng: np.random.Generator, count: int) -> Iterator[tuple[int, bytes]]:
@@ -39,13 +41,18 @@ def full_disk(limit: int) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
 
 
-def child(code: str, folder: Path) -> subprocess.Popen[str]:
-    """Start a Python process that runs `code` in `folder`, with this package; its streams are pipes of text."""
+def child(code: str, folder: Path, *, cached: bool = False) -> subprocess.Popen[str]:
+    """Start a Python process that runs `code` in `folder`, with this package; its streams are pipes of text.
+
+    If `cached`, it compiles as the tests do, and shares their cache. Do not kill it while it compiles.
+    """
     paths = [str(ROOT), os.environ.get("PYTHONPATH", "")]
+    options = {f"JAX_{name.upper()}": str(getattr(jax.config, f"jax_{name}")) for name in CACHE} if cached else {}
+    options |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if cached else {}
     return subprocess.Popen(
         [sys.executable, "-c", code], cwd=folder, text=True,
         stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"},
+        env=options | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
 
 

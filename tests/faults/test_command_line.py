@@ -67,6 +67,7 @@ def damaged(content, rng, count):
 # damage -------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", COUNTS)
 def test_damaged_weights(folder, run, rng, count):
     path = folder / "net.safetensors"
@@ -75,6 +76,7 @@ def test_damaged_weights(folder, run, rng, count):
         assert run("summary", path) is None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", COUNTS)
 def test_damaged_networks(folder, run, rng, count):
     """A changed letter may make another network, since JSON has no checksum; there is never a traceback."""
@@ -115,6 +117,7 @@ def test_damaged_msgpack(folder, run, rng, count):
         assert run("convert", path, "y.safetensors", "--graph", "net.json") is None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", FEWER)
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_damaged_weights_of_torch(folder, run, rng, count):
@@ -169,6 +172,7 @@ def contents():
     }  # fmt: skip
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("kind", contents())
 @pytest.mark.filterwarnings("ignore:::torch")
 def test_files_of_other_kinds(folder, run, kind):
@@ -186,6 +190,7 @@ def test_files_of_other_kinds(folder, run, kind):
     assert not (folder / "y.safetensors").exists()
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", ["", ".", "..", "folder", "nowhere", "a\0b", "x" * 300, "/dev/null", "pipe"])
 def test_paths_of_no_file(folder, run, path):
     (folder / "folder").mkdir()
@@ -202,6 +207,7 @@ def test_paths_of_no_file(folder, run, path):
         assert run("predict", "net.safetensors", path + ending) is None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("existing", ["folder", "file", "link", "."])
 def test_folders_that_exist_are_not_written_to(folder, run, existing):
     (folder / "folder").mkdir()
@@ -212,6 +218,7 @@ def test_folders_that_exist_are_not_written_to(folder, run, existing):
     assert (folder / "file").read_bytes() == b"old"
 
 
+@pytest.mark.once
 def test_a_folder_that_cannot_be_written_leaves_nothing(run, monkeypatch):
     ocp = pytest.importorskip("orbax.checkpoint")
     for target in ("nowhere/new", "", "x" * 300):
@@ -227,6 +234,7 @@ def test_a_folder_that_cannot_be_written_leaves_nothing(run, monkeypatch):
     assert sorted(os.listdir()) == ["net.json", "net.safetensors", "x.npy"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("batch", ["0", "-1", "1.5", "many", "1" * 30])
 def test_batches_that_are_none(run, batch):
     for command in ("bench", "summary"):
@@ -236,6 +244,7 @@ def test_batches_that_are_none(run, batch):
             assert error.code == 2  # noqa: PT017 (some of these numbers are read)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "arguments",
     [[], ["nonsense"], ["summary"], ["bench", "net.json", "--batch", "x"], ["draw", "net.json"], ["summary", "a", "b"]],
@@ -248,6 +257,7 @@ def test_arguments_that_are_wrong(folder, capsys, arguments):
     assert capsys.readouterr().err.count("\n") == 1
 
 
+@pytest.mark.once
 def test_endings_of_drawings(run, capsys):
     """Every ending that the help names can be written, and an error names the same ones."""
     with pytest.raises(SystemExit):
@@ -261,6 +271,7 @@ def test_endings_of_drawings(run, capsys):
     assert run("draw", "net.json", "-o", "x.txt") is None
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("names", [["conv1"], ["conv1=a", "conv1=b"], ["conv1=a", "nothing=b"]])
 def test_names_that_are_wrong(run, names):
     needed("torch")
@@ -338,6 +349,7 @@ def test_results_that_a_file_does_not_hold(run):
     assert run("predict", "two.safetensors", "x.npy") is None
 
 
+@pytest.mark.once
 def test_output_that_cannot_be_printed(folder):
     """The whole process, on a full device: one line, status 2."""
     with child(

@@ -98,6 +98,7 @@ def test_a_pipe_is_written_to(tmp_path, sources, ending, write):
     assert stat.S_ISFIFO(path.stat().st_mode)
 
 
+@pytest.mark.once
 @every_writer
 def test_paths_of_no_file(tmp_path, sources, monkeypatch, ending, write):
     monkeypatch.chdir(tmp_path)
@@ -111,6 +112,7 @@ def test_paths_of_no_file(tmp_path, sources, monkeypatch, ending, write):
     assert os.listdir() == [f"folder{ending}"]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("path", [b"file.dot", 5, None, ["file.dot"]])
 def test_paths_that_are_no_texts(path):
     for write in (
@@ -121,6 +123,7 @@ def test_paths_that_are_no_texts(path):
             write()
 
 
+@pytest.mark.once
 def test_a_device_stays_one():
     before = os.stat("/dev/null")
     fc.interop.save_safetensors("/dev/null", {"a": np.ones(3)})
@@ -130,6 +133,7 @@ def test_a_device_stays_one():
         fc.interop.save_safetensors("/dev/full", {"a": np.ones(3)})
 
 
+@pytest.mark.once
 def test_standard_output(tmp_path):
     code = """
 import funcconv as fc, numpy as np
@@ -141,12 +145,14 @@ fc.interop.save_safetensors("/dev/stdout", {"a": np.ones(3)})
     assert list(fc.interop.load_safetensors(tmp_path / "file")[0]) == ["a"]
 
 
+@pytest.mark.once
 def test_new_files_have_the_permissions_of_new_files(tmp_path):
     (tmp_path / "plain").write_bytes(b"")
     write_file("test", tmp_path / "new", b"")
     assert (tmp_path / "new").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
+@pytest.mark.once
 def test_what_is_protected_is_not_replaced(tmp_path, monkeypatch):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -158,6 +164,7 @@ def test_what_is_protected_is_not_replaced(tmp_path, monkeypatch):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.once
 def test_an_interrupt_leaves_the_old_file(tmp_path):
     path = tmp_path / "file"
     path.write_bytes(b"old")
@@ -172,6 +179,7 @@ def test_an_interrupt_leaves_the_old_file(tmp_path):
     assert os.listdir(tmp_path) == ["file"]
 
 
+@pytest.mark.once
 def test_links_in_a_circle(tmp_path):
     (tmp_path / "a").symlink_to("b")
     (tmp_path / "b").symlink_to("a")
@@ -180,6 +188,7 @@ def test_links_in_a_circle(tmp_path):
             write(tmp_path / "a")
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", [pytest.param(2, id="few"), pytest.param(30, id="many", marks=pytest.mark.slow)])
 def test_kills(tmp_path, rng, count):
     """Whenever a process is killed, the file is one of those that it wrote."""

@@ -52,6 +52,7 @@ def test_flipped_bits_and_cuts(declare, count, rng):
             assert not check(cut, graph)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", COUNTS)
 @pytest.mark.parametrize("hashed", [True, False])
 @pytest.mark.parametrize("declare", GRAPHS)
@@ -106,6 +107,7 @@ def test_another_architecture_is_refused_by_its_hash():
             fc.Graph.from_json(text.replace(old, new))
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("change", "said"),
     [

@@ -65,6 +65,7 @@ def test_a_line_that_is_no_record(run, tmp_path):
     assert [*map(step_of, log.read_bytes()[len(mixed) :].splitlines())] == [5, 6]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("name", FOREIGN)
 def test_one_line_that_is_no_record_among_superseded_ones(run, tmp_path, name):
     """It stays, although all records around it are cut."""
@@ -101,6 +102,7 @@ def test_damage_anywhere(tmp_path, rng, count):
         assert found[-1] == b'{"step": 21, "loss": 0.5}\n'
 
 
+@pytest.mark.once
 def test_other_files_are_appended_to(run, tmp_path):
     for content in (b"mine\n" * 100, b"\xff\xfe\n", b"import os\n", b"[1, 2]\n"):
         (tmp_path / "notes").write_bytes(content)
@@ -111,6 +113,7 @@ def test_other_files_are_appended_to(run, tmp_path):
         assert step_of(found[len(content) :]) == 1
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("checkpoint", [True, False])
 def test_an_earlier_log_is_appended_to(run, tmp_path, checkpoint):
     log = tmp_path / "log"
@@ -129,6 +132,7 @@ def test_an_earlier_log_is_appended_to(run, tmp_path, checkpoint):
         assert [*map(step_of, log.read_bytes()[len(earlier) + 1 :].splitlines())] == [1, 2, 3, 4, 5]
 
 
+@pytest.mark.once
 def test_a_run_that_was_killed_before_its_first_checkpoint(run, tmp_path):
     """Its records are reported again. Those of a run in another folder stay."""
     run(3)
@@ -139,6 +143,7 @@ def test_a_run_that_was_killed_before_its_first_checkpoint(run, tmp_path):
     assert [*map(step_of, (tmp_path / "log").read_bytes().splitlines())] == [1, 2, 3, 1, 2]
 
 
+@pytest.mark.once
 def test_a_moved_folder(run, tmp_path):
     (tmp_path / "a").mkdir()
     run(2, log=tmp_path / "a" / "log", checkpoint=tmp_path / "a" / "run")
@@ -147,6 +152,7 @@ def test_a_moved_folder(run, tmp_path):
     assert run(4, log=tmp_path / "b" / "log", checkpoint=tmp_path / "b" / "run").steps("loss") == [1, 2, 3, 4]
 
 
+@pytest.mark.once
 def test_links_stay_and_a_part_of_the_user_too(run, tmp_path):
     (tmp_path / "log.part").write_text("mine")
     (tmp_path / "elsewhere").write_bytes(b"")
@@ -164,6 +170,7 @@ def test_links_stay_and_a_part_of_the_user_too(run, tmp_path):
     assert {path.name for path in tmp_path.iterdir()} == {"log", "elsewhere", "log.part", "run"}
 
 
+@pytest.mark.once
 def test_a_device_gets_the_records(run):
     run(2, log="/dev/null")
     run(3, log="/dev/null")
@@ -181,6 +188,7 @@ def test_a_full_disk(run, tmp_path):
     assert (tmp_path / "log").read_bytes() == (tmp_path / "whole").read_bytes()
 
 
+@pytest.mark.once
 def test_a_record_is_written_once(tmp_path):
     """Also where an interrupt ends the call before or after it, or within."""
     record = {"step": 1, "loss": 0.5}
@@ -196,6 +204,7 @@ def test_a_record_is_written_once(tmp_path):
         assert (tmp_path / "log").read_bytes() == before + b'{"step": 0}\n{"step": 1, "loss": 0.5}\n'
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("log", "said"),
     [
@@ -212,6 +221,7 @@ def test_logs_of_another_kind(run, tmp_path, monkeypatch, log, said):
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.once
 def test_logs_that_cannot_be_made(run, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(fc.FuncconvError, match="log"):
@@ -221,6 +231,7 @@ def test_logs_that_cannot_be_made(run, tmp_path):
 # histories ------------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.once
 def test_a_history_is_a_mapping():
     history = fc.train.History([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}, {"step": 2, "eval/error": 3.0}])
     assert isinstance(history, Mapping)
@@ -242,6 +253,7 @@ def test_a_history_is_a_mapping():
     assert len(fc.train.History()) == 0
 
 
+@pytest.mark.once
 def test_a_history_is_printed_briefly():
     records = [{"step": i, "loss": 1 / i, "accuracy": 0.5} for i in range(1, 20_001)]
     assert repr(fc.train.History(records)) == "History(20000 records, steps 1 to 20000: loss, accuracy)"
@@ -251,6 +263,7 @@ def test_a_history_is_printed_briefly():
     assert repr(fc.train.History([{"loss": 1.0}])) == "History(1 records: loss)"
 
 
+@pytest.mark.once
 def test_a_run_that_was_interrupted_prints_why():
     history = fc.train.History([{"step": 1, "loss": 1.0}], stopped="interrupted after step 1")
     assert repr(history) == "History(1 records, steps 1 to 1: loss, stopped='interrupted after step 1')"

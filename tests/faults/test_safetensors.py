@@ -69,6 +69,7 @@ def test_flipped_bits(path, rng, count):
         refused(path, names=names)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", COUNTS)
 def test_flipped_bits_of_the_header(path, rng, count):
     content = path.read_bytes()
@@ -78,6 +79,7 @@ def test_flipped_bits_of_the_header(path, rng, count):
         refused(path)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("count", COUNTS)
 def test_cuts(path, rng, count):
     content = path.read_bytes()
@@ -88,6 +90,7 @@ def test_cuts(path, rng, count):
     refused(path)
 
 
+@pytest.mark.once
 def test_every_field_of_an_entry_is_checked(path):
     """Changes that make another file of the format, each with an array that would be read without a checksum."""
     told, data = header(path.read_bytes())
@@ -112,6 +115,7 @@ def test_every_field_of_an_entry_is_checked(path):
     refused(path)
 
 
+@pytest.mark.once
 def test_every_text_is_checked(path):
     told, data = header(path.read_bytes())
     texts = told["__metadata__"]
@@ -126,6 +130,7 @@ def test_every_text_is_checked(path):
         refused(path)
 
 
+@pytest.mark.once
 def test_files_that_differ_only_in_spelling_are_read(path):
     """Another order of names, and other spaces, as other libraries may write them, change nothing."""
     expected = fc.interop.load(path)
@@ -135,6 +140,7 @@ def test_files_that_differ_only_in_spelling_are_read(path):
     jax.tree.map(np.testing.assert_array_equal, fc.interop.load(path)[1], expected[1])
 
 
+@pytest.mark.once
 def test_entries_that_do_not_fill_the_file(tmp_path):
     """Without checksums too: overlaps, holes, sizes that are no sizes, names that are there twice."""
     place = tmp_path / "file"
@@ -259,6 +265,7 @@ def same(found, expected):
         np.testing.assert_array_equal(found, expected)
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     ("params", "said"),
     [
@@ -273,6 +280,7 @@ def test_trees_that_cannot_be_saved(tmp_path, params, said):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.once
 @pytest.mark.parametrize(
     "metadata",
     [{"a": 1}, {1: "a"}, {"a": None}, {"a": b"b"}, ["a"], "text", 5, {"\ud800": "a"}, {"a": "\ud800"}]
@@ -284,6 +292,7 @@ def test_metadata_that_cannot_be_saved(tmp_path, metadata):
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.once
 def test_metadata_comes_back(path, tmp_path):
     """What was read can be written again, and names another network only if it is told to."""
     params, metadata = fc.interop.load_safetensors(path)
