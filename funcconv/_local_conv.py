@@ -13,6 +13,7 @@ from ._padding import pad
 from ._parameters import add_bias, check_accumulate, check_bias, check_channels, check_groups, kernel_and_bias
 from ._taps import merge, patches, split
 from ._typing import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
+from ._varying import whole_along
 
 
 def local_conv(
@@ -86,7 +87,10 @@ def local_conv(
     if flip:
         kernel = lax.rev(kernel, range(n, 2 * n))
     batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
-    padded = pad(inside.array, axes, pad_modes(op, pad_mode, n))
+    array = inside.array
+    if groups > 1:  # JAX cannot split sharded channels that the devices do not divide
+        array, kernel = (whole_along(each, [each.ndim - 1]) for each in (array, kernel))
+    padded = pad(array, axes, pad_modes(op, pad_mode, n))
     windows = in_wide(partial(patches, axes=axes), padded)  # (batch, *positions, *window, in)
     y = jnp.einsum(
         split(windows, windows.ndim - 1, (groups, kernel.shape[-2])), [batch, *range(2 * n), group, inputs],
