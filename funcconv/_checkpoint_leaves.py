@@ -40,17 +40,22 @@ def held(tree: Any, step: int) -> Any:
     return jax.tree.map_with_path(lambda path, leaf: _held(leaf, f"{_name(path) or 'the state'} of step {step}"), tree)
 
 
-def _held(leaf: Any, where: str) -> Any:
+def _check_known(leaf: Any, where: str, call: str) -> None:
+    """Refuse an array whose numbers are not there."""
     if isinstance(leaf, jax.core.Tracer):
-        msg = f"train: {where} is not known while JAX traces a function; save outside of jax.jit"
+        msg = f"train: {where} is not known while JAX traces a function; {call} outside of jax.jit"
         raise FuncconvError(msg)
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        msg = (
+            f"train: {where} was deleted. A step that donates its arguments has taken over its memory: {call} the "
+            "state that the step returned."
+        )
+        raise FuncconvError(msg)
+
+
+def _held(leaf: Any, where: str) -> Any:
+    _check_known(leaf, where, "save")
     if isinstance(leaf, jax.Array):
-        if leaf.is_deleted():
-            msg = (
-                f"train: {where} was deleted. A step that donates its arguments has taken over its memory: save the "
-                "state that the step returned."
-            )
-            raise FuncconvError(msg)
         copy: Any = jnp.copy(leaf)
     elif isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
         copy = np.array(leaf)
@@ -141,7 +146,7 @@ def digest(tree: Any) -> str:
         64 hexadecimal digits.
 
     Raises:
-        Nothing.
+        FuncconvError: if a leaf has no numbers: it was deleted, is traced by JAX, or is another object than an array.
 
     Example:
         >>> import funcconv as fc, numpy as np
@@ -168,7 +173,11 @@ def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
 def _digest(leaves: Iterable[tuple[str, Any]]) -> str:
     found = hashlib.sha256()
     for path, leaf in leaves:
+        _check_known(leaf, f"the entry {path}" if path else "the array", "digest")
         values = np.asarray(_whole(jax.random.key_data(leaf) if _is_key(_dtype(leaf)) else leaf))
+        if values.dtype.hasobject:  # of which the bytes are addresses
+            msg = f"train: the entry {path} is a {type(leaf).__name__}; a digest is of arrays and numbers"
+            raise FuncconvError(msg)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         found.update(f"{path} {values.dtype} {values.shape};".encode())
         found.update(values.tobytes())

@@ -382,3 +382,21 @@ else:
     finally:
         os.kill(worker, signal.SIGKILL)
         process.communicate()
+
+
+# digests ----------------------------------------------------------------------------------------------------
+
+
+def test_arrays_without_numbers_have_no_digest():
+    deleted, key = jnp.ones(3), jax.random.key(0)
+    deleted.delete()
+    key.delete()
+    for leaf, said in (
+        (deleted, "was deleted"), (key, "was deleted"), (object(), "is a object"), (np.array([None]), "is a ndarray"),
+    ):  # fmt: skip
+        with pytest.raises(fc.FuncconvError, match=said):
+            fc.train.digest({"a": leaf})
+    with pytest.raises(fc.FuncconvError, match="was deleted"):
+        fc.train.digest(deleted)
+    with pytest.raises(fc.FuncconvError, match=r"\['a'\] is not known while JAX traces"):
+        jax.jit(lambda x: fc.train.digest({"a": x}))(np.ones(3))
