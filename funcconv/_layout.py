@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Sequence
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple
 
 import jax.numpy as jnp
 
@@ -37,7 +37,7 @@ class Image(NamedTuple):
         """The sizes of the spatial axes."""
         return self.array.shape[1:-1]
 
-    def whole(self) -> Self:
+    def whole(self) -> "Image":
         """Return the image with no spatial axis sharded over explicit axes of a mesh.
 
         JAX has no sharding rules for the slices and reshapes that split such an axis into windows.

@@ -139,6 +139,7 @@ def test_interrupted_at_any_line(tmp_path, rng, count):
 
     WATCHED = {"_fit", "_run", "_source", "_batches", "_logs", "_log_file", "_interrupts"}
     assert threading.current_thread() is threading.main_thread()
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     expected = run(tmp_path / "whole", None)
     ended = 0
     for i, at in enumerate(rng.choice(lines, count, replace=False) + 1):
@@ -146,8 +147,8 @@ def test_interrupted_at_any_line(tmp_path, rng, count):
             run(tmp_path / str(i), at)
         ended += lines >= at
         assert interrupted.fit(tmp_path / str(i)) == expected, at
-        for number in (signal.SIGINT, signal.SIGTERM):  # an exception may come before the handlers are restored
-            signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+        for number, handler in handlers.items():  # an exception may come before the handlers are restored
+            signal.signal(number, handler)
     assert ended > count / 2
 
 
