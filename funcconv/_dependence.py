@@ -67,7 +67,7 @@ def union(seen: Sequence[Seen]) -> Seen:
 
 def _over(seen: Seen, axes: int | Sequence[int]) -> Seen:
     """Let everything along some axes depend on what anything there does."""
-    axes = (axes,) if isinstance(axes, int) else tuple(axes)
+    axes = tuple(axes) if isinstance(axes, Sequence) else (int(axes),)  # JAX has integers of NumPy among them
     if seen is None:
         return None
     low, high = seen

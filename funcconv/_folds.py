@@ -14,11 +14,13 @@ import numpy as np
 from jax import lax
 
 from ._dtypes import wide
+from ._errors import FuncconvError
 from ._typing import Array, Scalar, Shape
 
 NO_PART = -2  # the index of padding that takes no part
 NO_INPUT = -1  # the index of a zero that a pad mode shows
 
+_MOST_PLACES = 2**31 - 1  # of an image, whose indices are int32
 _FAR = 1000.0  # exp(-1000) is zero in every dtype
 
 
@@ -77,7 +79,18 @@ def indexed(reduce: str, dtype: np.dtype) -> Fold:
 
 def _places(sizes: Shape) -> Array:
     """Return the row-major number of each place, `(1, *sizes, 1)`."""
+    check_places("pool", sizes)
     return jnp.arange(math.prod(sizes), dtype=jnp.int32).reshape(1, *sizes, 1)
+
+
+def check_places(op: str, sizes: Shape) -> None:
+    """Refuse an image of which indices in int32 cannot tell all places apart."""
+    if math.prod(sizes) > _MOST_PLACES:
+        msg = (
+            f"{op}: an image of {tuple(sizes)} has {math.prod(sizes):,} places, but indices are int32 and number at "
+            f"most {_MOST_PLACES:,}. Cut the image into parts"
+        )
+        raise FuncconvError(msg)
 
 
 def farthest(reduce: str, dtype: np.dtype) -> Any:

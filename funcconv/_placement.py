@@ -30,6 +30,7 @@ look_up_p = Primitive("look_up")
 
 # More terms are summed in a loop. `jet` has no rule for loops, so such a sum is a primitive, which has one.
 _UNROLLED = 64
+_NOWHERE = -2  # the number of a place outside of the image: no index, as -1 is none
 
 
 def put(y: Array, indices: Array, axes: tuple[Axis, ...]) -> Array:
@@ -72,13 +73,13 @@ def _placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
     ]
     edges = [(0, 0, 0), *edges, (0, 0, 0)]
     padded = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(indices, jnp.int32(-1), edges)
-    number, total = jnp.zeros((1,) * (y.ndim + len(axes)), jnp.int32), math.prod(axis.size for axis in axes)
+    number = jnp.zeros((1,) * (y.ndim + len(axes)), jnp.int32)
     for i, (axis, first, count) in enumerate(zip(axes, firsts, counts, strict=True)):
         place = np.arange(first * axis.stride, (first + count) * axis.stride) - axis.lo
         rows = math.prod(after.size for after in axes[i + 1 :])
-        terms = np.where((place >= 0) & (place < axis.size), place * rows, -total - 1)  # the sum is then below zero
-        number = number + _along(jnp.asarray(terms.reshape(count, axis.stride), jnp.int32), i, len(axes))
-    number = jnp.maximum(number, -2)  # which is no index, as -1 is none
+        terms = np.where((place >= 0) & (place < axis.size), place * rows, _NOWHERE).reshape(count, axis.stride)
+        added = _along(jnp.asarray(terms, jnp.int32), i, len(axes))
+        number = jnp.where((number < 0) | (added < 0), _NOWHERE, number + added)
 
     def term(back: Sequence[Any]) -> Array:
         """Return the values that the windows so many before put at each place, `(batch, m, phase, ..., channels)`."""

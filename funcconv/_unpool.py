@@ -10,6 +10,7 @@ import numpy as np
 
 from ._dtypes import in_wide
 from ._errors import FuncconvError
+from ._folds import check_places
 from ._geometry import Axis, per_axis, resolve, transposed_sizes
 from ._layout import as_array, image, spatial_axes
 from ._placement import put
@@ -82,6 +83,7 @@ def max_unpool(
     said = spatial_axes(op, "window", window, spatial)
     inside = image(op, y, *said, layout).whole()
     axes = _axes(op, inside.spatial, window, window if stride is None else stride, padding, dilation, size)
+    check_places("max_unpool", tuple(axis.size for axis in axes))
     if known is not None:
         _check_indices(op, np.asarray(image(op, known, *said, layout).array), axes)
     where = sharded_like(image(op, indices.astype(jnp.int32), *said, layout).array, inside.array)

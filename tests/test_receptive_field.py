@@ -232,3 +232,9 @@ def test_reaches_compose_and_merge_as_sets(a, b):
         seen = [a.interval(p) for p in range(start, stop + 1)]
         assert both.interval(o) == (min(first for first, _ in seen), max(last for _, last in seen))
         assert union.interval(o) == (min(a.interval(o)[0], b.interval(o)[0]), max(a.interval(o)[1], b.interval(o)[1]))
+
+
+def test_a_long_axis_that_is_rolled():
+    x = fc.Input("x", (40_000, 1))
+    graph = fc.Graph(x, fc.node(lambda x: jnp.roll(x, 1, axis=-2), x, batched=True))
+    assert fc.receptive_field(graph) is not None
