@@ -101,7 +101,7 @@ def _result_difference(
     """Return by how much the results of two programs differ, None if they agree; no large array is made."""
     numbers = sum(_numbers(each.jaxpr) for each in programs)
     if numbers <= _MOST:
-        return _value_difference(*programs, arguments, seed)
+        return _value_difference(programs, arguments, seed)
     smaller = _smaller(arguments)
     try:
         short = [jax.make_jaxpr(function)(*smaller) for function in functions]
@@ -110,7 +110,7 @@ def _result_difference(
     # With the same operations on smaller arrays, the answer is the same.
     alike = [_operations(each.jaxpr) for each in short] == [_operations(each.jaxpr) for each in programs]
     if alike and sum(_numbers(each.jaxpr) for each in short) <= _MOST:
-        return _value_difference(*short, smaller, seed)
+        return _value_difference(short, smaller, seed)
     return (
         f"The programs differ. They were not run, because their arrays have {numbers:,} numbers in all, and more than "
         f"{_MOST:,} are not made for a check; on smaller arrays the function fails, or has other operations.\n"
@@ -119,9 +119,9 @@ def _result_difference(
 
 def _numbers(jaxpr: Any) -> int:
     """Return how many numbers the arrays of a program have in all."""
-    inner = sum(_numbers(getattr(each, "jaxpr", each)) for eqn in jaxpr.eqns for each in _inner(eqn))
     own = [*jaxpr.constvars, *jaxpr.invars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)]
-    return inner + sum(math.prod(var.aval.shape) for var in own)
+    size: int = sum(math.prod(var.aval.shape) for var in own)
+    return size + sum(_numbers(getattr(each, "jaxpr", each)) for eqn in jaxpr.eqns for each in _inner(eqn))
 
 
 def _operations(jaxpr: Any) -> list[Any]:
@@ -146,9 +146,9 @@ def _smaller(arguments: Any) -> Any:
     return jax.tree.map(lambda leaf: _struct(tuple(known[size] for size in leaf.shape), leaf.dtype), arguments)
 
 
-def _value_difference(by_example: Any, by_batch: Any, arguments: Any, seed: int) -> str | None:
+def _value_difference(programs: Sequence[Any], arguments: Any, seed: int) -> str | None:
     """Return by how much the results of two programs differ on random arrays, None if they agree."""
-    programs, leaves = (by_example, by_batch), jax.tree.leaves(arguments)
+    leaves = jax.tree.leaves(arguments)
     if any(each.effects for each in programs):
         return "The programs differ, and were not run because they have side effects.\n"
 
