@@ -39,7 +39,7 @@ class Spectrum(NamedTuple):
     step: int
     loss: float
     values: np.ndarray
-    density: fc.derivatives.Density
+    density: fc._derivatives.Density
 
     @property
     def outliers(self) -> int:

@@ -13,14 +13,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._compiler import compiled_with, compiler_options
-from ._draw import draw, to_mermaid
-from ._dtypes import is_kept
-from ._errors import FuncconvError
-from ._extras import needs
-from ._files import existing_file, write_file
-from ._render import FORMATS
-from ._summary import summary
+from ._common.dtypes import is_kept
+from ._common.errors import FuncconvError
+from ._common.files import existing_file, write_file
+from ._common.optional_packages import needs
+from ._inspect.draw import draw, to_mermaid
+from ._inspect.render import FORMATS
+from ._inspect.summary import summary
+from ._primitives.compiler import compiled_with, compiler_options
 from .interop import _formats as formats
 
 _ROUNDS = 20

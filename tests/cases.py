@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import funcconv as fc
-from funcconv import _joint
+from funcconv._ops import whole_windows as _joint
 
 SELECTIONS = ("max", "min", "median")
 

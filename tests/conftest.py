@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from available import computes_float16
 
-from funcconv._lowering import _choice
+from funcconv._primitives.forms import choice as _choice
 
 jax.config.update("jax_num_cpu_devices", 8)
 jax.config.update("jax_enable_x64", True)

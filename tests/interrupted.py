@@ -11,7 +11,8 @@ import numpy as np
 import optax
 
 import funcconv as fc
-from funcconv.train import _fit, _run
+from funcconv.train._loop import fit as _fit
+from funcconv.train._loop import run as _run
 
 STEPS, EVERY = 6, 2
 

@@ -2,9 +2,11 @@
 
 import ast
 import doctest
+import graphlib
 import inspect
 import subprocess
 import sys
+from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -13,144 +15,32 @@ from available import needed
 
 import funcconv as fc
 
-ROOMS = [  # each imports only from the rooms above it
-    {"_errors", "_typing"},
-    {"_paths"},
-    {"_dtypes", "_standardize", "_files"},
-    {"derivatives/__init__"},
-    {"_geometry", "_extras", "_programs", "_step_folders"},
-    {"_checkpoint_leaves", "_checkpoint_record"},
-    {"_stored_checkpoints"},
-    {"_reach", "_varying"},
-    {"_layout", "_taps", "_take", "_folds", "_joint"},
-    {"_primitives"},
-    {"_padding", "_parameters", "_reduce"},
-    {"_lowering/_form"},
-    {"_lowering/_cuts", "_lowering/_problem"},
-    {
-        f"_lowering/{form}"
-        for form in ("_lax", "_windows", "_depthwise", "_pointwise", "_blocks", "_groups", "_depth", "_phases")
-    },
-    {"_lowering/_turned", "_lowering/_choice"},
-    {"_lowering/_maps"},
-    {"_lowering/_named"},
-    {"_lowering/__init__"},
-    {"_family", "_select", "_placement", "_compiler"},
-    {"_gradient_norm", "_explain", "_dependence", "_long_axes", "_work", "_plain"},
-    {"_init", "_conv", "_local_conv", "_pool", "_adaptive", "_unpool", "_dense", "_matrix", "_norms", "_dropout"},
-    {"_inference", "_portable", "_readings", "_strict_json"},
-    {"_node", "_registry"},
-    {"_flatten", "_entries"},
-    {"_evaluate"},
-    {"_at_nodes"},
-    {"_network", "_picture", "_render"},
-    {"_receptive_field", "_draw", "_draw_autodiff", "_architecture"},
-    {"_summary"},
-    {"_graph", "_layers", "_compose"},
-    {"_training_layers", "_known_ops"},
-    {"interop/__init__", "plot/__init__", "spatial/__init__", "train/__init__"},
-    {"_command_line"},
-    {"__init__", "__main__"},
+PACKAGES = [  # a module imports from its own package and from those above it, never from those below
+    "_common",
+    "_windows",
+    "_primitives/forms",
+    "_primitives",
+    "_ops",
+    "_derivatives",
+    "_graph",
+    "_inspect",
+    "_checkpoints",
+    "plot",
+    "train/_state",
+    "train/_data",
+    "train/_distributed",
+    "train/_step",
+    "train/_logs",
+    "train/_loop",
+    "train",
+    "interop",
+    "spatial",
+    "_command_line",
+    "__init__",
+    "__main__",
 ]
-PACKAGES = {  # what a package below the house may import of it, and its own rooms
-    "derivatives": [
-        {"_errors", "_typing", "_dtypes", "_extras"},
-        {"_trees"},
-        {"_hvp", "_per_example", "_linear_map", "_blocks"},
-        {"_in_batches", "_hutchinson", "_density", "_scipy"},
-        {"_operator"},
-        {"_curvature"},
-        {"__init__"},
-    ],
-    "interop": [
-        {
-            "_dtypes",
-            "_errors",
-            "_typing",
-            "_files",
-            "_paths",
-            "_extras",
-            "_step_folders",
-            "_stored_checkpoints",
-            "_entries",
-            "_plain",
-            "_programs",
-            "_flatten",
-            "_node",
-            "_registry",
-            "_graph",
-            "_layers",
-            "_training_layers",
-            "_adaptive",
-            "_compose",
-            "_dense",
-            "_norms",
-        },
-        {"_matching", "_export", "_torch_ops", "_uses", "_safetensors_format"},
-        {"_pairing"},
-        {"_torch", "_flax", "_flax_modules", "_safetensors", "_onnx"},
-        {"_trace_torch", "_formats"},
-        {"__init__"},
-    ],
-    "plot": [
-        {"_errors", "_typing", "_extras", "_paths", "_geometry", "_receptive_field", "_graph"},
-        {"_axes"},
-        {"_images", "_windows", "_curves"},
-        {"__init__"},
-    ],
-    "spatial": [
-        {"_errors", "_typing", "_dtypes", "_geometry", "_layout", "_varying", "_parameters", "_conv", "_pool"},
-        {"_halo"},
-        {"_ops"},
-        {"__init__"},
-    ],
-    "train": [
-        {
-            "_errors",
-            "_typing",
-            "_dtypes",
-            "_extras",
-            "_paths",
-            "_files",
-            "_step_folders",
-            "_checkpoint_leaves",
-            "_checkpoint_record",
-            "_stored_checkpoints",
-            "_compiler",
-        },
-        {
-            "_state",
-            "_batches",
-            "_history",
-            "_lock",
-            "_replace",
-            "_retention",
-            "_idx",
-            "_tensorboard",
-            "_memory",
-            "_loss",
-            "_sums",
-            "_watch",
-            "_constants",
-            "_evaluation",
-            "_interrupts",
-            "_log_file",
-            "_progress",
-        },
-        {"_logs", "_settings", "_source"},
-        {"_options"},
-        {"_processes"},
-        {"_checkpoints"},
-        {"_save"},
-        {"_partition"},
-        {"_frozen", "_inputs"},
-        {"_step"},
-        {"_compiled"},
-        {"_run"},
-        {"_fit"},
-        {"__init__"},
-    ],
-}
+NAMESPACES = {"plot", "train", "interop", "spatial"}  # public, and none imports another
+MOST_FILES = 14  # of a folder
 HOUSE = Path(inspect.getfile(fc)).parent
 FILES = {
     path.relative_to(HOUSE).with_suffix("").as_posix(): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
@@ -188,37 +78,49 @@ def imported(tree):
             yield from (("." * node.level + (node.module or ""), alias.name) for alias in node.names)
 
 
-def rooms_of(package):
-    """Return the rooms of a package, with its own files by their whole names."""
-    shared, *own = PACKAGES[package]
-    return [shared, *({f"{package}/{name}" for name in room} for room in own)]
+def package_of(name):
+    """Return the place of a file's package in the list: that with the longest name that the path begins with."""
+    packages = [package for package in PACKAGES if name == package or name.startswith(f"{package}/")]
+    assert packages, f"{name} is in no package"
+    return PACKAGES.index(max(packages, key=len))
 
 
-def target(name, module, member):
-    """Return the file that a relative import names."""
-    path = module.lstrip(".")
-    up = len(module) - len(path)
-    folder = Path(name).parents[up - 1]
-    found = (folder / (path or member).replace(".", "/")).as_posix()
-    return found if found in FILES else f"{found}/__init__"
-
-
-def test_every_file_has_a_room():
-    rooms = [*ROOMS, *(room for package in PACKAGES for room in rooms_of(package))]
-    assert sorted(FILES) == sorted(set().union(*rooms))
+def targets(name):
+    """Return the files of funcconv that a file imports."""
+    for module, member in imported(FILES[name]):
+        assert not module.startswith("funcconv"), "relative imports only"
+        if module.startswith("."):
+            path = module.lstrip(".")
+            folder = Path(name).parents[len(module) - len(path) - 1]
+            base = [part for part in (*folder.parts, *path.split(".")) if part]
+            choices = [
+                "/".join(parts) for parts in ([*base, member], [*base, member, "__init__"], base, [*base, "__init__"])
+            ]
+            yield next(choice for choice in choices if choice in FILES)
 
 
 @pytest.mark.parametrize("name", FILES)
 def test_imports_go_one_way(name):
-    package = Path(name).parent.as_posix()
-    rooms = rooms_of(package) if package in PACKAGES else ROOMS
-    floor = next(i for i, room in enumerate(rooms) if name in room)
-    above = set().union(*rooms[:floor])
-    for module, member in imported(FILES[name]):
-        assert not module.startswith("funcconv"), "relative imports only"
-        if module.startswith("."):
-            other = target(name, module, member)
-            assert other in above, f"{name} imports {other}, which is not above it"
+    own = package_of(name)
+    for other in targets(name):
+        assert package_of(other) <= own, f"{name} imports {other}, whose package is below"
+        public = {Path(each).parts[0] for each in (name, other)} & NAMESPACES
+        assert name == "__init__" or len(public) < 2, f"{name} imports {other}, of another public namespace"
+
+
+def test_no_imports_in_a_circle():
+    graphlib.TopologicalSorter({name: list(targets(name)) for name in FILES}).prepare()
+
+
+def test_a_private_path_has_one_underscore():
+    for name in FILES:
+        private = [part for part in name.split("/") if part.startswith("_") and not part.startswith("__")]
+        assert len(private) == 1 or (not private and name.endswith(("__init__", "__main__"))), name
+
+
+def test_folders_are_small():
+    folders = Counter(Path(name).parent.as_posix() for name in FILES if not name.endswith("__init__"))
+    assert max(folders.values()) <= MOST_FILES, folders
 
 
 @pytest.mark.parametrize("name", FILES)
@@ -232,9 +134,9 @@ def test_only_public_jax(name):
 
 
 def test_geometry_is_integers_only():
-    assert {module for module, _ in imported(FILES["_geometry"])} == {
-        "operator", "collections.abc", "typing", "._errors", "._typing",
-    }  # fmt: skip
+    own = {module for module, _ in imported(FILES["_windows/geometry"]) if module.startswith(".")}
+    assert own == {".._common.errors", ".._common.types"}
+    assert not {"jax", "numpy"} & {module.split(".")[0] for module, _ in imported(FILES["_windows/geometry"])}
 
 
 def test_runtime_dependencies_are_the_declared_ones():

@@ -8,10 +8,10 @@ from typing import Any
 import jax
 from jax import export as jax_export
 
-from .._errors import FuncconvError, suggest
-from .._extras import needs
-from .._graph import Graph
-from .._typing import Params
+from .._common.errors import FuncconvError, suggest
+from .._common.optional_packages import needs
+from .._common.types import Params
+from .._graph.use.graph import Graph
 
 _MARK = b"\nfuncconv program 1 sha256 "  # before the checksum at the end, with the version of this format
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")

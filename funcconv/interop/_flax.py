@@ -5,9 +5,9 @@ from typing import Any
 
 import jax
 
-from .._extras import needs
-from .._graph import Graph
-from .._layers import ConvTranspose
+from .._common.optional_packages import needs
+from .._graph.declare.layers import ConvTranspose
+from .._graph.use.graph import Graph
 from ._matching import Entry, entries, matched, trees
 from ._pairing import paired
 

@@ -7,11 +7,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from .._errors import FuncconvError
-from .._extras import needs
-from .._graph import Graph
-from .._node import Function
-from .._typing import Array, Params, Shape
+from .._common.errors import FuncconvError
+from .._common.optional_packages import needs
+from .._common.types import Array, Params, Shape
+from .._graph.declare.node import Function
+from .._graph.use.graph import Graph
 
 
 @cache

@@ -9,16 +9,16 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
-from .._errors import FuncconvError
-from .._extras import needs
-from .._files import existing_file, read_file, sync, write_file
-from .._graph import Graph
-from .._step_folders import step_folders
-from .._stored_checkpoints import StoredCheckpoints
+from .._checkpoints.step_folders import step_folders
+from .._checkpoints.stored import StoredCheckpoints
+from .._common.errors import FuncconvError
+from .._common.files import existing_file, read_file, sync, write_file
+from .._common.optional_packages import needs
+from .._graph.use.graph import Graph
 from . import _safetensors as safetensors
 from ._matching import check_params
 from ._onnx import to_onnx
-from ._torch import from_torch
+from ._torch.weights import from_torch
 
 READABLE = ".safetensors, .msgpack of Flax, .pt or .pth of PyTorch (a state dict), or a folder of orbax or fc.train"
 WRITABLE = ".safetensors, .msgpack, a folder for orbax, or .onnx, which has the network in it"

@@ -7,12 +7,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import exact
-from .._entries import get, put
-from .._errors import FuncconvError
-from .._flatten import Row
-from .._graph import Graph
-from .._typing import Params, Shape
+from .._common.dtypes import exact
+from .._common.errors import FuncconvError
+from .._common.types import Params, Shape
+from .._graph.name.entries import get, put
+from .._graph.name.flatten import Row
+from .._graph.use.graph import Graph
 
 Arrays = Mapping[str, Any]  # by name: "kernel", "bias", ...
 

@@ -10,13 +10,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import FuncconvError
-from .._extras import needs
-from .._files import write_file
-from .._graph import Graph
-from .._paths import checked_path
-from .._plain import plain
-from .._typing import Params
+from .._common.errors import FuncconvError
+from .._common.files import write_file
+from .._common.optional_packages import needs
+from .._common.paths import checked_path
+from .._common.types import Params
+from .._graph.use.graph import Graph
+from .._primitives.plain import plain
 from ._export import batched_inputs, kept_state
 
 _BATCH = 2  # of the images that a file is tried on

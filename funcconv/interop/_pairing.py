@@ -9,10 +9,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._entries import put
-from .._errors import FuncconvError
-from .._graph import Graph
-from .._typing import Array
+from .._common.errors import FuncconvError
+from .._common.types import Array
+from .._graph.name.entries import put
+from .._graph.use.graph import Graph
 from ._matching import Entry, entries, shape_of, side_by_side
 from ._uses import orders_of_use
 

@@ -9,11 +9,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._dtypes import exact
-from .._errors import FuncconvError
-from .._files import existing_file, write_file
-from .._graph import Graph
-from .._typing import Params
+from .._common.dtypes import exact
+from .._common.errors import FuncconvError
+from .._common.files import existing_file, write_file
+from .._common.types import Params
+from .._graph.use.graph import Graph
 from . import _safetensors_format as safetensors_format
 from ._matching import check_params
 

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 from jax.extend import core
 
-from .._programs import called
+from .._common.traced_programs import called
 
 
 @dataclass(eq=False)

@@ -5,8 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FuncconvError
-from .._extras import needs
+from .._common.errors import FuncconvError
+from .._common.optional_packages import needs
 
 
 def axes_for(where: str, ax: Any, size: tuple[float, float]) -> Any:

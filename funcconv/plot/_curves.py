@@ -5,8 +5,8 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-from .._errors import FuncconvError, suggest
-from .._typing import Number
+from .._common.errors import FuncconvError, suggest
+from .._common.types import Number
 from ._axes import axes_for
 
 _MANY = 200  # reports, beyond which their running mean is drawn over them

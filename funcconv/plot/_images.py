@@ -7,9 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._errors import FuncconvError, suggest
-from .._graph import Graph
-from .._typing import Array, Params
+from .._common.errors import FuncconvError, suggest
+from .._common.types import Array, Params
+from .._graph.use.graph import Graph
 from ._axes import as_image, axes_for, bare, tiled
 
 

@@ -4,12 +4,12 @@ from typing import Any
 
 import numpy as np
 
-from .._errors import FuncconvError
-from .._extras import needs
-from .._geometry import Axis, resolve
-from .._graph import Graph
-from .._receptive_field import receptive_field as fields_of
-from .._typing import Padding, Params, Shape, Sizes
+from .._common.errors import FuncconvError
+from .._common.optional_packages import needs
+from .._common.types import Padding, Params, Shape, Sizes
+from .._graph.use.graph import Graph
+from .._inspect.receptive_field import receptive_field as fields_of
+from .._windows.geometry import Axis, resolve
 from ._axes import as_image, axes_for, bare
 
 _INPUT, _PADDING, _WINDOW, _OUTPUT = "#9ad0f5", "#ececec", "#e08a2e", "#8fd3b6"

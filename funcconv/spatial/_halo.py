@@ -6,11 +6,11 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from .._dtypes import in_wide
-from .._errors import FuncconvError
-from .._geometry import Axis, source
-from .._typing import Array
-from .._varying import axis_size
+from .._common.dtypes import in_wide
+from .._common.errors import FuncconvError
+from .._common.mesh_axes import axis_size
+from .._common.types import Array
+from .._windows.geometry import Axis, source
 
 
 def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name: str, wrap: bool = False) -> Array:

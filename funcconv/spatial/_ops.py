@@ -9,14 +9,26 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._conv import conv as conv_of_all
-from .._errors import FuncconvError
-from .._geometry import Axis, pad_modes, resolve
-from .._layout import as_array
-from .._parameters import kernel_and_bias
-from .._pool import pool as pool_of_all
-from .._typing import Array, ArrayLike, DTypeLike, Number, Padding, PadMode, Params, Precision, Reduce, Shape, Sizes
-from .._varying import axis_size
+from .._common.errors import FuncconvError
+from .._common.mesh_axes import axis_size
+from .._common.types import (
+    Array,
+    ArrayLike,
+    DTypeLike,
+    Number,
+    Padding,
+    PadMode,
+    Params,
+    Precision,
+    Reduce,
+    Shape,
+    Sizes,
+)
+from .._ops.conv import conv as conv_of_all
+from .._ops.parameters import kernel_and_bias
+from .._ops.pool import pool as pool_of_all
+from .._windows.geometry import Axis, pad_modes, resolve
+from .._windows.layout import as_array
 from ._halo import Share, read, shared
 
 AxisNames = Sequence[str | None]

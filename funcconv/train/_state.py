@@ -5,7 +5,7 @@ from typing import Any
 
 import jax
 
-from .._typing import Array
+from .._common.types import Array
 
 
 @jax.tree_util.register_dataclass

@@ -18,10 +18,10 @@ import pytest
 from damage import child, cuts, flipped_bits, full_disk
 
 import funcconv as fc
-from funcconv._step_folders import REMOVED, REPLACED, WRITING
-from funcconv._stored_checkpoints import StoredCheckpoints
-from funcconv.train import _replace
-from funcconv.train._checkpoints import Checkpoints
+from funcconv._checkpoints import replace as _replace
+from funcconv._checkpoints.folder import Checkpoints
+from funcconv._checkpoints.step_folders import REMOVED, REPLACED, WRITING
+from funcconv._checkpoints.stored import StoredCheckpoints
 
 pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # event loops of orbax
 HOST = socket.gethostname()
@@ -76,7 +76,7 @@ SERVER = """
 import os, sys
 import jax, jax.numpy as jnp, numpy as np, orbax.checkpoint
 import funcconv as fc
-from funcconv.train._checkpoints import Checkpoints
+from funcconv._checkpoints.folder import Checkpoints
 
 {state_of}
 
@@ -366,7 +366,7 @@ def test_a_forked_process_does_not_hold_the_lock(tmp_path):
     code = """
 import os, time
 from pathlib import Path
-from funcconv.train._lock import FolderLock
+from funcconv._checkpoints.lock import FolderLock
 lock = FolderLock(Path("."))
 worker = os.fork()
 if worker:

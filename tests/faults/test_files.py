@@ -12,7 +12,7 @@ from damage import child, full_disk, kill_after
 
 import funcconv as fc
 from funcconv._command_line import main
-from funcconv._files import read_file, write_file
+from funcconv._common.files import read_file, write_file
 
 KEY = jax.random.key(0)
 X = fc.Input("x", (40, 40, 1))

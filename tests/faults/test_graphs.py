@@ -3,16 +3,16 @@
 import json
 import random
 
+import graphs as declared
 import jax
 import jax.numpy as jnp
 import pytest
-import test_architecture
 from damage import cuts, flipped_bits
 
 import funcconv as fc
 
 COUNTS = [pytest.param(40, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)]
-GRAPHS = [test_architecture.everything, test_architecture.arithmetic, test_architecture.nested]
+GRAPHS = [declared.everything, declared.arithmetic, declared.nested]
 VALUES = [
     None, True, -1, 10**30, 0.5, "x", "", "\ud800", [], [[]], {}, {"float": "inf"}, {"function": "jax.nn.relu"},
     {"tuple": []}, {"complex": [10**400, 0]}, {"dtype": "(9999999999,)f8"}, {"layer": "Conv", "options": {}},

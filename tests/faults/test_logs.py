@@ -14,8 +14,8 @@ from damage import cuts, flipped_bits, full_disk
 from interrupted import InMemory
 
 import funcconv as fc
-from funcconv.train import _fit
-from funcconv.train._log_file import Beginning, LogFile
+from funcconv.train._logs.log_file import Beginning, LogFile
+from funcconv.train._loop import fit as _fit
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
 

@@ -18,7 +18,7 @@ from damage import child
 from interrupted import InMemory, Places
 
 import funcconv as fc
-from funcconv.train import _fit
+from funcconv.train._loop import fit as _fit
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user", "signals_stay")
 
@@ -317,7 +317,7 @@ def test_what_is_no_change(tmp_path, monkeypatch):
     trained(tmp_path, on_change="raise")
     trained(tmp_path, on_change="raise", steps=3, checkpoint_every=1, keep=1, log=tmp_path / "log")
     trained(tmp_path, rate=np.float64(0.1), on_change="raise", steps=4)
-    from funcconv.train import _settings
+    from funcconv.train._loop import settings as _settings
 
     monkeypatch.setattr(_settings, "_versions", lambda: {"jax": "9.9"})
     trained(tmp_path, optimizer=optax.adam, on_change="raise", factor=2.0, steps=5)
@@ -329,7 +329,7 @@ def test_the_digest_of_a_program_is_the_same_in_another_process(tmp_path, capsys
     """Also where Python orders sets otherwise."""
     code = """
 import jax, jax.numpy as jnp, numpy as np, optax, funcconv as fc
-from funcconv.train._settings import program_of, settings_of
+from funcconv.train._loop.settings import program_of, settings_of
 x = fc.Input("x", (8, 8, 1))
 graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu, fc.Pool(2), fc.Flatten(), fc.Dropout(0.5), fc.Dense(2))(x))
 def loss(params, batch, *, key, state):

@@ -1,0 +1,236 @@
+"""Checkpoints of a run: written completely before they replace an earlier one, and checked when they are read."""
+
+import itertools
+import os
+import weakref
+from collections.abc import Callable, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from .._common.errors import FuncconvError
+from .._common.paths import checked_path
+from .._common.types import Number
+from .leaves import described, digest, for_orbax, held, keys, paths
+from .lock import FolderLock
+from .record import as_json, read_record, text_of, versions
+from .replace import clean, discard, put_in_place, remove
+from .retention import kept, score
+from .step_folders import RECORD, WRITING, checked_step, is_checkpoint
+from .stored import StoredCheckpoints
+
+_saves = itertools.count()  # processes that save together count alike; it tells their barriers apart
+_SECONDS = 600  # how long they wait for each other, as in orbax
+_TEXT = 2000  # bytes of an error that process 0 tells the others
+
+
+class Checkpoints(StoredCheckpoints):
+    """A folder of checkpoints, to write; no other writer can use it until `close`.
+
+    If several processes train one state, all of them call each method, and process 0 locks and changes the folder.
+
+    Args:
+        folder: it is created if it is missing.
+        keep: how many of the last are kept, and how many of the best if `best` is given. None keeps all.
+        best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest. NaN is never
+            the best. None: the metrics do not matter.
+        asynchronous: whether to write while the run goes on.
+
+    Raises:
+        FuncconvError: if orbax is not installed, the folder cannot be created or written to, or another writer uses it.
+    """
+
+    def __init__(
+        self, folder: str | os.PathLike[str], *, keep: int | None = 3, best: str | None = None,
+        asynchronous: bool = True,
+    ) -> None:  # fmt: skip
+        super().__init__(checked_path("train: no checkpoints can be kept", folder, wants="folder").absolute())
+        self._keep, self._best, self._asynchronous = keep, best, asynchronous
+        self._scores: dict[int, float | None] = {}
+        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._writing: Future[None] | None = None
+        _on_process_0(self._open)
+
+    def _open(self) -> None:
+        try:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            lock = FolderLock(self.folder)
+            self._release = weakref.finalize(self, lock.release)  # also if a failed run never calls `close`
+            try:
+                clean(self.folder)
+            except OSError:
+                self._release()
+                raise
+        except OSError as error:
+            msg = f"train: no checkpoints can be kept in {self.folder}: {error}"
+            raise FuncconvError(msg) from error
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """After which steps there is one, the last one last."""
+        self.wait()
+        return super().steps
+
+    def save(
+        self,
+        step: int,
+        state: Any,
+        run: Mapping[str, Any] | None = None,
+        metrics: Mapping[str, Number] | None = None,
+        about: Mapping[str, Any] | None = None,
+    ) -> None:
+        """Write a state, and replace an earlier one of this step once it is written.
+
+        The state is copied at once, so that the next step may take over its memory.
+
+        Args:
+            step: the number of steps that were taken.
+            state: a tree of arrays and numbers.
+            run: what the loop needs to go on, as JSON has it.
+            metrics: numbers by their names.
+            about: what else the checkpoint says about itself, as JSON has it.
+
+        Raises:
+            FuncconvError: if the state cannot be saved, or this write, or the one before that went on meanwhile, fails.
+                Then the folder is as it was before.
+        """
+        self.wait()
+        step = checked_step("train", step)
+        state = held(state, step)
+        record = {
+            "arrays": described(state), "paths": paths(state), "keys": keys(state),
+            "digest": digest(state), "run": as_json(dict(run or {})), "about": as_json(dict(about or {})),
+            "metrics": as_json(dict(metrics or {})), "versions": versions(),
+        }  # fmt: skip
+        try:
+            _check_place(self.folder / str(step))
+            finish = self._start(step, state)
+        except FuncconvError:
+            raise
+        except Exception as error:
+            if jax.process_index() == 0:
+                discard(self.folder, step)
+            raise self._failed(step, error) from error
+        self._writing = self._thread.submit(self._finish, step, record, finish, next(_saves))
+        if not self._asynchronous:
+            self.wait()
+
+    def wait(self) -> None:
+        """Return when all is written; raise what went wrong."""
+        if self._writing:
+            try:
+                self._writing.result()
+            except FuncconvError:
+                raise
+            except Exception as error:  # of the processes that wait for each other
+                msg = f"train: a checkpoint could not be written to {self.folder}: {error}"
+                raise FuncconvError(msg) from error
+            finally:
+                if self._writing.done():  # an interrupt leaves it going on
+                    self._writing = None
+
+    def close(self) -> None:
+        """Wait, and let other writers use the folder."""
+        try:
+            self.wait()
+        finally:
+            self._thread.shutdown()
+            if jax.process_index() == 0:
+                self._release()
+
+    def _start(self, step: int, state: Any) -> Callable[[], None]:
+        """Begin to write the arrays; return what waits until they are written."""
+        written = self.folder / f"{step}{WRITING}"
+        if jax.process_index() == 0:
+            discard(self.folder, step)
+            written.mkdir()
+        if not jax.tree.leaves(state):
+            return lambda: None
+        options = self._ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_SECONDS)
+        writer = self._ocp.StandardCheckpointer(async_options=options)
+        try:
+            writer.save(written / "state", for_orbax(state))
+        except BaseException:
+            with suppress(Exception):
+                writer.close()
+            raise
+
+        def finish() -> None:
+            try:
+                writer.wait_until_finished()
+            finally:
+                writer.close()
+
+        return finish
+
+    def _finish(self, step: int, record: Mapping[str, Any], finish: Callable[[], None], number: int) -> None:
+        """Wait for the arrays, put the checkpoint in its place and remove others; process 0 does so."""
+        try:
+            finish()
+        except Exception as error:
+            if jax.process_index() == 0:
+                discard(self.folder, step)
+            raise self._failed(step, error) from error
+        try:
+            if jax.process_index() == 0:
+                (self.folder / f"{step}{WRITING}" / RECORD).write_text(text_of(record))
+                put_in_place(self.folder, step)
+                self._remove_others(step, record)
+        except Exception as error:
+            discard(self.folder, step)
+            raise self._failed(step, error) from error
+        finally:  # the others go on only when the checkpoint is in its place
+            wait = self._ocp.multihost.get_barrier_sync_fn()
+            wait(key=f"funcconv-checkpoint-{number}", timeout_ms=1000 * _SECONDS)
+
+    def _remove_others(self, step: int, record: Mapping[str, Any]) -> None:
+        if self._keep is None:
+            return
+        folders = self._folders()
+        if self._best is not None:
+            self._scores[step] = score(record["metrics"], self._best)
+            for number in {*folders} - {*self._scores}:
+                self._scores[number] = _score_of(folders[number], self._best)
+        for number in {*folders} - kept(folders, step, self._keep, self._scores):
+            with suppress(OSError):  # what cannot be removed now is tried again after the next checkpoint
+                remove(self.folder, number)
+
+    def _failed(self, step: int, error: Exception) -> FuncconvError:
+        why = str(error).splitlines() or [type(error).__name__]
+        return FuncconvError(f"train: the checkpoint of step {step} could not be written to {self.folder}: {why[0]}")
+
+
+def _check_place(place: Path) -> None:
+    if os.path.lexists(place) and not is_checkpoint(place):
+        msg = f"train: {place} is not a checkpoint, so that none can be written there; rename it"
+        raise FuncconvError(msg)
+
+
+def _score_of(path: Path, best: str) -> float | None:
+    try:
+        return score(read_record(path)["metrics"], best)
+    except (OSError, ValueError, KeyError, TypeError):  # it is damaged
+        return None
+
+
+def _on_process_0(action: Callable[[], None]) -> None:
+    """Do something in process 0, and raise its error in all processes."""
+    error: FuncconvError | None = None
+    if jax.process_index() == 0:
+        try:
+            action()
+        except FuncconvError as failure:
+            error = failure
+    if jax.process_count() > 1:
+        from jax.experimental import multihost_utils
+
+        text = str(error or "").encode()[:_TEXT].ljust(_TEXT, b"\0")
+        told = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
+        if error is None and told.strip(b"\0"):
+            error = FuncconvError(told.rstrip(b"\0").decode(errors="replace"))
+    if error:
+        raise error

@@ -1,0 +1,280 @@
+"""The leaves of a saved tree: what they are called, which kinds can be saved, and how they are stored exactly."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import SingleDeviceSharding
+
+from .._common.errors import FuncconvError
+
+_STORED = {
+    "bool", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64", "float16", "float32", "float64",
+    "complex64", "complex128", "bfloat16", "int2", "int4", "float4_e2m1fn", "float8_e3m4",
+    "float8_e4m3b11fnuz", "float8_e4m3fn", "float8_e4m3fnuz", "float8_e5m2", "float8_e5m2fnuz", "float8_e8m0fnu",
+}  # fmt: skip
+_WIDER = {"uint2": "uint8", "uint4": "uint8"}  # dtypes that orbax does not write, and how their values are stored
+_SCALARS = (bool, int, float, complex)
+
+
+def held(tree: Any, step: int) -> Any:
+    """Return a copy of a tree that keeps each value and dtype: a JAX array stays one, all else becomes a NumPy array.
+
+    Args:
+        tree: arrays and numbers.
+        step: for messages.
+
+    Returns:
+        A tree of the same structure.
+
+    Raises:
+        FuncconvError: if a leaf cannot be saved, or two leaves have the same path.
+    """
+    names = [_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    if twice := sorted({name for name in names if names.count(name) > 1}) if len({*names}) < len(names) else []:
+        msg = f"train: the state of step {step} has several entries called {twice[0]!r}; rename all but one"
+        raise FuncconvError(msg)
+    return jax.tree.map_with_path(lambda path, leaf: _held(leaf, f"{_name(path) or 'the state'} of step {step}"), tree)
+
+
+def _check_known(leaf: Any, where: str, call: str) -> None:
+    """Refuse an array whose numbers are not there."""
+    if isinstance(leaf, jax.core.Tracer):
+        msg = f"train: {where} is not known while JAX traces a function; {call} outside of jax.jit"
+        raise FuncconvError(msg)
+    if isinstance(leaf, jax.Array) and leaf.is_deleted():
+        msg = (
+            f"train: {where} was deleted. A step that donates its arguments has taken over its memory: {call} the "
+            "state that the step returned."
+        )
+        raise FuncconvError(msg)
+
+
+def _held(leaf: Any, where: str) -> Any:
+    _check_known(leaf, where, "save")
+    if isinstance(leaf, jax.Array):
+        copy: Any = jnp.copy(leaf)
+    elif isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
+        copy = np.array(leaf)
+        copy = copy.astype(copy.dtype.newbyteorder("="))
+    else:
+        msg = f"train: {where} is a {type(leaf).__name__}; a checkpoint holds arrays and numbers"
+        raise FuncconvError(msg)
+    name = str(copy.dtype)
+    if not (_is_key(copy.dtype) or name in _STORED or name in _WIDER):
+        msg = f"train: {where} has dtype {name}, which a checkpoint cannot hold; convert it to another dtype first"
+        raise FuncconvError(msg)
+    return copy
+
+
+def described(tree: Any) -> dict[str, str]:
+    """Return the dtype and shape of each leaf by its path, `{"params/w": "float32[3]"}`; nothing is converted."""
+    return {_name(path): f"{_dtype(leaf)}{list(np.shape(leaf))}" for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def paths(tree: Any) -> dict[str, str]:
+    """Return the path of each leaf as `digest` has it, by its name, in order."""
+    return {_name(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
+
+
+def keys(tree: Any) -> dict[str, list[str]]:
+    """Return the keys on the path to each leaf, by its name, in order."""
+    return {_name(path): _keys(path) for path, _ in jax.tree.leaves_with_path(tree)}
+
+
+def for_orbax(tree: Any) -> Any:
+    """Return a tree with the values of another one, which orbax can write: it knows neither all dtypes nor all names.
+
+    Args:
+        tree: of `held`.
+
+    Returns:
+        The same tree, unless orbax would confuse its names; then a dict of the leaves by number.
+    """
+    return _named(jax.tree.map(_written, tree))
+
+
+def target(like: Any) -> Any:
+    """Return what orbax needs to read the tree that `for_orbax` made of one that was like this."""
+    return _named(jax.tree.map(_expected, like))
+
+
+def returned(found: Any, like: Any) -> Any:
+    """Return a tree like another one, with the values that orbax read for `target(like)`."""
+    order = _order(keys(like))
+    leaves = jax.tree.leaves(found) if order is None else [found[str(number)] for number in order]
+    kinds, structure = jax.tree.flatten(like)
+    return jax.tree.unflatten(structure, [_as(leaf, kind) for leaf, kind in zip(leaves, kinds, strict=True)])
+
+
+def as_saved(found: Any, descriptions: Mapping[str, str], by_name: Mapping[str, list[str]]) -> Any:
+    """Return what orbax read without a target, with the names, dtypes and shapes of the tree that was saved.
+
+    Args:
+        found: nested dicts and lists of NumPy arrays.
+        descriptions: what `described` returned for the tree that was saved.
+        by_name: what `keys` returned for it.
+
+    Returns:
+        Nested dicts and lists of NumPy arrays.
+
+    Raises:
+        KeyError: if there are leaves with other names, because the checkpoint is damaged.
+    """
+    order = _order(by_name)
+    if order is None:
+        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, descriptions[_name(path)]), found)
+    nested: dict[str, Any] = {}
+    for number, (name, path) in zip(order, by_name.items(), strict=True):
+        inner = nested
+        for key in path[:-1]:
+            inner = inner.setdefault(key, {})
+        inner[path[-1] if path else ""] = _saved(found[str(number)], descriptions[name])
+    return nested
+
+
+def digest(tree: Any) -> str:
+    """Return the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
+
+    Args:
+        tree: of arrays; random keys are taken by their data.
+
+    Returns:
+        64 hexadecimal digits.
+
+    Raises:
+        FuncconvError: if a leaf has no numbers: it was deleted, is traced by JAX, or is another object than an array.
+
+    Example:
+        >>> import funcconv as fc, numpy as np
+        >>> fc.train.digest({"w": np.ones(2)}) == fc.train.digest({"w": np.float32([1, 1])})
+        False
+    """
+    return _digest((jax.tree_util.keystr(path), leaf) for path, leaf in jax.tree.leaves_with_path(tree))
+
+
+def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
+    """Return the digest of a tree, with the paths and in the order of the tree that was saved.
+
+    Args:
+        tree: the tree that was read, perhaps of other containers, a dict in place of a dataclass.
+        order: the paths as `digest` has them, by the names of the leaves.
+
+    Returns:
+        64 hexadecimal digits.
+    """
+    leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    return _digest((path, leaves[name]) for name, path in order.items())
+
+
+def _digest(leaves: Iterable[tuple[str, Any]]) -> str:
+    found = hashlib.sha256()
+    for path, leaf in leaves:
+        _check_known(leaf, f"the entry {path}" if path else "the array", "digest")
+        values = np.asarray(_whole(jax.random.key_data(leaf) if _is_key(_dtype(leaf)) else leaf))
+        if values.dtype.hasobject:  # of which the bytes are addresses
+            msg = f"train: the entry {path} is a {type(leaf).__name__}; a digest is of arrays and numbers"
+            raise FuncconvError(msg)
+        values = values.astype(values.dtype.newbyteorder("="), copy=False)
+        found.update(f"{path} {values.dtype} {values.shape};".encode())
+        found.update(values.tobytes())
+    return found.hexdigest()
+
+
+def _whole(leaf: Any) -> Any:
+    """Return an array of which other processes hold parts with those parts."""
+    if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
+        return leaf
+    from jax.experimental import multihost_utils
+
+    return multihost_utils.process_allgather(leaf, tiled=True)
+
+
+def _name(path: Any) -> str:
+    return jax.tree_util.keystr(path, simple=True, separator="/")
+
+
+def _dtype(leaf: Any) -> Any:
+    """Return the dtype of an array or a number, as it is."""
+    dtype = leaf.dtype if hasattr(leaf, "dtype") else np.asarray(leaf).dtype
+    return dtype.newbyteorder("=") if isinstance(dtype, np.dtype) else dtype
+
+
+def _is_key(dtype: Any) -> bool:
+    return bool(jnp.issubdtype(dtype, jax.dtypes.prng_key))
+
+
+def _keys(path: Any) -> list[str]:
+    return [jax.tree_util.keystr((key,), simple=True) for key in path]
+
+
+def _order(found: Mapping[str, list[str]]) -> list[int] | None:
+    """Return a number for each leaf, in order of their names, or None where orbax tells the leaves apart by name.
+
+    Orbax joins the keys of a path by dots, and cannot write a tree without a container.
+    """
+    joined = {".".join(path) for path in found.values()}
+    if len(joined) == len(found) and all(path and not {"", ".", ".."} & {*path} for path in found.values()):
+        return None
+    places = {name: number for number, name in enumerate(sorted(found))}
+    return [places[name] for name in found]
+
+
+def _named(tree: Any) -> Any:
+    order = _order(keys(tree))
+    if order is None:
+        return tree
+    return {str(number): leaf for number, leaf in zip(order, jax.tree.leaves(tree), strict=True)}
+
+
+def _written(leaf: Any) -> Any:
+    """Return a leaf as orbax writes it; it cannot write arrays without elements."""
+    if leaf.size == 0:
+        return np.zeros(1, np.uint8)
+    return leaf.astype(_WIDER[str(leaf.dtype)]) if str(leaf.dtype) in _WIDER else leaf
+
+
+def _expected(leaf: Any) -> Any:
+    """Return what orbax needs to read a leaf: an array to read one of NumPy, a type to read one of JAX."""
+    shape, dtype = np.shape(leaf), _dtype(leaf)
+    if 0 in shape:
+        return np.zeros(1, np.uint8)
+    dtype = np.dtype(_WIDER[str(dtype)]) if str(dtype) in _WIDER else dtype
+    if _of_numpy(leaf):
+        return np.broadcast_to(np.zeros((), dtype), shape)
+    return jax.ShapeDtypeStruct(shape, dtype, sharding=_sharding(leaf))  # type: ignore[no-untyped-call]
+
+
+def _as(found: Any, leaf: Any) -> Any:
+    """Return what orbax read as a leaf of the kind that is wanted."""
+    if 0 in np.shape(leaf):
+        zeros = np.zeros(np.shape(leaf), _dtype(leaf))
+        return zeros if _of_numpy(leaf) else jax.device_put(zeros, _sharding(leaf))
+    if str(_dtype(leaf)) in _WIDER:
+        found = found.astype(_dtype(leaf))
+    if isinstance(leaf, _SCALARS) and not isinstance(leaf, np.generic):
+        return type(leaf)(found[()])
+    return found[()] if isinstance(leaf, np.generic) else found
+
+
+def _saved(leaf: Any, description: str) -> Any:
+    """Return a leaf that orbax read as the one that was saved, which had this description."""
+    dtype, _, sizes = description.removesuffix("]").partition("[")
+    shape = tuple(int(size) for size in sizes.split(",") if size)
+    if 0 in shape:
+        return np.zeros(shape, jnp.dtype(dtype))
+    return leaf.astype(jnp.dtype(dtype)) if dtype in _WIDER else leaf
+
+
+def _of_numpy(leaf: Any) -> bool:
+    """Whether a leaf is read as an array of NumPy: where JAX has no array of its dtype, as without 64 bits, too."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return not _is_key(leaf.dtype) and jnp.result_type(leaf) != leaf.dtype
+    return not isinstance(leaf, jax.Array)
+
+
+def _sharding(leaf: Any) -> Any:
+    return getattr(leaf, "sharding", None) or SingleDeviceSharding(jax.devices()[0])

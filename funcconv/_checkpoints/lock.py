@@ -1,0 +1,106 @@
+"""A lock on a folder: one writer at a time, also if several processes or machines try."""
+
+import errno
+import json
+import os
+import socket
+import sys
+import warnings
+from contextlib import suppress
+from pathlib import Path
+
+from .._common.errors import FuncconvError
+
+if sys.platform != "win32":
+    import fcntl
+
+_NAME = ".funcconv-lock"
+_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
+_held: set[int] = set()
+
+
+class FolderLock:
+    """The right to write to a folder, which one process has at a time.
+
+    The system releases the lock when the process ends, whatever ends it. The lock is an advisory `flock` on a file in
+    the folder. The file says which process holds the lock; readers ignore it. NFS has these locks since version 4. On a
+    file system without them a warning says that nothing is locked. On Windows nothing is locked.
+
+    Args:
+        folder: an existing folder.
+
+    Raises:
+        FuncconvError: if another writer holds the lock; the message has its process id and host.
+        OSError: if the file cannot be made.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self._path, self._file = folder / _NAME, -1
+        if sys.platform == "win32":
+            return
+        while True:
+            file = os.open(self._path, os.O_RDWR | os.O_CREAT, 0o666)
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError as error:
+                msg = (
+                    f"train: {folder} is being written to by {_holder(file)}. Two writers in one folder would damage "
+                    "each other's checkpoints: wait until the other one ends, or pass another folder."
+                )
+                os.close(file)
+                raise FuncconvError(msg) from error
+            except OSError as error:
+                os.close(file)
+                if error.errno not in _NO_LOCKS:
+                    raise
+                warnings.warn(
+                    f"{folder} is on a file system without locks ({error.strerror}). Make sure that only one process "
+                    "writes checkpoints there.", stacklevel=5,
+                )  # fmt: skip
+                return
+            if self._is_in_place(file):
+                break
+            os.close(file)  # the holder before has deleted it
+        self._file = file
+        _held.add(file)
+        with suppress(OSError):  # a full disk: the lock holds without its text
+            os.ftruncate(file, 0)
+            os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
+
+    def release(self) -> None:
+        """Let others write."""
+        if self._file in _held:
+            _held.discard(self._file)
+            with suppress(OSError):
+                self._path.unlink()
+            os.close(self._file)
+        self._file = -1
+
+    def _is_in_place(self, file: int) -> bool:
+        try:
+            return os.path.samestat(os.fstat(file), self._path.stat())
+        except FileNotFoundError:
+            return False
+
+
+def _holder(file: int) -> str:
+    """Return who holds a lock, as far as its file says it."""
+    try:
+        said = json.loads(os.read(file, 1000))
+        pid, host = int(said["pid"]), str(said["host"])
+    except (OSError, ValueError, KeyError, TypeError):  # its holder has not yet written it
+        return "another process"
+    if (pid, host) == (os.getpid(), socket.gethostname()):
+        return f"this process itself (process {pid} on {host}), by another call"
+    return f"process {pid} on {host}"
+
+
+def _forget() -> None:
+    """Close the files in a process that was forked, since the lock would otherwise last until both have ended."""
+    for file in _held:
+        os.close(file)
+    _held.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget)

@@ -1,0 +1,127 @@
+"""What a checkpoint says about itself: one line of JSON, and the SHA-256 of this line in the next one."""
+
+import hashlib
+import importlib.metadata
+import json
+import platform
+import warnings
+from collections.abc import Mapping
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+from .._common.errors import FuncconvError
+from .step_folders import OLD_RECORD, RECORD
+
+_FORMAT = 2
+_FIELDS = ("arrays", "digest", "run", "about", "versions")
+
+
+def as_json(value: Any) -> Any:
+    """Return a value as JSON gives it back, with lists in place of tuples and texts as keys.
+
+    Args:
+        value: what JSON can hold.
+
+    Returns:
+        A copy.
+
+    Raises:
+        FuncconvError: if JSON cannot hold it.
+    """
+    try:
+        return json.loads(json.dumps(value))
+    except (TypeError, ValueError, RecursionError) as error:
+        msg = f"train: what a checkpoint says about itself, such as about=, must be JSON: {error}"
+        raise FuncconvError(msg) from error
+
+
+def text_of(record: Mapping[str, Any]) -> str:
+    """Return the text of a record: it in JSON, and its checksum."""
+    line = json.dumps({"format": _FORMAT, **record})
+    return f"{line}\n{json.dumps({'sha256': _sha256(line)})}\n"
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Return the record of a checkpoint.
+
+    Args:
+        path: the folder of the checkpoint.
+
+    Returns:
+        Its fields; `"paths"`, `"keys"` and `"metrics"` are empty if an earlier version of funcconv wrote it.
+
+    Raises:
+        OSError: if it cannot be read.
+        ValueError: if it is damaged.
+    """
+    if not (path / RECORD).exists() and (path / OLD_RECORD).exists():
+        record = json.loads((path / OLD_RECORD / "metadata").read_bytes())
+        return {"paths": {}, "keys": {}, "metrics": {}} | {name: record[name] for name in _FIELDS}
+    line, check, *rest = (path / RECORD).read_bytes().decode().split("\n")
+    if rest != [""] or check != json.dumps({"sha256": _sha256(line)}):
+        msg = f"{RECORD} is not what was written"
+        raise ValueError(msg)
+    record = json.loads(line)
+    if record["format"] != _FORMAT:
+        msg = f"{RECORD} has format {record['format']}, which this version of funcconv does not know"
+        raise ValueError(msg)
+    return {name: record[name] for name in (*_FIELDS, "paths", "keys", "metrics")}
+
+
+def check_alike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
+    """Refuse a checkpoint that is not what is wanted.
+
+    Args:
+        found: what it has, by names.
+        wanted: what it should have.
+        where: which checkpoint it is.
+
+    Raises:
+        FuncconvError: with each difference.
+    """
+    there, here = (
+        {name: json.dumps(value, sort_keys=True) for name, value in each.items()} for each in (found, wanted)
+    )
+    differences = [
+        f"{name}: {_shown(found, name, 'missing')} there, {_shown(wanted, name, 'not known')} here"
+        for name in sorted({*there, *here})
+        if there.get(name) != here.get(name)
+    ]
+    if differences:
+        msg = f"train: the checkpoint in {where} is of something else:\n  " + "\n  ".join(differences)
+        if any("64[" in line or "128[" in line for line in differences):
+            msg += "\nWithout jax_enable_x64, only NumPy arrays have 64 bits: pass these as like."
+        raise FuncconvError(msg)
+
+
+def _shown(values: Mapping[str, Any], name: str, otherwise: str) -> str:
+    if name not in values:
+        return otherwise
+    return values[name] if isinstance(values[name], str) else json.dumps(values[name], sort_keys=True)
+
+
+@cache
+def versions() -> dict[str, str]:
+    """Return the versions of what computes."""
+    packages = ("jax", "jaxlib", "optax", "flax")
+    return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
+
+
+def warn_of_versions(step: int, written_with: Mapping[str, str]) -> None:
+    """Warn if a checkpoint was written with other versions than are here."""
+    here = versions()
+    changes = ", ".join(
+        f"{name} {written_with.get(name)} came to be {here[name]}"
+        for name in here
+        if written_with.get(name) != here[name]
+    )
+    if changes:
+        warnings.warn(
+            f"the checkpoint of step {step} was written with other versions, so what follows may differ in its last "
+            f"bits: {changes}", stacklevel=4,
+        )  # fmt: skip
+
+
+def _sha256(text: str) -> str:
+    return hashlib.sha256(text.encode()).hexdigest()

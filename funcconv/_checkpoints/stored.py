@@ -1,0 +1,171 @@
+"""Checkpoints as readers see them: nothing is written, created or deleted, and damage is noticed."""
+
+import os
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._common.errors import FuncconvError
+from .._common.optional_packages import needs
+from .leaves import as_saved, described, digest, digest_in_order, returned, target
+from .record import as_json, check_alike, read_record, versions, warn_of_versions
+from .step_folders import step_folders
+
+_Read = TypeVar("_Read")
+
+
+class StoredCheckpoints:
+    """The checkpoints in a folder, to read. A writer, in this process or another one, may change them meanwhile.
+
+    Args:
+        folder: an absolute path.
+
+    Raises:
+        FuncconvError: if orbax is not installed.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        with needs("train", "a checkpoint"):
+            import orbax.checkpoint as ocp
+        self._ocp, self.folder = ocp, folder
+
+    @property
+    def steps(self) -> tuple[int, ...]:
+        """After which steps there is one, the last one last."""
+        return tuple(self._folders())
+
+    def told(self, step: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+        """Yield the step and the record of each checkpoint that can be read, the last one first, or of one step."""
+        for number in (step,) if step is not None else reversed(self.steps):
+            if found := self._read(number, lambda _, record: record, skip=step is None):
+                yield number, found
+
+    def about(self, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
+        """Return the step and the record of the last checkpoint that can be read, or of one step."""
+        return self._last(step, lambda _, record: record)
+
+    def restore(
+        self, like: Any, step: int | None = None, about: Mapping[str, Any] | None = None
+    ) -> tuple[int, Any, dict[str, Any]] | None:
+        """Read the last checkpoint that is whole, or a certain one.
+
+        Args:
+            like: a tree of arrays or of their types, with the names, shapes and dtypes that are expected.
+            step: which one; None is the last one that is whole. A warning names each one that is damaged.
+            about: what the checkpoint must say about itself; None accepts anything.
+
+        Returns:
+            The step, the state and what the loop said, or None if there is no checkpoint.
+
+        Raises:
+            FuncconvError: if the checkpoint has other names, shapes or dtypes than `like`, or says something else about
+                itself; or if `step` is given and its checkpoint is damaged.
+        """
+        wanted = None if about is None else as_json(dict(about))
+
+        def read(path: Path, record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+            where = f"{self.folder}, step {path.name.partition('.')[0]}"
+            # Checkpoints of earlier versions have paths only in the digest. They hold Python's numbers as JAX has them.
+            expected = like if record["paths"] else jax.tree.map(_number_of_jax, like)
+            check_alike(record["arrays"], described(expected), where)
+            if wanted is not None:
+                check_alike(record["about"], wanted, where)
+            state = self._arrays(path, expected)
+            _check_digest(digest_in_order(state, record["paths"]) if record["paths"] else digest(state), record)
+            return state, record
+
+        found = self._last(step, read)
+        if found is None:
+            return None
+        number, (state, record) = found
+        if record["versions"] != versions():
+            warn_of_versions(number, record["versions"])
+        return number, state, record["run"]
+
+    def arrays(self) -> Any:
+        """Return the last state that is whole, as nested dicts and lists of NumPy arrays, whatever its structure was.
+
+        The arrays of a checkpoint of funcconv 0.1 are not checked, since it does not say in which order they were.
+        """
+
+        def read(path: Path, record: dict[str, Any]) -> Any:
+            if not record["arrays"]:
+                return {}
+            with self._ocp.PyTreeCheckpointer() as reader:
+                names = reader.metadata(path / "state").item_metadata.tree
+                kinds = jax.tree.map(lambda _: self._ocp.RestoreArgs(restore_type=np.ndarray), names)
+                args = self._ocp.args.PyTreeRestore(restore_args=kinds)
+                state = reader.restore(path / "state", args=args)
+            if record["paths"]:
+                state = as_saved(state, record["arrays"], record["keys"])
+                _check_digest(digest_in_order(state, record["paths"]), record)
+            return state
+
+        found = self._last(None, read)
+        return None if found is None else found[1]
+
+    def _arrays(self, path: Path, like: Any) -> Any:
+        if not jax.tree.leaves(like):
+            return like
+        with self._ocp.StandardCheckpointer() as reader:
+            return returned(reader.restore(path / "state", target(like)), like)
+
+    def _last(self, step: int | None, read: Callable[[Path, dict[str, Any]], _Read]) -> tuple[int, _Read] | None:
+        """Return the step of the last whole checkpoint, or a certain step, and what `read` makes of it."""
+        while True:
+            steps = self.steps
+            for number in reversed(steps) if step is None else (step,):
+                if (found := self._read(number, read, skip=step is None)) is not None:
+                    return number, found
+            if step is not None or self.steps == steps:  # else a writer has removed those that were here
+                return None
+
+    def _read(self, step: int, read: Callable[[Path, dict[str, Any]], _Read], *, skip: bool) -> _Read | None:
+        """Return what `read` makes of a checkpoint, or None if there is none, or it is damaged and to be skipped."""
+        while (path := self._folders().get(step)) is not None:
+            identity = _identity(path)
+            try:
+                return read(path, read_record(path))
+            except FuncconvError:
+                raise
+            except Exception as error:  # whatever is wrong with it
+                if _identity(path) != identity:
+                    continue  # a writer has replaced or removed it meanwhile
+                damage = f"is damaged: {(str(error).splitlines() or [''])[0][:200] or type(error).__name__}"
+                if not skip:
+                    msg = f"train: the checkpoint of step {step} in {self.folder} {damage}"
+                    raise FuncconvError(msg) from error
+                warnings.warn(f"the checkpoint of step {step} in {self.folder} is left out, it {damage}", stacklevel=5)
+                return None
+        return None
+
+    def _folders(self) -> dict[int, Path]:
+        try:
+            return step_folders(self.folder)
+        except OSError as error:
+            msg = f"train: the folder {self.folder} cannot be read: {error}"
+            raise FuncconvError(msg) from error
+
+
+def _check_digest(found: str, record: Mapping[str, Any]) -> None:
+    if found != record["digest"]:
+        msg = "its arrays are not those that were written"
+        raise ValueError(msg)
+
+
+def _number_of_jax(leaf: Any) -> Any:
+    return jnp.asarray(leaf) if isinstance(leaf, bool | int | float | complex) else leaf
+
+
+def _identity(path: Path) -> tuple[int, ...] | None:
+    """Return what tells a folder from another one that is put in its place."""
+    try:
+        found = os.stat(path)
+    except FileNotFoundError:
+        return None
+    return found.st_dev, found.st_ino, found.st_mtime_ns

@@ -1,0 +1,61 @@
+"""Paths that users pass: what no file system accepts is refused before anything is read or written."""
+
+import errno
+import os
+import stat
+from pathlib import Path
+from typing import Literal
+
+from .errors import FuncconvError
+
+
+def checked_path(op: str, path: object, *, wants: Literal["file", "folder"]) -> Path:
+    """Return a path that can name a file or a folder; it need not exist.
+
+    Args:
+        op: the function that the user called. Messages begin with it.
+        path: what the user passed.
+        wants: `"file"` refuses the path of a folder, `"folder"` that of a file.
+
+    Returns:
+        The path as it was given, relative or absolute.
+
+    Raises:
+        FuncconvError: if the path is neither a string nor an `os.PathLike` of one, is empty, has a NUL character or
+            other characters that the system cannot encode, is too long, leads through a file, or names something else
+            than is wanted.
+    """
+    given = path
+    if isinstance(path, os.PathLike):
+        path = os.fspath(path)
+    if not isinstance(path, str):
+        msg = f"{op}: the path of a {wants} must be a string or a pathlib.Path; got {_short(given)}"
+        raise FuncconvError(msg)
+    if not path:
+        msg = f"{op}: the path is empty; pass the name of a {wants}"
+        raise FuncconvError(msg)
+    if wants == "file" and path.endswith(("/", os.sep)):
+        msg = f"{op}: {_short(given)} is the path of a folder; pass the path of a file"
+        raise FuncconvError(msg)
+    try:
+        mode = os.stat(path).st_mode
+    except FileNotFoundError:
+        return Path(path)
+    except (ValueError, UnicodeError) as error:  # a NUL character, or half of a surrogate pair
+        msg = f"{op}: {_short(path)} cannot be a path: {error}"
+        raise FuncconvError(msg) from error
+    except OSError as error:
+        if error.errno in (errno.EACCES, errno.EPERM):  # reading or writing it says more
+            return Path(path)
+        msg = f"{op}: {_short(path)} cannot be a path: {error.strerror}"
+        raise FuncconvError(msg) from error
+    is_folder = stat.S_ISDIR(mode)
+    if is_folder != (wants == "folder"):
+        msg = f"{op}: {_short(path)} is a {'folder' if is_folder else 'file'}; pass the path of a {wants}"
+        raise FuncconvError(msg)
+    return Path(path)
+
+
+def _short(value: object) -> str:
+    text = repr(value)
+    return text if len(text) <= 120 else f"{text[:60]}...{text[-20:]} ({len(text)} characters)"

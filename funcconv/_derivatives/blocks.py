@@ -1,0 +1,52 @@
+"""Parts of a tree of nested dicts, by name: where their leaves are among those of the whole."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._common.errors import FuncconvError, suggest
+from .trees import Tree
+
+
+@dataclass(frozen=True)
+class Part:
+    """A subtree: the places of its leaves, and its structure."""
+
+    places: tuple[int, ...]
+    structure: Any
+
+    def taken(self, tree: Tree) -> Tree:
+        """Return the part of a tree."""
+        leaves = jax.tree.leaves(tree)
+        return jax.tree.unflatten(self.structure, [leaves[place] for place in self.places])
+
+    def among_zeros(self, part: Tree, form: Tree) -> Tree:
+        """Return a tree of the given form that has this part, and zeros elsewhere."""
+        leaves = dict(zip(self.places, jax.tree.leaves(part), strict=True))
+        all_forms, structure = jax.tree.flatten(form)
+        zeros = ((place, jnp.zeros(leaf.shape, leaf.dtype)) for place, leaf in enumerate(all_forms))
+        return jax.tree.unflatten(structure, [leaves.get(place, zero) for place, zero in zeros])
+
+
+def part(where: str, tree: Tree, name: str) -> Part:
+    """Return the part that a name such as `"conv1"` or `"trunk/conv1/kernel"` says."""
+    leaves, structure = jax.tree.flatten(tree)
+    found: Any = jax.tree.unflatten(structure, range(len(leaves)))
+    known = list(_names(found))
+    if name not in known:
+        msg = f"{where}: params have no entry {name!r}"
+        raise FuncconvError(msg + (suggest(name, known) or "; they are no nested dict"))
+    for word in name.split("/"):
+        found = next(value for key, value in found.items() if str(key) == word)
+    places, structure = jax.tree.flatten(found)
+    return Part(tuple(places), structure)
+
+
+def _names(tree: Tree, before: str = "") -> Iterator[str]:
+    for key, value in tree.items() if isinstance(tree, Mapping) else ():
+        if jax.tree.leaves(value):
+            yield f"{before}{key}"
+            yield from _names(value, f"{before}{key}/")

@@ -1,0 +1,67 @@
+"""Estimates of a trace and a diagonal by random signs, with their standard errors."""
+
+from collections.abc import Callable
+from typing import NamedTuple, TypeAlias
+
+import jax
+import jax.numpy as jnp
+
+from .._common.errors import FuncconvError
+from .._common.optional_packages import needs
+from .._common.types import Array
+from .linear_map import positive
+from .trees import Tree
+
+_Moments: TypeAlias = tuple[Array, Array, Array]  # the count, the mean, the sum of squared deviations from it
+
+
+class Estimate(NamedTuple):
+    """A mean of samples, and the standard error of that mean: `std / sqrt(samples)`, the std with `samples - 1`.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> h = fc.hessian(lambda x: (x**2).sum(), jax.numpy.ones(8))  # diagonal: every sample is exact
+        >>> estimate = h.trace("hutchinson", key=jax.random.key(0), samples=4)
+        >>> float(estimate.value), float(estimate.error)
+        (16.0, 0.0)
+    """
+
+    value: Tree
+    error: Tree
+
+
+def hutchinson(
+    where: str, of: str, product: Callable[[Array], Array], like: Array, key: Array | None, samples: int, chunk: int
+) -> Estimate:
+    """Return the mean of `<z, A z>`, the `"trace"`, or of `z * A z`, the `"diagonal"`, over random signs `z`.
+
+    matfree draws and averages the signs of one chunk; chunks are merged here, so that memory is that of one.
+    """
+    with needs("curvature", where):
+        from matfree import stochtrace
+    if key is None:
+        msg = f"{where}: an estimate draws random signs, so it needs key=jax.random.key(...)"
+        raise FuncconvError(msg)
+    positive(f"{where}: samples", samples, least=2)  # one sample says nothing of its error
+    full, rest = divmod(samples, min(positive(f"{where}: chunk", chunk), samples))
+    integrand = stochtrace.monte_carlo_trace() if of == "trace" else stochtrace.monte_carlo_diagonal()
+
+    def moments(key: Array, count: int) -> _Moments:
+        sampler = stochtrace.sampler_signs(like, num=count)
+        mean, error = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sampler)(product, key)
+        # matfree divides by the count where the std of a sample has one less: its error is sqrt(squares) / count.
+        return jnp.asarray(count, like.dtype), mean, (error * count) ** 2
+
+    keys = jax.random.split(key, full + 1)
+    chunk = (samples - rest) // full
+    zero = jnp.zeros((), like.dtype) if of == "trace" else jnp.zeros_like(like)
+    start = (jnp.zeros((), like.dtype), zero, zero)
+    total, _ = jax.lax.scan(lambda sofar, key: (_merged(sofar, moments(key, chunk)), None), start, keys[:full])
+    count, mean, squares = _merged(total, moments(keys[full], rest)) if rest else total
+    return Estimate(mean, jnp.sqrt(squares / (count - 1) / count))
+
+
+def _merged(one: _Moments, other: _Moments) -> _Moments:
+    """Return the moments of both sets of samples (Chan, Golub and LeVeque, 1979)."""
+    count, step = one[0] + other[0], other[1] - one[1]
+    return count, one[1] + step * (other[0] / count), one[2] + other[2] + step**2 * (one[0] * other[0] / count)

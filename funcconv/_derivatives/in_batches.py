@@ -1,0 +1,99 @@
+"""The gradient of a large batch, in the memory of a small one."""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from .._common.dtypes import wide
+from .._common.errors import FuncconvError
+from .._common.types import Array
+from .linear_map import positive
+from .trees import Tree, float_tree, leading_size, scalar
+
+
+def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callable[..., tuple[Array, Tree]]:
+    """Return the function that gives the value of `f` and its gradient, one mini-batch after another.
+
+    It equals `jax.value_and_grad(f)` on all examples together, up to rounding, in the memory of one mini-batch:
+    `f = Σ_b n_b / n f_b` over batches of sizes `n_b` with `Σ_b n_b = n`, the last of which has what is left.
+
+    Args:
+        f: `f(params, *examples)` gives one floating number: the mean over the first axis of the examples of a loss that
+            depends on one of them (not so with batch statistics).
+        batch_size: the examples in a mini-batch; it need not divide their number. If the examples are spread over
+            devices, let it be a multiple of the number of devices: then each computes its share of every mini-batch,
+            and no example is moved. Mini-batches do not have consecutive examples.
+
+    Returns:
+        A function of `(params, *examples)`, where all leaves of the examples share their first axis; it gives the value
+        and a tree like `params`. 16-bit numbers are summed in float32, and the result has the dtypes of `f` and
+        `params`.
+
+    Raises:
+        FuncconvError: if the batch size is not a positive integer; when called, if the examples do not share their
+            first axis or there are none, `f` does not give a scalar, a leaf of `params` is not real and floating, or
+            the examples are spread by type (Explicit axes of a mesh) over devices that cannot share a mini-batch.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> def loss(w, x):
+        ...     return ((x - w) ** 2).mean()
+        >>> value, gradient = jax.jit(fc.value_and_grad_in_batches(loss, 2))(jnp.float32(0), jnp.array([1.0, 2.0, 6.0]))
+        >>> print(f"{value:.3f} {gradient:.3f}")  # as of all three together
+        13.667 -6.000
+    """
+    positive("value_and_grad_in_batches: batch_size", batch_size)
+    where = "value_and_grad_in_batches"
+    derivative: Callable[..., tuple[Array, Tree]] = jax.value_and_grad(scalar(where, "f", f))
+
+    def value_and_grad(params: Tree, *examples: Tree) -> tuple[Array, Tree]:
+        params = float_tree(where, "params", params)
+        n = leading_size(where, "the examples", examples)
+        size = min(batch_size, n)
+        count, rest = divmod(n, size)
+        # Where devices share the examples, each has consecutive rows of this table. A mini-batch is some columns of it,
+        # so that each device has its share of every mini-batch.
+        rows = math.gcd(n, size)
+        table = jax.tree.map(lambda x: _rows(jnp.asarray(x), rows, batch_size), examples)
+
+        def cut(column: Any, size: int) -> Tree:
+            def of(x: Array) -> Array:
+                columns = lax.dynamic_slice_in_dim(x, column, size // rows, axis=1)
+                return columns.reshape(size, *x.shape[2:])
+
+            return jax.tree.map(of, table)
+
+        def part(column: Any, size: int) -> Tree:
+            return jax.tree.map(lambda x: x.astype(wide(x.dtype)) * (size / n), derivative(params, *cut(column, size)))
+
+        def step(total: Tree, column: Array) -> tuple[Tree, None]:
+            return jax.tree.map(jnp.add, total, part(column, size)), None
+
+        form = jax.eval_shape(lambda: derivative(params, *cut(0, size)))
+        value = jnp.zeros((), wide(form[0].dtype))
+        total = value, jax.tree.map(lambda x: jnp.zeros_like(x, dtype=wide(x.dtype)), params)
+        total, _ = lax.scan(step, total, jnp.arange(count) * (size // rows))
+        if rest:
+            total = jax.tree.map(jnp.add, total, part((n - rest) // rows, rest))
+        value, gradient = jax.tree.map(lambda x, like: x.astype(like.dtype), total, form)
+        return value, gradient
+
+    return value_and_grad
+
+
+def _rows(x: Array, rows: int, batch_size: int) -> Array:
+    """Return the examples as a table, `(rows, examples // rows, ...)`."""
+    where = jax.typeof(x).sharding
+    axes = where.spec[0] if where.spec else None  # known for axes of type Explicit only
+    devices = math.prod(where.mesh.shape[axis] for axis in (axes if isinstance(axes, tuple) else (axes,)) if axis)
+    if rows % devices:
+        msg = (
+            f"value_and_grad_in_batches: {len(x)} examples are spread over {devices} devices, the axis {axes!r} of the "
+            f"mesh, so batch_size must be a multiple of {devices}; got {batch_size}"
+        )
+        raise FuncconvError(msg)
+    return x.reshape(rows, len(x) // rows, *x.shape[1:])

@@ -1,0 +1,259 @@
+"""A symmetric operator on trees: its products, diagonal, trace, spectrum, blocks, and what other libraries call it."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from .._common.errors import FuncconvError, suggest
+from .._common.optional_packages import needs
+from .._common.types import Array
+from .blocks import part
+from .density import Density, lanczos_density
+from .hutchinson import Estimate, hutchinson
+from .linear_map import LinearMap, as_pytree, over_basis
+from .scipy import eigenpairs, scipy_operator
+from .trees import Flat, Partial, Tree, described, is_float
+
+_METHODS = ("exact", "hutchinson")
+
+
+@as_pytree
+@dataclass(frozen=True, eq=False, repr=False)
+class Operator(LinearMap):
+    """A symmetric linear operator on trees, known by its products: a Hessian, a Gauss–Newton matrix, a Fisher matrix.
+
+    It is made by `hessian`, `gauss_newton` and `fisher`, which evaluate the network once; a product repeats only what
+    is linear. Nothing is compiled but for `eigsh` and `to_scipy`: the rest works inside `jax.jit` as it is. An operator
+    is itself a pytree: `jax.jit(lambda params: fc.hessian(f, params))` gives that of each point, and what was compiled
+    for one of them serves all.
+
+    Vectors are trees like the parameters. As a matrix, rows and columns are in the order of
+    `jax.flatten_util.ravel_pytree`, in the widest dtype of the leaves, and at least float32.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> def f(params):
+        ...     return params["a"] @ params["a"] + params["a"].sum() * params["b"]
+        >>> h = fc.hessian(f, {"a": jnp.ones(2), "b": jnp.float32(3)})
+        >>> h.shape, h.dense().tolist()
+        ((3, 3), [[2.0, 0.0, 1.0], [0.0, 2.0, 1.0], [1.0, 1.0, 0.0]])
+        >>> h.diag()["a"].tolist(), float(h.trace()), h.block("a").dense().tolist()
+        ([2.0, 2.0], 4.0, [[2.0, 0.0], [0.0, 2.0]])
+        >>> values, vectors = h.eigsh(1)
+        >>> print(f"{values[0]:.3f}", vectors["a"].shape)
+        2.732 (1, 2)
+    """
+
+    semidefinite: bool = False
+
+    @property
+    def size(self) -> int:
+        """The number of rows, which is that of the columns."""
+        return self.shape[0]
+
+    def shifted(self, damping: Any) -> "Operator":
+        """Add a multiple of the identity: `A + damping * I`, as in damped Newton steps.
+
+        Args:
+            damping: a real number, also a traced one.
+
+        Returns:
+            An operator. It counts as positive semidefinite if this one does, unless the damping is seen to be negative.
+
+        Raises:
+            FuncconvError: if the damping is not one real number.
+        """
+        if not (is_float(damping) or isinstance(damping, int)) or jnp.shape(damping) != ():
+            msg = f"{self.name}.shifted: damping must be one real number; got {described(damping)}"
+            raise FuncconvError(msg)
+        negative = not isinstance(damping, jax.core.Tracer) and bool(damping < 0)
+        product = Partial(_shifted, self.product, jnp.asarray(damping))
+        return replace(self, product=product, semidefinite=self.semidefinite and not negative)
+
+    def diag(
+        self, method: str = "exact", *, chunk: int = 32, key: Array | None = None, samples: int = 64
+    ) -> Tree | Estimate:
+        """Compute or estimate the diagonal.
+
+        Args:
+            method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
+                `z * A z` over random signs `z`.
+            chunk: how many products are computed at once, which bounds the memory.
+            key: for the random signs.
+            samples: how many of them, at least 2.
+
+        Returns:
+            A tree like the parameters; for `"hutchinson"` an `Estimate` with two such trees, `value` and its standard
+            `error`.
+
+        Raises:
+            FuncconvError: if the method is unknown, a number is too small, a key or matfree is missing.
+
+        Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", 2007.
+        """
+        flat = Flat(self.rows)
+        if self._is_exact("diag", method):
+            return flat.unravel(over_basis(self, _entry, chunk))
+        estimate = hutchinson(f"{self.name}.diag", "diagonal", self._on_vectors, flat.zeros(), key, samples, chunk)
+        return Estimate(*map(flat.unravel, estimate))
+
+    def trace(
+        self, method: str = "exact", *, chunk: int = 32, key: Array | None = None, samples: int = 64
+    ) -> Array | Estimate:
+        """Compute or estimate the trace.
+
+        Args:
+            method: as for `diag`; `"hutchinson"` is the mean of `<z, A z>`.
+            chunk: as for `diag`.
+            key: as for `diag`.
+            samples: as for `diag`.
+
+        Returns:
+            A number; for `"hutchinson"` an `Estimate` with two, `value` and its standard `error`.
+
+        Raises:
+            FuncconvError: as `diag`.
+
+        Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
+        """
+        if self._is_exact("trace", method):
+            return over_basis(self, _entry, chunk).sum()
+        zeros = Flat(self.rows).zeros()
+        return hutchinson(f"{self.name}.trace", "trace", self._on_vectors, zeros, key, samples, chunk)
+
+    def eigsh(self, k: int, which: str = "LA", *, tol: float = 0.0, maxiter: int | None = None) -> tuple[Array, Tree]:
+        """Compute some eigenvalues and eigenvectors, by `scipy.sparse.linalg.eigsh` on the compiled product.
+
+        Args:
+            k: how many.
+            which: `"LA"` the largest, `"SA"` the smallest, `"LM"` and `"SM"` the largest and smallest in absolute
+                value, `"BE"` some from both ends.
+            tol: the relative accuracy of the eigenvalues; 0 is that of the dtype.
+            maxiter: how many restarts; None is `10 * size`.
+
+        Returns:
+            The eigenvalues `(k,)` in ascending order, and the eigenvectors: a tree like the parameters, each leaf with
+            an axis of `k` in front. As vectors they are orthonormal.
+
+        Raises:
+            FuncconvError: if `k` is not in `1 … size`, `which` is unknown, not all converge, scipy is missing, or the
+                operator is inside `jax.jit`.
+
+        Source: Lehoucq, Sorensen and Yang, "ARPACK users' guide", 1998.
+        """
+        return eigenpairs(f"{self.name}.eigsh", self, k, which, tol=tol, maxiter=maxiter)
+
+    def density(
+        self, key: Array, *, order: int = 64, samples: int = 8, smoothing: float = 0.01, points: int = 1024
+    ) -> Density:
+        """Estimate the density of the eigenvalues, by stochastic Lanczos quadrature.
+
+        For each of `samples` vectors of random signs, `order` products give a quadrature of the spectrum; the density
+        is the mean of these, each node spread to a normal density.
+
+        Args:
+            key: for the random signs.
+            order: the products for each of them, as many vectors in memory; no more than `size` are made.
+            samples: the number of vectors of signs.
+            smoothing: the standard deviation of a peak, as a part of the spectrum's width (if all eigenvalues are
+                equal, of their size; if all are zero, of 1).
+            points: the points of the grid, which is even and goes beyond the spectrum by 8 standard deviations.
+
+        Returns:
+            A `Density` of `grid` and `density`, both `(points,)`; `.plot(ax)` draws it.
+
+        Raises:
+            FuncconvError: if a number is too small, the points are too few for the smoothing, or matfree is missing.
+
+        Source: Lin, Saad and Yang, "Approximating spectral densities of large matrices", SIAM Review 58, 2016.
+        """
+        return lanczos_density(
+            f"{self.name}.density", self._on_vectors, Flat(self.rows).zeros(), key,
+            order=order, samples=samples, smoothing=smoothing, points=points,
+        )  # fmt: skip
+
+    def block(self, row: str, column: str | None = None) -> Any:
+        """Return a block of the operator, for parameters that are nested dicts.
+
+        Its product leaves out what the column's parameters do not reach.
+
+        Args:
+            row: an entry of the parameters, such as `"conv1"`, `"trunk/conv1"` or `"conv1/kernel"`.
+            column: another; None is the same.
+
+        Returns:
+            For the diagonal an `Operator` on that part of the tree. Off it a linear map from the column's part to the
+            row's, which has `mv`, `mm`, `dense` and `shape`.
+
+        Raises:
+            FuncconvError: if there is no such entry; the nearest is named.
+
+        Example:
+            >>> import funcconv as fc, jax.numpy as jnp
+            >>> h = fc.hessian(lambda p: p["a"] * (p["b"] ** 2).sum(), {"a": jnp.float32(3), "b": jnp.ones(2)})
+            >>> h.block("b").dense().tolist(), h.block("a", "b").dense().tolist()
+            ([[6.0, 0.0], [0.0, 6.0]], [[2.0, 2.0]])
+        """
+        where = f"{self.name}.block"
+        rows, columns = part(where, self.rows, row), part(where, self.rows, row if column is None else column)
+        form, whole = columns.taken(self.columns), self.product
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+        # Linearised again, the product forgets the derivatives by all that is zero.
+        product = jax.linearize(lambda v: rows.taken(whole(columns.among_zeros(v, self.columns))), zeros)[1]
+        if rows == columns:
+            return Operator(f"{self.name}.block({row!r})", form, form, product, self.semidefinite)
+        return LinearMap(f"{self.name}.block({row!r}, {column!r})", rows.taken(self.rows), form, product)
+
+    def to_scipy(self) -> Any:
+        """Return the operator as scipy's, on vectors in the order of `jax.flatten_util.ravel_pytree`.
+
+        Returns:
+            A `scipy.sparse.linalg.LinearOperator`, its product compiled.
+
+        Raises:
+            FuncconvError: if scipy is missing; its products do inside `jax.jit`.
+        """
+        return scipy_operator(f"{self.name}.to_scipy", self)
+
+    def to_lineax(self, *, semidefinite: bool | None = None) -> Any:
+        """Return the operator as lineax's, on trees like the parameters.
+
+        Args:
+            semidefinite: whether to tag it as positive semidefinite, which some solvers ask for. None does for
+                Gauss–Newton and Fisher matrices. A damped Hessian is when the damping is large enough, and only the
+                caller knows that.
+
+        Returns:
+            A `lineax.FunctionLinearOperator`, tagged as symmetric. `lineax.CG` makes its step a NaN where `<p, A p>` is
+            not above `100 * size * eps` of the squared residual: in float32 a damping may have to be large, or the
+            solver of scipy be taken.
+
+        Raises:
+            FuncconvError: if lineax is missing.
+        """
+        with needs("curvature", f"{self.name}.to_lineax"):
+            import lineax
+        positive = self.semidefinite if semidefinite is None else semidefinite
+        tags = (lineax.symmetric_tag, *[lineax.positive_semidefinite_tag][: int(positive)])
+        return lineax.FunctionLinearOperator(self.product, self.rows, tags)
+
+    def _on_vectors(self, vector: Array) -> Array:
+        flat = Flat(self.rows)
+        return flat.ravel(self.product(flat.unravel(vector)))
+
+    def _is_exact(self, what: str, method: str) -> bool:
+        if method not in _METHODS:
+            msg = f"{self.name}.{what}: unknown method {method!r}{suggest(method, _METHODS)}"
+            raise FuncconvError(msg)
+        return method == "exact"
+
+
+def _entry(column: Array, i: Array) -> Array:
+    return column[i]
+
+
+def _shifted(product: Callable[[Tree], Tree], damping: Array, v: Tree) -> Tree:
+    return jax.tree.map(lambda a, x: a + damping.astype(x.dtype) * x, product(v), v)

@@ -1,0 +1,82 @@
+"""A linear map as scipy's, and the eigenvalues that scipy finds."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._common.errors import FuncconvError, suggest
+from .._common.optional_packages import needs
+from .._common.types import Array
+from .linear_map import LinearMap, positive
+from .trees import Flat, Tree
+
+_WHICH = ("LA", "SA", "LM", "SM", "BE")
+
+
+def scipy_operator(where: str, symmetric: LinearMap) -> Any:
+    """Return the `scipy.sparse.linalg.LinearOperator` of a symmetric map, its product compiled."""
+    with needs("curvature", where):
+        from scipy.sparse.linalg import LinearOperator
+    dtype = Flat(symmetric.rows).dtype
+
+    def called(function: Any, x: Any) -> Any:
+        try:
+            return np.asarray(function(symmetric, jnp.asarray(x, dtype)))
+        except jax.errors.TracerArrayConversionError as error:
+            msg = f"{where} works on numbers, which there are none of inside jax.jit; there, use mv"
+            raise FuncconvError(msg) from error
+
+    def matvec(x: Any) -> Any:
+        return called(_multiplied, x.reshape(-1))  # (n,), or (n, 1)
+
+    def matmat(xs: Any) -> Any:
+        return called(_all_multiplied, xs)
+
+    return LinearOperator(symmetric.shape, matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.dtype(dtype))
+
+
+@jax.jit
+def _multiplied(symmetric: LinearMap, x: Array) -> Array:
+    flat = Flat(symmetric.rows)
+    return flat.ravel(symmetric.product(flat.unravel(x)))
+
+
+@jax.jit
+def _all_multiplied(symmetric: LinearMap, xs: Array) -> Array:
+    ys: Array = jax.vmap(lambda x: _multiplied(symmetric, x), 1, 1)(xs)
+    return ys
+
+
+def eigenpairs(
+    where: str, symmetric: LinearMap, k: int, which: str, *, tol: float, maxiter: int | None
+) -> tuple[Array, Tree]:
+    """Return `k` eigenvalues and eigenvectors; see `Operator.eigsh`."""
+    if which not in _WHICH:
+        msg = f"{where}: unknown which {which!r}{suggest(which, _WHICH)}"
+        raise FuncconvError(msg)
+    size = symmetric.shape[0]
+    if positive(f"{where}: k", k) > size:
+        msg = f"{where}: an operator of size {size} has no {k} eigenvalues"
+        raise FuncconvError(msg)
+    matrix = scipy_operator(where, symmetric)
+    with needs("curvature", where):
+        from scipy.sparse import linalg
+    start = np.random.default_rng(0).standard_normal(size).astype(matrix.dtype)  # so that a second call is the same
+    image = matrix.matvec(start)
+    if not np.isfinite(image).all():
+        msg = f"{where}: the product with a vector is not finite, so there are no eigenvalues"
+        raise FuncconvError(msg)
+    if not image.any():  # ARPACK refuses the zero map
+        values, vectors = np.zeros(k, matrix.dtype), np.eye(size, k, dtype=matrix.dtype)
+    elif k == size:  # ARPACK computes fewer than all
+        values, vectors = np.linalg.eigh(matrix.matmat(np.eye(size, dtype=matrix.dtype)))
+    else:
+        try:
+            values, vectors = linalg.eigsh(matrix, k, which=which, v0=start, tol=tol, maxiter=maxiter)
+        except linalg.ArpackNoConvergence as error:
+            msg = f"{where}: {len(error.eigenvalues)} of {k} eigenvalues converged; raise maxiter= or tol="
+            raise FuncconvError(msg) from error
+    order = np.argsort(values)
+    return jnp.asarray(values[order]), jax.vmap(Flat(symmetric.rows).unravel)(jnp.asarray(vectors.T[order]))

@@ -1,0 +1,1 @@
+"""Networks: declared, named, used."""

@@ -1,0 +1,264 @@
+"""Layers that training wants: normalization, and dropout."""
+
+from dataclasses import dataclass, field
+from typing import Any, ClassVar
+
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, DTypeLike, Number, Shape
+from ..._ops.dropout import dropout
+from ..._ops.init import init_batch_stats, init_norm
+from ..._ops.norms import batch_norm, group_norm, layer_norm, weight_standardize
+from ..._windows.reach import IDENTITY, Reach
+from .layers import Conv, Dense, LocalConv
+from .node import Layer
+
+
+@dataclass(frozen=True, repr=False)
+class Dropout(Layer):
+    """`dropout` as a layer: in training each of its uses draws zeros of its own, otherwise it does nothing.
+
+    Args:
+        rate: the probability of a zero.
+        whole_channels: whether a channel of an example is set to zero as a whole.
+        name: of its nodes, from which their keys are folded; by default `dropout1` and so on.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (1000,))
+        >>> graph = fc.Graph(x, fc.Dropout(0.5)(x))
+        >>> y, _ = graph.apply({}, {}, jnp.ones(1000), key=jax.random.key(0), train=True)
+        >>> set(y.tolist()) == {0.0, 2.0}, set(graph({}, jnp.ones(1000)).tolist())
+        (True, {1.0})
+    """
+
+    rate: Number = 0.5
+    whole_channels: bool = field(default=False, kw_only=True)
+
+    random: ClassVar[bool] = True
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
+        """Return that every number sees itself."""
+        return _itself(*shapes)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Return what came."""
+        del params, batch
+        (x,) = xs
+        return x
+
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Drop, in training."""
+        if not train or self.rate == 0:
+            return self.apply(params, *xs, batch=batch), state
+        if key is None:
+            msg = f"{self!r} draws in training: give a key, graph.apply(params, state, *xs, key=..., train=True)"
+            raise FuncconvError(msg)
+        (x,) = xs
+        return dropout(key, x, self.rate, spatial=max(x.ndim - len(batch) - 1, 0) if self.whole_channels else 0), state
+
+
+@dataclass(frozen=True, repr=False)
+class _Norm(Layer):
+    """What the normalizing layers have in common."""
+
+    epsilon: Number = field(default=1e-5, kw_only=True)
+    scale: bool = field(default=True, kw_only=True)
+    bias: bool = field(default=True, kw_only=True)
+    dtype: DTypeLike | None = field(default=None, kw_only=True)
+
+    parametric: ClassVar[bool] = True
+
+    def normalized(self, *shapes: Shape) -> Shape:
+        """Return the sizes of the axes that have a scale."""
+        (shape,) = shapes
+        if not shape:
+            msg = f"{self!r} needs an axis of channels; its input is one number for each example"
+            raise FuncconvError(msg)
+        return shape[-1:]
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Return ones and zeros."""
+        del key
+        return init_norm(self.normalized(*shapes), scale=self.scale, bias=self.bias, dtype=self.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class LayerNorm(_Norm):
+    """`layer_norm` as a layer.
+
+    Args:
+        axes: how many last axes are normalized over and have scale and bias: 1 for the channels of each position.
+        epsilon: see `layer_norm`.
+        scale: whether there is one.
+        bias: whether there is one.
+        dtype: see `Conv`.
+        name: see `Conv`.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> fc.Graph(x, fc.LayerNorm()(x)).init(jax.random.key(0))["layer_norm1"]["scale"].shape
+        (3,)
+    """
+
+    axes: int = 1
+
+    def normalized(self, *shapes: Shape) -> Shape:
+        """Return the sizes of the last axes."""
+        (shape,) = shapes
+        if not 1 <= self.axes <= len(shape):
+            msg = f"{self!r}: axes must be from 1 to those of the input without batch axes, {shape}; got {self.axes}"
+            raise FuncconvError(msg)
+        return shape[len(shape) - self.axes :]
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Normalize."""
+        del batch
+        (x,) = xs
+        return layer_norm(params, x, axes=self.axes, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(_Norm):
+    """`group_norm` as a layer: over all positions and the channels of each group.
+
+    Args:
+        groups: see `group_norm`.
+        epsilon: see `group_norm`.
+        scale: whether there is one.
+        bias: whether there is one.
+        dtype: see `Conv`.
+        name: see `Conv`.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 6))
+        >>> graph = fc.Graph(x, fc.GroupNorm(3)(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 8, 8, 6))).shape
+        (2, 8, 8, 6)
+    """
+
+    groups: int
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Normalize."""
+        (x,) = xs
+        return group_norm(params, x, self.groups, epsilon=self.epsilon, spatial=x.ndim - len(batch) - 1)
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(_Norm):
+    """`batch_norm` as a layer, with its running figures in the state of `graph.apply`.
+
+    One layer used twice, as in the branches of a siamese network, has one state: in training each use is normalized by
+    its own batch, and they change the running figures one after another.
+
+    Args:
+        momentum: see `batch_norm`.
+        unbiased: see `batch_norm`.
+        axis_name: see `batch_norm`.
+        epsilon: see `batch_norm`.
+        scale: whether there is one.
+        bias: whether there is one.
+        dtype: see `Conv`; the state is at least float32.
+        name: see `Conv`; also that of its entry in the state.
+        params: see `Conv`.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (3,))
+        >>> graph = fc.Graph(x, fc.BatchNorm(momentum=0.5)(x))
+        >>> params, state = graph.init(jax.random.key(0)), graph.init_state()
+        >>> y, state = graph.apply(params, state, jnp.array([[0.0, 1.0, 2.0], [2.0, 3.0, 4.0]]), train=True)
+        >>> state["batch_norm1"]["mean"].tolist()
+        [0.5, 1.0, 1.5]
+    """
+
+    momentum: Number = field(default=0.9, kw_only=True)
+    unbiased: bool = field(default=True, kw_only=True)
+    axis_name: str | tuple[str, ...] | None = field(default=None, kw_only=True)
+
+    stateful: ClassVar[bool] = True
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
+        """Return that every number sees itself: of training, where it sees its whole batch, it is not asked."""
+        return _itself(*shapes)
+
+    def first_state(self, *shapes: Shape) -> Any:
+        """Return mean 0 and variance 1."""
+        (channels,) = self.normalized(*shapes)
+        return init_batch_stats(channels, dtype=None if self.dtype is None else wide(self.dtype))
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Normalize by the figures of the first state."""
+        first = self.first_state(*(x.shape[len(batch) :] for x in xs))
+        return self.run(params, first, *xs, batch=batch, key=None, train=False)[0]
+
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Normalize, in training by the figures of the batch."""
+        del batch, key
+        (x,) = xs
+        return batch_norm(
+            params, state, x, train=train, momentum=self.momentum, epsilon=self.epsilon, unbiased=self.unbiased,
+            axis_name=self.axis_name,
+        )  # fmt: skip
+
+
+@dataclass(frozen=True, repr=False)
+class WeightStandardize(Layer):
+    """A `Conv`, `LocalConv` or `Dense` whose kernel goes through `weight_standardize` whenever it is used.
+
+    Args:
+        layer: whose parameters they are; its `name` and `params` are those of the whole.
+        epsilon: see `weight_standardize`.
+
+    Raises:
+        FuncconvError: if the layer is another.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
+        >>> list(graph.init(jax.random.key(0)))
+        ['conv1', 'group_norm1']
+    """
+
+    layer: Conv | LocalConv | Dense
+    epsilon: Number = field(default=1e-5, kw_only=True)
+
+    parametric: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Take over the names."""
+        if not isinstance(self.layer, Conv | LocalConv | Dense):
+            msg = f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}"
+            raise FuncconvError(msg)
+        for name in ("name", "params"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
+        super().__post_init__()
+
+    @property
+    def label(self) -> str:
+        """That of the layer."""
+        return self.layer.label
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
+        """Return what the layer sees."""
+        return self.layer.reaches(*shapes)
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw the layer's parameters."""
+        return self.layer.draw(key, *shapes)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Apply the layer."""
+        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
+        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)
+
+
+def _itself(*shapes: Shape) -> tuple[Reach | None, ...]:
+    (shape,) = shapes
+    return (IDENTITY,) * len(shape)

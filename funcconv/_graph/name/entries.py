@@ -1,0 +1,80 @@
+"""A parameter tree as nested dicts of entries, each under a path such as `("trunk", "conv1")`."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Params
+
+Path = tuple[str, ...]
+
+
+def get(tree: Params, path: Path) -> Any:
+    """Return the entry at a path; KeyError where there is none."""
+    for name in path:
+        if not isinstance(tree, Mapping):
+            raise KeyError(name)
+        tree = tree[name]
+    return tree
+
+
+def put(tree: dict[str, Any], path: Path, value: Any) -> None:
+    """Set the entry at a path, making the dicts above it."""
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
+
+
+def replaced(tree: Any, path: Path, value: Any) -> Any:
+    """Return the tree with another value at a path."""
+    if not path:
+        return value
+    return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
+
+
+def check(tree: Params, paths: Iterable[Path], *, what: str = "the parameters", partial: bool = False) -> None:
+    """Refuse a tree that has not just the entries of these paths; a partial one may lack some."""
+    _check(tree, _nested(paths), (), what, partial=partial)
+
+
+def select(tree: Params, paths: Iterable[Path]) -> dict[str, Any]:
+    """Return the part of a tree that has the entries of these paths."""
+    selected: dict[str, Any] = {}
+    for path in paths:
+        try:
+            put(selected, path, get(tree, path))
+        except KeyError:
+            msg = f"the parameters have no entry {'/'.join(path)!r}{_suggest_entry(tree, path)}"
+            raise FuncconvError(msg) from None
+    return selected
+
+
+def _nested(paths: Iterable[Path]) -> dict[str, Any]:
+    known: dict[str, Any] = {}
+    for path in paths:
+        put(known, path, None)
+    return known
+
+
+def _check(tree: Any, known: dict[str, Any], above: Path, what: str, *, partial: bool) -> None:
+    if not isinstance(tree, Mapping):
+        where = f"the entry {'/'.join(above)!r}" if above else what
+        msg = f"{where} must be a dict with the entries {sorted(known)}; got {type(tree).__name__}"
+        raise FuncconvError(msg)
+    for name in tree:
+        if name not in known:
+            msg = f"in {what} is an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
+            method = "select" if what == "the parameters" else "select_state"
+            msg += suggest(name, known) if partial else f"; graph.{method} leaves such out"
+            raise FuncconvError(msg)
+    for name, below in known.items():
+        if name not in tree:
+            if not partial:
+                msg = f"in {what} the entry {'/'.join((*above, name))!r} is missing{_suggest_entry(tree, (name,))}"
+                raise FuncconvError(msg)
+        elif below is not None:
+            _check(tree[name], below, (*above, name), what, partial=partial)
+
+
+def _suggest_entry(tree: Params, path: Path) -> str:
+    return suggest(path[0], map(str, tree)) if isinstance(tree, Mapping) and tree else "; they are empty"

@@ -1,0 +1,44 @@
+"""The functions that files can name without `register_op`: activations, elementwise functions, reductions, our ops."""
+
+import operator
+from collections.abc import Callable
+from types import ModuleType
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from ..._ops import adaptive as _adaptive
+from ..._ops import dense as _dense
+from ..._ops import norms as _norms
+from ..._ops import pool as _pool
+from ..declare import compose as _compose
+
+_ACTIVATIONS = (
+    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "identity", "leaky_relu",
+    "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softmax",
+    "softplus", "sparse_plus", "sparse_sigmoid", "squareplus", "standardize", "swish",
+)  # fmt: skip
+_NUMPY = (
+    "abs", "add", "clip", "cos", "divide", "dot", "exp", "expm1", "flip", "log", "log1p", "matmul", "max", "maximum",
+    "mean", "median", "min", "minimum", "moveaxis", "multiply", "negative", "power", "prod", "ptp", "ravel",
+    "reciprocal", "reshape", "sign", "sin", "sqrt", "square", "squeeze", "std", "subtract", "sum", "swapaxes", "tanh",
+    "transpose", "var",
+)  # fmt: skip
+_OPERATORS = ("abs", "add", "matmul", "mul", "neg", "pow", "sub", "truediv")
+_OWN: dict[ModuleType, tuple[str, ...]] = {
+    _adaptive: ("adaptive_pool",),
+    _compose: ("add", "concat"),
+    _dense: ("dense", "flatten"),
+    _norms: ("group_norm", "layer_norm"),
+    _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
+}
+
+_OTHERS: dict[ModuleType, tuple[str, ...]] = {jax.nn: _ACTIVATIONS, jnp: _NUMPY, operator: _OPERATORS}
+
+KNOWN_OPS: dict[str, Callable[..., Any]] = {
+    f"{module.__name__ if module in _OTHERS else 'funcconv'}.{name}": getattr(module, name)
+    for module, names in (_OTHERS | _OWN).items()
+    for name in names
+    if hasattr(module, name)  # not every version of JAX has all
+}

@@ -1,0 +1,55 @@
+"""Names for functions, under which they are written to files and found again."""
+
+from collections.abc import Callable
+from typing import Any
+
+from ..._common.errors import FuncconvError, suggest
+from .known_ops import KNOWN_OPS
+
+_BY_NAME: dict[str, Callable[..., Any]] = dict(KNOWN_OPS)
+_NAMES: dict[Any, str] = {op: name for name, op in reversed(KNOWN_OPS.items())}  # of two names, the first
+
+
+def register_op(name: str, op: Callable[..., Any]) -> None:
+    """Give a function a name under which `Graph.to_json` writes it and `Graph.from_json` finds it.
+
+    Args:
+        name: such as `"mylab.squash"`; who reads the file must have registered it too.
+        op: a function of arrays, an initializer or a reduction.
+
+    Returns:
+        None.
+
+    Raises:
+        FuncconvError: if the name belongs to another function.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> def squash(x):
+        ...     return x / (1 + jnp.abs(x))
+        >>> fc.register_op("mylab.squash", squash)
+        >>> x = fc.Input("x", (3,))
+        >>> graph = fc.Graph(x, fc.node(squash, x))
+        >>> fc.Graph.from_json(graph.to_json()) == graph
+        True
+    """
+    if not isinstance(name, str) or not callable(op) or _BY_NAME.setdefault(name, op) is not op:
+        msg = f"register_op: {name!r} is the name of {_BY_NAME.get(name)!r}, and cannot be that of {op!r}"
+        raise FuncconvError(msg)
+    _NAMES.setdefault(op, name)
+
+
+def name_of(op: Any) -> str | None:
+    """Return the first name of a function, None where it has none."""
+    try:
+        return _NAMES.get(op)
+    except TypeError:  # not hashable
+        return None
+
+
+def named(name: object) -> Callable[..., Any]:
+    """Return a function by its name."""
+    if not isinstance(name, str) or name not in _BY_NAME:
+        msg = f"no function is registered as {name!r}{suggest(name, _BY_NAME)[:300]}; register_op gives it that name"
+        raise FuncconvError(msg)
+    return _BY_NAME[name]

@@ -1,0 +1,1 @@
+"""Graphs evaluated, cut and differentiated."""

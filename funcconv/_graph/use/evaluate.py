@@ -1,0 +1,98 @@
+"""Evaluation of the rows of a graph."""
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from types import MappingProxyType
+from typing import Any, NamedTuple
+
+import jax
+
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, Shape
+from ..._ops.init import fold_in_name
+from ..name.flatten import Row
+
+_NONE: Mapping[Any, Any] = MappingProxyType({})
+_FEW = 3  # gradients, which may be summed in 16 bits
+
+
+class Mode(NamedTuple):
+    """What the values of a graph depend on beside its parameters and inputs."""
+
+    states: Mapping[str, Any] = _NONE  # of the rows that keep one, by their entry
+    key: Array | None = None  # of what is drawn in training
+    train: bool = False
+
+
+def evaluate(
+    rows: Sequence[Row],
+    entries: Sequence[Any],
+    xs: Sequence[Any],
+    batch: Shape,
+    mode: Mode,
+    edits: Mapping[int, Callable[[Any], Any]] = _NONE,
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return every value of a graph: its inputs, then its rows.
+
+    Args:
+        rows: in the order of evaluation.
+        entries: the parameters of each row, None where it has none.
+        xs: the inputs.
+        batch: the axes in front of every input.
+        mode: the states, and whether it is training.
+        edits: what is done to a value, by its number, before others see it.
+
+    Returns:
+        The values by their numbers, and the next states. Rows that share an entry share its state, one after another.
+    """
+    values: list[Any] = []
+    readers: list[Callable[[], Any]] = []  # of the values
+    states = dict(mode.states)
+    value_uses = Counter(i for row in rows for i in row.inputs)
+    entry_uses = Counter(row.params for row in rows)
+    entry_readers = {
+        row.params: _reader(entry, entry_uses[row.params]) for row, entry in zip(rows, entries, strict=True)
+    }
+
+    def append(value: Any) -> None:
+        edit = edits.get(len(values))
+        value = edit(value) if edit else value
+        readers.append(_reader(value, value_uses[len(values)]))
+        values.append(value)
+
+    for x in xs:
+        append(x)
+    for row in rows:
+        entry = entry_readers[row.params]()
+        key = fold_in_name(mode.key, row.name) if row.op.random and mode.key is not None else None
+        state = states[str(row.params)] if row.op.stateful else None
+        operands = (readers[i]() for i in row.inputs)
+        try:
+            value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
+        except FuncconvError as error:
+            msg = f"node {row.name!r}: {error}"
+            raise FuncconvError(msg) from None
+        except Exception as error:
+            error.add_note(f"in node {row.name!r} of the graph, which is {row.op!r}")
+            raise
+        if row.op.stateful:
+            states[str(row.params)] = state
+        append(value)
+    return values, states
+
+
+def _reader(tree: Any, uses: int) -> Callable[[], Any]:
+    """Return a function that gives the tree to one of its uses, whose gradients JAX adds in the dtype of the tree.
+
+    For more than a few uses, 16-bit numbers are cast to float32 once and back for each use, so that their gradients are
+    added in float32.
+    """
+    leaves, structure = jax.tree.flatten(tree)
+    narrow = [hasattr(leaf, "dtype") and wide(leaf.dtype) != leaf.dtype for leaf in leaves]
+    if uses <= _FEW or not any(narrow):
+        return lambda: tree
+    casts = [leaf.astype(wide(leaf.dtype)) if cast else leaf for leaf, cast in zip(leaves, narrow, strict=True)]
+    return lambda: jax.tree.unflatten(
+        structure, [x.astype(leaf.dtype) if cast else leaf for x, leaf, cast in zip(casts, leaves, narrow, strict=True)]
+    )

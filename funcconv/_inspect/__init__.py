@@ -1,0 +1,1 @@
+"""Graphs and programs described and drawn."""

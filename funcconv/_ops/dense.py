@@ -1,0 +1,90 @@
+"""The fully connected map, and the flattening before it."""
+
+import math
+
+import jax.numpy as jnp
+
+from .._common.errors import FuncconvError, suggest
+from .._common.mesh_axes import whole_along
+from .._common.types import Array, ArrayLike, DTypeLike, Params, Precision
+from .._windows.layout import as_array, image
+from .parameters import add_bias, check_accumulate, check_bias, kernel_and_bias
+
+_ORDERS = ("channels_last", "channels_first")
+
+
+def dense(
+    params: Params,
+    x: ArrayLike,
+    /,
+    *,
+    precision: Precision = None,
+    accumulate_dtype: DTypeLike | None = None,
+) -> Array:
+    """Multiply the last axis of `x` by a matrix: `y = x @ kernel + bias`.
+
+    Args:
+        params: `{"kernel": (in, out), "bias": (out,)}`; a missing or None bias means none.
+        x: `(*batch, in)`, floating or complex.
+        precision: of the products, as for `jax.lax.dot_general`.
+        accumulate_dtype: the dtype in which products are summed and the bias added; the result has that of `x`.
+
+    Returns:
+        `(*batch, out)`.
+
+    Raises:
+        FuncconvError: if the shapes do not match, or dtypes differ or are integers.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> params = {"kernel": jnp.array([[1.0, 0.0], [2.0, 1.0]]), "bias": jnp.array([0.5, 0.0])}
+        >>> fc.dense(params, jnp.array([1.0, 1.0])).tolist()
+        [3.5, 1.0]
+    """
+    kernel, bias, x = kernel_and_bias("dense", params, x)
+    if kernel.ndim != 2:
+        msg = f"dense: the kernel must be (in, out); got shape {kernel.shape}"
+        raise FuncconvError(msg)
+    if x.ndim < 1 or x.shape[-1] != kernel.shape[0]:
+        hint = "; flatten the image first" if x.ndim > 2 and math.prod(x.shape[1:]) == kernel.shape[0] else ""
+        if not hint and x.ndim and x.shape[-1] == kernel.shape[1]:
+            hint = "; if the kernel is (out, in), the order of PyTorch, pass kernel.T"
+        msg = f"dense: the kernel takes {kernel.shape[0]} features, but the input has shape {x.shape}{hint}"
+        raise FuncconvError(msg)
+    check_bias("dense", bias, kernel.shape[1:])
+    check_accumulate("dense", accumulate_dtype, x.dtype)
+    y = jnp.matmul(x, kernel, precision=precision, preferred_element_type=accumulate_dtype)
+    return add_bias(y, bias).astype(x.dtype)
+
+
+def flatten(
+    x: ArrayLike, /, *, spatial: int | None = None, order: str = "channels_last", layout: str | None = None
+) -> Array:
+    """Turn the spatial axes and the channels into one axis of features.
+
+    Args:
+        x: `(*batch, *spatial, channels)`, or as `layout` says.
+        spatial: the number of spatial axes. By default there is exactly one batch axis and the rest is flattened.
+        order: `"channels_last"` lets the channels vary fastest, as Keras and Flax do; `"channels_first"` slowest, as
+            PyTorch does: a dense kernel is only right with the order it was trained with.
+        layout: see `conv`; it says how `x` lies, not how the features are ordered.
+
+    Returns:
+        `(*batch, features)`.
+
+    Raises:
+        FuncconvError: if there are fewer than three axes and `spatial` is not given, or the order is unknown.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([[[1.0, 10.0], [2.0, 20.0]]])  # one example, two positions, two channels
+        >>> fc.flatten(x).tolist(), fc.flatten(x, order="channels_first").tolist()
+        ([[1.0, 10.0, 2.0, 20.0]], [[1.0, 2.0, 10.0, 20.0]])
+    """
+    if order not in _ORDERS:
+        msg = f"flatten: unknown order {order!r}{suggest(order, _ORDERS)}"
+        raise FuncconvError(msg)
+    inside = image("flatten", as_array("flatten", "the input", x), spatial, "spatial=", layout, least=0)
+    array = inside.array if order == "channels_last" else jnp.moveaxis(inside.array, -1, 1)
+    array = whole_along(array, range(1, array.ndim))  # JAX has no sharding rule for this reshape
+    return array.reshape(*inside.batch, math.prod(array.shape[1:]))

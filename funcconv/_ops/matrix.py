@@ -1,0 +1,215 @@
+"""Convolutions as matrices, and dense layers as convolutions."""
+
+import functools
+import math
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from .._common.dtypes import in_wide, wide
+from .._common.errors import FuncconvError, suggest
+from .._common.types import Array, Padding, PadMode, Params, Shape, Sizes
+from .._windows.geometry import Axis, channels_last_order, pad_modes, per_axis, resolve, source, spatial_of_layout
+from .parameters import check_groups, entry
+
+_ORDERS = ("channels_last", "channels_first")
+
+
+def conv_matrix(
+    params: Params,
+    spatial_shape: Sizes,
+    *,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    pad_mode: PadMode = "zeros",
+    layout: str | None = None,
+    flip: bool = False,
+    sparse: bool = False,
+) -> Any:
+    """Write a convolution as the matrix `M` with `conv(params, x).ravel() == M @ x.ravel()`.
+
+    Args:
+        params: as for `conv`; the bias, which is not linear, is left out.
+        spatial_shape: the sizes of the image.
+        stride: see `conv`, like all that follow.
+        padding: see `conv`.
+        dilation: see `conv`.
+        groups: see `conv`.
+        pad_mode: see `conv`.
+        layout: see `conv`; the order in which `x` and the result are laid out before `ravel`.
+        flip: see `conv`.
+        sparse: return a `jax.experimental.sparse.BCOO` of the entries that a tap reaches, sorted by rows.
+
+    Returns:
+        `(positions * out, size * in)` of the kernel's dtype, differentiable by the kernel.
+
+    Raises:
+        FuncconvError: as `conv`.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.conv_matrix({"kernel": jnp.array([3, 2]).reshape(2, 1, 1)}, (4,)).tolist()
+        [[3, 2, 0, 0], [0, 3, 2, 0], [0, 0, 3, 2]]
+    """
+    op = "conv_matrix"
+    kernel, _ = entry(op, params)
+    n = kernel.ndim - 2
+    if n < 1 or 0 in kernel.shape:
+        msg = f"{op}: the kernel must be (*window, in // groups, out), with no axis empty; got shape {kernel.shape}"
+        raise FuncconvError(msg)
+    check_groups(op, groups, kernel.shape)
+    sizes = per_axis(op, "spatial_shape", spatial_shape, n, least=1)
+    axes = resolve(op, sizes, kernel.shape[:n], stride=stride, padding=padding, dilation=dilation)
+    if flip:
+        kernel = lax.rev(kernel, range(n))
+    *window, inputs, outputs = kernel.shape
+    positions, channels = tuple(axis.outputs for axis in axes), inputs * groups
+    layout = _word(op, n, layout)
+
+    # Over positions p, taps t, channels c of a group and outputs d: which entry of the image, which of the result.
+    sources = [_sources(axis, mode) for axis, mode in zip(axes, pad_modes(op, pad_mode, n), strict=True)]
+    p_d = np.indices((*positions, outputs)).reshape(n + 1, -1, 1, 1, outputs)
+    t_c = np.indices((*window, inputs)).reshape(n + 1, 1, -1, inputs, 1)
+    place = [sources[i][p_d[i], t_c[i]] for i in range(n)]
+    channel = t_c[n] + p_d[n] // (outputs // groups) * inputs
+    shape = np.broadcast_shapes(*(index.shape for index in (*place, channel)), p_d[0].shape, t_c[0].shape)
+    seen = np.broadcast_to(functools.reduce(np.logical_and, [index >= 0 for index in place]), shape)
+    columns = _ravel([*place, channel], (*sizes, channels), layout, seen)
+    rows = _ravel(p_d, (*positions, outputs), layout, seen)
+    entries = np.ravel_multi_index([*t_c, p_d[n]], kernel.shape)
+    entries = np.broadcast_to(entries, shape)[seen]
+
+    order = np.lexsort((columns, rows))
+    # The dtype of sums: of the taps that read one input, and in gradients of the windows that use one weight.
+    data = kernel.astype(wide(kernel.dtype)).ravel()[entries[order]]
+    indices = np.stack([rows[order], columns[order]], axis=1)
+    full = (math.prod(positions) * outputs, math.prod(sizes) * channels)
+    if not sparse:
+        return jnp.zeros(full, data.dtype).at[indices[:, 0], indices[:, 1]].add(data).astype(kernel.dtype)
+    from jax.experimental.sparse import BCOO
+
+    unique = len(np.unique(indices, axis=0)) == len(indices)
+    return BCOO(
+        (data.astype(kernel.dtype), jnp.asarray(indices)), shape=full, indices_sorted=True, unique_indices=unique
+    )
+
+
+def conv_to_dense(
+    params: Params, spatial_shape: Sizes | None = None, *, order: str = "channels_last", **options: Any
+) -> dict[str, Array]:
+    """Turn a convolution into the dense layer that does the same to the flattened image.
+
+    Args:
+        params: as for `conv`.
+        spatial_shape: the sizes of the image; None is the window itself, which leaves one position.
+        order: that of `flatten`, of the features that go in and of those that come out.
+        **options: those of `conv_matrix`: stride, padding, dilation, groups, pad_mode, flip.
+
+    Returns:
+        `{"kernel": (size * in, positions * out), "bias": (positions * out,)}`, without bias if there was none.
+
+    Raises:
+        FuncconvError: as `conv`.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> params, x = fc.init_conv(jax.random.key(0), 3, 8, (3, 3)), jnp.ones((1, 5, 5, 3))
+        >>> y = fc.dense(fc.conv_to_dense(params, (5, 5)), fc.flatten(x))
+        >>> bool(jnp.allclose(y, fc.flatten(fc.conv(params, x)), atol=1e-5))
+        True
+    """
+    _check_order("conv_to_dense", order)
+    kernel, bias = entry("conv_to_dense", params)
+    n = kernel.ndim - 2
+    first = order == "channels_first"
+    if spatial_shape is None and not options:
+        kernel = jnp.moveaxis(kernel, -2, 0) if first else kernel
+        return _entry(kernel.reshape(-1, kernel.shape[-1]), bias)
+    letters = _word("conv_to_dense", n, None)
+    layout = "C" + letters.replace("C", "") if first else None
+    matrix = conv_matrix(params, kernel.shape[:n] if spatial_shape is None else spatial_shape, layout=layout, **options)
+    if bias is not None:
+        positions = matrix.shape[0] // bias.shape[0]
+        bias = in_wide(lambda bias: jnp.repeat(bias, positions) if first else jnp.tile(bias, positions), bias)
+    return _entry(matrix.T, bias)
+
+
+def dense_to_conv(params: Params, spatial_shape: Sizes, *, order: str = "channels_last") -> dict[str, Array]:
+    """Turn a dense layer on a flattened image into the convolution whose window is that image.
+
+    On an image of that size it gives the same at its one position; on a larger one it slides.
+
+    Args:
+        params: as for `dense`.
+        spatial_shape: the sizes of the image that was flattened, a tuple.
+        order: that of `flatten` when it was.
+
+    Returns:
+        `{"kernel": (*spatial_shape, in, out), "bias": (out,)}`, without bias if there was none.
+
+    Raises:
+        FuncconvError: if the features are not a multiple of the positions.
+
+    Source: Long, Shelhamer and Darrell, "Fully convolutional networks", 2015, arXiv:1411.4038.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> params = fc.init_dense(jax.random.key(0), 5 * 5 * 3, 10)
+        >>> fc.dense_to_conv(params, (5, 5))["kernel"].shape
+        (5, 5, 3, 10)
+    """
+    op = "dense_to_conv"
+    _check_order(op, order)
+    kernel, bias = entry(op, params)
+    if isinstance(spatial_shape, int):
+        msg = f"{op}: spatial_shape must be a tuple, one size for each spatial axis; got {spatial_shape}"
+        raise FuncconvError(msg)
+    sizes = per_axis(op, "spatial_shape", spatial_shape, len(spatial_shape), least=1)
+    if kernel.ndim != 2 or kernel.shape[0] % math.prod(sizes):
+        msg = f"{op}: a kernel of shape {kernel.shape} is not (features, out) with features a multiple of {sizes}"
+        raise FuncconvError(msg)
+    channels = kernel.shape[0] // math.prod(sizes)
+    if order == "channels_last":
+        return _entry(kernel.reshape(*sizes, channels, -1), bias)
+    return _entry(jnp.moveaxis(kernel.reshape(channels, *sizes, -1), 0, -2), bias)
+
+
+def _entry(kernel: Array, bias: Array | None) -> dict[str, Array]:
+    return {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
+
+
+def _sources(axis: Axis, mode: str | None) -> np.ndarray:
+    """Return which input each tap of each window reads, (outputs, window), -1 for a zero."""
+    places = ((o * axis.stride - axis.lo + t * axis.dilation) for o in range(axis.outputs) for t in range(axis.window))
+    found = (source(str(mode), place, axis.size) for place in places)
+    return np.array([-1 if i is None else i for i in found]).reshape(axis.outputs, axis.window)
+
+
+def _ravel(index: Any, shape: Shape, layout: str, seen: np.ndarray) -> np.ndarray:
+    """Return the places of `(*spatial, channel)` indices in an array that was laid out as `layout` and ravelled."""
+    order = channels_last_order("conv_matrix", layout, len(shape))
+    laid_out = [0] * len(shape)
+    for i, j in enumerate(order):
+        laid_out[j] = i
+    chosen = [np.broadcast_to(index[i], seen.shape)[seen] for i in laid_out]
+    return np.asarray(np.ravel_multi_index(chosen, [shape[i] for i in laid_out]))
+
+
+def _word(op: str, n: int, layout: str | None) -> str:
+    """Return the layout of one image, without batch axes."""
+    if layout is None:
+        return "".join(chr(ord("a") + i) for i in range(n)) + "C"
+    if spatial_of_layout(op, layout) != n:
+        msg = f"{op}: layout {layout!r} does not have the kernel's {n} spatial axes"
+        raise FuncconvError(msg)
+    return layout.replace("N", "")
+
+
+def _check_order(op: str, order: str) -> None:
+    if order not in _ORDERS:
+        msg = f"{op}: unknown order {order!r}{suggest(order, _ORDERS)}"
+        raise FuncconvError(msg)

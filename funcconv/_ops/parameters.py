@@ -1,0 +1,157 @@
+"""Reading a parameter entry: `{"kernel": array, "bias": array or None}`."""
+
+from collections.abc import Mapping
+
+import jax.numpy as jnp
+import numpy as np
+
+from .._common.dtypes import wide
+from .._common.errors import FuncconvError, suggest
+from .._common.types import Array, ArrayLike, DTypeLike, Params, Shape
+from .._windows.layout import Image, as_array
+
+
+def entry(op: str, params: Params) -> tuple[Array, Array | None]:
+    """Return the kernel and the bias, None where there is none."""
+    if not isinstance(params, Mapping):
+        msg = f'{op}: params must be {{"kernel": array, "bias": array}} (the bias may be missing); got {_kind(params)}'
+        raise FuncconvError(msg)
+    for name in params:
+        if name not in ("kernel", "bias"):
+            msg = f"{op}: params have an unknown entry {name!r}{suggest(name, ('kernel', 'bias'))}"
+            raise FuncconvError(msg)
+    if params.get("kernel") is None:
+        msg = f"{op}: params have no kernel; they hold {sorted(params)}"
+        raise FuncconvError(msg)
+    kernel = as_array(op, "the kernel", params["kernel"])
+    bias = None if params.get("bias") is None else as_array(op, "the bias", params["bias"])
+    return kernel, bias
+
+
+def kernel_and_bias(op: str, params: Params, x: ArrayLike) -> tuple[Array, Array | None, Array]:
+    """Return the kernel, the bias and the input as arrays of one floating dtype."""
+    kernel, bias = entry(op, params)
+    x = as_array(op, "the input", x)
+    check_inexact(op, x)
+    for name, array in (("kernel", kernel), ("bias", bias)):
+        if array is not None and array.dtype != x.dtype:
+            cast = f"x.astype({name}.dtype)" if jnp.issubdtype(array.dtype, jnp.inexact) else f"{name}.astype(x.dtype)"
+            msg = f"{op}: the input is {x.dtype} but the {name} is {array.dtype}; cast one of them, for instance {cast}"
+            raise FuncconvError(msg)
+    return kernel, bias, x
+
+
+def check_inexact(op: str, x: Array) -> None:
+    """Refuse integers and booleans, whose results would have to be rounded or would overflow."""
+    if not jnp.issubdtype(x.dtype, jnp.inexact):
+        msg = f"{op}: the input is {x.dtype}, but must be floating or complex; cast it first: x.astype(jnp.float32)"
+        raise FuncconvError(msg)
+
+
+def check_bias(op: str, bias: Array | None, *shapes: tuple[int, ...]) -> None:
+    """Refuse a bias that has none of the shapes."""
+    if bias is not None and bias.shape not in shapes:
+        msg = f"{op}: the bias must have shape {' or '.join(map(str, shapes))}; got {bias.shape}"
+        raise FuncconvError(msg)
+
+
+def check_channels(op: str, inside: Image, expected: int, verb: str, other_order: str = "") -> None:
+    """Refuse an image whose channels are not those that the kernel takes or gives.
+
+    Args:
+        op: the op, for messages.
+        inside: the image.
+        expected: how many channels the kernel takes or gives.
+        verb: `"takes"` or `"gives"`.
+        other_order: what to do if the kernel has its axes in another order, which the message says first.
+    """
+    shape = inside.array.shape  # (batch, *spatial, channels)
+    if shape[-1] == expected:
+        return
+    hint = other_order
+    if not hint and inside.layout is None and shape[1] == expected:
+        layout = {1: "NCW", 2: "NCHW", 3: "NCDHW"}.get(len(inside.spatial), "NC" + "...")
+        hint = f"; it looks channels-first: pass layout={layout!r}"
+    elif not hint and inside.layout is not None and shape[-2] == expected:
+        hint = f"; it does not look like {inside.layout!r} but channels-last: leave layout out"
+    msg = (
+        f"{op}: the kernel {verb} {expected} channels, but the input has {shape[-1]}: its shape "
+        f"(*batch, *spatial, channels) is {(*inside.batch, *shape[1:])}{hint}"
+    )
+    raise FuncconvError(msg)
+
+
+def check_groups(op: str, groups: int, kernel: Shape) -> None:
+    """Refuse groups that do not divide the output channels."""
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or kernel[-1] % groups:
+        msg = (
+            f"{op}: groups must be a positive integer that divides the kernel's {kernel[-1]} outputs; got {groups!r}. "
+            f"The kernel of shape {kernel} must be (*window, in // groups, out)"
+        )
+        if kernel[-2] == groups:
+            msg += (
+                "; if it is (*window, groups, out // groups), as depthwise kernels of TensorFlow are, pass "
+                f"kernel.reshape({(*kernel[:-2], 1, kernel[-2] * kernel[-1])})"
+            )
+        elif isinstance(groups, int) and groups > 0 and kernel[-2] % groups == 0:
+            msg += "; if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
+        elif isinstance(groups, int) and groups > 0 and kernel[0] % groups == 0:
+            msg += f"; {_PYTORCH}"
+        raise FuncconvError(msg)
+
+
+_PYTORCH = "if it is (out, in // groups, *window), the order of PyTorch, pass jnp.moveaxis(kernel, (0, 1), (-1, -2))"
+
+
+def other_order(kernel: Shape, groups: int, channels: int) -> str:
+    """Return what to do if a kernel for so many channels has its axes in another order."""
+    said = f"; the kernel of shape {kernel} must be (*window, in // groups, out): "
+    if kernel[1] * groups == channels and kernel[0] % groups == 0:
+        return said + _PYTORCH
+    if groups > 1 and kernel[-2] == channels:
+        return f"{said}with groups={groups}, in // groups is {channels} // {groups}"
+    if kernel[-1] * groups == channels:
+        if len(set(kernel[:-2])) == 1:
+            return f"{said}if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
+        return f"{said}if it is (out, *window, in // groups), pass jnp.moveaxis(kernel, 0, -1)"
+    return ""
+
+
+def other_order_transposed(kernel: Shape, groups: int, channels: int) -> str:
+    """Return what to do if a kernel of a transposed convolution has its axes in another order."""
+    said = f"; the kernel of shape {kernel} must be that of the convolution, (*window, in // groups, out): "
+    if kernel[0] == channels:
+        return (
+            f"{said}if it is (out, in // groups, *window), the order of PyTorch's ConvTranspose, pass "
+            "jnp.moveaxis(kernel, (0, 1), (-1, -2))"
+        )
+    if groups == 1 and kernel[-2] == channels:
+        axes = tuple(range(len(kernel) - 2))
+        return (
+            f"{said}if it is (*window, out, in), the order of Flax's ConvTranspose, pass "
+            f"jnp.flip(kernel.swapaxes(-1, -2), {axes})"
+        )
+    return ""
+
+
+def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLike) -> None:
+    """Refuse a dtype that cannot hold products of the other."""
+    if accumulate_dtype is not None and not np.can_cast(np.dtype(dtype), np.dtype(accumulate_dtype)):
+        msg = f"{op}: accumulate_dtype={jnp.dtype(accumulate_dtype)} cannot hold sums of {dtype} products"
+        raise FuncconvError(msg)
+
+
+def add_bias(y: Array, bias: Array | None) -> Array:
+    """Return `y + bias` in the dtype of `y`, the bias having the last axes of `y`.
+
+    A 16-bit bias is added in float32: its gradient is a sum over all places, in the dtype in which it was added.
+    """
+    if bias is None:
+        return y
+    shift = bias.astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    return (y.astype(shift.dtype) + shift).astype(y.dtype)
+
+
+def _kind(value: object) -> str:
+    shape = getattr(value, "shape", None)
+    return type(value).__name__ if shape is None else f"an array of shape {shape}"

@@ -1,0 +1,135 @@
+"""Putting what a max or min pool selected back to where it was."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from .._common.dtypes import in_wide
+from .._common.errors import FuncconvError
+from .._common.mesh_axes import sharded_like
+from .._common.types import Array, ArrayLike, Padding, Shape, Sizes
+from .._primitives.folds import check_places
+from .._primitives.place import put
+from .._windows.geometry import Axis, per_axis, resolve, transposed_sizes
+from .._windows.layout import as_array, image, spatial_axes
+
+
+def max_unpool(
+    y: ArrayLike,
+    indices: ArrayLike,
+    window: Sizes = 2,
+    *,
+    stride: Sizes | None = None,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    size: Sizes | None = None,
+    spatial: int | None = None,
+    layout: str | None = None,
+) -> Array:
+    r"""Put each value to its index in an image of zeros: the transpose of what a max or min pool selects.
+
+    $$x_{j,c} = \sum_{i:\, indices_{i,c} = j} y_{i,c}$$
+
+    With `z, indices = max_pool(x, return_indices=True, ...)` and the same options,
+    `<max_unpool(y, indices), x> == <y, z>`. Values that overlapping windows took from one input are added; PyTorch
+    keeps one of them.
+
+    Args:
+        y: `(*batch, *positions, channels)`, or as `layout` says.
+        indices: integers of the shape of `y`, as `pool` returns them: the place in the row-major order of the spatial
+            axes of the result. -1 is no place, and its value is dropped.
+        window: taps of the pool's window, like the options that follow. A tuple also says how many spatial axes there
+            are.
+        stride: see `pool`; None means the window.
+        padding: see `pool`.
+        dilation: see `pool`.
+        size: of the result, for all spatial axes or for each, where the stride folds several into one. By default the
+            smallest that the pool takes to these positions without `ceil_mode`, or `positions * stride` for the
+            paddings that keep the size.
+        spatial: the number of spatial axes, where an integer window leaves it open.
+        layout: see `conv`; its letters also say how many spatial axes there are.
+
+    Returns:
+        `(*batch, *size, channels)` of the dtype of `y`. It is linear in `y`; nothing is scattered, so the order of sums
+        is always the same.
+
+    Raises:
+        FuncconvError: if the indices are no integers of the shape of `y`, if no image of this `size` has so many
+            windows, or if an index is not among the places its window reads, as those are that a `pad_mode` brought in
+            from elsewhere. Under `jax.jit` and the like, where indices are not known, such values are dropped.
+
+    Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", 2013, arXiv:1311.2901; PyTorch's
+    `MaxUnpool2d`.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([1.0, 4.0, -1.0, 0.0, 2.0, -2.0]).reshape(1, 6, 1)
+        >>> fc.max_unpool(*fc.max_pool(x, return_indices=True)).ravel().tolist()
+        [0.0, 4.0, 0.0, 0.0, 2.0, 0.0]
+    """
+    op = "max_unpool"
+    known: Any = None if isinstance(indices, jax.core.Tracer) else np.asarray(indices)
+    y, indices = as_array(op, "y", y), as_array(op, "indices", indices)
+    if indices.shape != y.shape or not jnp.issubdtype(indices.dtype, jnp.integer):
+        msg = (
+            f"{op}: the indices must be integers of the shape of y, {y.shape}, one for each value; "
+            f"got {indices.dtype} of shape {indices.shape}"
+        )
+        raise FuncconvError(msg)
+    said = spatial_axes(op, "window", window, spatial)
+    inside = image(op, y, *said, layout).whole()
+    axes = _axes(op, inside.spatial, window, window if stride is None else stride, padding, dilation, size)
+    check_places("max_unpool", tuple(axis.size for axis in axes))
+    if known is not None:
+        _check_indices(op, np.asarray(image(op, known, *said, layout).array), axes)
+    where = sharded_like(image(op, indices.astype(jnp.int32), *said, layout).array, inside.array)
+    return inside.restore(in_wide(lambda y: put(y, where, axes), inside.array))
+
+
+def _axes(
+    op: str, outputs: Shape, window: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, size: Sizes | None
+) -> tuple[Axis, ...]:
+    """Return the axes of the pool that is undone; with a given `size` it may have had `ceil_mode` or not."""
+    n = len(outputs)
+    if size is None:
+        windows = per_axis(op, "window", window, n, least=1)
+        sizes = transposed_sizes(
+            op, outputs, windows, size=None, output_padding=None, stride=stride, padding=padding, dilation=dilation
+        )
+    else:
+        sizes = per_axis(op, "size", size, n, least=1)
+    axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation, ceil_mode=True)
+    for i, (axis, count) in enumerate(zip(axes, outputs, strict=True)):
+        whole = 1 + (axis.size + axis.lo + axis.hi - axis.extent) // axis.stride
+        if count not in (whole, axis.outputs):
+            possible = " or ".join(str(number) for number in sorted({max(whole, 0), axis.outputs}))
+            msg = f"{op}: a size of {axis.size} on spatial axis {i} has {possible} windows, but y has {count}"
+            raise FuncconvError(msg)
+    return tuple(axis._replace(outputs=count) for axis, count in zip(axes, outputs, strict=True))
+
+
+def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
+    """Refuse indices that are not among the places that their window reads."""
+    sizes = tuple(axis.size for axis in axes)
+    wrong = (indices < -1) | (indices >= math.prod(sizes))
+    places = np.unravel_index(np.where(wrong | (indices < 0), 0, indices), sizes)
+    for i, (axis, place) in enumerate(zip(axes, places, strict=True)):
+        starts = np.arange(axis.outputs) * axis.stride - axis.lo
+        tap = place - starts.reshape([-1 if i + 1 == j else 1 for j in range(place.ndim)])
+        wrong |= (indices >= 0) & ((tap < 0) | (tap >= axis.extent) | (tap % axis.dilation != 0))
+    if wrong.any():
+        at = tuple(int(i) for i in np.argwhere(wrong)[0][1:-1])
+        reads = [
+            [first + tap * axis.dilation for tap in range(axis.window)]
+            for first, axis in ((o * axis.stride - axis.lo, axis) for o, axis in zip(at, axes, strict=True))
+        ]
+        msg = (
+            f"{op}: the index {indices[wrong][0]} is not a place of its window, number {at}, which reads "
+            f"{' x '.join(map(str, reads))} of an image of {sizes}; window, stride, padding, dilation and size must be "
+            f"those of the pool"
+        )
+        raise FuncconvError(msg)

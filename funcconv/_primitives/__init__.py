@@ -1,0 +1,1 @@
+"""The maps that JAX differentiates: convolution and selection, and how they are computed."""

@@ -1,0 +1,1 @@
+"""Where windows lie, and arrays seen through them."""

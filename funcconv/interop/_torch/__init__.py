@@ -1,0 +1,1 @@
+"""Weights and modules of PyTorch."""

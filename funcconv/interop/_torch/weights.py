@@ -1,0 +1,207 @@
+"""Weights of PyTorch: the same numbers in another order of axes."""
+
+from collections.abc import Mapping
+from math import prod
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..._common.errors import FuncconvError
+from ..._common.types import Params, Shape
+from ..._graph.declare.layers import Conv, ConvTranspose, Dense, Flatten
+from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
+from ..._graph.name.entries import get
+from ..._graph.use.graph import Graph
+from .._matching import Entry, entries, matched, trees
+
+_NORMS = {"weight": "scale", "bias": "bias"}
+_STATE = {"running_mean": "mean", "running_var": "var"}
+_COUNTER = "num_batches_tracked"
+
+
+def from_torch(
+    graph: Graph, state_dict: Mapping[str, Any], *, names: Mapping[str, str] | None = None
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state of a graph with the weights of a PyTorch module.
+
+    Args:
+        graph: of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm` and `LayerNorm`, beside layers without
+            parameters. A `Dense` after a `Flatten` of channels-last order gets its rows in that order.
+        state_dict: `module.state_dict()`, or a dict of NumPy arrays.
+        names: of the modules by those of the entries, `{"conv1": "features.0"}`; None pairs them in order of first use.
+
+    Returns:
+        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the tensors. Arrays
+        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
+
+    Raises:
+        FuncconvError: if modules and entries do not pair, an array has another shape than its entry (all are told), or
+            a value is not a tensor or an array of numbers.
+
+    Example:
+        >>> import funcconv as fc, numpy as np
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
+        >>> weights = {"features.0.weight": np.ones((4, 3, 3, 2)), "features.0.bias": np.zeros(4)}
+        >>> params, _ = fc.interop.from_torch(graph, weights)
+        >>> params["conv1"]["kernel"].shape
+        (3, 2, 3, 4)
+    """
+    modules: dict[str, dict[str, np.ndarray]] = {}
+    for name, value in state_dict.items():
+        module, _, last = name.rpartition(".")
+        if last != _COUNTER:
+            try:
+                modules.setdefault(module, {})[last] = as_numpy(value)
+            except FuncconvError as error:
+                msg = f"from_torch: {name!r}: {error}"
+                raise FuncconvError(msg) from None
+    found = []
+    for entry, module in matched("from_torch", entries(graph), modules, names):
+        arrays = modules[module]
+        known = _NORMS | (_STATE if entry.state else {})
+        if unknown := [name for name in arrays if name not in known]:
+            msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} has not"
+            raise FuncconvError(msg)
+        learnt = [name for name in arrays if name in _NORMS]
+        params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in learnt}
+        order = _features(graph, entry)
+        state = {_STATE[name]: arrays[name][order] for name in arrays if name in _STATE}
+        found.append((entry, module, params, state))
+    return trees("from_torch", found)
+
+
+def to_torch(
+    graph: Graph, params: Params, state: Params | None = None, *, names: Mapping[str, str] | None = None
+) -> dict[str, np.ndarray]:
+    """Return the weights of a graph as PyTorch has them.
+
+    Args:
+        graph: as for `from_torch`.
+        params: its parameters.
+        state: its state, where it keeps one.
+        names: of the modules by those of the entries; None takes the entries' own, with `.` for `/`.
+
+    Returns:
+        NumPy arrays by name; `module.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})` takes them.
+
+    Raises:
+        FuncconvError: if an entry is of a layer that PyTorch has not, or has no name.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
+        >>> found = fc.interop.to_torch(graph, graph.init(jax.random.key(0)), names={"conv1": "features.0"})
+        >>> sorted(found), found["features.0.weight"].shape
+        (['features.0.bias', 'features.0.weight'], (4, 3, 3, 2))
+    """
+    own = entries(graph)
+    names = {entry.path: entry.path.replace("/", ".") for entry in own} if names is None else names
+    found: dict[str, np.ndarray] = {}
+    for entry, module in matched("to_torch", own, {name: {} for name in names.values()}, names):
+        for name, value in get(params, tuple(entry.path.split("/"))).items():
+            if value is None:
+                continue
+            last = "bias" if name == "bias" else "weight"
+            found[f"{module}.{last}"] = np.array(_from_own(graph, entry, last, np.asarray(value)))
+        if entry.state:
+            kept = get(graph.init_state() if state is None else state, tuple(entry.path.split("/")))
+            order = np.argsort(_features(graph, entry))
+            found |= {f"{module}.{theirs}": np.array(kept[ours])[order] for theirs, ours in _STATE.items()}
+            found[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
+    return found
+
+
+def as_numpy(value: Any) -> np.ndarray:
+    """Return a tensor or an array as an array of NumPy of the same dtype."""
+    found = value
+    if hasattr(value, "detach"):
+        try:
+            tensor = value.detach().cpu().resolve_conj().resolve_neg()
+            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX tells NumPy of bfloat16 and float8
+            found = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
+        except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
+            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} is no array: {str(error).splitlines()[0]}"
+            raise FuncconvError(msg) from error
+    found = np.asarray(found)
+    if not (found.dtype.kind in "biufc" or jnp.issubdtype(found.dtype, jnp.number)):
+        msg = f"weights must be tensors or arrays of numbers; got a {type(value).__name__}, {str(value)[:50]!r}"
+        raise FuncconvError(msg)
+    return found
+
+
+def _own_name(entry: Entry, name: str) -> str:
+    if name == "bias":
+        return "bias"
+    return "scale" if isinstance(entry.row.op, BatchNorm | GroupNorm | LayerNorm) else "kernel"
+
+
+def _layer(entry: Entry) -> Any:
+    op = entry.row.op
+    return op.layer if isinstance(op, WeightStandardize) else op
+
+
+def _to_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
+    op = _layer(entry)
+    if isinstance(op, LayerNorm) and op.axes > 1 and array.ndim == op.axes:
+        return np.moveaxis(array, 0, -1)
+    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return np.take(array, _features(graph, entry, len(array)))
+    if name == "bias":
+        return array
+    if isinstance(op, Conv | ConvTranspose) and array.ndim > 2:
+        # (out, in // groups, *window); transposed (in, out // groups, *window), which is the kernel of the convolution
+        return np.moveaxis(array, (0, 1), (-1, -2))
+    if isinstance(op, Dense) and array.ndim == 2:
+        return np.take(array.T, _features(graph, entry, array.shape[1]), axis=0)
+    msg = f"from_torch: the entry {entry.path!r} is of {op!r}; a weight of shape {array.shape} is not one of it"
+    raise FuncconvError(msg)
+
+
+def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
+    op = _layer(entry)
+    if isinstance(op, LayerNorm) and op.axes > 1:
+        return np.moveaxis(array, -1, 0)
+    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
+        return array[np.argsort(_features(graph, entry))]
+    if name == "bias":
+        return array
+    if isinstance(op, Conv | ConvTranspose):
+        return np.moveaxis(array, (-1, -2), (0, 1))
+    if isinstance(op, Dense):
+        return array[np.argsort(_features(graph, entry))].T
+    msg = f"to_torch: the entry {entry.path!r} is of {op!r}, which PyTorch has not"
+    raise FuncconvError(msg)
+
+
+def _features(graph: Graph, entry: Entry, count: int | None = None) -> np.ndarray:
+    """Return where each feature that a layer takes is among PyTorch's: elsewhere, if they are a flattened image."""
+    own = entry.inputs[0][-1]
+    image = _flattened(graph, entry)
+    if image is None or count not in (None, own):  # what does not fit is told later, by shapes
+        return np.arange(own if count is None else count)
+    if isinstance(entry.row.op, GroupNorm) and entry.row.op.groups > 1:
+        msg = f"the entry {entry.path!r} has groups of a flattened image: flatten it with order='channels_first'"
+        raise FuncconvError(msg)
+    return np.moveaxis(np.arange(own).reshape(image[-1], *image[:-1]), 0, -1).ravel()
+
+
+def _flattened(graph: Graph, entry: Entry) -> Shape | None:
+    """Return the shape of the image that was flattened, channels last, into the features that a layer takes."""
+    shapes, first = graph.shapes(), len(graph.inputs)
+    (at_input,) = entry.row.inputs
+    size = shapes[graph.nodes[at_input]].shape
+    while at_input >= first:
+        row = graph.rows[at_input - first]
+        came = shapes[graph.nodes[row.inputs[0]]].shape if len(row.inputs) == 1 else None
+        if came is None:
+            return None
+        if len(came) > 1 and size == (prod(came),):
+            first_order = isinstance(row.op, Flatten) and row.op.order == "channels_first"
+            return None if first_order else came
+        if came != size:  # not one of what changes numbers in their places
+            return None
+        (at_input,) = row.inputs
+    return None

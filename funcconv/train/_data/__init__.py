@@ -1,0 +1,1 @@
+"""Batches, and where a run is among them."""

@@ -1,0 +1,194 @@
+"""Batches of arrays in memory, in an order that depends on a key and an epoch alone."""
+
+import mmap
+from collections.abc import Iterator
+from functools import partial
+from typing import Any
+
+import jax
+import numpy as np
+
+from ..._common.errors import FuncconvError
+from ..._common.types import Array
+
+
+class Batches(Iterator[Any]):
+    """An iterator over batches that knows where it is: see `batches`."""
+
+    def __init__(
+        self,
+        arrays: Any,
+        size: int,
+        key: Array | None,
+        *,
+        epochs: int | None,
+        drop_last: bool,
+        shard: tuple[int, int],
+        sharding: Any,
+        prefetch: int,
+        copy: bool,
+    ) -> None:
+        self._arrays = jax.tree.map(_unchanging if copy else np.asarray, arrays)
+        self._count = len(jax.tree.leaves(self._arrays)[0])
+        self._size, self._epochs, self._shard = size, epochs, shard
+        self._sharding, self._prefetch = sharding, prefetch
+        whole, rest = divmod(self._count, size)
+        self.per_epoch = whole + bool(rest and not drop_last)
+        self._seed = None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
+        self._ahead: dict[int, Any] = {}  # by the number, so that an interrupt at any line skips none
+        self._orders: dict[int, np.ndarray] = {}
+        self.position = 0
+
+    def __next__(self) -> Any:
+        for number in range(self.position, self.position + self._prefetch):
+            if self._known(number) and number not in self._ahead:
+                self._ahead[number] = self._placed(number)
+        if not self._known(self.position):
+            raise StopIteration
+        found = self._ahead.pop(self.position, None)
+        if found is None:
+            found = self._placed(self.position)
+        self.position += 1
+        return found
+
+    def seek(self, position: int) -> "Batches":
+        """Go to a batch by its number from the beginning, and return self."""
+        if position < 0:
+            msg = f"batches: a position must not be negative; got {position}"
+            raise FuncconvError(msg)
+        self.position = position
+        self._ahead.clear()
+        return self
+
+    def common(self) -> dict[str, Any]:
+        """Return what the iterators of processes that train together have in common."""
+        found: dict[str, Any] = {"batch_size": self._size, "batches per epoch": self.per_epoch, "epochs": self._epochs}
+        if self._shard[1] > 1:  # each takes its part of the same examples in the same order
+            found |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
+        return found
+
+    def options(self) -> dict[str, Any]:
+        """Return what the batches depend on, but for the values in the arrays and what differs between processes."""
+        arrays = {
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{each.dtype}{list(each.shape)}"
+            for path, each in jax.tree.leaves_with_path(self._arrays)
+        }
+        last = self.per_epoch * self._size <= self._count
+        return {
+            "batch_size": self._size, "key": self._seed, "drop_last": last, "parts of a batch": self._shard[1],
+            "arrays": arrays,
+        }  # fmt: skip
+
+    def __getitem__(self, number: int) -> Any:
+        """Return a batch by its number, in memory of the host."""
+        if not self._known(number):
+            msg = f"batches: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
+            raise IndexError(msg)
+        epoch, place = divmod(number, self.per_epoch)
+        chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        index, count = self._shard
+        return jax.tree.map(
+            lambda each: each[chosen[index * len(chosen) // count : (index + 1) * len(chosen) // count]], self._arrays
+        )
+
+    def _known(self, number: int) -> bool:
+        return number >= 0 and (self._epochs is None or number < self._epochs * self.per_epoch)
+
+    def _order(self, epoch: int) -> np.ndarray:
+        if self._seed is None:
+            return np.arange(self._count)
+        if epoch not in self._orders:
+            self._orders = {epoch: np.random.default_rng([*self._seed, epoch]).permutation(self._count)}
+        return self._orders[epoch]
+
+    def _placed(self, number: int) -> Any:
+        batch = self[number]
+        if self._sharding is None:
+            return jax.tree.map(jax.device_put, batch)
+        place = partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(place, batch)
+
+
+def batches(
+    arrays: Any,
+    batch_size: int,
+    key: Array | None = None,
+    *,
+    epochs: int | None = None,
+    drop_last: bool = True,
+    shard: tuple[int, int] | None = None,
+    sharding: Any = None,
+    prefetch: int = 2,
+    copy: bool = True,
+) -> Batches:
+    """Return an iterator over batches of arrays, shuffled anew in every epoch.
+
+    The order of epoch `e` is a permutation that depends on the key and `e` alone, so that any batch can be found again:
+    `batches(...).seek(n)` goes on as if `n` had been taken.
+
+    Args:
+        arrays: a tree of arrays with one length, `(examples, ...)`. JAX arrays and read-only NumPy arrays, such as
+            `numpy.load(path, mmap_mode="r")`, are used as they are. `copy` says what happens to others.
+        batch_size: how many examples a batch has.
+        key: for the order; None keeps that of the arrays.
+        epochs: how often all are gone through; None goes on for ever.
+        drop_last: whether to leave out the examples of an epoch that do not fill a batch; else they are a smaller one.
+        shard: `(i, n)` for the i-th of n equal parts of each batch, as the i-th of n processes wants it; None is
+            `(jax.process_index(), jax.process_count())` with a `sharding` and the whole batch without.
+        sharding: a `jax.sharding.Sharding` for the whole batch; None leaves it on the default device.
+        prefetch: how many batches are on the device before they are asked for.
+        copy: whether to copy NumPy arrays that can be written to, so that later changes of them have no effect. False
+            saves the memory of the copy; the arrays must then not change while the iterator is in use.
+
+    Returns:
+        An iterator with `position`, how many were taken; `seek(position)`; `per_epoch`; and `[number]`, a batch in the
+        host's memory.
+
+    Raises:
+        FuncconvError: if the arrays differ in length or have fewer examples than a batch, or an option is out of range.
+
+    Example:
+        >>> import funcconv as fc, jax, numpy as np
+        >>> data = fc.train.batches({"x": np.arange(10)}, 4, jax.random.key(0))
+        >>> first, second = next(data), next(data)
+        >>> data.per_epoch, len({*first["x"].tolist(), *second["x"].tolist()})
+        (2, 8)
+        >>> bool((next(data.seek(1))["x"] == second["x"]).all())
+        True
+    """
+    lengths = {np.shape(each)[:1] for each in jax.tree.leaves(arrays)}
+    if len(lengths) != 1 or not min(lengths):
+        found = ", ".join(str(np.shape(each)) for each in jax.tree.leaves(arrays))
+        msg = f"batches: the arrays must have one length, (examples, ...); their shapes are {found or 'none'}"
+        raise FuncconvError(msg)
+    ((count,),) = lengths
+    if shard is None:
+        shard = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
+    index, parts = shard
+    for name, value, right, what in (
+        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
+        ("batch_size", batch_size, batch_size <= count or not drop_last, f"at most the {count} examples there are"),
+        ("epochs", epochs, epochs is None or epochs >= 1, "at least 1"),
+        ("shard", shard, 0 <= index < parts and batch_size % parts == 0, "(i, n) with i below n, which cuts a batch"),
+        ("prefetch", prefetch, prefetch >= 0, "at least 0"),
+    ):
+        if not right:
+            msg = f"batches: {name} must be {what}; got {value}"
+            raise FuncconvError(msg)
+    return Batches(
+        arrays, batch_size, key,
+        epochs=epochs, drop_last=drop_last, shard=shard, sharding=sharding, prefetch=prefetch,
+        copy=copy,
+    )  # fmt: skip
+
+
+def _unchanging(array: Any) -> np.ndarray:
+    """Return an array that nobody else can write to: the same one, or a copy."""
+    if isinstance(array, jax.Array):
+        return np.asarray(array)
+    memory = array
+    while isinstance(memory, np.ndarray):
+        if memory.flags.writeable:
+            return np.array(array)
+        memory = memory.base
+    return np.asarray(array) if memory is None or isinstance(memory, bytes | mmap.mmap) else np.array(array)

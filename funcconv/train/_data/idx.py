@@ -1,0 +1,70 @@
+"""The IDX format, in which MNIST and its likes come."""
+
+import gzip
+import math
+import os
+import zlib
+from pathlib import Path
+from typing import BinaryIO, cast
+
+import numpy as np
+
+from ..._common.errors import FuncconvError
+
+_TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
+_CHUNK = 1 << 24
+
+
+def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
+    """Read one array in the IDX format, gzipped or not.
+
+    Args:
+        path: of the file. No more of it is read than its header promises.
+
+    Returns:
+        An array of the shape and type that the file says, in native byte order: MNIST's images are
+        `(examples, height, width)` in uint8.
+
+    Raises:
+        FuncconvError: if it cannot be read, is not such a file, or is longer or shorter than it says.
+
+    Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
+
+    Example:
+        >>> import funcconv as fc, tempfile
+        >>> with tempfile.NamedTemporaryFile() as file:
+        ...     count = file.write(bytes([0, 0, 8, 1, 0, 0, 0, 3, 7, 8, 9]))  # one axis of three bytes
+        ...     file.flush()
+        ...     fc.train.read_idx(file.name).tolist()
+        [7, 8, 9]
+    """
+    path = Path(path)
+    try:
+        with path.open("rb") as file:
+            gzipped = file.read(2) == b"\x1f\x8b"
+            file.seek(0)
+            with gzip.open(file) if gzipped else file as content:
+                return _read(path, cast("BinaryIO", content))
+    except (OSError, EOFError, zlib.error) as error:
+        msg = f"read_idx: {path} cannot be read: {error}"
+        raise FuncconvError(msg) from None
+
+
+def _read(path: Path, file: BinaryIO) -> np.ndarray:
+    head = file.read(4)
+    if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
+        msg = f"read_idx: {path} is not in the IDX format: it begins with {head.hex(' ') or 'nothing'}"
+        raise FuncconvError(msg)
+    dtype, sizes = np.dtype(_TYPES[head[2]]), file.read(4 * head[3])
+    shape = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
+    expected = math.prod(shape) * dtype.itemsize
+    content = bytearray()
+    while len(content) <= expected and (chunk := file.read(min(_CHUNK, expected + 1 - len(content)))):
+        content += chunk
+    if len(shape) != head[3] or len(content) != expected:
+        many = "more" if len(content) > expected else len(content)
+        msg = (
+            f"read_idx: {path} is damaged: its header promises {expected} bytes for shape {tuple(shape)}, it has {many}"
+        )
+        raise FuncconvError(msg)
+    return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -1,0 +1,108 @@
+"""The batches of a run, and the place in them to which a later call returns."""
+
+import json
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from ..._common.errors import FuncconvError
+from .batches import Batches
+
+END: Any = object()  # instead of a batch: there are no more
+
+
+class Source:
+    """Batches that are taken one after the other, one for each step.
+
+    A place is a state of the iterator and how many batches to pass over from there. So a place can be told even if a
+    batch was taken that no step was trained on: it is counted from the last state that was asked for.
+
+    Args:
+        batches: what the user gave to `fit`.
+
+    Raises:
+        FuncconvError: if it is no iterator.
+    """
+
+    def __init__(self, batches: Any) -> None:
+        if not (isinstance(batches, Iterator) or _has_state(batches)):
+            msg = (
+                "train: batches must be an iterator, so that a run that goes on can pass over those of earlier steps: "
+                f"train.batches(...), or iter(...) of a list or a loader; got {type(batches).__name__}"
+            )
+            raise FuncconvError(msg)
+        self._batches = batches
+        self._settable = isinstance(batches, Batches) or _has_state(batches)
+        self._iterator: Iterator[Any] | None = None
+        self._taken = 0  # the number of the step that the last batch was asked for
+        self._known: tuple[int, Any] = (0, None)  # after which step the iterator had which state
+
+    def begin(self, done: int) -> None:
+        """Begin where the iterator is: its next batch is that of step `done + 1`."""
+        self._taken, self._known = done, (done, None)
+
+    def go_to(self, done: int, place: Mapping[str, Any] | None) -> None:
+        """Make the next batch the one of step `done + 1`.
+
+        Args:
+            done: after how many steps the place was told.
+            place: what `place` returned; None if it is not known. An iterator that cannot be set is at its beginning.
+        """
+        state, pass_over = (None, done) if place is None else (place["state"], int(place["pass_over"]))
+        if isinstance(self._batches, Batches):
+            self._batches.seek(state["position"] + pass_over if state and "position" in state else done)
+        else:
+            if not self._set_state(state) and state is not None:
+                pass_over = done  # the state is one of another iterator
+            for _ in range(pass_over):
+                self._next()
+        self._taken, self._known = done, (done - pass_over, None)
+
+    def take(self) -> Any:
+        """Return the batch of the next step, or `END`."""
+        self._taken += 1
+        return self._next()
+
+    def note(self, done: int) -> None:
+        """Ask for the state of the iterator after a step, unless a later batch was taken."""
+        if self._settable and self._taken == done:
+            self._known = done, self._state()
+
+    def place(self, done: int) -> dict[str, Any]:
+        """Return the place of the batch of step `done + 1`, as JSON has it."""
+        self.note(done)
+        known, state = self._known
+        return {"state": state, "pass_over": done - known}
+
+    def put_back(self, done: int) -> None:
+        """Return to the place after a step, if the iterator can be set: no step was trained on the batch taken."""
+        if self._settable:
+            self.go_to(done, self.place(done))
+
+    def _next(self) -> Any:
+        if self._iterator is None:
+            self._iterator = iter(self._batches)
+        return next(self._iterator, END)
+
+    def _state(self) -> Any:
+        if isinstance(self._batches, Batches):
+            return {"position": self._batches.position}
+        state = self._batches.get_state()
+        if isinstance(state, bytes):
+            return {"bytes": state.decode("latin-1")}
+        try:
+            return {"value": json.loads(json.dumps(state))}  # a copy, since the iterator may go on to change it
+        except (TypeError, ValueError) as error:
+            msg = f"train: get_state() of {type(self._batches).__name__} must return bytes or what JSON has: {error}"
+            raise FuncconvError(msg) from error
+
+    def _set_state(self, state: Any) -> bool:
+        """Set an iterator to a state that it had; return whether this is possible."""
+        if not (_has_state(self._batches) and isinstance(state, dict) and ("bytes" in state or "value" in state)):
+            return False
+        self._batches.set_state(state["bytes"].encode("latin-1") if "bytes" in state else state["value"])
+        self._iterator = None
+        return True
+
+
+def _has_state(batches: Any) -> bool:
+    return hasattr(batches, "get_state") and hasattr(batches, "set_state")

@@ -1,0 +1,51 @@
+"""Records of a run as TensorBoard reads them."""
+
+import os
+from collections.abc import Mapping
+from typing import Any
+
+from ..._common.optional_packages import needs
+from ..._common.types import Number
+
+
+class TensorBoard:
+    """A log of `fit` that writes TensorBoard's event files: one curve for each number, by the step.
+
+    A run that goes on writes another file, which takes the place of what the first has from that step on.
+
+    Args:
+        folder: is made where it is missing.
+
+    Raises:
+        FuncconvError: if tensorboardX is not installed.
+
+    Example:
+        >>> import funcconv as fc, os, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     log = fc.train.TensorBoard(folder)  # fit(..., log=log), or log=["run.jsonl", log]
+        ...     log({"step": 1, "loss": 0.5})
+        ...     log.close()
+        ...     os.listdir(folder)[0][:19]
+        'events.out.tfevents'
+    """
+
+    def __init__(self, folder: str | os.PathLike[str]) -> None:
+        with needs("tensorboard", "a log for TensorBoard"):
+            from tensorboardX import SummaryWriter
+        self._open, self._folder = SummaryWriter, folder
+        self._writer: Any = None
+
+    def __call__(self, record: Mapping[str, Number]) -> None:
+        """Write a record."""
+        step = int(record["step"])
+        if self._writer is None:
+            self._writer = self._open(os.fspath(self._folder), purge_step=step)
+        for name, value in record.items():
+            if name != "step":
+                self._writer.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Write what is not yet written; a later record opens another file."""
+        if self._writer is not None:
+            self._writer.close()
+            self._writer = None

@@ -1,0 +1,69 @@
+"""What `evaluate` returns, as plain numbers."""
+
+import numbers
+from collections.abc import Mapping
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Number
+
+_EXPECTED = "train: evaluate must return a dict of numbers"
+
+
+def numbers_of(returned: Any) -> dict[str, Number]:
+    """Return the numbers that `evaluate` returned.
+
+    Args:
+        returned: a mapping from names to real numbers or to arrays of shape `()`.
+
+    Raises:
+        FuncconvError: if it is something else; the name of the wrong entry is in the message.
+    """
+    if not isinstance(returned, Mapping):
+        msg = f"{_EXPECTED}; got {type(returned).__name__}"
+        raise FuncconvError(msg)
+    for name in returned:
+        if not isinstance(name, str):
+            msg = f"{_EXPECTED}, whose names are strings; got the name {name!r}"
+            raise FuncconvError(msg)
+    return {name: _number(name, value) for name, value in returned.items()}
+
+
+def monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
+    """Return the value that `monitor` names, of which the smallest is the best."""
+    name = monitor.removeprefix("-")
+    if name not in evaluated:
+        msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
+        raise FuncconvError(msg + (suggest(name, evaluated) if evaluated else ""))
+    return -evaluated[name] if monitor.startswith("-") else evaluated[name]
+
+
+def _number(name: str, value: Any) -> float:
+    shape = getattr(value, "shape", ())
+    if shape != ():
+        msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}"
+        raise FuncconvError(msg)
+    if isinstance(value, np.generic) or not isinstance(value, numbers.Real):
+        kind = f"of dtype {value.dtype}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
+        try:
+            array = np.asarray(value)
+        except (TypeError, ValueError) as error:
+            msg = f"{_EXPECTED}; {name!r} is {kind}"
+            raise FuncconvError(msg) from error
+        if array.shape != () or not _is_real(array.dtype):
+            msg = f"{_EXPECTED}; {name!r} is {kind}"
+            raise FuncconvError(msg)
+        value = array
+    try:
+        return float(value)
+    except OverflowError as error:
+        msg = f"{_EXPECTED}; {name!r} is larger than any float64"
+        raise FuncconvError(msg) from error
+
+
+def _is_real(dtype: Any) -> bool:
+    real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating))
+    return real and dtype.kind != "m"  # NumPy takes time spans for integers

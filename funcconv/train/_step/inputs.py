@@ -1,0 +1,77 @@
+"""Which entries of a batch are the model's inputs, and their cast to the dtype that the model computes in."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax.tree_util import SequenceKey
+
+from ..._common.errors import FuncconvError
+from .._distributed.partition import meets, path_of
+
+_INPUTS = frozenset({"x", "input", "inputs", "image", "images"})
+_TARGETS = frozenset({"y", "target", "targets", "label", "labels"})
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    """Return the tree with its floating arrays in another dtype."""
+    return jax.tree.map(lambda leaf: leaf.astype(dtype) if _is_float(leaf) else leaf, tree)
+
+
+def cast_inputs(batch: Any, dtype: Any, inputs: Sequence[str] | None) -> Any:
+    """Return the batch with the model's inputs in another dtype; targets and all else that is no input stay.
+
+    Args:
+        batch: a tree of arrays.
+        dtype: of the inputs that are floating numbers.
+        inputs: patterns of the paths of the inputs. None takes the names `_INPUTS`, the first of a pair, and a batch
+            that is a single array as inputs; the names `_TARGETS` and the second of a pair as targets.
+
+    Raises:
+        FuncconvError: if a pattern meets no entry, or `inputs` is None and a floating entry has another name.
+    """
+    entries = [(path, path_of(path)) for path, leaf in jax.tree.leaves_with_path(batch) if _is_float(leaf)]
+    if inputs is None:
+        chosen = {name: _by_convention(path, batch) for path, name in entries}
+        unknown = [name for name, is_input in chosen.items() if is_input is None]
+        if unknown:
+            msg = (
+                f"train: compute_dtype={jnp.dtype(dtype).name} casts the model's inputs and no targets, but which is "
+                f"{', '.join(map(repr, unknown))} of the batch? Name the inputs in make_step, such as "
+                f"inputs={unknown[0]!r}, or inputs=() for none; the floating entries are "
+                f"{', '.join(repr(name) for _, name in entries)}"
+            )
+            raise FuncconvError(msg)
+    else:
+        names = [path_of(path) for path, _ in jax.tree.leaves_with_path(batch)]
+        for pattern in inputs:
+            if not any(meets(name, pattern) for name in names):
+                msg = f"train: inputs={pattern!r} is no entry of the batch, which has {', '.join(map(repr, names))}"
+                raise FuncconvError(msg)
+        chosen = {name: any(meets(name, pattern) for pattern in inputs) for _, name in entries}
+
+    def one(path: Sequence[Any], leaf: Any) -> Any:
+        if not _is_float(leaf):
+            return leaf
+        # With a dtype of its own, a target that `jnp.full` made is not promoted to the dtype of the model's outputs.
+        return jnp.asarray(leaf, dtype if chosen[path_of(path)] else jnp.result_type(leaf))
+
+    return jax.tree.map_with_path(one, batch)
+
+
+def _by_convention(path: Sequence[Any], batch: Any) -> bool | None:
+    """Return whether an entry is an input, by its first known name or its place; None if that does not say it."""
+    if not path:
+        return True
+    if isinstance(path[0], SequenceKey):
+        return True if path[0].idx == 0 else False if len(batch) == 2 else None
+    for key in path:
+        name = path_of((key,)).lower()
+        if name in _INPUTS | _TARGETS:
+            return name in _INPUTS
+    return None
+
+
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))

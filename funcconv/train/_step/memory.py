@@ -1,0 +1,78 @@
+"""Arrays that a compiled step may overwrite: copies of what others hold, and states that others may keep."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ..._common.types import Array
+
+
+def copied(tree: Any) -> Any:
+    """Return a tree of JAX arrays in memory of their own.
+
+    JAX may use the memory of a NumPy array instead of copying it, and may read it after a call has returned. A compiled
+    step overwrites the memory of its state. So whatever comes from a caller is copied before it becomes a state.
+    """
+    return jax.tree.map(_copied, tree)
+
+
+def copied_batch(batch: Any) -> Any:
+    """Return a batch with its NumPy arrays copied, since a step reads them later than the iterator may refill them."""
+    return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
+
+
+def lent(tree: Any) -> Any:
+    """Return the tree with new array objects that share the memory of the old ones."""
+    return jax.tree.map(_lent, tree)
+
+
+def taken_back(tree: Any) -> Any:
+    """Return the tree with a copy of each array whose memory another array uses, and the others as they are.
+
+    It is called on a tree after a function was given `lent(tree)`. If the function kept any of it, the copies are
+    overwritten by the next step instead. If it kept nothing, nothing is copied.
+    """
+    leaves = jax.tree.leaves(tree)
+    own = {id(array) for leaf in leaves for array in (leaf, *_pieces(leaf))}
+    platforms = {device.platform for leaf in leaves for device in leaf.devices()}
+    try:
+        used = {
+            address
+            for platform in platforms
+            for array in jax.live_arrays(platform)  # type: ignore[no-untyped-call]
+            if id(array) not in own
+            for address in _addresses(array)
+        }
+        return jax.tree.map(lambda leaf: leaf if used.isdisjoint(_addresses(leaf)) else _copied(leaf), tree)
+    except jax.errors.JaxRuntimeError:  # not every platform tells addresses
+        return copied(tree)
+
+
+def _copied(leaf: Any) -> Array:
+    if not isinstance(leaf, jax.Array):
+        leaf = np.array(leaf)
+    if _is_key(leaf):
+        return jnp.copy(leaf)
+    return jnp.array(leaf, jnp.result_type(leaf), copy=True)  # a dtype makes the type strong, as a step returns it
+
+
+def _lent(leaf: Array) -> Array:
+    if _is_key(leaf):
+        return jnp.copy(leaf)  # a few bytes
+    pieces = [jax.device_put(piece, piece.sharding) for piece in _pieces(leaf)]
+    return jax.make_array_from_single_device_arrays(leaf.shape, leaf.sharding, pieces)
+
+
+def _pieces(leaf: Array) -> list[Array]:
+    """Return the arrays of each device of this process."""
+    return [] if _is_key(leaf) else [shard.data for shard in leaf.addressable_shards]
+
+
+def _addresses(leaf: Array) -> list[int]:
+    return [piece.unsafe_buffer_pointer() for piece in _pieces(leaf) if piece.size]
+
+
+def _is_key(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key))
