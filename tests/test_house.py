@@ -4,6 +4,7 @@ import ast
 import doctest
 import graphlib
 import inspect
+import re
 import subprocess
 import sys
 from collections import Counter
@@ -106,6 +107,15 @@ def test_imports_go_one_way(name):
         assert package_of(other) <= own, f"{name} imports {other}, whose package is below"
         public = {Path(each).parts[0] for each in (name, other)} & NAMESPACES
         assert name == "__init__" or len(public) < 2, f"{name} imports {other}, of another public namespace"
+
+
+def test_the_architecture_lists_the_packages_in_their_order():
+    text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
+    rows = re.findall(r"^\| (.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
+    listed = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
+    packages = [each for each in PACKAGES if not each.startswith(("train/", "__"))]
+    assert sorted(listed) == sorted(packages)
+    assert [each for each in listed if each[0] == "_"] == [each for each in packages if each[0] == "_"]
 
 
 def test_no_imports_in_a_circle():

@@ -9,10 +9,14 @@ from pathlib import Path
 
 import pytest
 
+import funcconv as fc
+
 HOME = Path(__file__).parents[2]
 DOCS = HOME / "docs"
 README = HOME / "README.md"
-PAGES = [README, *sorted(DOCS.glob("**/*.md"))]
+OUTSIDE = [README, HOME / "ARCHITECTURE.md", HOME / "CONTRIBUTING.md"]  # of the site
+PAGES = [*OUTSIDE, *sorted(DOCS.glob("**/*.md"))]
+PACKAGE = Path(fc.__file__).parent
 os.environ.setdefault("KERAS_BACKEND", "jax")  # read when Keras is imported
 pages = pytest.mark.parametrize("page", PAGES, ids=lambda page: str(page.relative_to(HOME)))
 
@@ -85,6 +89,8 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
     for file in re.findall(r"`((?:tests|examples|benchmarks|docs)/[\w/.-]*)`", text):
         assert (HOME / file).exists(), file
+    for file in re.findall(r"`((?:_|train/|interop/|plot/|spatial/)[\w/]*\.py)`", text):
+        assert (PACKAGE / file).exists(), file
 
 
 def test_every_picture_is_shown_and_is_small():
@@ -113,4 +119,4 @@ def test_pages_for_those_who_come_from_elsewhere_have_all_their_parts():
 def test_every_page_is_in_the_contents():
     contents = (HOME / "mkdocs.yml").read_text().partition("\nnav:\n")[2]
     listed = re.findall(r"[\w/]+\.md", re.sub(r"^ *#.*$", "", contents, flags=re.MULTILINE))
-    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in PAGES if page != README)
+    assert sorted(listed) == sorted(str(page.relative_to(DOCS)) for page in PAGES if page not in OUTSIDE)
