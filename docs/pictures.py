@@ -111,7 +111,17 @@ def main() -> None:
     windows = fc.plot.windows((7, 7), 3, stride=2, padding=1, position=(1, 2))
     for name, figure in (("matrix", matrices()), ("pools", pools(digit)), ("windows", windows)):
         figure.savefig(out / f"course-{name}.png", dpi=80)
-    (out / "siamese-digits.png").write_bytes(from_page("siamese.md", "siamese.png"))
+    for page, written, name in (
+        ("siamese.md", "siamese.png", "siamese-digits.png"),
+        ("recipes/image_folder.md", "predictions.png", "recipe-image-folder.png"),
+        ("recipes/augmentation.md", "augmented.png", "recipe-augmentation.png"),
+        ("recipes/schedules.md", "schedules.png", "recipe-schedules.png"),
+        ("recipes/unet.md", "segmentation.png", "recipe-unet.png"),
+        ("recipes/triplet.md", "embedding.png", "recipe-triplet.png"),
+        ("recipes/gan.md", "generated.png", "recipe-gan.png"),
+        ("recipes/audio.md", "prediction.png", "recipe-audio.png"),
+    ):
+        (out / name).write_bytes(from_page(page, written))
 
 
 if __name__ == "__main__":
