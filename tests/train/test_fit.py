@@ -27,7 +27,8 @@ import funcconv as fc
 from funcconv._checkpoints import record as _checkpoint_record
 from funcconv._checkpoints import stored as _stored_checkpoints
 from funcconv._checkpoints.folder import Checkpoints, digest
-from funcconv.train._step import step as _step
+from funcconv.train._state import Scale
+from funcconv.train._step import update as _update
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
 
@@ -150,7 +151,7 @@ def test_mixed_precision_keeps_float32(problem, dtype):
 
     step, state, batch = begun(problem, loss=loss, compute_dtype=dtype)
     exact, _, _ = begun(problem)
-    state = state if state.scale is None else dataclasses.replace(state, scale=_step.Scale(jnp.float32(64), state.step))
+    state = state if state.scale is None else dataclasses.replace(state, scale=Scale(jnp.float32(64), state.step))
     found, metrics = step(state, batch)
     assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype))}
     assert {each.dtype for each in jax.tree.leaves((found.params, metrics["loss"]))} == {np.dtype(F32)}
@@ -159,7 +160,7 @@ def test_mixed_precision_keeps_float32(problem, dtype):
 
 
 def test_the_scale_falls_and_rises(problem, monkeypatch):
-    monkeypatch.setattr(_step, "_GOOD_STEPS", 3)
+    monkeypatch.setattr(_update, "_GOOD_STEPS", 3)
     step, state, batch = begun(problem, optax.sgd(1e-3), compute_dtype=np.float16)
     large = {name: 10 * each for name, each in batch.items()}  # the gradient leaves float16 at first
     factors = []
