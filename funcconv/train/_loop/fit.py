@@ -1,13 +1,13 @@
-"""The loop: steps, evaluations and checkpoints, and going on where a run ended."""
+"""The training loop: steps, evaluations and checkpoints; a later call resumes a run that has ended anywhere."""
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..._checkpoints.folder import Checkpoints
 from .._data.source import END, Source
-from .._distributed.processes import digests, of_state
+from .._distributed.processes import Processes, digests, of_state
 from .._logs.history import History
 from .._logs.log_file import Beginning
 from .._logs.logs import Logs, Reports, listed
@@ -17,8 +17,8 @@ from .._step.compiled import CompiledStep
 from .._step.memory import copied
 from .._step.step import Step
 from .interrupts import Interrupts
-from .options import checked
-from .run import Evaluate, Run, begun, resumed
+from .options import Options, checked
+from .run import Evaluate, Moment, Parts, Run, begun, resumed
 from .settings import Changes, OnChange, settings_of
 
 
@@ -108,71 +108,108 @@ def fit(
         ([1.0, 2.0, 3.0], True)
     """
     processes = of_state(state)
-    with ExitStack() as closing:  # calls all that are registered, also if one of them fails; the last one first
+    with ExitStack() as closing:  # on exit it calls all registered functions, the last one first, even if one raises
         closing.callback(processes.close)
         with processes.guard():
             options = checked(
-                steps=steps, every=every, patience=patience, monitor=monitor, checkpoint=checkpoint,
-                checkpoint_every=checkpoint_every, keep=keep, about=about, on_change=on_change, evaluate=evaluate,
-            )  # fmt: skip
+                steps=steps,
+                every=every,
+                patience=patience,
+                monitor=monitor,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                keep=keep,
+                about=about,
+                on_change=on_change,
+                evaluate=evaluate,
+            )
             logs, source = listed(log), Source(batches)
             processes.meet(None if options.checkpoint is None else str(options.checkpoint))
             processes.check(options.described(batches))
 
-        folder, found = None, None
         with processes.guard():
-            if options.checkpoint:
-                folder = Checkpoints(options.checkpoint, keep=options.keep, best=monitor)
-                closing.callback(lambda: None if processes.broken else folder.close())  # it waits for all processes
-                found = folder.restore(state, about=options.about)
+            folder = _opened_folder(options, processes, closing)
+            restored = folder.restore(state, about=options.about) if folder else None
         if processes.together:
-            processes.check(digests(found[1] if found else state, "state"))
+            processes.check(digests(restored[1] if restored else state, "state"))
 
         with processes.guard():
-            saved = found[2] if found else {}
-            settings = settings_of(
-                step, state, batches, monitor=monitor, patience=options.patience,
-                every=options.every if evaluate else None,
-            )  # fmt: skip
+            settings, saved = _settings(step, state, batches, options), restored[2] if restored else {}
             changes = Changes(saved, on_change, options.checkpoint)
             if processes.is_first:
                 changes.check(settings)
-            if found:
-                moment = resumed(found[1], saved, monitor)
-                source.go_to(moment.done, saved.get("place"))
-            else:
-                moment = begun(copied(state))  # the compiled step takes over its memory
-                source.begin(moment.done)
-            if folder:
-                source.note(moment.done)
-            history = History()
-            beginning = Beginning(moment.done, moment.is_evaluated, options.checkpoint)
-            reports = Reports(logs, history.records, beginning)
-            closing.callback(reports.close)
-            shown = Progress(options.steps, moment.done, shown=progress)
-            closing.callback(lambda: shown.close(history.stopped))
+            moment = _first_moment(state, restored, source, options)
+            history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
-        interrupts, compiled = Interrupts(), CompiledStep(step)
-        closing.callback(interrupts.close)
-        run = Run(
-            moment, options, source, processes, folder=folder, saved=bool(found), step=compiled, evaluate=evaluate,
-            history=history, reports=reports, progress=shown, interrupts=interrupts, settings=settings,
-            changes=changes, program=saved.get("program"),
-        )  # fmt: skip
-        try:
+        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step)
+        parts = Parts(source, processes, folder, compiled, evaluate, history, reports, bar, interrupts, changes)
+        run = Run(moment, options, parts, saved=bool(restored), settings=settings, program=saved.get("program"))
+        with _saved_after_error(run, processes):
             run.evaluate_if_due()
             while (batch := run.next_batch()) is not END:
                 run.take_step(batch)
                 run.evaluate_if_due()
                 run.save_if_due()
             run.save()
-        except BaseException as error:
-            other = processes.fail(error)
-            with suppress(BaseException):  # what went wrong first is what is told
-                run.save_after_error()
-            if other:
-                raise other from error
-            raise
-        finally:
-            history.compilations = compiled.times
     return run.moment.state, history
+
+
+def _settings(step: Step, state: State, batches: Any, options: Options) -> dict[str, str]:
+    """Return the settings that are recorded, and compared when the run is resumed."""
+    every = options.every if options.has_evaluate else None
+    return settings_of(step, state, batches, monitor=options.monitor, patience=options.patience, every=every)
+
+
+def _opened_folder(options: Options, processes: Processes, closing: ExitStack) -> Checkpoints | None:
+    """Return the folder of checkpoints, which is closed at the end of the run; None if there is none."""
+    if options.checkpoint is None:
+        return None
+    folder = Checkpoints(options.checkpoint, keep=options.keep, best=options.monitor)
+    # Closing a folder waits for all processes, which is in vain if one of them is gone.
+    closing.callback(lambda: None if processes.broken else folder.close())
+    return folder
+
+
+def _opened_reports(
+    logs: list[Any], moment: Moment, options: Options, closing: ExitStack, *, shown: bool
+) -> tuple[History, Reports, Progress]:
+    """Return the history, the logs and the progress bar, which are closed at the end of the run."""
+    history = History()
+    beginning = Beginning(moment.done, moment.is_evaluated, options.checkpoint)
+    reports = Reports(logs, history.records, beginning)
+    closing.callback(reports.close)
+    bar = Progress(options.steps, moment.done, shown=shown)
+    closing.callback(lambda: bar.close(history.stopped))
+    return history, reports, bar
+
+
+def _first_moment(
+    state: State, restored: tuple[int, State, dict[str, Any]] | None, source: Source, options: Options
+) -> Moment:
+    """Return where the run begins or goes on, and set the batches to that place."""
+    if restored:
+        _, restored_state, saved = restored
+        moment = resumed(restored_state, saved, options.monitor)
+        source.go_to(moment.done, saved.get("place"))
+    else:
+        moment = begun(copied(state))  # a copy, because the compiled step overwrites the memory of its state
+        source.begin(moment.done)
+    if options.checkpoint:
+        source.note(moment.done)
+    return moment
+
+
+@contextmanager
+def _saved_after_error(run: Run, processes: Processes) -> Iterator[None]:
+    """Save the state if an error or an interrupt ends the run, and tell the other processes."""
+    try:
+        yield
+    except BaseException as error:
+        other = processes.fail(error)
+        with suppress(BaseException):  # the first error is the one to raise
+            run.save_after_error()
+        if other:
+            raise other from error
+        raise
+    finally:
+        run.count_compilations()
