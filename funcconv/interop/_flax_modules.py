@@ -81,13 +81,15 @@ def _nnx_graph() -> Any:
 
 
 def to_linen(graph: Graph) -> Any:
-    """Return a graph as a module of Flax's Linen.
+    """Convert a graph to a Flax Linen module.
 
     Args:
-        graph: its parameters become `variables["params"]`, in their own tree, and its state `"batch_stats"`.
+        graph: the graph. Its parameters are `variables["params"]`, in the same tree, and its state is
+            `variables["batch_stats"]`.
 
     Returns:
-        A module, called with the inputs and `train=`.
+        A module, called with the inputs and `train=True` or `False` (the default). In training, dropout draws with the
+        key `"dropout"`.
 
     Raises:
         Nothing.

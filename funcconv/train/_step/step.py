@@ -33,57 +33,61 @@ def make_step(
     partition: Partition | None = None,
     has_aux: bool = False,
 ) -> tuple[Init, Step]:
-    """Build a training step. Returns two pure functions, which you can `jit`, `scan` and differentiate.
+    """Build a training step: two pure functions, `init` and `step`, which you can `jit`, `scan` and differentiate.
 
     `init` makes the first `State`. `step` computes the gradient of the loss on a batch and lets the optimizer update
-    the parameters. If the loss or an entry of the gradient is not finite, the step updates nothing and counts itself in
+    the parameters. If the loss or an entry of the gradient is not finite, the step changes nothing and is counted in
     `State.skipped`.
 
     Args:
-        loss: `loss(params, batch, *, key, state)`, a scalar that is a mean over the batch; with `has_aux` also a dict
-            of numbers to be reported. `key` is another one at each step. `state` is `State.model`; an entry `"state"`
-            of the dict is the next one.
-        optimizer: of optax.
-        accumulate: the number of parts in which a batch is computed, one after the other, to save memory. The
-            gradient is that of the whole batch; those of 16-bit parameters are added in float32. Part `i` of `n` has
-            the examples `i`, `i + n`, `i + 2n`, …, so that each device computes its share of each part; its key is
-            `jax.random.fold_in(key, i)`. Default: 1.
-        ema: the decay `d` of a moving average of the parameters, `ema = d * ema + (1 - d) * params`; None for none.
-            It has the dtypes of the parameters; that of 16-bit parameters is kept in float32 as well.
-        compute_dtype: the dtype that the model computes in. The floating parameters and the floating inputs of the
-            batch are cast to it before the loss is called. Targets and the model's state keep their dtypes, as do
-            parameters, gradients and the optimizer outside of the loss. None casts nothing.
-        inputs: the entries of the batch that `compute_dtype` casts: patterns of their paths, such as `"image"`,
-            `("left", "right")` or, for the first of a tuple, `"0"`. None chooses by name: `x`, `input`, `inputs`,
-            `image` and `images` are inputs; `y`, `target`, `targets`, `label` and `labels` are not. Of a tuple the
-            first entry is an input, and the second of two is not. A batch that is one array is an input. Any other
-            floating entry raises an error.
-        loss_scale: by what the loss is multiplied before it is differentiated, and the gradient divided after; a
-            number, or `"dynamic"`: halved when the gradient is not finite, doubled after 2,000 steps that were,
-            up to 2^127. None is `"dynamic"` for float16 and 1 otherwise.
-        clip: the largest norm of the whole gradient by the parameters that are trained; None for any.
-        frozen: patterns of paths such as `"trunk/*"` whose parameters stay as they are. No gradient is computed for
-            them, and the optimizer keeps nothing for them. The model's state under the same name, such as the running
-            statistics of `"trunk/batch_norm1"`, stays as well if a pattern fits it or all parameters of that name are
-            frozen. The loss decides how such a norm normalizes: by its batch in `graph.apply(..., train=True)`, by
-            its running statistics with `train=False`.
-        mesh: of devices, from `jax.make_mesh`. The first axis of every entry of a batch is spread along the first axis
-            of the mesh, and the state lies whole on all devices, but for what `partition` says. If the axes of the mesh
-            are Explicit, the state has them in its types; inside the step they are Auto. None leaves both to the
-            caller.
-        partition: a dict from patterns of paths such as `"dense*/kernel"` to the `PartitionSpec` by which those
-            parameters, their averages and what the optimizer keeps for them are spread over the mesh. The first
-            pattern that fits counts.
-        has_aux: whether the loss returns a pair.
+        loss: a function `loss(params, batch, *, key, state)` that returns a scalar, the mean over the batch. With
+            `has_aux=True` it returns a pair of the scalar and a dict of metrics. `key` is a new random key for each
+            step. `state` is the model's state, such as running statistics; the loss returns the next one as the entry
+            `"state"` of the dict.
+        optimizer: an optax optimizer, such as `optax.adam(1e-3)`.
+        accumulate: the number of micro-batches into which a batch is cut. They are computed one after the other, which
+            saves memory; the gradient is that of the whole batch. Gradients of 16-bit parameters are summed in float32.
+            Micro-batch `i` of `n` has the examples `i`, `i + n`, `i + 2n`, …, so that each device computes its share of
+            each micro-batch. Its key is `jax.random.fold_in(key, i)`. Default: 1.
+        ema: the decay `d` of an exponential moving average of the parameters, `ema = d * ema + (1 - d) * params`, from
+            0 to below 1. It is `State.ema`, and has the dtypes of the parameters; for 16-bit parameters a copy is also
+            kept in float32. Default: no average.
+        compute_dtype: the dtype in which the model computes, such as `"bfloat16"`. Floating parameters and floating
+            inputs are cast to it before the loss is called. Targets, the model's state, stored parameters, gradients
+            and the optimizer keep their dtypes. Default: no cast.
+        inputs: the entries of the batch that `compute_dtype` casts, as patterns of their paths: `"image"`,
+            `("left", "right")`, or `"0"` for the first entry of a tuple. Default: chosen by name. Entries called `x`,
+            `input`, `inputs`, `image` or `images` are inputs; `y`, `target`, `targets`, `label` and `labels` are not.
+            In a tuple the first entry is an input, and the second of two is not. A batch that is one array is an input.
+            Any other floating entry raises an error.
+        loss_scale: the factor by which the loss is multiplied before it is differentiated; the gradient is divided by
+            it afterwards. A number, or `"dynamic"`: the factor is halved when a gradient is not finite, and doubled
+            after 2,000 steps with finite gradients, up to 2^127. Default: `"dynamic"` for float16, otherwise 1.
+        clip: maximum global norm of the gradient over all trained parameters. If the norm is larger, the gradient is
+            rescaled to it. Default: no clipping.
+        frozen: patterns of the paths of parameters that are not trained, such as `"trunk/*"`. No gradient is computed
+            for them, and the optimizer has no state for them. The model's state of the same name, such as the running
+            statistics of `"trunk/batch_norm1"`, also stays as it is if a pattern matches it or all parameters of that
+            name are frozen. Whether a frozen batch norm normalizes by its batch or by its running statistics depends on
+            the loss: `graph.apply(..., train=True)` or `train=False`. Default: all parameters are trained.
+        mesh: the devices to train on, from `jax.make_mesh`. The first axis of every entry of a batch is spread along
+            the first axis of the mesh. The state is replicated on all devices, except for `partition`. If the axes of
+            the mesh are Explicit, the types of the state have its shardings; inside the step the axes are Auto.
+            Default: the step does not say where arrays are.
+        partition: how to spread parameters over the mesh: a dict from patterns of their paths, such as
+            `"dense*/kernel"`, to a `jax.sharding.PartitionSpec`. It also applies to their averages and to the
+            optimizer's state of them. The first matching pattern counts. Default: all are replicated.
+        has_aux: whether the loss returns a pair of the scalar and a dict. Default: False.
 
     Returns:
-        `init(params, key, model=None) -> State`, and `step(state, batch) -> (state, metrics)`. `init` copies the arrays
-        that it is given. The metrics are `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`, and those of the loss.
+        `init(params, key, model=None) -> State` and `step(state, batch) -> (state, metrics)`. `init` copies its arrays;
+        `model` is the first state of the model. The metrics are `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`,
+        and those that the loss returns.
 
     Raises:
-        FuncconvError: if an option is out of range, a pattern meets no parameter, or one cannot be cut; in a step, if a
-            batch cannot be cut or spread evenly over the mesh, its inputs are not known, or the loss takes or returns
-            something else.
+        FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter, or a parameter
+            cannot be spread as `partition` says; from `step`, if a batch cannot be cut or spread evenly, if it is not
+            clear which entries are inputs, or if the loss has the wrong arguments or result.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -136,13 +140,15 @@ def make_step(
 
 
 def compile(step: Step) -> Step:
-    """Compile a step for a loop: it takes over the memory of the state it is given, and has `compiler_options`.
+    """Compile a step for a training loop.
+
+    The compiled step overwrites the memory of the state that it is given, and uses `fc.compiler_options()`.
 
     Args:
-        step: of `make_step`, or any function of a state and a batch that returns a pair.
+        step: the step that `make_step` returned, or any function of a state and a batch that returns a pair.
 
     Returns:
-        The compiled step. The state that it is given cannot be used again. JAX may read the NumPy arrays of a batch
+        The compiled step. You cannot use the state that you pass to it again. JAX may read the NumPy arrays of a batch
         after the call has returned: do not refill them, or pass copies, as `fit` does.
 
     Raises:
