@@ -137,16 +137,17 @@ def as_saved(found: Any, descriptions: Mapping[str, str], by_name: Mapping[str, 
 
 
 def digest(tree: Any) -> str:
-    """Return the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
+    """Compute the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
 
     Args:
-        tree: of arrays; random keys are taken by their data.
+        tree: a tree of arrays and numbers. Random keys count by their data.
 
     Returns:
-        64 hexadecimal digits.
+        64 hexadecimal digits, which are the same for trees that are equal bit for bit.
 
     Raises:
-        FuncconvError: if a leaf has no numbers: it was deleted, is traced by JAX, or is another object than an array.
+        FuncconvError: if the numbers of a leaf are not available: the array was deleted, JAX is tracing it, or the leaf
+            is not an array.
 
     Example:
         >>> import funcconv as fc, numpy as np

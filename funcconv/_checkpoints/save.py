@@ -14,18 +14,18 @@ from .stored import StoredCheckpoints
 def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     """Write a tree of arrays, such as a `State`, to a folder.
 
-    The checkpoint is written completely before it replaces one of the same step. If writing fails or the process is
-    killed, the earlier one is still there.
+    The checkpoint is written completely before it replaces an earlier one of the same step. If writing fails or the
+    process is killed, the earlier one is still there.
 
     Args:
-        folder: it is created if it is missing. Checkpoints of other steps in it are kept.
-        state: the tree. JAX arrays, NumPy arrays and Python's numbers are stored exactly, each in its dtype; random
-            keys and trees without arrays, too.
-        step: the number of the checkpoint, at least 0; an earlier checkpoint of this number is replaced. Default: 0.
+        folder: the folder for checkpoints; it is created if it is missing. Checkpoints of other steps in it are kept.
+        state: the tree. JAX arrays, NumPy arrays and Python numbers are stored exactly, each in its dtype. Random keys
+            and trees without arrays can be stored too.
+        step: the number of the checkpoint, at least 0. An earlier checkpoint with this number is replaced. Default: 0.
 
     Raises:
-        FuncconvError: if orbax is not installed, the folder cannot be written to or another process writes to it, or
-            the state has something else than arrays and numbers, such as an array that was donated.
+        FuncconvError: if orbax is not installed, if the folder cannot be written or another process writes to it, or if
+            the state contains anything but arrays and numbers, such as an array that was donated.
 
     Returns:
         None.
@@ -44,20 +44,21 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
 
 
 def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) -> Any:
-    """Read what `save` or `fit` wrote. Nothing is written to the folder, which a running `fit` may use meanwhile.
+    """Read a checkpoint that `save` or `fit` wrote. The folder is not changed; a running `fit` may use it meanwhile.
 
     Args:
-        folder: of checkpoints.
-        like: a tree of arrays or of their types, with the names, shapes and dtypes that are expected.
-        step: the number of the checkpoint; None is the last one that is whole. A warning names each one that is damaged
-            and left out. Default: None.
+        folder: the folder of checkpoints.
+        like: a tree of arrays, or of their types (`jax.ShapeDtypeStruct`), with the names, shapes and dtypes that you
+            expect.
+        step: the number of the checkpoint. Default: the last one that is complete; a warning names each later one that
+            is damaged.
 
     Returns:
-        A tree like `like`: JAX arrays on the devices of its arrays, NumPy arrays and numbers where it has those.
+        A tree like `like`: JAX arrays on the devices of its arrays, and NumPy arrays and numbers where it has those.
 
     Raises:
-        FuncconvError: if there is no checkpoint, the one of `step` is damaged, or what is there has other names, shapes
-            or dtypes; each is named.
+        FuncconvError: if there is no checkpoint, if the one of `step` is damaged, or if names, shapes or dtypes differ;
+            the message lists each difference.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -75,15 +76,15 @@ def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) 
 
 
 def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
-    """Read what a checkpoint says about itself, without its arrays. Nothing is written to the folder.
+    """Read the description of a checkpoint, without its arrays. The folder is not changed.
 
     Args:
-        folder: of checkpoints.
-        step: the number of the checkpoint; None is the last one that can be read. Default: None.
+        folder: the folder of checkpoints.
+        step: the number of the checkpoint. Default: the last one that can be read.
 
     Returns:
-        `{"step": ..., "arrays": {path: "float32[3, 3, 1, 8]"}, "digest": ..., "versions": {"jax": ...}, "about": ...}`,
-        where the last is what was given to `fit`.
+        `{"step": ..., "arrays": {path: "float32[3, 3, 1, 8]"}, "digest": ..., "versions": {"jax": ...}, "about": ...}`.
+        The last entry is the dict that you passed to `fit` as `about`.
 
     Raises:
         FuncconvError: if there is no checkpoint, or the one of `step` is damaged.

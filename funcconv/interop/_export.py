@@ -26,28 +26,31 @@ def export(
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     orders: int = 0,
 ) -> bytes:
-    """Compile a network into bytes that `load_exported`, or `jax.export.deserialize`, makes a function of again.
+    """Compile a network into bytes, which `load_exported` or `jax.export.deserialize` turns into a function again.
 
     The bytes end with a checksum. `load_exported` compares it. `jax.export.deserialize` ignores it, and damaged bytes
     may crash it.
 
     Args:
-        graph: which is evaluated as outside of training.
-        params: become a part of the program; None leaves them to be its first argument, of the shapes that the graph
-            draws.
-        state: of a graph that keeps one; becomes a part of the program.
-        batch: the name of a batch axis of any size, a size, or None for no batch axis.
-        platforms: on which it is to run, of `"cpu"`, `"cuda"`, `"rocm"`, `"tpu"`.
-        orders: how often it can be differentiated: 1 for gradients, 2 for products with the Hessian, by `jax.vjp` of
-            `jax.grad`.
+        graph: the network, evaluated as outside of training.
+        params: its parameters, which become part of the program. Default: they are the first argument of the exported
+            function, with the shapes that `graph.init` draws.
+        state: the state of the graph, such as running statistics, which becomes part of the program. Required if the
+            graph has one.
+        batch: the batch size. A name such as `"b"` allows any batch size; an integer fixes it; None means no batch
+            axis. Default: `"b"`.
+        platforms: where the program will run: any of `"cpu"`, `"cuda"`, `"rocm"` and `"tpu"`. Default:
+            `("cpu", "cuda", "tpu")`.
+        orders: how many times the loaded function can be differentiated: 0 for not at all, 1 for gradients, 2 for
+            Hessian-vector products, by `jax.vjp` of `jax.grad`. Default: 0.
 
     Returns:
-        Bytes.
+        The program.
 
     Raises:
         FuncconvError: if an option is unknown, or the program cannot be exported.
 
-    Source: the documentation of `jax.export`, which also says for how long such programs can be read.
+    Source: the documentation of `jax.export`, which also says for how long JAX can read such programs.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -107,19 +110,20 @@ def _check_flatbuffers() -> None:
 
 
 def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]:
-    """Return the function that was exported.
+    """Load a program that `export` compiled.
 
     Args:
-        program: of `export`.
+        program: the bytes that `export` returned.
 
     Returns:
-        A function of the inputs, or of the parameters and the inputs, to be called, jitted, and differentiated as often
-        as was asked for. It raises `FuncconvError` if the number, structure, shapes or dtypes of the arguments are not
-        those of the program, or it was exported for another platform.
+        A function of the inputs; or of the parameters and the inputs, if the program was exported without parameters.
+        You can call it, `jit` it, and differentiate it as many times as you requested. It raises `FuncconvError` if the
+        number, structure, shapes or dtypes of the arguments are not those of the program, or if it was exported for
+        another platform.
 
     Raises:
-        FuncconvError: if the bytes are not such a program, or are not those that `export` returned: a bit has changed,
-            or some are missing. A program without a checksum, such as one of `jax.export`, is refused too; if you trust
+        FuncconvError: if the bytes are not such a program, or differ from what `export` returned: a bit has changed, or
+            the end is missing. A program without a checksum, such as one of `jax.export`, is refused too; if you trust
             it, read it with `jax.export.deserialize(bytearray(program)).call`.
 
     Example:

@@ -20,30 +20,31 @@ def from_linen(
     apply: Callable[..., Any] | None = None,
     transpose_kernel: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a graph with the weights of a Flax module.
+    """Convert the weights of a Flax Linen module to the parameters and the state of a graph.
 
     Modules are paired with the entries that have the same shapes. If several modules have the same shapes, they are
-    paired with entries of equal names, or with `apply` by use: in the order in which both networks use them, provided
-    that both then give the same results on random weights and inputs. The order of the dict is not used: in Flax it is
-    the order of the alphabet.
+    paired with the entries of equal names. With `apply`, they are paired by use instead: in the order in which both
+    networks use them, provided that both then give the same results on random weights and inputs. The order of the
+    dict is not used, because in Flax it is alphabetical.
 
     Args:
-        graph: a graph whose layers are those of the module.
+        graph: a graph with the same layers as the module.
         variables: for Linen `{"params": ..., "batch_stats": ...}`; for NNX `nnx.to_pure_dict(nnx.state(module))`.
-        names: the path of a module for each entry, for example `{"conv1": "encoder/Conv_0"}`. Default: the pairing
-            described above.
-        apply: evaluates the module, called as `apply(variables, *inputs)`: `module.apply`, or for a module with a
-            `train` argument `functools.partial(module.apply, train=False)`. Default: the module is not evaluated.
-        transpose_kernel: whether the module's transposed convolutions were made with `transpose_kernel=True`; otherwise
-            their kernels are flipped, and their channels exchanged.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "encoder/Conv_0"}`. Default: the
+            pairing described above.
+        apply: a function that evaluates the module, called as `apply(variables, *inputs)`: `module.apply`, or for a
+            module with a `train` argument `functools.partial(module.apply, train=False)`. Default: the module is not
+            evaluated.
+        transpose_kernel: whether the transposed convolutions of the module were made with `transpose_kernel=True`. If
+            not, their kernels are flipped and their channels exchanged. Default: False, as in Flax.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the module. Arrays
-        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
+        `(params, state)`. `state` is `{}` if the graph has none. Dtypes are those of the module. Arrays of 64 bits are
+        NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
-            another shape than its entry. The message lists all differences, or the candidates.
+        FuncconvError: if modules and entries cannot be paired, if more than one pairing is possible, or if the shape of
+            an array differs from its entry. The message lists all differences, or the candidates.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -76,29 +77,29 @@ def from_nnx(
     call: Callable[..., Any] | None = None,
     transpose_kernel: bool = False,
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a graph with the weights of an NNX module.
+    """Convert the weights of a Flax NNX module to the parameters and the state of a graph.
 
     Modules are paired with the entries that have the same shapes. If several modules have the same shapes, they are
     paired by use: in the order in which both networks use them, provided that both then give the same results on random
     weights and inputs. The order of the attributes is not used.
 
     Args:
-        graph: a graph whose layers are those of the module.
-        module: a module of NNX. Neither its weights nor its state change.
-        names: the path of a module for each entry, for example `{"conv1": "encoder/conv"}`. Default: the pairing
-            described above.
-        call: evaluates a copy of the module in evaluation mode, called as `call(module, *inputs)`. Default:
-            `module(*inputs)`.
-        transpose_kernel: whether the module's transposed convolutions were made with `transpose_kernel=True`; otherwise
-            their kernels are flipped, and their channels exchanged.
+        graph: a graph with the same layers as the module.
+        module: an NNX module. Neither its weights nor its state change.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "encoder/conv"}`. Default: the
+            pairing described above.
+        call: a function that evaluates a copy of the module in evaluation mode, called as `call(module, *inputs)`.
+            Default: `module(*inputs)`.
+        transpose_kernel: whether the transposed convolutions of the module were made with `transpose_kernel=True`. If
+            not, their kernels are flipped and their channels exchanged. Default: False, as in Flax.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the module. Arrays
-        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
+        `(params, state)`. `state` is `{}` if the graph has none. Dtypes are those of the module. Arrays of 64 bits are
+        NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries do not pair, if more than one pairing is possible, or if an array has
-            another shape than its entry. The message lists all differences, or the candidates.
+        FuncconvError: if modules and entries cannot be paired, if more than one pairing is possible, or if the shape of
+            an array differs from its entry. The message lists all differences, or the candidates.
 
     Example:
         >>> import funcconv as fc

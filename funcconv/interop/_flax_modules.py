@@ -81,13 +81,15 @@ def _nnx_graph() -> Any:
 
 
 def to_linen(graph: Graph) -> Any:
-    """Return a graph as a module of Flax's Linen.
+    """Convert a graph to a Flax Linen module.
 
     Args:
-        graph: its parameters become `variables["params"]`, in their own tree, and its state `"batch_stats"`.
+        graph: the graph. Its parameters are `variables["params"]`, in the same tree, and its state is
+            `variables["batch_stats"]`.
 
     Returns:
-        A module, called with the inputs and `train=`.
+        A module, called with the inputs and `train=True` or `False` (the default). In training, dropout draws with the
+        key `"dropout"`.
 
     Raises:
         Nothing.
@@ -104,17 +106,18 @@ def to_linen(graph: Graph) -> Any:
 
 
 def to_nnx(graph: Graph, *, rngs: Any) -> Any:
-    """Return a graph as a module of Flax's NNX.
+    """Convert a graph to a Flax NNX module.
 
     Args:
-        graph: whose parameters become `module.params`, in their own tree, and its state `module.batch_stats`.
-        rngs: `nnx.Rngs(0)`; `params` draws the parameters and `dropout` what nodes draw.
+        graph: the graph. Its parameters are `module.params`, in the same tree, and its state is `module.batch_stats`.
+        rngs: random keys, such as `nnx.Rngs(0)`. The stream `params` draws the parameters; the stream `dropout` draws
+            in training.
 
     Returns:
-        A module, called with the inputs and `train=`.
+        A module, called with the inputs and `train=True` or `False` (the default).
 
     Raises:
-        FuncconvError: as `Graph.init`.
+        FuncconvError: if the parameters cannot be drawn, as from `graph.init`.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -128,17 +131,19 @@ def to_nnx(graph: Graph, *, rngs: Any) -> Any:
 
 
 def from_flax_module(module: Any, *, name: str | None = None) -> Function:
-    """Return a module of Linen as a layer of a graph.
+    """Use a Flax Linen module as a layer of a graph.
 
     Args:
-        module: called with arrays that have one batch axis; it has parameters, and no other variables.
-        name: of the node and its entry; by default the name of the module's class.
+        module: a Linen module, which is called with arrays that have one batch axis. It must have no variables except
+            parameters.
+        name: the name of the node and of its entry in the parameters. Default: the name of the module's class.
 
     Returns:
-        A layer, called on nodes. Modules are compared by value, as Linen does.
+        A layer, which you call on nodes. Modules are compared by value, as in Linen.
 
     Raises:
-        FuncconvError: when the graph is declared, as of any node.
+        FuncconvError: if `module` is not a Linen module. Errors of the module itself are raised when the graph is
+            declared.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -31,27 +31,29 @@ def to_onnx(
     batch: str | int | None = "b",
     opset: int | None = None,
 ) -> tuple[str, ...]:
-    """Write a network as an ONNX file, by the package jax2onnx.
+    """Write a network to an ONNX file, using the package jax2onnx.
 
-    onnxruntime first runs it on random inputs; a file that computes anything else is not written. If writing fails, a
-    file that was there before stays as it was.
+    The model is first run by onnxruntime on random inputs. If it computes anything else than the graph, no file is
+    written. If writing fails, an earlier file with this name is unchanged.
 
     Args:
-        graph: which is evaluated as outside of training. The file's inputs have the names of the graph's.
-        params: become a part of the file.
-        path: of the file.
-        state: of a graph that keeps one; becomes a part of the file.
-        batch: the name of a batch axis of any size, a size, or None for no batch axis.
-        opset: the version of ONNX's operations; None is that of jax2onnx.
+        graph: the network, evaluated as outside of training. The inputs of the file have the names of its inputs.
+        params: its parameters, in float32; they become part of the file.
+        path: the path of the file.
+        state: the state of the graph, such as running statistics, which becomes part of the file. Required if the graph
+            has one.
+        batch: the batch size. A name such as `"b"` allows any batch size; an integer fixes it; None means no batch
+            axis. Default: `"b"`.
+        opset: the version of the ONNX operator set, an integer. Default: that of jax2onnx.
 
     Returns:
-        The names of the file's outputs, in the order of `jax.tree.leaves`: each is its path in the structure that the
-        graph returns, such as `"head/0"`, or where there is but one array, the name of its node.
+        The names of the file's outputs, in the order of `jax.tree.leaves`. Each is the path in the structure that the
+        graph returns, such as `"head/0"`. If the graph returns one array, it is the name of its node.
 
     Raises:
-        FuncconvError: if the graph keeps a state that is not given, if it is not in float32 alone, if it has an
-            operation that jax2onnx cannot express or onnxruntime cannot run, which is named, if what is computed
-            differs, or if the file cannot be written.
+        FuncconvError: if the graph has a state that is not given; if an array is not in float32; if jax2onnx cannot
+            express an operation or onnxruntime cannot run it (the message names it); if the results differ; if the file
+            cannot be written.
 
     Example:
         >>> import funcconv as fc, jax, os, tempfile

@@ -33,29 +33,30 @@ def save_safetensors(
     state: Params | None = None,
     metadata: Mapping[str, str] | None = None,
 ) -> None:
-    """Write a tree of arrays to a safetensors file, under the names of their paths: `"trunk/conv1/kernel"`.
+    """Write a tree of arrays to a safetensors file. Each array is named by its path, such as `"trunk/conv1/kernel"`.
 
     A weight that a network uses twice is one entry of the tree, and so one array of the file. Every array, and the file
     as a whole, gets a checksum, so that `load_safetensors` refuses a damaged file. The file is written under a
-    temporary name in the same folder and then renamed. If that fails, the file that was there before is still whole.
+    temporary name in the same folder and then renamed. If that fails, an earlier file with this name is unchanged.
 
     An `@` at the start of a name is doubled in the file, because `"@state/"` marks the state.
 
     Args:
-        path: of the file.
-        params: nested dicts of arrays, whose names are not empty and have no `/`. An empty dict and None, a missing
-            bias, come back as they are. All dtypes of the format are kept: bool; integers of 8 to 64 bits; float8
+        path: the path of the file.
+        params: nested dicts of arrays. Names must not be empty or contain `/`. An empty dict and None, which stands for
+            a missing bias, are stored too. All dtypes of the format are kept: bool; integers of 8 to 64 bits; float8
             (`e4m3fn`, `e5m2`, `e8m0fnu`, `e4m3fnuz`, `e5m2fnuz`), float16, bfloat16, float32 and float64; complex64.
-        graph: is written into the metadata, so that `load` needs the file alone.
-        state: of the layers that keep one; `load_state` reads it.
-        metadata: more texts by name.
+        graph: the network, which is written into the metadata, so that `load` needs only the file. Default: the file
+            has the arrays alone.
+        state: the state of the graph, such as running statistics, which `load_state` reads. Default: none.
+        metadata: further texts by name. Default: none.
 
     Returns:
         None.
 
     Raises:
-        FuncconvError: if a name, a dtype or a text cannot be written, an array was deleted or is a random key, metadata
-            has a name that funcconv uses, or the path or the disk does not allow the file.
+        FuncconvError: if a name, a dtype or a text cannot be written; if an array was deleted or is a random key; if
+            metadata uses a name that funcconv needs; if the file cannot be written.
 
     Example:
         >>> import funcconv as fc, jax, tempfile, os
@@ -87,22 +88,22 @@ def save_safetensors(
 
 
 def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, str]]:
-    """Read the arrays of a safetensors file, and its metadata.
+    """Read the arrays and the metadata of a safetensors file.
 
-    The arrays are JAX arrays. An array whose dtype JAX would narrow stays a NumPy array: float64, complex128 and
-    integers of 64 bits, unless `jax_enable_x64` is set. JAX rounds them when you compute with them; a call of a graph
-    warns of it, but `jax.jit` does not. If the file has checksums, as those of `save_safetensors` have,
-    they are checked. Files of other libraries are read without.
+    Arrays are JAX arrays. An array whose dtype JAX would narrow stays a NumPy array: float64, complex128 and integers
+    of 64 bits, unless `jax_enable_x64` is set. JAX rounds such arrays when you compute with them. A call of a graph
+    warns about that, but `jax.jit` does not. Checksums are compared if the file has them; the files of
+    `save_safetensors` do, and those of other libraries do not.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Returns:
-        `(params, metadata)`: nested dicts by the parts of the names between `/`, and texts by name.
+        `(params, metadata)`: nested dicts, by the parts of the names between `/`, and texts by name.
 
     Raises:
-        FuncconvError: if the file is not one or is damaged, which names the array, or of two names one is a part of the
-            other.
+        FuncconvError: if the file is not in this format; if it is damaged (the message names the array); if one name is
+            the beginning of another one.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp, os, tempfile
@@ -118,19 +119,19 @@ def load_safetensors(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict
 
 
 def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
-    """Read a network with its weights.
+    """Read a network and its weights.
 
     Args:
-        path: of a safetensors file that was written with `graph=`.
+        path: the path of a safetensors file that was written with `save_safetensors(..., graph=graph)`.
 
     Returns:
-        `(graph, params)`; the parameters have the names and shapes that the graph needs, and the dtypes of the file, as
-        `load_safetensors` returns them.
+        `(graph, params)`. The parameters have the names and shapes that the graph needs, and the dtypes of the file.
+        They are JAX arrays; arrays of 64 bits are NumPy arrays unless `jax_enable_x64` is set.
 
     Raises:
-        FuncconvError: as `load_safetensors`, and if the file has no graph, one that was changed, or other parameters:
-            other names or shapes, a dtype that is not the one a layer declares (`Conv(..., dtype=...)`), or integers
-            where a layer has floats.
+        FuncconvError: if the file is not in this format or is damaged; if it has no graph, or a graph that was changed;
+            if its parameters are not those of the graph: other names or shapes, a dtype that differs from the one that
+            a layer declares (`Conv(..., dtype=...)`), or integers where a layer has floats.
 
     Example:
         >>> import funcconv as fc, jax, os, tempfile
@@ -151,16 +152,16 @@ def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
 
 
 def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
-    """Read the state that `save_safetensors` was given beside the parameters, such as running statistics.
+    """Read the state, such as running statistics, that `save_safetensors` wrote beside the parameters.
 
     Args:
-        path: of the file.
+        path: the path of the file.
 
     Returns:
-        A tree like `graph.init_state()`, `{}` where there is none.
+        A tree like `graph.init_state()`; `{}` if the file has no state.
 
     Raises:
-        FuncconvError: as `load_safetensors`.
+        FuncconvError: if the file is not in this format, or is damaged (the message names the array).
 
     Example:
         >>> import funcconv as fc, os, tempfile

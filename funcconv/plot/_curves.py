@@ -27,19 +27,21 @@ class Reports(Protocol):
 
 
 def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> Any:
-    """Draw metrics of a run by the step; of many reports their running mean, with each report pale behind it.
+    """Draw metrics of a run over the steps.
+
+    If a metric has more than 200 values, its running mean is drawn, with the values in a pale colour behind it.
 
     Args:
-        history: of `train.fit`.
-        *names: which metrics; by default the loss and what evaluations reported.
-        log: whether the axis of values is logarithmic, where all values are above zero.
-        ax: matplotlib axes; None makes a figure.
+        history: the history that `train.fit` returned.
+        *names: the metrics to draw. Default: the loss and the metrics of evaluations.
+        log: whether the axis of values is logarithmic; it stays linear if a value is not positive. Default: True.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
-        The figure. What is not finite leaves a gap.
+        The figure. Values that are not finite leave a gap.
 
     Raises:
-        FuncconvError: if there is no such metric, or matplotlib is missing.
+        FuncconvError: if there is no such metric, or matplotlib is not installed.
 
     Example:
         >>> import funcconv as fc

@@ -14,21 +14,22 @@ from ._axes import as_image, axes_for, bare, tiled
 
 
 def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
-    """Draw the kernels of a convolution side by side, in colours around zero.
+    """Draw the kernels of a convolution side by side. Zero is white, negative weights are blue and positive ones red.
 
-    A column is an output channel, a row an input channel of its group; a kernel on one axis is a line of squares, of
-    one on three axes the layers of the first are rows too.
+    Each column is an output channel, and each row an input channel of its group. A 1-d kernel is one line of squares.
+    For a 3-d kernel, each slice along its first axis is a row too.
 
     Args:
-        params: the entry of a convolution, `params["conv1"]`, or its kernel `(*window, in // groups, out)`.
-        most: the number of input and of output channels that are drawn at most.
-        ax: matplotlib axes; None makes a figure.
+        params: the entry of a convolution, such as `params["conv1"]`, or its kernel, an array
+            `(*window, in // groups, out)` with one to three window axes.
+        most: the maximum number of input channels and of output channels that are drawn. Default: 64.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if there is no kernel with one to three axes, or matplotlib is missing.
+        FuncconvError: if the kernel does not have one to three window axes, or matplotlib is not installed.
 
     Example:
         >>> import funcconv as fc, jax
@@ -61,21 +62,23 @@ def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
 def activations(
     graph: Graph, params: Params, x: Any, *, nodes: Sequence[str] | None = None, most: int = 16, ax: Any = None
 ) -> Any:
-    """Draw the maps of nodes beside the input, a row for each node, each map from its smallest to its largest value.
+    """Draw the activations of nodes beside the input, one row per node. Each channel is scaled to its own range.
 
     Args:
-        graph: a `Graph`.
+        graph: the graph.
         params: its parameters.
-        x: one image `(height, width, channels)`, or a tuple with one for each input.
-        nodes: whose maps; by default all nodes with a map, the inputs first.
-        most: the number of channels that are drawn at most.
-        ax: matplotlib axes; None makes a figure.
+        x: one image `(height, width, channels)` without a batch axis, or a tuple with one image for each input.
+        nodes: the names of the nodes to draw. Default: all nodes whose value has the shape
+            `(height, width, channels)`, the inputs first.
+        most: the maximum number of channels that are drawn. Default: 16.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if there is no such node, or its value is not a map, or matplotlib is missing.
+        FuncconvError: if there is no such node, if its value does not have the shape `(height, width, channels)`, or if
+            matplotlib is not installed.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -112,21 +115,21 @@ def activations(
 
 
 def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
-    """Draw how much each pixel of an image changes a number: the size of the gradient, over the image.
-
-    The size is the largest of the channels' absolute derivatives (Simonyan, Vedaldi and Zisserman 2014, "Deep Inside
-    Convolutional Networks").
+    """Draw over an image how much each pixel changes a number: the absolute gradient, its maximum over the channels.
 
     Args:
-        f: of the image, a number: `lambda x: graph(params, x)[3]` is the score of class 3.
+        f: a function of the image that returns a scalar. For example, `lambda x: graph(params, x)[3]` is the score of
+            class 3.
         x: an image `(height, width, channels)`.
-        ax: matplotlib axes; None makes a figure.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if the result is not one number, or matplotlib is missing.
+        FuncconvError: if the function does not return a scalar, or matplotlib is not installed.
+
+    Source: Simonyan, Vedaldi and Zisserman 2014, "Deep Inside Convolutional Networks".
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -25,25 +25,32 @@ def windows(
     position: int | tuple[int, int] = 0,
     ax: Any = None,
 ) -> Any:
-    """Draw where the windows of a convolution or pool lie: the image with its padding, one window, and the result.
+    """Draw where the windows of a convolution or pool are: the image with its padding, one window, and the result.
 
-    Places of the image are blue, of the padding grey, of the result green; the taps of one window and the position of
-    the result that it gives have an orange frame, and dots are where windows begin.
+    Positions of the image are blue, padding is grey, and the result is green. The positions of one window, and the
+    position of the result that it gives, have an orange frame. Dots show where windows begin.
 
     Args:
-        size: of the image, `(height, width)` or `(length,)`.
-        window: as for `conv`, like those that follow.
-        stride: see `conv`.
-        padding: see `conv`.
-        dilation: see `conv`.
-        position: of the window to draw, by its place in the result: one number for both axes, or one for each.
-        ax: matplotlib axes; None makes a figure.
+        size: the size of the image, `(height, width)` or `(length,)`.
+        window: the size of the window, an integer for all axes or one for each axis.
+        stride: the step between two windows, an integer for all axes or one for each axis. Default: 1.
+        padding: the positions added before and after each axis; negative ones crop. An integer for all axes, one
+            integer or one pair `(before, after)` for each axis, or a name. `"VALID"`: none. `"SAME"`: as many as give
+            `ceil(size / stride)` windows, the odd one after; `"SAME_LOWER"`: the odd one before. `"HALF"`:
+            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
+            `"CAUSAL"`: as many before, none after. Default: 0.
+        dilation: the distance between two positions of a window, an integer for all axes or one for each axis.
+            Default: 1.
+        position: the window to frame, by its place in the result: one integer for all axes or one for each axis.
+            Default: the first window.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if the windows do not fit, the image has more than two axes, or there is no such position.
+        FuncconvError: if the windows do not fit, if the image does not have one or two axes, if there is no such
+            position, or if matplotlib is not installed.
 
     Example:
         >>> import funcconv as fc
@@ -96,22 +103,24 @@ def receptive_field(
     params: Params | None = None,
     ax: Any = None,
 ) -> Any:
-    """Draw what one position of a node sees of an image, as a frame; the padding that it sees is beyond the image.
+    """Draw the receptive field of one position of a node, as a frame on an image. Padding is outside of the image.
 
     Args:
-        graph: a `Graph`.
-        image: `(height, width, channels)`, of the shape of the input.
-        of: a node; by default the output.
-        wrt: the input; by default the first.
-        position: of the node, `(row, column)`; by default the middle.
-        params: see `fc.receptive_field`.
-        ax: matplotlib axes; None makes a figure.
+        graph: the graph.
+        image: an image with the shape of the input, `(height, width, channels)`.
+        of: the name of the node. Default: the first output.
+        wrt: the name of the input. Default: the first input.
+        position: `(row, column)` in the value of the node. Default: the middle.
+        params: the parameters or their shapes, needed only if the graph has parameters without an initializer.
+            Default: the shapes that `graph.init` draws.
+        ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if the node does not see the input on two axes, or as `fc.receptive_field` does.
+        FuncconvError: if there is no such node or input, if the receptive field of the node does not have two axes, or
+            if matplotlib is not installed.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -1,9 +1,10 @@
-"""What a training run is at one moment: all that its future depends on, but for the data."""
+"""The state of a training run: everything that its future depends on, except the data."""
 
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .._common.types import Array
 
@@ -11,9 +12,9 @@ from .._common.types import Array
 @jax.tree_util.register_dataclass
 @dataclass(frozen=True)
 class Scale:
-    """The factor by which a loss is multiplied, so that gradients in float16 do not vanish.
+    """The factor by which the loss is multiplied, so that small gradients do not become 0 in float16.
 
-    It is halved when a gradient is not finite, and doubled after many that are.
+    It is halved when a gradient is not finite, and doubled after many steps with finite gradients.
     """
 
     factor: Array
@@ -21,26 +22,68 @@ class Scale:
 
 
 @jax.tree_util.register_dataclass
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class State:
-    """A training run at one moment: a tree of arrays, made by `init` and taken and returned by `step`.
+    """A training run at one moment, as a tree of arrays. `init` makes the first one; `step` takes and returns one.
+
+    Attributes:
+        step: how many steps were taken, including those without an update.
+        params: the parameters.
+        optimizer: the state of the optimizer.
+        key: the random key of the run. The key of a step is folded from it and the number of the step.
+        model: the state of the model, such as running statistics.
+        ema: the moving average of the parameters, in their dtypes, or None.
+        scale: the dynamic scale of the loss, or None.
+        skipped: how many steps were not finite, and so without an update.
+        ema_float32: the moving average before it is rounded to 16 bits; None if no parameter has 16 bits.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
         >>> def loss(params, batch, *, key, state):
         ...     return jnp.square(params["w"] * batch["x"] - batch["y"]).mean()
         >>> init, step = fc.train.make_step(loss, optax.sgd(0.1))
-        >>> state = init({"w": jnp.zeros(())}, jax.random.key(0))
+        >>> state = init({"w": jnp.zeros(3)}, jax.random.key(0))
+        >>> state
+        State(step=0, skipped=0,
+          params: 3 numbers in 1 array (float32))
         >>> int(state.step), sorted(state.params)
         (0, ['w'])
     """
 
-    step: Array  # how many were taken, those without an update among them
+    step: Array
     params: Any
-    optimizer: Any  # what the optimizer keeps
-    key: Array  # of the run; that of a step is folded from it
-    model: Any  # what the loss hands on from step to step, such as running statistics
-    ema: Any  # the moving average of the parameters, in their dtypes, or None
+    optimizer: Any
+    key: Array
+    model: Any
+    ema: Any
     scale: Scale | None
-    skipped: Array  # how many steps had a loss or a gradient that was not finite
-    ema_float32: Any = None  # the moving average before it is rounded to 16 bits; None if no parameter has 16 bits
+    skipped: Array
+    ema_float32: Any = None
+
+    def __repr__(self) -> str:
+        lines = [f"step={_number(self.step)}, skipped={_number(self.skipped)}"]
+        for name in ("params", "optimizer", "model", "ema"):
+            leaves = jax.tree.leaves(getattr(self, name))
+            if leaves:
+                lines.append(f"{name}: {_counted(leaves)}")
+        if self.scale is not None:
+            lines.append(f"scale: {_number(self.scale.factor)}")
+        return "State(" + ",\n  ".join(lines) + ")"
+
+
+def _number(value: Any) -> str:
+    """Return the value of a scalar, or its type if the value is not known, as while JAX traces a function."""
+    try:
+        return f"{value.item():g}" if jnp.issubdtype(value.dtype, jnp.floating) else str(int(value))
+    except Exception:  # a printed state must not raise, whatever is in its place
+        return f"<{type(value).__name__}>"
+
+
+def _counted(leaves: list[Any]) -> str:
+    """Return how many numbers arrays have, and their dtypes."""
+    arrays = [leaf for leaf in leaves if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
+    if len(arrays) < len(leaves):  # such as a state of shardings
+        return f"{len(leaves)} leaves ({', '.join(sorted({type(leaf).__name__ for leaf in leaves}))})"
+    count = sum(leaf.size for leaf in arrays)
+    numbers = f"{count:,} number{'s' * (count != 1)} in {len(arrays)} array{'s' * (len(arrays) != 1)}"
+    return f"{numbers} ({', '.join(sorted({str(leaf.dtype) for leaf in arrays}))})"

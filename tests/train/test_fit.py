@@ -2,6 +2,7 @@
 
 import dataclasses
 import gc
+import io
 import itertools
 import json
 import os
@@ -27,7 +28,9 @@ import funcconv as fc
 from funcconv._checkpoints import record as _checkpoint_record
 from funcconv._checkpoints import stored as _stored_checkpoints
 from funcconv._checkpoints.folder import Checkpoints, digest
-from funcconv.train._step import step as _step
+from funcconv.train._state import Scale
+from funcconv.train._step import update as _update
+from funcconv.train._step.compiled import CompiledStep
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user")
 
@@ -150,7 +153,7 @@ def test_mixed_precision_keeps_float32(problem, dtype):
 
     step, state, batch = begun(problem, loss=loss, compute_dtype=dtype)
     exact, _, _ = begun(problem)
-    state = state if state.scale is None else dataclasses.replace(state, scale=_step.Scale(jnp.float32(64), state.step))
+    state = state if state.scale is None else dataclasses.replace(state, scale=Scale(jnp.float32(64), state.step))
     found, metrics = step(state, batch)
     assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype))}
     assert {each.dtype for each in jax.tree.leaves((found.params, metrics["loss"]))} == {np.dtype(F32)}
@@ -159,7 +162,7 @@ def test_mixed_precision_keeps_float32(problem, dtype):
 
 
 def test_the_scale_falls_and_rises(problem, monkeypatch):
-    monkeypatch.setattr(_step, "_GOOD_STEPS", 3)
+    monkeypatch.setattr(_update, "_GOOD_STEPS", 3)
     step, state, batch = begun(problem, optax.sgd(1e-3), compute_dtype=np.float16)
     large = {name: 10 * each for name, each in batch.items()}  # the gradient leaves float16 at first
     factors = []
@@ -541,11 +544,42 @@ def test_grain_goes_on_where_it_was(problem, tmp_path):
     assert fc.train.digest(run(9, checkpoint=tmp_path)) == fc.train.digest(run(9))
 
 
-def test_progress_is_shown(problem, capsys):
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("stream", [io.StringIO, Terminal])
+def test_progress_is_shown(problem, monkeypatch, stream):
+    """Also that the step is being compiled; then the bar is shown at once, though the next update may be far away."""
+    monkeypatch.setattr(sys, "stderr", stream())
+    begin, at_first_step = CompiledStep.__call__, []
+
+    def call(*arguments):
+        results = begin(*arguments)
+        at_first_step.append(len(sys.stderr.getvalue()))
+        return results
+
+    monkeypatch.setattr(CompiledStep, "__call__", call)
     run(problem, 5, progress=True)
+    shown = sys.stderr.getvalue()
+    compiling, then = shown[: at_first_step[0]], shown[at_first_step[0] :]
+    assert "0/5" in compiling
+    assert "compiling..." in compiling.split("\r")[-1]
+    assert "compiling" not in then
+    assert "0/5" in then.split("\r")[1]
+    assert "5/5" in then
+    assert "loss=" in then
+
+
+def test_no_progress_is_shown(problem, tmp_path, capsys):
+    """If it is not asked for, and no compilation if there is none."""
+    run(problem, 2, checkpoint=tmp_path)
+    assert not capsys.readouterr().err
+    run(problem, 2, checkpoint=tmp_path, progress=True)
     shown = capsys.readouterr().err
-    assert "5/5" in shown
-    assert "loss=" in shown
+    assert "2/2" in shown
+    assert "compiling" not in shown
 
 
 @pytest.mark.parametrize(

@@ -23,21 +23,23 @@ _COUNTER = "num_batches_tracked"
 def from_torch(
     graph: Graph, state_dict: Mapping[str, Any], *, names: Mapping[str, str] | None = None
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a graph with the weights of a PyTorch module.
+    """Convert the weights of a PyTorch module to the parameters and the state of a graph.
 
     Args:
-        graph: of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm` and `LayerNorm`, beside layers without
-            parameters. A `Dense` after a `Flatten` of channels-last order gets its rows in that order.
-        state_dict: `module.state_dict()`, or a dict of NumPy arrays.
-        names: of the modules by those of the entries, `{"conv1": "features.0"}`; None pairs them in order of first use.
+        graph: a graph of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm`, `LayerNorm` and layers without
+            parameters. If a `Dense` follows a `Flatten` in the order channels last, its rows are permuted to that
+            order.
+        state_dict: `module.state_dict()`, or a dict of NumPy arrays with the same names.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`. Default: modules and
+            entries are paired in order: the order of `state_dict`, and the order of first use in the graph.
 
     Returns:
-        `(params, state)`, where the state is `{}` for a graph that keeps none. Dtypes are those of the tensors. Arrays
-        of 64 bits are NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
+        `(params, state)`. `state` is `{}` if the graph has none. Dtypes are those of the tensors. Arrays of 64 bits are
+        NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries do not pair, an array has another shape than its entry (all are told), or
-            a value is not a tensor or an array of numbers.
+        FuncconvError: if modules and entries cannot be paired; if the shape of an array differs from its entry (the
+            message lists all of them); if a value is not a tensor or an array of numbers.
 
     Example:
         >>> import funcconv as fc, numpy as np
@@ -75,19 +77,23 @@ def from_torch(
 def to_torch(
     graph: Graph, params: Params, state: Params | None = None, *, names: Mapping[str, str] | None = None
 ) -> dict[str, np.ndarray]:
-    """Return the weights of a graph as PyTorch has them.
+    """Convert the parameters of a graph to the state dict of a PyTorch module.
 
     Args:
-        graph: as for `from_torch`.
-        params: its parameters.
-        state: its state, where it keeps one.
-        names: of the modules by those of the entries; None takes the entries' own, with `.` for `/`.
+        graph: a graph of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm`, `LayerNorm` and layers without
+            parameters. If a `Dense` follows a `Flatten` in the order channels last, its rows are permuted to PyTorch's
+            order.
+        params: the parameters of the graph.
+        state: the state of the graph, such as running statistics. Default: `graph.init_state()`.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`. Default: the names
+            of the entries, with `.` in place of `/`.
 
     Returns:
-        NumPy arrays by name; `module.load_state_dict({k: torch.from_numpy(v) for k, v in found.items()})` takes them.
+        NumPy arrays by name. Load them by
+        `module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})`.
 
     Raises:
-        FuncconvError: if an entry is of a layer that PyTorch has not, or has no name.
+        FuncconvError: if PyTorch has no module for the layer of an entry, or `names` does not match the entries.
 
     Example:
         >>> import funcconv as fc, jax

@@ -121,28 +121,29 @@ def batches(
     prefetch: int = 2,
     copy: bool = True,
 ) -> Batches:
-    """Return an iterator over batches of arrays, shuffled anew in every epoch.
+    """Make an iterator over batches of arrays, which are shuffled anew in every epoch.
 
-    The order of epoch `e` is a permutation that depends on the key and `e` alone, so that any batch can be found again:
-    `batches(...).seek(n)` goes on as if `n` had been taken.
+    The order of an epoch depends only on the key and the number of the epoch. So any batch can be found again:
+    `batches(...).seek(n)` continues as if `n` batches had been taken.
 
     Args:
-        arrays: a tree of arrays with one length, `(examples, ...)`. JAX arrays and read-only NumPy arrays, such as
-            `numpy.load(path, mmap_mode="r")`, are used as they are. `copy` says what happens to others.
-        batch_size: how many examples a batch has.
-        key: for the order; None keeps that of the arrays.
-        epochs: how often all are gone through; None goes on for ever.
-        drop_last: whether to leave out the examples of an epoch that do not fill a batch; else they are a smaller one.
-        shard: `(i, n)` for the i-th of n equal parts of each batch, as the i-th of n processes wants it; None is
-            `(jax.process_index(), jax.process_count())` with a `sharding` and the whole batch without.
-        sharding: a `jax.sharding.Sharding` for the whole batch; None leaves it on the default device.
-        prefetch: how many batches are on the device before they are asked for.
-        copy: whether to copy NumPy arrays that can be written to, so that later changes of them have no effect. False
-            saves the memory of the copy; the arrays must then not change while the iterator is in use.
+        arrays: a tree of arrays of the same length, `(examples, ...)`. JAX arrays and read-only NumPy arrays, such as
+            `numpy.load(path, mmap_mode="r")`, are used without a copy; others are copied unless `copy` is False.
+        batch_size: the number of examples in a batch.
+        key: the random key of the order. Default: the order of the arrays.
+        epochs: how many times to go through all examples. Default: without end.
+        drop_last: whether to leave out the last examples of an epoch if they do not fill a batch. False returns them as
+            a smaller batch. Default: True.
+        shard: `(i, n)` returns only the i-th of n equal parts of each batch, which is what the i-th of n processes
+            needs. Default: `(jax.process_index(), jax.process_count())` with a `sharding`; otherwise the whole batch.
+        sharding: a `jax.sharding.Sharding` that spreads the whole batch over devices. Default: the default device.
+        prefetch: how many batches are copied to the device before you ask for them. Default: 2.
+        copy: whether to copy NumPy arrays that can be written to, so that later changes have no effect on the batches.
+            False saves memory; then do not change the arrays while you use the iterator. Default: True.
 
     Returns:
-        An iterator with `position`, how many were taken; `seek(position)`; `per_epoch`; and `[number]`, a batch in the
-        host's memory.
+        An iterator with these attributes: `position` (the number of batches taken), `seek(position)`, `per_epoch` (the
+        number of batches in an epoch), and `[number]`, which returns a batch in the memory of the host.
 
     Raises:
         FuncconvError: if the arrays differ in length or have fewer examples than a batch, or an option is out of range.

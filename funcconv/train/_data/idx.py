@@ -16,17 +16,18 @@ _CHUNK = 1 << 24
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
-    """Read one array in the IDX format, gzipped or not.
+    """Read one array in the IDX format of MNIST, compressed by gzip or not.
 
     Args:
-        path: of the file. No more of it is read than its header promises.
+        path: the path of the file. Only as much of it is read as its header announces.
 
     Returns:
-        An array of the shape and type that the file says, in native byte order: MNIST's images are
+        An array with the shape and dtype that the file states, in native byte order. The images of MNIST are
         `(examples, height, width)` in uint8.
 
     Raises:
-        FuncconvError: if it cannot be read, is not such a file, or is longer or shorter than it says.
+        FuncconvError: if the file cannot be read, is not in the IDX format, or is longer or shorter than its header
+            says.
 
     Source: LeCun, Cortes and Burges, "The MNIST database of handwritten digits".
 

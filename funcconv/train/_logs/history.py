@@ -1,4 +1,4 @@
-"""What a run reported, step by step."""
+"""The metrics that a run reported."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -6,19 +6,25 @@ from dataclasses import dataclass, field
 from ..._common.errors import suggest
 from ..._common.types import Number
 
-_LONGEST = 200  # letters of the names, and of `stopped`, that a printed history shows
+_MAX_LETTERS = 200  # of the metrics, and of `stopped`, in a printed history
 
 
 @dataclass(repr=False)
 class History(Mapping[str, list[Number]]):
-    """The metrics of a run: a mapping from the name of each to its values, in order.
+    """The metrics of a run: a mapping from the name of each metric to its values, in order.
 
-    It is made of `records`: a dict of numbers with `"step"` for each step and each evaluation. Metrics of evaluations
-    have names that begin with `"eval/"`. A name that was never reported raises `KeyError`.
+    Metrics of evaluations have names that begin with `"eval/"`. A name that was never reported raises `KeyError`.
+
+    Attributes:
+        records: a dict of numbers with `"step"` for each step and each evaluation.
+        stopped: why the run ended before its last step; an empty text if it did not.
+        compilations: how often the step was compiled.
 
     Example:
         >>> import funcconv as fc
         >>> history = fc.train.History([{"step": 1, "loss": 0.5}, {"step": 2, "loss": 0.25}])
+        >>> history
+        History(2 records, steps 1 to 2: loss=0.25)
         >>> history["loss"], history.steps("loss")
         ([0.5, 0.25], [1, 2])
         >>> dict(history), "los" in history
@@ -26,7 +32,7 @@ class History(Mapping[str, list[Number]]):
     """
 
     records: list[dict[str, Number]] = field(default_factory=list)
-    stopped: str = ""  # why the run ended before the last of its steps, if it did
+    stopped: str = ""
     compilations: int = 0
 
     def __getitem__(self, name: str) -> list[Number]:
@@ -39,11 +45,13 @@ class History(Mapping[str, list[Number]]):
         return len(self.names)
 
     def __repr__(self) -> str:
-        count, at = len(self.records), ""
+        count, steps = len(self.records), ""
         if count and all("step" in self.records[i] for i in (0, -1)):
-            at = f", steps {self.records[0]['step']} to {self.records[-1]['step']}"
+            steps = f", steps {self.records[0]['step']} to {self.records[-1]['step']}"
+        latest = {name: value for record in self.records for name, value in record.items() if name != "step"}
+        metrics = _shortened(", ".join(f"{name}={_number(value)}" for name, value in latest.items())) or "no metrics"
         stopped = f", stopped={_shortened(repr(self.stopped))}" if self.stopped else ""
-        return f"History({count} records{at}: {_shortened(', '.join(self.names)) or 'no metrics'}{stopped})"
+        return f"History({count} records{steps}: {metrics}{stopped})"
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -56,13 +64,20 @@ class History(Mapping[str, list[Number]]):
 
     def _with(self, name: str) -> list[dict[str, Number]]:
         """Return the records that have a metric."""
-        found = [record for record in self.records if name in record] if name != "step" else []
-        if not found:
+        records = [record for record in self.records if name in record] if name != "step" else []
+        if not records:
             hint = "; history.steps(name) has the steps of a metric" if name == "step" else suggest(name, self.names)
             msg = f"the run reported no {name!r}{hint}"
             raise KeyError(msg)
-        return found
+        return records
+
+
+def _number(value: Number) -> str:
+    try:
+        return f"{value:.4g}"
+    except (TypeError, ValueError, OverflowError):  # a record of the user's own, or an integer beyond float64
+        return _shortened(repr(value))
 
 
 def _shortened(text: str) -> str:
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
+    return text if len(text) <= _MAX_LETTERS else f"{text[:_MAX_LETTERS]}..."

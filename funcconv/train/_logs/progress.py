@@ -1,4 +1,4 @@
-"""What a run shows while it trains."""
+"""The progress bar of a run."""
 
 import sys
 import time
@@ -7,42 +7,59 @@ from collections.abc import Mapping
 from ..._common.optional_packages import needs
 from ..._common.types import Number
 
+_TERMINAL_SECONDS = 0.5  # between two updates of the bar
+_FILE_SECONDS = 30  # between two updates where each one is a line of a file
+
 
 class Progress:
-    """A progress bar, or lines where there is no terminal.
+    """A progress bar. If the standard error is not a terminal, each update is a line.
 
     Args:
-        steps: how many the run has.
+        steps: how many steps the run has.
         done: how many of them were taken before.
         shown: whether anything is shown.
     """
 
     def __init__(self, steps: int, done: int, *, shown: bool) -> None:
-        self._done, self._bar, self._due = done, None, 0.0
+        self._done, self._bar, self._next_update = done, None, 0.0
         if not shown:
             return
-        self._pause = 0.5 if sys.stderr.isatty() else 30
+        self._seconds = _TERMINAL_SECONDS if sys.stderr.isatty() else _FILE_SECONDS
         with needs("train", "a progress bar"):
             from tqdm import tqdm
         self._bar = tqdm(
-            total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True,
-            mininterval=self._pause,
-        )  # fmt: skip
+            total=steps, initial=done, unit="step", desc="training", dynamic_ncols=True, mininterval=self._seconds
+        )
 
-    def update(self, number: int, record: Mapping[str, Number], evaluated: Mapping[str, Number]) -> None:
+    def begin_compiling(self) -> None:
+        """Show that the step is being compiled, which can take minutes in which no step is done."""
+        if self._bar is not None:
+            self._bar.set_postfix_str("compiling...")
+
+    def end_compiling(self) -> None:
+        """Show the bar without that note."""
+        if self._bar is not None:
+            self._bar.set_postfix_str("")
+
+    def update(self, step: int, record: Mapping[str, Number], evaluated: Mapping[str, Number]) -> None:
         """Show a step and the last evaluation."""
-        if self._bar is None or (time.monotonic() < self._due and number < self._bar.total):
+        if self._bar is None or (time.monotonic() < self._next_update and step < self._bar.total):
             return
-        self._due = time.monotonic() + self._pause
-        told = {name: value for name, value in record.items() if name not in ("step", "grad_norm", "skipped")}
-        if record.get("skipped"):
-            told["skipped"] = record["skipped"]
-        self._bar.set_postfix({name: f"{value:.4g}" for name, value in (told | dict(evaluated)).items()}, refresh=False)
-        self._bar.update(number - self._done)
-        self._done = number
+        self._next_update = time.monotonic() + self._seconds
+        metrics = {name: value for name, value in record.items() if name not in ("step", "grad_norm", "skipped")}
+        if record.get("skipped"):  # worth the space only if there are any
+            metrics["skipped"] = record["skipped"]
+        texts = {name: f"{value:.4g}" for name, value in (metrics | dict(evaluated)).items()}
+        self._bar.set_postfix(texts, refresh=False)
+        self._bar.update(step - self._done)
+        self._done = step
 
     def close(self, stopped: str) -> None:
-        """End the bar, and say why the run ended early."""
+        """End the bar, and show the reason if the run ended early.
+
+        Args:
+            stopped: the reason, or an empty text.
+        """
         if self._bar is not None:
             self._bar.close()
             if stopped:

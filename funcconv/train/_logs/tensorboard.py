@@ -9,12 +9,13 @@ from ..._common.types import Number
 
 
 class TensorBoard:
-    """A log of `fit` that writes TensorBoard's event files: one curve for each number, by the step.
+    """A log for `fit` that writes TensorBoard's event files: one curve for each metric, over the steps.
 
-    A run that goes on writes another file, which takes the place of what the first has from that step on.
+    A resumed run writes another event file. TensorBoard shows its records in place of those that the first file has
+    for the same steps.
 
     Args:
-        folder: is made where it is missing.
+        folder: the folder for the event files; it is created if it is missing.
 
     Raises:
         FuncconvError: if tensorboardX is not installed.

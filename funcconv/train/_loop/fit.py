@@ -1,13 +1,13 @@
-"""The loop: steps, evaluations and checkpoints, and going on where a run ended."""
+"""The training loop: steps, evaluations and checkpoints; a later call resumes a run that has ended anywhere."""
 
 import os
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..._checkpoints.folder import Checkpoints
 from .._data.source import END, Source
-from .._distributed.processes import digests, of_state
+from .._distributed.processes import Processes, digests, of_state
 from .._logs.history import History
 from .._logs.log_file import Beginning
 from .._logs.logs import Logs, Reports, listed
@@ -17,8 +17,8 @@ from .._step.compiled import CompiledStep
 from .._step.memory import copied
 from .._step.step import Step
 from .interrupts import Interrupts
-from .options import checked
-from .run import Evaluate, Run, begun, resumed
+from .options import Options, checked
+from .run import Evaluate, Moment, Parts, Run, begun, resumed
 from .settings import Changes, OnChange, settings_of
 
 
@@ -40,60 +40,69 @@ def fit(
     log: Logs | None = None,
     progress: bool = True,
 ) -> tuple[State, History]:
-    """Train until `steps` steps were taken, and go on from the last checkpoint where there is one.
+    """Train until `steps` steps were taken. If the folder has a checkpoint, the run is resumed from it.
 
-    Whatever ended a run, an error, an interrupt or a kill: called again with the same arguments, it gives the same
-    state, records and evaluations as one that was not interrupted, to the bit on the same platform. A batch that no
-    step was trained on comes again, and an evaluation that did not complete is made. Ctrl-C and SIGTERM end a run
-    between two steps; `history.stopped` says so. A second Ctrl-C ends it at once. In both cases its state is saved.
+    A run can be ended by an error, by an interrupt or by `kill`. If you call `fit` again with the same arguments, it
+    resumes the run, and you get the same state, records and evaluations as without the interruption, bit for bit on
+    the same platform. A batch that no step was trained on is used again, and an evaluation that did not complete is
+    repeated. Ctrl-C and SIGTERM end a run between two steps, and `history.stopped` says so; a second Ctrl-C ends it
+    immediately. In both cases the state is saved.
 
-    Several processes that train one state (after `jax.distributed.initialize`) compare their arguments, the state and
-    the compiled step at the start. Before each step they agree whether to go on: if one is interrupted, has no more
-    batches or raises an error, all of them end after the same step. An error says which process is gone, and how to
-    resume. `evaluate` and `batches` may use all devices only if they do so in every process alike.
+    Several processes can train one state, after `jax.distributed.initialize`. They compare their arguments, the state
+    and the compiled step at the start. Before each step they agree whether to continue: if one of them is interrupted,
+    has no more batches or raises an error, all end after the same step. If a process is gone, the error of the others
+    names it and says how to resume. `evaluate` and `batches` may use all devices only if they do so in the same way in
+    every process.
 
     Args:
-        step: of `make_step`; it is compiled here.
-        state: of its `init`. Its memory is not taken over: it can be used again.
-        batches: of `batches`, in which a run that goes on seeks its place; or an iterator: one with `get_state()` and
-            `set_state(state)`, as grain's are, is set to what it was, of any other the batches of earlier steps are
-            passed over. A list or a loader is no iterator: pass `iter(loader)`. NumPy arrays are copied, so that an
-            iterator may refill and return the same buffer.
-        steps: how many steps the run has in all, those of earlier calls among them.
-        evaluate: `evaluate(state)`, a dict of numbers, which are reported as `"eval/..."`. It may keep the state or
-            parts of it; only arrays that it keeps are copied.
-        every: after how many steps, and at the end, that is called.
-        patience: after how many evaluations without a better value of `monitor` the run ends; None for never. Such a
-            run, called again, returns the same result, also with more `steps`; with a larger `patience` it goes on.
-        monitor: the name of a metric of `evaluate`, of which the smallest is the best, or `"-name"` for the largest;
-            for `patience`, and the best checkpoints are kept too.
-        checkpoint: a folder; None keeps nothing.
-        checkpoint_every: after how many steps a checkpoint is written; and at the end, and when interrupted.
-        keep: how many of the last, and of the best.
-        about: what else a checkpoint says, as JSON has it, such as `{"architecture": graph.to_json()}`; a run that goes
-            on must say the same. `train.about` reads it.
-        on_change: what to do if a run goes on with other settings than its checkpoint recorded: `"warn"` (the default),
-            `"raise"` or `"ignore"`. Each setting is named with both values. Settings are the options of `make_step`,
-            the constants of the optimizer such as the learning rate, the options and the key of `batches`, the key of
-            the state, `every`, `patience` and `monitor`. Of another loss or model, a digest of the traced step tells.
-            Values in the arrays of the data are not compared. If `monitor` changes, the best value is forgotten.
-        log: a file that gets one JSON line for each record; or a function that is called with each, such as a
-            `TensorBoard`, and closed if it has `close`; or a list of those. Each process needs a file of its own. A log
-            that exists is appended to. When a run goes on, only its own records after the checkpoint are cut from it.
-            Lines that are no records stay, and a warning counts them. If a function raises an error, it is called once
-            more with the same record before the state is saved.
-        progress: whether to show a bar; in a file or a pipe, a line now and then.
+        step: the step that `make_step` returned; `fit` compiles it.
+        state: the first state, from the `init` that `make_step` returned. It is copied, so you can use it again.
+        batches: an iterator over batches, of one of three kinds. The result of `train.batches` is set to the right
+            position when a run is resumed. An iterator with `get_state()` and `set_state(state)`, such as grain's, is
+            set to the state that it had. Any other iterator must start from the beginning; `fit` skips the batches of
+            earlier steps. A list or a loader is not an iterator: pass `iter(loader)`. NumPy arrays are copied, so an
+            iterator may reuse its buffers.
+        steps: the number of steps of the whole run, including those of earlier calls.
+        evaluate: a function `evaluate(state)` that returns a dict of numbers. They are reported under names that begin
+            with `"eval/"`. It may keep the state or parts of it. Default: no evaluation.
+        every: the number of steps between two evaluations; the state is also evaluated after the last step.
+            Default: 100.
+        patience: the number of evaluations in a row without a better value of `monitor` after which the run ends. If
+            you call such a run again, it returns the same result, also with more `steps`; with a larger `patience` it
+            continues. Default: no early stopping.
+        monitor: the name of a number that `evaluate` returns, for `patience` and for keeping the best checkpoints. The
+            smallest value is the best; `"-name"` makes the largest the best. Default: none.
+        checkpoint: the folder for checkpoints, which is created if it is missing. Default: no checkpoints.
+        checkpoint_every: the number of steps between two checkpoints. One is also written at the end, and when the run
+            is interrupted. Default: 10.
+        keep: how many of the last checkpoints are kept; with `monitor`, also how many of the best. Default: 3.
+        about: a dict that JSON can hold and that every checkpoint stores, such as `{"architecture": graph.to_json()}`.
+            A resumed run must pass the same dict. `train.about` reads it. Default: an empty dict.
+        on_change: what happens if a resumed run has other settings than its checkpoint recorded: `"warn"`, `"raise"` or
+            `"ignore"`. The message names each setting with both values. Settings are the options of `make_step`, the
+            constants of the optimizer such as the learning rate, the options and the key of `train.batches`, the key of
+            the state, `every`, `patience` and `monitor`. A changed loss or model is recognized by a digest of the
+            traced step. The numbers in the training data are not compared. If `monitor` changes, the best value is
+            forgotten. Default: `"warn"`.
+        log: where records are written: the path of a file that gets one line of JSON for each record; a function that
+            is called with each record, such as a `train.TensorBoard`, and closed at the end if it has a method `close`;
+            or a list of these. Each process needs its own file. An existing file is appended to. When a run is resumed,
+            only its own records after the checkpoint are cut from the file. Lines that are not records stay, and a
+            warning counts them. If a function raises an error, it is called once more with the same record before the
+            state is saved. Default: no log.
+        progress: whether to show a progress bar on the standard error. If that is a file or a pipe, a line is written
+            every 30 seconds. During the first compilation the bar shows "compiling...". Default: True.
 
     Returns:
-        The state and the `History`, with that of the steps before if `log` is a file. If the checkpoint is of a later
-        step than `steps`, its state is returned.
+        The state, and the `History` of the metrics. If `log` names a file, the history includes the steps of earlier
+        calls. If the checkpoint is of a later step than `steps`, its state is returned.
 
     Raises:
-        FuncconvError: if an option is of the wrong kind or out of range, `batches` is no iterator, `evaluate` returns
-            something else than numbers, a checkpoint is of something else or cannot be written, a log cannot be
-            written, a setting changed and `on_change` is `"raise"`, or a package is
-            missing; in several processes, if they differ, or another one failed or is gone. What `batches`, `step`,
-            `evaluate` or a log raise is passed on, after the state was saved.
+        FuncconvError: if an option has the wrong type or is out of range; if `batches` is not an iterator; if
+            `evaluate` returns anything but numbers; if the checkpoint is of another state or cannot be written; if a
+            log cannot be written; if a setting changed and `on_change` is `"raise"`; if a package is missing. With
+            several processes: if they differ, or if one of them failed or is gone. Errors that `batches`, `step`,
+            `evaluate` or a log raise are passed on after the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
@@ -108,71 +117,108 @@ def fit(
         ([1.0, 2.0, 3.0], True)
     """
     processes = of_state(state)
-    with ExitStack() as closing:  # calls all that are registered, also if one of them fails; the last one first
+    with ExitStack() as closing:  # on exit it calls all registered functions, the last one first, even if one raises
         closing.callback(processes.close)
         with processes.guard():
             options = checked(
-                steps=steps, every=every, patience=patience, monitor=monitor, checkpoint=checkpoint,
-                checkpoint_every=checkpoint_every, keep=keep, about=about, on_change=on_change, evaluate=evaluate,
-            )  # fmt: skip
+                steps=steps,
+                every=every,
+                patience=patience,
+                monitor=monitor,
+                checkpoint=checkpoint,
+                checkpoint_every=checkpoint_every,
+                keep=keep,
+                about=about,
+                on_change=on_change,
+                evaluate=evaluate,
+            )
             logs, source = listed(log), Source(batches)
             processes.meet(None if options.checkpoint is None else str(options.checkpoint))
             processes.check(options.described(batches))
 
-        folder, found = None, None
         with processes.guard():
-            if options.checkpoint:
-                folder = Checkpoints(options.checkpoint, keep=options.keep, best=monitor)
-                closing.callback(lambda: None if processes.broken else folder.close())  # it waits for all processes
-                found = folder.restore(state, about=options.about)
+            folder = _opened_folder(options, processes, closing)
+            restored = folder.restore(state, about=options.about) if folder else None
         if processes.together:
-            processes.check(digests(found[1] if found else state, "state"))
+            processes.check(digests(restored[1] if restored else state, "state"))
 
         with processes.guard():
-            saved = found[2] if found else {}
-            settings = settings_of(
-                step, state, batches, monitor=monitor, patience=options.patience,
-                every=options.every if evaluate else None,
-            )  # fmt: skip
+            settings, saved = _settings(step, state, batches, options), restored[2] if restored else {}
             changes = Changes(saved, on_change, options.checkpoint)
             if processes.is_first:
                 changes.check(settings)
-            if found:
-                moment = resumed(found[1], saved, monitor)
-                source.go_to(moment.done, saved.get("place"))
-            else:
-                moment = begun(copied(state))  # the compiled step takes over its memory
-                source.begin(moment.done)
-            if folder:
-                source.note(moment.done)
-            history = History()
-            beginning = Beginning(moment.done, moment.is_evaluated, options.checkpoint)
-            reports = Reports(logs, history.records, beginning)
-            closing.callback(reports.close)
-            shown = Progress(options.steps, moment.done, shown=progress)
-            closing.callback(lambda: shown.close(history.stopped))
+            moment = _first_moment(state, restored, source, options)
+            history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
-        interrupts, compiled = Interrupts(), CompiledStep(step)
-        closing.callback(interrupts.close)
-        run = Run(
-            moment, options, source, processes, folder=folder, saved=bool(found), step=compiled, evaluate=evaluate,
-            history=history, reports=reports, progress=shown, interrupts=interrupts, settings=settings,
-            changes=changes, program=saved.get("program"),
-        )  # fmt: skip
-        try:
+        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step)
+        parts = Parts(source, processes, folder, compiled, evaluate, history, reports, bar, interrupts, changes)
+        run = Run(moment, options, parts, saved=bool(restored), settings=settings, program=saved.get("program"))
+        with _saved_after_error(run, processes):
             run.evaluate_if_due()
             while (batch := run.next_batch()) is not END:
                 run.take_step(batch)
                 run.evaluate_if_due()
                 run.save_if_due()
             run.save()
-        except BaseException as error:
-            other = processes.fail(error)
-            with suppress(BaseException):  # what went wrong first is what is told
-                run.save_after_error()
-            if other:
-                raise other from error
-            raise
-        finally:
-            history.compilations = compiled.times
     return run.moment.state, history
+
+
+def _settings(step: Step, state: State, batches: Any, options: Options) -> dict[str, str]:
+    """Return the settings that are recorded, and compared when the run is resumed."""
+    every = options.every if options.has_evaluate else None
+    return settings_of(step, state, batches, monitor=options.monitor, patience=options.patience, every=every)
+
+
+def _opened_folder(options: Options, processes: Processes, closing: ExitStack) -> Checkpoints | None:
+    """Return the folder of checkpoints, which is closed at the end of the run; None if there is none."""
+    if options.checkpoint is None:
+        return None
+    folder = Checkpoints(options.checkpoint, keep=options.keep, best=options.monitor)
+    # Closing a folder waits for all processes, which is in vain if one of them is gone.
+    closing.callback(lambda: None if processes.broken else folder.close())
+    return folder
+
+
+def _opened_reports(
+    logs: list[Any], moment: Moment, options: Options, closing: ExitStack, *, shown: bool
+) -> tuple[History, Reports, Progress]:
+    """Return the history, the logs and the progress bar, which are closed at the end of the run."""
+    history = History()
+    beginning = Beginning(moment.done, moment.is_evaluated, options.checkpoint)
+    reports = Reports(logs, history.records, beginning)
+    closing.callback(reports.close)
+    bar = Progress(options.steps, moment.done, shown=shown)
+    closing.callback(lambda: bar.close(history.stopped))
+    return history, reports, bar
+
+
+def _first_moment(
+    state: State, restored: tuple[int, State, dict[str, Any]] | None, source: Source, options: Options
+) -> Moment:
+    """Return where the run begins or goes on, and set the batches to that place."""
+    if restored:
+        _, restored_state, saved = restored
+        moment = resumed(restored_state, saved, options.monitor)
+        source.go_to(moment.done, saved.get("place"))
+    else:
+        moment = begun(copied(state))  # a copy, because the compiled step overwrites the memory of its state
+        source.begin(moment.done)
+    if options.checkpoint:
+        source.note(moment.done)
+    return moment
+
+
+@contextmanager
+def _saved_after_error(run: Run, processes: Processes) -> Iterator[None]:
+    """Save the state if an error or an interrupt ends the run, and tell the other processes."""
+    try:
+        yield
+    except BaseException as error:
+        other = processes.fail(error)
+        with suppress(BaseException):  # the first error is the one to raise
+            run.save_after_error()
+        if other:
+            raise other from error
+        raise
+    finally:
+        run.count_compilations()

@@ -6,27 +6,33 @@ from typing import Any
 
 
 class Interrupts:
-    """Notes the first Ctrl-C or SIGTERM, so that a loop can end between two steps. The next one acts as usual.
+    """A context that notes the first Ctrl-C or SIGTERM, so that a loop can end between two steps.
 
-    In other threads than the main one, Python allows no handlers of signals, and nothing is noted.
+    The next signal acts as it would without this context, so that a second Ctrl-C ends a loop at once. Python allows
+    signal handlers in the main thread only; in other threads nothing is noted.
     """
 
     def __init__(self) -> None:
         self.came = False
-        self._before: dict[int, Any] = {}
+        self._old_handlers: dict[int, Any] = {}
+
+    def __enter__(self) -> "Interrupts":
         if threading.current_thread() is threading.main_thread():
             for number in (signal.SIGINT, signal.SIGTERM):
                 handler = signal.getsignal(number)
-                if handler is not None:  # if C code handles the signal, Python cannot restore that
-                    self._before[number] = handler
+                if handler is not None:  # a handler in C; Python could not restore it
+                    self._old_handlers[number] = handler
                     signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._restore()
 
     def _note(self, *_: object) -> None:
         self.came = True
-        self.close()
+        self._restore()
 
-    def close(self) -> None:
-        """Restore the handlers of before."""
-        for number, handler in self._before.items():
+    def _restore(self) -> None:
+        for number, handler in self._old_handlers.items():
             signal.signal(number, handler)
-        self._before = {}
+        self._old_handlers = {}

@@ -1,4 +1,4 @@
-"""A run: steps, evaluations, records and checkpoints, whole after each line, whatever interrupts it."""
+"""A run of the training loop. An exception between any two lines leaves it in a state that can be saved."""
 
 import time
 from collections.abc import Callable, Mapping
@@ -25,26 +25,28 @@ from .settings import Changes, program_of, record_of
 
 Evaluate = Callable[[State], Mapping[str, Any]]
 
-_AHEAD = (2, 16)  # how many steps, at least and at most, are on their way while their metrics are not yet here,
-_SECONDS = 0.1  # and for how long, as short steps would wait for each other
+# JAX runs steps while Python prepares the next ones. Fetching the metrics of a step waits for it, so the loop fetches
+# them later. Short steps need many pending ones to keep the device busy; long steps would only delay the reports.
+_MIN_PENDING_STEPS, _MAX_PENDING_STEPS = 2, 16
+_PENDING_SECONDS = 0.1  # the pending steps together take about this long, within these limits
 
 
 @dataclass(frozen=True)
 class Moment:
     """A run between two of its actions.
 
-    A run replaces it as a whole. So an exception between any two lines leaves a whole one behind, either the one before
-    the action or the one after it.
+    A run replaces its moment as a whole. So an exception between any two lines leaves a complete one behind: either the
+    one before the action or the one after it.
     """
 
     done: int  # how many steps were taken
     state: State
-    evaluated_at: int  # after which step the last evaluation was made
-    evaluated: Mapping[str, Number] = field(default_factory=dict)  # what it returned
+    evaluated_at: int  # the step after which the last evaluation was made
+    evaluated: Mapping[str, Number] = field(default_factory=dict)  # the result of that evaluation
     best: float = float("inf")  # the best value of `monitor`
-    waited: int = 0  # how many evaluations were not better
+    waited: int = 0  # how many evaluations since then were not better
     records: int = 0  # how many records there are
-    coming: tuple[tuple[int, Any], ...] = ()  # the step and the numbers of further records, which may not be here yet
+    pending: tuple[tuple[int, Any], ...] = ()  # step and metrics of further records, which may still be computed
 
     @property
     def is_evaluated(self) -> bool:
@@ -63,59 +65,71 @@ def resumed(state: State, saved: Mapping[str, Any], monitor: str | None) -> Mome
     Args:
         state: of the checkpoint.
         saved: what `Run` saved with it; empty if `train.save` wrote it.
-        monitor: of this call; with another one, the best value is not known.
+        monitor: of this call. If the run had another one, its best value is forgotten.
     """
-    done, same = int(state.step), saved.get("monitor", monitor) == monitor
-    best, waited = (saved.get("best", "inf"), saved.get("waited", 0)) if same else ("inf", 0)
+    done, has_same_monitor = int(state.step), saved.get("monitor", monitor) == monitor
+    best, waited = (saved.get("best", "inf"), saved.get("waited", 0)) if has_same_monitor else ("inf", 0)
     return Moment(done, state, int(saved.get("evaluated_at", done)), best=float(best), waited=int(waited))
 
 
+@dataclass(frozen=True)
+class Parts:
+    """The objects that a run works with."""
+
+    source: Source
+    processes: Processes
+    folder: Checkpoints | None
+    step: CompiledStep
+    evaluate: Evaluate | None
+    history: History  # with the records from before this call
+    reports: Reports
+    progress: Progress
+    interrupts: Interrupts
+    changes: Changes  # of the settings since the checkpoint
+
+
 class Run:
-    """What `fit` does, action by action.
+    """The actions of `fit`.
 
     Args:
-        moment: where it begins.
+        moment: where the run begins.
         options: of `fit`.
-        source: of its batches.
-        processes: those that train together.
-        folder: for checkpoints, or None.
-        saved: whether the folder has the checkpoint of this moment.
-        step: the compiled step.
-        evaluate: or None.
-        history: of the run, with the records from before.
-        reports: to its logs.
-        progress: what is shown.
-        interrupts: which end it between two steps.
+        parts: the objects that the run works with.
+        saved: whether the folder has a checkpoint of this moment.
         settings: recorded with each checkpoint.
-        changes: of the settings since the checkpoint.
         program: of the step, as the checkpoint recorded it, or None.
     """
 
     def __init__(
-        self, moment: Moment, options: Options, source: Source, processes: Processes, *, folder: Checkpoints | None,
-        saved: bool, step: CompiledStep, evaluate: Evaluate | None, history: History, reports: Reports,
-        progress: Progress, interrupts: Interrupts, settings: Mapping[str, str], changes: Changes,
+        self,
+        moment: Moment,
+        options: Options,
+        parts: Parts,
+        *,
+        saved: bool,
+        settings: Mapping[str, str],
         program: Mapping[str, str] | None,
-    ) -> None:  # fmt: skip
-        self.moment = replace(moment, records=len(history.records))
-        self._options, self._source, self._processes, self._folder = options, source, processes, folder
-        self._step, self._evaluate, self._history, self._reports = step, evaluate, history, reports
-        self._progress, self._interrupts, self._settings, self._changes = progress, interrupts, settings, changes
-        self._program = program
+    ) -> None:
+        self.moment = replace(moment, records=len(parts.history.records))
+        self._options, self._settings, self._program = options, settings, program
+        self._source, self._processes, self._folder = parts.source, parts.processes, parts.folder
+        self._step, self._evaluate, self._history = parts.step, parts.evaluate, parts.history
+        self._reports, self._progress, self._interrupts = parts.reports, parts.progress, parts.interrupts
+        self._changes = parts.changes
         self._saved = (moment.done, moment.is_evaluated) if saved else None
-        self._first: tuple[int, float] | None = None  # the first step of this call, and when it was under way
-        self._most = _AHEAD[0] if _crowded(moment.state) else _AHEAD[1]
+        self._first: tuple[int, float] | None = None  # the first step of this call, and the time after its start
+        self._max_pending = _MIN_PENDING_STEPS if _devices_share_cores(moment.state) else _MAX_PENDING_STEPS
 
     def next_batch(self) -> Any:
         """Return the batch of the next step; `END` if the run ends, and put the reason into the history."""
         done, waited, stopped, batch = self.moment.done, self.moment.waited, "", END
         if self._options.patience is not None and waited >= self._options.patience:
-            monitor, at = self._options.monitor, self.moment.evaluated_at
-            self._history.stopped = f"{monitor} was not better in {waited} evaluations, at step {at}"
+            monitor, step = self._options.monitor, self.moment.evaluated_at
+            self._history.stopped = f"{monitor} was not better in {waited} evaluations, at step {step}"
             return END
         if done >= self._options.steps:
             return END
-        if self._processes.together:
+        if self._processes.together:  # if another process stops, this batch is put back
             self._source.note(done)
         if self._interrupts.came:
             stopped = f"interrupted after step {done}"
@@ -131,14 +145,20 @@ class Run:
     def take_step(self, batch: Any) -> None:
         """Train on a batch, and report the steps whose metrics are due."""
         state, done = self.moment.state, self.moment.done + 1
-        if not self._step.times:
+        compiles = not self._step.times
+        if compiles:
+            self._progress.begin_compiling()
             self._check_program(batch)
         state, metrics = self._step(state, copied_batch(batch))
-        self.moment = replace(self.moment, done=done, state=state, coming=(*self.moment.coming, (done, metrics)))
-        self._step.tell(done)
+        self.moment = replace(self.moment, done=done, state=state, pending=(*self.moment.pending, (done, metrics)))
+        if compiles:
+            self._progress.end_compiling()
+        self._step.warn_if_compiled_again(done)
+        # The call of the first step compiles, so the time of a step is measured from its end.
         self._first = self._first or (done, time.monotonic())
         seconds = (time.monotonic() - self._first[1]) / max(done - self._first[0], 1)
-        self._settle(int(min(max(_SECONDS / max(seconds, 1e-9), _AHEAD[0]), self._most)))
+        pending = max(_PENDING_SECONDS / max(seconds, 1e-9), _MIN_PENDING_STEPS)
+        self._settle(int(min(pending, self._max_pending)))
 
     def evaluate_if_due(self) -> None:
         """Evaluate the state, unless this was done after the same step."""
@@ -151,19 +171,24 @@ class Run:
         best, waited = self.moment.best, self.moment.waited
         if monitor:
             value = monitored(evaluated, monitor)
-            self._processes.check({f"{monitor} of evaluate": repr(value)})
+            self._processes.check({f"{monitor} of evaluate": repr(value)})  # else they would not stop together
             best, waited = (value, 0) if value < best else (best, waited + 1)
         record = {f"eval/{name}": value for name, value in evaluated.items()}
         self.moment = replace(
-            self.moment, state=taken_back(self.moment.state), evaluated_at=done, evaluated=evaluated, best=best,
-            waited=waited, coming=((done, record),) if record else (),
-        )  # fmt: skip
+            self.moment,
+            state=taken_back(self.moment.state),
+            evaluated_at=done,
+            evaluated=evaluated,
+            best=best,
+            waited=waited,
+            pending=((done, record),) if record else (),
+        )
         self._settle()
         if monitor and not waited:
             self.save()
 
     def save_if_due(self) -> None:
-        """Write a checkpoint after every so many steps."""
+        """Write a checkpoint after every `checkpoint_every` steps."""
         if self.moment.done % self._options.checkpoint_every == 0:
             self.save()
 
@@ -174,45 +199,53 @@ class Run:
         self._write()
 
     def save_after_error(self) -> None:
-        """Write a checkpoint if the state is whole and the files have all records, in each process."""
+        """Write a checkpoint if the state is complete and the logs have all records, in each process."""
         try:
             self._settle(after_error=True)
-            whole = not self._processes.broken and _is_whole(self.moment.state)
-        except Exception:  # the error before is what is told
-            whole = False
-        if self._processes.everywhere(whole):
+            is_complete = not self._processes.broken and _is_computed(self.moment.state)
+        except Exception:  # the error that ended the run is the one to raise
+            is_complete = False
+        if self._processes.everywhere(is_complete):
             self._write()
+
+    def count_compilations(self) -> None:
+        """Put the number of compilations into the history."""
+        self._history.compilations = self._step.times
 
     def _write(self) -> None:
         moment, options = self.moment, self._options
         if self._folder is None or self._saved == (moment.done, moment.is_evaluated):
             return
-        self._reports.flush()
+        self._reports.flush()  # so that no checkpoint is ahead of its logs if the machine goes down
         run = {
-            "best": str(moment.best), "waited": moment.waited, "monitor": options.monitor,
-            "evaluated_at": moment.evaluated_at, "place": self._source.place(moment.done),
+            "best": str(moment.best),  # a text, because JSON has no infinity
+            "waited": moment.waited,
+            "monitor": options.monitor,
+            "evaluated_at": moment.evaluated_at,
+            "place": self._source.place(moment.done),
             **record_of(self._settings, self._program),
-        }  # fmt: skip
+        }
         metrics = moment.evaluated if moment.is_evaluated and moment.evaluated else None
         self._folder.save(moment.done, moment.state, run, metrics, about=options.about)
         self._saved = moment.done, moment.is_evaluated
 
-    def _settle(self, most: int = 0, *, after_error: bool = False) -> None:
-        """Report until no more than `most` steps are on their way."""
+    def _settle(self, max_pending: int = 0, *, after_error: bool = False) -> None:
+        """Report until no more than `max_pending` records are pending."""
         self._reports.report(after_error=after_error)
-        while len(self.moment.coming) > most:
-            number, numbers = self.moment.coming[0]
-            is_step = not isinstance(numbers, dict)
-            named = zip(self._step.names, numbers.tolist(), strict=True) if is_step else numbers.items()
-            record = {"step": number, **dict(named)}
+        while len(self.moment.pending) > max_pending:
+            step, metrics = self.moment.pending[0]
+            is_step = not isinstance(metrics, dict)
+            named = zip(self._step.names, metrics.tolist(), strict=True) if is_step else metrics.items()
+            record = {"step": step, **dict(named)}
+            # Assigned to a slice, so that nothing is added twice if an interrupt comes before the next line.
             self._history.records[self.moment.records :] = [record]
-            self.moment = replace(self.moment, records=self.moment.records + 1, coming=self.moment.coming[1:])
+            self.moment = replace(self.moment, records=self.moment.records + 1, pending=self.moment.pending[1:])
             self._reports.report(after_error=after_error)
             if is_step:
-                self._progress.update(number, record, self.moment.evaluated)
+                self._progress.update(step, record, self.moment.evaluated)
 
     def _check_program(self, batch: Any) -> None:
-        """Refuse a step that is another program in another process, or before; or one process's own."""
+        """Refuse a step that is another program than in another process or before, or a batch without a mesh."""
         state, jitted = self.moment.state, self._step.jitted
         if self._processes.together:
             self._processes.check({"the compiled step": jitted.lower(state, batch).as_text()})
@@ -227,16 +260,18 @@ class Run:
             self._changes.check_program(self._program)
 
 
-def _is_whole(state: State) -> bool:
-    """Whether a state was computed, and no step has taken over its memory."""
+def _is_computed(state: State) -> bool:
+    """Whether a state was computed without an error, and no step has overwritten its memory."""
     try:
         jax.block_until_ready(state)  # type: ignore[no-untyped-call]
-    except Exception:  # whatever went wrong in computing it
+    except Exception:  # JAX raises the error of the computation here
         return False
     return True
 
 
-def _crowded(state: State) -> bool:
-    """Whether devices share the cores of a CPU: steps that wait for each other there could take all its threads."""
+def _devices_share_cores(state: State) -> bool:
+    """Whether the devices are parts of one CPU."""
+    # Each device of a pending step takes a thread and waits for the other devices. With many pending steps, all
+    # threads of the CPU could be waiting.
     devices = {device for leaf in jax.tree.leaves(state) for device in leaf.devices()}
     return len(devices) > 1 and any(device.platform == "cpu" for device in devices)

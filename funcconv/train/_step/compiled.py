@@ -1,4 +1,4 @@
-"""The compiled step of a run: it counts how often it was traced, and gives its metrics as one array."""
+"""The compiled step of a run. It counts how often it was traced, and returns its metrics as one array."""
 
 import warnings
 from typing import Any
@@ -13,15 +13,16 @@ from .step import Step, compile
 class CompiledStep:
     """A compiled step that warns when it is compiled again.
 
-    Its metrics, those that are numbers, come as one array, which is fetched at once. `names` says which they are.
+    The scalar metrics are returned as one array, because each fetch from a device takes time. `names` has their names
+    in the same order, `times` how often the step was traced.
 
     Args:
         step: of `make_step`.
     """
 
     def __init__(self, step: Step) -> None:
-        self._step, self.times, self._told = step, 0, 1
-        self._shapes: list[Any] = []
+        self._step, self.times, self._warned_times = step, 0, 1
+        self._batch_types: list[Any] = []  # of the last two traces
         self.names: tuple[str, ...] = ()
         self.jitted: Any = compile(self._traced)
 
@@ -29,20 +30,22 @@ class CompiledStep:
         """Return the next state and the metrics."""
         return self.jitted(state, batch)
 
-    def tell(self, number: int) -> None:
-        """Warn if the step was traced again."""
-        if self.times > self._told:
-            self._told = self.times
-            was, now = self._shapes
-            msg = f"the step was compiled anew, for the {self.times}. time, at step {number}: {was} came to be {now}"
+    def warn_if_compiled_again(self, step: int) -> None:
+        """Warn if this step was traced and is not the first."""
+        if self.times > self._warned_times:
+            self._warned_times = self.times
+            old, new = self._batch_types
+            msg = f"the step was compiled anew, for the {self.times}. time, at step {step}: {old} came to be {new}"
             warnings.warn(msg, stacklevel=4)
 
     def _traced(self, state: State, batch: Any) -> Any:
+        # Python runs this function only while JAX traces it.
         self.times += 1
-        self._shapes = [*self._shapes[-1:], jax.tree.map(lambda each: f"{each.dtype}{list(each.shape)}", batch)]
+        batch_type = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
+        self._batch_types = [*self._batch_types[-1:], batch_type]
         state, metrics = self._step(state, batch)
-        numbers = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
-        self.names = tuple(numbers)
-        wide = any(value.dtype.itemsize > 4 for value in numbers.values())
-        dtype = jnp.float64 if wide else jnp.float32
-        return state, jnp.array([value.astype(dtype) for value in numbers.values()], dtype)
+        scalars = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
+        self.names = tuple(scalars)
+        has_64_bits = any(value.dtype.itemsize > 4 for value in scalars.values())
+        dtype = jnp.float64 if has_64_bits else jnp.float32
+        return state, jnp.array([value.astype(dtype) for value in scalars.values()], dtype)

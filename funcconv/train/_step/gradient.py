@@ -1,0 +1,94 @@
+"""The gradient of the loss on a batch, computed at once or in micro-batches."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..._common.dtypes import wide
+from ..._common.types import Array
+from .._distributed.partition import spread_batch
+from .._state import State
+from .frozen import next_model, trained, with_frozen
+from .inputs import cast, cast_inputs
+from .loss import check_signature, check_state, value_and_metrics
+from .options import StepOptions
+from .sums import widened
+
+
+def gradient(options: StepOptions, state: State, batch: Any, factor: Any) -> tuple[Any, Array, dict[str, Any], Any]:
+    """Return the gradient of the scaled loss, the loss, its metrics, and the next state of the model.
+
+    Args:
+        options: of the step.
+        state: before the step.
+        batch: a tree of arrays.
+        factor: the scale of the loss.
+
+    Returns:
+        `(gradients, loss, metrics, model)`. Gradients of 16-bit parameters are in float32, and still multiplied by
+        `factor`.
+    """
+    key = jax.random.fold_in(state.key, state.step)
+    if options.accumulate > 1:
+        return _accumulated(options, state, batch, key, factor)
+    gradients, (loss, metrics, model) = _differentiated(options, state, batch, key, state.model, factor)
+    return widened(gradients), loss, metrics, model
+
+
+def _accumulated(
+    options: StepOptions, state: State, batch: Any, key: Array, factor: Any
+) -> tuple[Any, Array, dict[str, Any], Any]:
+    """Return what `gradient` returns, as means over micro-batches that are computed one after the other."""
+    count = options.accumulate
+    # Each device has consecutive examples. Micro-batch i has every count-th of them, from i on, so that each device
+    # computes its own share of each micro-batch, without communication.
+    columns = jax.tree.map(lambda x: x.reshape(len(x) // count, count, *x.shape[1:]), batch)
+
+    def add(carry: tuple[Any, Any], i: Array) -> tuple[tuple[Any, Any], Any]:
+        total, model = carry
+        micro_batch = jax.tree.map(lambda x: lax.dynamic_index_in_dim(x, i, axis=1, keepdims=False), columns)
+        if options.auto_mesh is not None:
+            micro_batch = spread_batch(micro_batch, options.auto_mesh)
+        micro_key = jax.random.fold_in(key, i)
+        gradients, (loss, metrics, model) = _differentiated(options, state, micro_batch, micro_key, model, factor)
+        return (jax.tree.map(jnp.add, total, widened(gradients)), model), (loss, metrics)
+
+    zero = jax.tree.map(jnp.zeros_like, widened(trained(state.params, options.frozen)))
+    (total, model), (losses, metrics) = lax.scan(add, (zero, state.model), jnp.arange(count))
+    # Checkpoints record a digest of the traced program, which depends on the order of these operations.
+    mean_gradients, mean_loss = jax.tree.map(lambda gradient: gradient / count, total), losses.mean()
+    return mean_gradients, mean_loss, jax.tree.map(lambda values: values.mean(0), metrics), model
+
+
+def _differentiated(
+    options: StepOptions, state: State, batch: Any, key: Array, model: Any, factor: Any
+) -> tuple[Any, tuple[Array, dict[str, Any], Any]]:
+    """Return the gradient of the scaled loss by the trained parameters, and the loss, its metrics and the next model.
+
+    Args:
+        options: of the step.
+        state: before the step.
+        batch: a batch or micro-batch.
+        key: of this batch.
+        model: the state of the model before this batch.
+        factor: the scale of the loss.
+    """
+
+    def scaled_loss(trained_params: Any, params: Any, batch: Any, key: Array, model: Any, factor: Any) -> Any:
+        check_signature(options.loss)
+        params = with_frozen(trained_params, params)
+        if options.compute_dtype is not None:
+            params = cast(params, options.compute_dtype)
+            batch = cast_inputs(batch, options.compute_dtype, options.inputs)
+        returned = options.loss(params, batch, key=key, state=model)
+        loss, metrics = value_and_metrics(returned, has_aux=options.has_aux)
+        new_model = metrics.pop("state", model)
+        check_state(model, new_model)
+        loss = loss.astype(wide(loss.dtype))
+        new_model = next_model(model, new_model, params, options.frozen)
+        return loss * jnp.asarray(factor, loss.dtype), (loss, metrics, new_model)
+
+    trained_params = trained(state.params, options.frozen)
+    return jax.grad(scaled_loss, has_aux=True)(trained_params, state.params, batch, key, model, factor)  # type: ignore[no-any-return]

@@ -1,0 +1,111 @@
+"""The options of `make_step`, checked and with their defaults."""
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+from jax.sharding import Mesh
+
+from ..._common.errors import FuncconvError
+from ..._common.types import DTypeLike, Number
+from .._distributed.partition import Partition, check_options, with_auto_axes
+
+
+@dataclass(frozen=True)
+class StepOptions:
+    """What a training step computes."""
+
+    loss: Callable[..., Any]
+    optimizer: optax.GradientTransformation  # as the user gave it
+    transform: optax.GradientTransformationExtraArgs  # the same, which also takes the value of the loss
+    accumulate: int  # the number of micro-batches
+    ema: Number | None
+    compute_dtype: Any
+    inputs: tuple[str, ...] | None  # patterns
+    loss_scale: Number | str
+    clip: Number | None
+    frozen: tuple[str, ...]  # patterns
+    mesh: Mesh | None
+    auto_mesh: Mesh | None  # the same devices, with axes for which XLA decides how intermediate results are sharded
+    partition: Partition
+    has_aux: bool
+
+    @property
+    def has_dynamic_scale(self) -> bool:
+        """Whether the scale of the loss is part of the state."""
+        return self.loss_scale == "dynamic"
+
+    def recorded(self) -> Mapping[str, Any]:
+        """Return the settings that a checkpoint records. Their names and texts are part of its format."""
+        return {
+            "optimizer": self.optimizer,
+            "accumulate": self.accumulate,
+            "ema": self.ema,
+            "compute_dtype": self.compute_dtype,
+            "inputs": self.inputs,
+            "loss_scale": self.loss_scale,
+            "clip": self.clip,
+            "frozen": self.frozen,
+            "mesh": self.mesh and dict(self.mesh.shape),
+            "partition": {pattern: str(spec) for pattern, spec in self.partition.items()},
+        }
+
+
+def checked_options(
+    loss: Callable[..., Any],
+    optimizer: optax.GradientTransformation,
+    *,
+    accumulate: int,
+    ema: Number | None,
+    compute_dtype: DTypeLike | None,
+    inputs: str | Sequence[str] | None,
+    loss_scale: Number | str | None,
+    clip: Number | None,
+    frozen: str | Sequence[str],
+    mesh: Mesh | None,
+    partition: Partition | None,
+    has_aux: bool,
+) -> StepOptions:
+    """Return the options of a step.
+
+    Raises:
+        FuncconvError: if one is of the wrong type or out of range.
+    """
+    is_scale = loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and 0 < loss_scale < math.inf)
+    for name, value, is_valid, expected in (
+        ("accumulate", accumulate, isinstance(accumulate, int) and accumulate >= 1, "an integer of at least 1"),
+        ("ema", ema, ema is None or 0 <= ema < 1, "a decay from 0 to below 1"),
+        ("clip", clip, clip is None or clip > 0, "above 0"),
+        ("loss_scale", loss_scale, is_scale, 'finite and above 0, or "dynamic"'),
+    ):
+        if not is_valid:
+            msg = f"train: {name} must be {expected}; got {value!r}"
+            raise FuncconvError(msg)
+    check_options(mesh, partition)
+    dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
+    if loss_scale is None:
+        # Float16 has 5 bits for the exponent: without a scale, small gradients become 0. Other dtypes have 8 or more.
+        loss_scale = "dynamic" if dtype == jnp.float16 else 1.0
+    return StepOptions(
+        loss=loss,
+        optimizer=optimizer,
+        transform=optax.with_extra_args_support(optimizer),
+        accumulate=accumulate,
+        ema=ema,
+        compute_dtype=dtype,
+        inputs=None if inputs is None else _patterns(inputs),
+        loss_scale=loss_scale,
+        clip=clip,
+        frozen=_patterns(frozen),
+        mesh=mesh,
+        auto_mesh=None if mesh is None else with_auto_axes(mesh),
+        partition=partition or {},
+        has_aux=has_aux,
+    )
+
+
+def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:
+    return (patterns,) if isinstance(patterns, str) else tuple(patterns)
