@@ -18,9 +18,12 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._common.optional_packages import needs
 from ..._common.types import Number, Shape
-from ..._graph.declare.compose import add, concat
-from ..._graph.declare.layers import Conv, ConvTranspose, Dense, Flatten, Pool
-from ..._graph.declare.node import Input, Layer, Node, node
+from ..._graph.combine.merge import add, concat
+from ..._graph.declare.conv_layers import Conv, ConvTranspose
+from ..._graph.declare.function import node
+from ..._graph.declare.layer import Layer
+from ..._graph.declare.layers import Dense, Flatten, Pool
+from ..._graph.declare.node import Input, Node
 from ..._graph.declare.training_layers import BatchNorm, Dropout, GroupNorm
 from ..._graph.use.graph import Graph
 from ..._ops.adaptive import adaptive_pool
