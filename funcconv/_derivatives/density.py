@@ -12,6 +12,7 @@ from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 from .._common.types import Array
 from .linear_map import positive
+from .trees import in_short
 
 _REACH = 8  # standard deviations of a peak that the grid goes beyond the spectrum
 
@@ -29,6 +30,9 @@ class Density(NamedTuple):
 
     grid: Array
     density: Array
+
+    def __repr__(self) -> str:
+        return f"Density(grid={in_short(self.grid)}, density={in_short(self.density)})"
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
         """Draw the density; nothing is shown or saved.

@@ -10,7 +10,7 @@ from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 from .._common.types import Array
 from .linear_map import positive
-from .trees import Tree
+from .trees import Tree, in_short
 
 _Moments: TypeAlias = tuple[Array, Array, Array]  # the count, the mean, the sum of squared deviations from it
 
@@ -28,6 +28,9 @@ class Estimate(NamedTuple):
 
     value: Tree
     error: Tree
+
+    def __repr__(self) -> str:
+        return f"Estimate(value={in_short(self.value)}, error={in_short(self.error)})"
 
 
 def hutchinson(

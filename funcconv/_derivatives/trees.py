@@ -37,6 +37,17 @@ def described(leaf: Any) -> str:
         return f"a value of type {type(leaf).__name__}"
 
 
+def in_short(tree: Tree) -> str:
+    """Return a number, or how many arrays and numbers a tree has, as descriptions have them."""
+    leaves = jax.tree.leaves(tree)
+    if len(leaves) != 1:
+        return f"{len(leaves):,} arrays with {sum(math.prod(jnp.shape(leaf)) for leaf in leaves):,} numbers"
+    (leaf,) = leaves
+    if jnp.shape(leaf) == () and not isinstance(leaf, jax.core.Tracer) and is_float(leaf):
+        return f"{float(leaf):.6g}"
+    return described(leaf)
+
+
 def is_float(leaf: Any) -> bool:
     """Return whether a leaf is real and floating."""
     try:

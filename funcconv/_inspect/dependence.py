@@ -1,18 +1,14 @@
 """Which places of an input each place of a traced function's result can depend on.
 
-The program is run on intervals. For one axis of one input, an array of the program is a pair of integer arrays
-`(lo, hi)`: element `i` depends on the places from `lo[i]` to `hi[i]` of that axis at most, and on none where `lo[i] >
-hi[i]`. The pair spreads over the array's shape, so that an axis along which nothing changes has size 1; None is an
-array that does not depend on the axis at all.
-
-Operations without a rule are taken to depend on everything that goes into them. So are those whose pair would have
-more than `LARGE` places along an axis: the memory is bounded, whatever the sizes of the arrays.
+The program is run on the pairs of `intervals.py`, for one axis of one input. Operations without a rule are taken to
+depend on everything that goes into them. So are those whose pair would have more than `LARGE` places along an axis: the
+memory is bounded, whatever the sizes of the arrays.
 """
 
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, TypeAlias
+from typing import Any
 
 import numpy as np
 from jax.extend import core
@@ -23,19 +19,7 @@ from .._primitives import conv as _family
 from .._primitives import select as _select
 from .._windows.geometry import Axis
 from .._windows.reach import LARGE, NOWHERE
-
-Interval: TypeAlias = tuple[np.ndarray, np.ndarray]
-Seen: TypeAlias = Interval | None
-
-_NUMBERS = 32 * LARGE  # of an array of a pair, at most
-
-
-def along(shape: Shape, axis: int) -> Interval:
-    """Return the pair of an array that is itself the input: along its axis, each place depends on itself."""
-    spread = [1] * len(shape)
-    spread[axis] = -1
-    numbers = np.arange(shape[axis]).reshape(spread)
-    return numbers, numbers
+from .intervals import Seen, over, places_or_none, taken, union, windows, windows_back
 
 
 def run(jaxpr: Any, seen: Sequence[Seen]) -> list[Seen]:
@@ -51,93 +35,6 @@ def run(jaxpr: Any, seen: Sequence[Seen]) -> list[Seen]:
             results = _RULES.get(eqn.primitive.name, _inner)(eqn, operands)
             known.update(zip(eqn.outvars, results, strict=True))
     return [read(var) for var in jaxpr.outvars]
-
-
-def union(seen: Sequence[Seen]) -> Seen:
-    """Return the pair of an array that depends on what any of these does."""
-    lows, highs = [each[0] for each in seen if each], [each[1] for each in seen if each]
-    if not lows:
-        return None
-    if len(lows) > 1 and math.prod(np.broadcast_shapes(*(low.shape for low in lows))) > _NUMBERS:
-        lows, highs = zip(*(_over(each, range(each[0].ndim)) for each in seen if each), strict=True)
-    low, high = lows[0], highs[0]
-    for other_low, other_high in zip(lows[1:], highs[1:], strict=True):
-        low, high = np.minimum(low, other_low), np.maximum(high, other_high)
-    return low, high
-
-
-def _over(seen: Seen, axes: int | Sequence[int]) -> Seen:
-    """Let everything along some axes depend on what anything there does."""
-    axes = tuple(axes) if isinstance(axes, Sequence) else (int(axes),)  # JAX has integers of NumPy among them
-    if seen is None:
-        return None
-    low, high = seen
-    return low.min(axes, keepdims=True, initial=NOWHERE), high.max(axes, keepdims=True, initial=-NOWHERE)
-
-
-def _taken(seen: Seen, axis: int, at: np.ndarray) -> Seen:
-    """Take places along an axis; beyond it lies nothing."""
-    if seen is None:
-        return None
-    low, high = seen
-    if low.shape[axis] == 0:
-        nowhere = np.full((*low.shape[:axis], len(at), *low.shape[axis + 1 :]), NOWHERE)
-        return nowhere, -nowhere
-    if low.shape[axis] == 1:
-        if (at >= 0).all():
-            return seen
-        at = np.minimum(at, 0)
-    shape = [1] * low.ndim
-    shape[axis] = -1
-    inside = (at >= 0).reshape(shape)
-    return np.where(inside, low.take(at, axis), NOWHERE), np.where(inside, high.take(at, axis), -NOWHERE)
-
-
-def _at(places: np.ndarray, size: int) -> np.ndarray:
-    return np.where((places >= 0) & (places < size), places, -1)
-
-
-def _ranges(seen: Seen, axis: int, first: np.ndarray, spacing: int, count: np.ndarray) -> Seen:
-    """Take along an axis, for each result, what `count` places from `first` on see that lie `spacing` apart."""
-    if seen is None or max(seen[0].shape[axis], len(first)) > LARGE:
-        return _over(seen, axis)
-    size = seen[0].shape[axis]
-    if size == 1:
-        return _taken(seen, axis, np.where(count > 0, 0, -1))
-    found: list[Seen] = []
-    table, places = union([seen]), 1  # of 1, 2, 4, ... places; two of these that overlap are a range
-    while not found or places <= count.max(initial=0):
-        of_them = (count >= places) & (count < 2 * places)
-        for start in (first, first + (count - places) * spacing):
-            found.append(_taken(table, axis, np.where(of_them, start, -1)))
-        further = _taken(table, axis, _at(np.arange(size) + places * spacing, size))
-        table, places = union([table, further]), 2 * places
-    return union(found)
-
-
-def _windows(seen: Seen, axis: int, window: Axis) -> Seen:
-    """Let each window along an axis depend on what its taps do."""
-    if window.outputs > LARGE:
-        return _over(seen, axis)
-    starts = np.arange(window.outputs) * window.stride - window.lo
-    first = np.maximum(-(starts // window.dilation), 0)  # of its taps on the axis
-    last = np.minimum((window.size - 1 - starts) // window.dilation, window.window - 1)
-    return _ranges(seen, axis, starts + first * window.dilation, window.dilation, np.maximum(last - first + 1, 0))
-
-
-def _windows_back(seen: Seen, axis: int, window: Axis) -> Seen:
-    """Let each place along an axis depend on what the windows do that it is in."""
-    if window.size > LARGE:
-        return _over(seen, axis)
-    common = math.gcd(window.dilation, window.stride)
-    period, spacing = window.stride // common, window.dilation // common  # of taps on one place, and of their windows
-    at = np.arange(window.size) + window.lo
-    tap = at // common % period * pow(spacing, -1, period) % period
-    last = (at - tap * window.dilation) // window.stride  # the window that has the first such tap there
-    most = np.minimum((window.window - 1 - tap) // period, last // spacing)
-    least = np.maximum(-((window.outputs - 1 - last) // spacing), 0)
-    count = np.where((at % common == 0) & (tap < window.window), np.maximum(most - least + 1, 0), 0)
-    return _ranges(seen, axis, last - most * spacing, spacing, count)
 
 
 def _elementwise(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
@@ -186,7 +83,7 @@ def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
         if math.prod(own) == 1 or [len(each) for each in lengths] == [1, 1]:  # nothing changes along it, or one axis
             target += [1 if new[axis] == 1 else math.prod(own) for axis in after]
         elif math.prod(sizes) > LARGE:
-            low, high = _over((low, high), before)  # type: ignore[misc]
+            low, high = over((low, high), before)  # type: ignore[misc]
             target += [1] * len(after)
         else:
             spread = [old[axis] if axis in before else size for axis, size in enumerate(low.shape)]
@@ -236,7 +133,7 @@ def _slice(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     strides = eqn.params["strides"] or (1,) * len(starts)
     for axis, (start, stop, step) in enumerate(zip(starts, eqn.params["limit_indices"], strides, strict=True)):
         if seen is not None and seen[0].shape[axis] != 1:
-            seen = _taken(seen, axis, np.arange(start, stop, step))
+            seen = taken(seen, axis, np.arange(start, stop, step))
     return [seen]
 
 
@@ -244,7 +141,7 @@ def _split(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     (seen,), before, parts, axis = operands, 0, [], eqn.params["axis"]
     for size in eqn.params["sizes"]:
         constant = seen is None or seen[0].shape[axis] == 1
-        parts.append(seen if constant else _taken(seen, axis, np.arange(before, before + size)))
+        parts.append(seen if constant else taken(seen, axis, np.arange(before, before + size)))
         before += size
     return parts
 
@@ -257,10 +154,10 @@ def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
         if before == after == between == 0:
             continue
         if eqn.outvars[0].aval.shape[axis] > LARGE:
-            seen = _over(seen, axis)
+            seen = over(seen, axis)
             continue
         place, rest = np.divmod(np.arange(eqn.outvars[0].aval.shape[axis]) - before, between + 1)
-        seen = _taken(seen, axis, np.where(rest == 0, _at(place, eqn.invars[0].aval.shape[axis]), -1))
+        seen = taken(seen, axis, np.where(rest == 0, places_or_none(place, eqn.invars[0].aval.shape[axis]), -1))
     return [seen]
 
 
@@ -271,20 +168,20 @@ def _concatenate(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     parts = []
     for seen, var in zip(operands, eqn.invars, strict=True):
         size = var.aval.shape[axis]
-        parts.append(_taken(seen, axis, _at(np.arange(whole[axis]) - before, size)))
+        parts.append(taken(seen, axis, places_or_none(np.arange(whole[axis]) - before, size)))
         before += size
     return [union(parts)]
 
 
 def _reduced(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     axes = tuple(eqn.params["axes"] if "axes" in eqn.params else eqn.params["dimensions"])
-    seen = _over(union(operands[: len(eqn.outvars)]), axes)
+    seen = over(union(operands[: len(eqn.outvars)]), axes)
     return [seen and (seen[0].squeeze(axes), seen[1].squeeze(axes))] * len(eqn.outvars)
 
 
 def _along(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     axis = eqn.params["axis"] if "axis" in eqn.params else eqn.params["dimension"]
-    return [_over(union(operands), axis)] * len(eqn.outvars)
+    return [over(union(operands), axis)] * len(eqn.outvars)
 
 
 def _dot_general(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
@@ -297,7 +194,7 @@ def _dot_general(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     for i, seen in enumerate(operands):
         if seen is None:
             continue
-        rest = _over(seen, contracted[i])
+        rest = over(seen, contracted[i])
         order = (*batched[i], *free[i], *contracted[i])
         sizes = [rest[0].shape[axis] for axis in order[: len(order) - len(contracted[i])]]  # type: ignore[index]
         middle = len(batched[i])
@@ -312,7 +209,7 @@ def _reduce_window(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     if any(step != 1 for step in params["base_dilation"]):
         return _everything(eqn, operands)
     for axis, (lo, hi) in enumerate(params["padding"]):
-        seen = _windows(seen, axis, Axis(
+        seen = windows(seen, axis, Axis(
             var.aval.shape[axis], params["window_dimensions"][axis], params["window_strides"][axis],
             params["window_dilation"][axis], lo, hi, eqn.outvars[0].aval.shape[axis],
         ))  # fmt: skip
@@ -323,16 +220,16 @@ def _select_window(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     """Follow the windows of `extreme`, and of `pick` by its image."""
     seen, *numbers = operands
     for i, axis in enumerate(reversed(eqn.params["axes"]), start=2):
-        seen = seen and _windows(seen, seen[0].ndim - i, axis)
+        seen = seen and windows(seen, seen[0].ndim - i, axis)
     return [union([seen, *numbers])]
 
 
 def _convolution(moved: Callable[..., Seen], eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     """Follow windows on the image, or back from them; all channels are summed, and all of a kernel is used."""
-    seen, kernel = operands if moved is _windows else reversed(operands)
+    seen, kernel = operands if moved is windows else reversed(operands)
     if kernel is not None:
         return _everything(eqn, operands)
-    seen = seen and _over(seen, seen[0].ndim - 1)
+    seen = seen and over(seen, seen[0].ndim - 1)
     for i, axis in enumerate(reversed(eqn.params["form"].axes), start=2):
         seen = seen and moved(seen, seen[0].ndim - i, axis)
     return [seen]
@@ -343,9 +240,9 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     if seen is None or kernel is not None or any(step != 1 for step in params["lhs_dilation"]):
         return _everything(eqn, operands)
     numbers = params["dimension_numbers"]
-    seen = _over(seen, numbers.lhs_spec[1])
+    seen = over(seen, numbers.lhs_spec[1])
     for i, (axis, (lo, hi)) in enumerate(zip(numbers.lhs_spec[2:], params["padding"], strict=True)):
-        seen = _windows(seen, axis, Axis(
+        seen = windows(seen, axis, Axis(
             shapes[0][axis], shapes[1][numbers.rhs_spec[2 + i]], params["window_strides"][i],
             params["rhs_dilation"][i], lo, hi, eqn.outvars[0].aval.shape[numbers.out_spec[2 + i]],
         ))  # fmt: skip
@@ -365,7 +262,7 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "transpose": _transpose, "squeeze": _squeeze,
     "rev": _rev, "slice": _slice, "split": _split, "pad": _pad, "concatenate": _concatenate,
     "dot_general": _dot_general, "conv_general_dilated": _lax_convolution, "optimization_barrier": _passed_on,
-    _family.conv_p.name: partial(_convolution, _windows),
-    _family.conv_input_grad_p.name: partial(_convolution, _windows_back),
+    _family.conv_p.name: partial(_convolution, windows),
+    _family.conv_input_grad_p.name: partial(_convolution, windows_back),
     _select.extreme_p.name: _select_window, _select.pick_p.name: _select_window,
 }  # fmt: skip

@@ -1,11 +1,11 @@
 """What a network consists of: a table with a row for each node."""
 
-import html
 import importlib.util
 import json
 import math
+import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from functools import partial
 from typing import Any, NamedTuple
@@ -18,7 +18,8 @@ from .._common.errors import FuncconvError
 from .._common.types import Params
 from .._graph.name.flatten import Row
 from .._graph.use.network import Network
-from .receptive_field import Followed, ReceptiveField
+from .follow import FieldsOfGraph, ReceptiveField
+from .table import html_table, rich_table, text_table, totals
 from .work import NONE, Flops, flops
 
 
@@ -54,7 +55,7 @@ class SummaryRow(NamedTuple):
     receptive_field: dict[str, tuple[ReceptiveField, ...]]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Summary:
     """What `summary` returns: printed, it is a table.
 
@@ -83,15 +84,8 @@ class Summary:
         """Return everything as dicts, lists, numbers and strings."""
         rows = []
         for row in self.rows:
-            seen = {
-                name: [
-                    {each.name: getattr(axis, each.name) for each in fields(axis) if not each.name.startswith("_")}
-                    | {"stride": float(axis.stride)}
-                    for axis in axes
-                ]
-                for name, axes in row.receptive_field.items()
-            }  # fmt: skip
-            rows.append(row._asdict() | {"receptive_field": seen})
+            receptive_field = {name: [_as_dict(axis) for axis in axes] for name, axes in row.receptive_field.items()}
+            rows.append(row._asdict() | {"receptive_field": receptive_field})
         figures = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "rows"}
         return json.loads(json.dumps(figures | {"rows": rows}))  # type: ignore[no-any-return]
 
@@ -100,7 +94,7 @@ class Summary:
         return json.dumps(self.as_dict(), **options)
 
     def __str__(self) -> str:
-        """Return the table as text, for a terminal with colours where rich is installed."""
+        """Return the table as text; for a terminal as wide as it is, and with colours where rich is installed."""
         if sys.stdout.isatty() and importlib.util.find_spec("rich"):
             from rich.console import Console
 
@@ -108,39 +102,18 @@ class Summary:
             with console.capture() as captured:
                 console.print(self)
             return captured.get().rstrip("\n")
-        head, *rows = _cells(self)
-        widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-        lines = [_line(cells, widths) for cells in (head, *rows)]
-        rule = "-" * max(map(len, lines))
-        return "\n".join([lines[0], rule, *lines[1:], rule, *_totals(self)])
+        return text_table(self, shutil.get_terminal_size().columns if sys.stdout.isatty() else None)
+
+    def __repr__(self) -> str:
+        return "\n".join([f"Summary of {len(self.rows):,} nodes for a batch of {self.batch:,}:", *totals(self)])
 
     def __rich__(self) -> Any:
         """Return the table as rich draws it."""
-        from rich.console import Group
-        from rich.table import Table
-
-        head, *rows = _cells(self)
-        table = Table(row_styles=["", "dim"])
-        for title, left in zip(head, _LEFT, strict=True):
-            table.add_column(title, justify="left" if left else "right", overflow="fold")
-        for cells in rows:
-            table.add_row(*(cell.replace("[", r"\[") for cell in cells))
-        return Group(table, *_totals(self))
+        return rich_table(self)
 
     def _repr_html_(self) -> str:
         """Return the table for a notebook."""
-        head, *rows = _cells(self)
-
-        def line(tag: str, cells: Sequence[str]) -> str:
-            sides = ("left" if left else "right" for left in _LEFT)
-            return "".join(
-                f'<{tag} style="text-align: {side}">{html.escape(cell)}</{tag}>'
-                for cell, side in zip(cells, sides, strict=True)
-            )
-
-        body = "".join(f"<tr>{line('td', cells)}</tr>" for cells in rows)
-        totals = "<br>".join(map(html.escape, _totals(self)))
-        return f"<table><thead><tr>{line('th', head)}</tr></thead><tbody>{body}</tbody></table><p>{totals}</p>"
+        return html_table(self)
 
 
 def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> Summary:
@@ -182,18 +155,18 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         msg = f"summary: batch must be a positive integer, got {batch!r}"
         raise FuncconvError(msg)
     entries, shapes = graph.entry_shapes(params), graph.shapes(params)
-    followed = Followed(graph, shapes, params)
+    fields_of = FieldsOfGraph(graph, shapes, params)
+    nodes, inputs = graph.nodes, [None] * len(graph.inputs)
     learned: set[str] = set()  # the nodes whose values depend on parameters
     first_use: dict[str, str] = {}
-    counted: dict[Any, tuple[Flops, Flops]] = {}
+    counted: dict[Any, tuple[Flops, Flops]] = {}  # layers that are alike are traced once
     rows, cotangents = [], []
-    nodes, inputs = graph.nodes, [None] * len(graph.inputs)
     for name, row, entry in zip(nodes, [*inputs, *graph.rows], [*inputs, *entries], strict=True):
         operands = [nodes[i] for i in row.inputs] if row else []
-        xs = [_batched(shapes[each], batch) for each in operands]
+        xs = [_batched(shapes[operand], batch) for operand in operands]
         forward = backward = NONE
         if row:
-            wanted = tuple(each in learned for each in operands)
+            wanted = tuple(operand in learned for operand in operands)
             if any(wanted) or jax.tree.leaves(entry):
                 learned.add(name)
             leaves, tree = jax.tree.flatten((entry, xs))
@@ -201,26 +174,42 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
             if like not in counted:
                 counted[like] = _flops(row, entry, xs, wanted, batch)
             forward, backward = counted[like]
-        value = _batched(shapes[name], batch)
-        size = sum(map(_bytes, jax.tree.leaves(value)))
+        value = jax.tree.leaves(_batched(shapes[name], batch))
+        size = sum(map(_bytes, value))
         cotangents.append(size + sum(map(_bytes, jax.tree.leaves(xs))) if name in learned else 0)
-        leaf = jax.tree.leaves(value)[0]
-        shared = first_use.setdefault(row.params, name) if row and row.params else name
-        rows.append(SummaryRow(
-            name=name, op=row.operation if row else "input", inputs=tuple(operands), shape=leaf.shape,
-            dtype=str(leaf.dtype),
-            parameters=sum(math.prod(each.shape) for each in jax.tree.leaves(entry)) if shared == name else 0,
-            shared=None if shared == name else shared,
-            flops=forward.all, gradient_flops=backward.all, real_flops=forward.real, bytes=size,
-            receptive_field=followed(name, graph.inputs),
-        ))  # fmt: skip
+        first = first_use.setdefault(row.params, name) if row and row.params else name
+        summary_row = SummaryRow(
+            name=name,
+            op=row.operation if row else "input",
+            inputs=tuple(operands),
+            shape=value[0].shape,
+            dtype=str(value[0].dtype),
+            parameters=sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(entry)) if first == name else 0,
+            shared=None if first == name else first,
+            flops=forward.all,
+            gradient_flops=backward.all,
+            real_flops=forward.real,
+            bytes=size,
+            receptive_field=fields_of(name, graph.inputs),
+        )
+        rows.append(summary_row)
     activations = sum(row.bytes for row in rows)
     return Summary(
-        rows=tuple(rows), batch=batch, parameters=sum(row.parameters for row in rows),
-        flops=sum(row.flops for row in rows), gradient_flops=sum(row.gradient_flops for row in rows),
-        real_flops=sum(row.real_flops for row in rows), activation_bytes=activations,
+        rows=tuple(rows),
+        batch=batch,
+        parameters=sum(row.parameters for row in rows),
+        flops=sum(row.flops for row in rows),
+        gradient_flops=sum(row.gradient_flops for row in rows),
+        real_flops=sum(row.real_flops for row in rows),
+        activation_bytes=activations,
         peak_bytes=activations + max(cotangents),
-    )  # fmt: skip
+    )
+
+
+def _as_dict(axis: ReceptiveField) -> dict[str, Any]:
+    """Return the public figures of a receptive field, of which JSON knows no fractions."""
+    figures = {field.name: getattr(axis, field.name) for field in fields(axis) if not field.name.startswith("_")}
+    return figures | {"stride": float(axis.stride)}
 
 
 def _batched(tree: Any, batch: int) -> Any:
@@ -260,53 +249,3 @@ def _flops(row: Row, entry: Any, xs: Sequence[Any], wanted: Sequence[bool], batc
     traced = jax.make_jaxpr(pulled_back)(leaves).jaxpr
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     return forward, flops(used) - forward
-
-
-_LEFT = (True, True, True, True, False, False, False, False, True)  # which columns are aligned to the left
-
-
-def _cells(of: Summary) -> list[tuple[str, ...]]:
-    """Return the head of the table and its rows as text."""
-    inputs = [row.name for row in of.rows if row.op == "input"]
-    head = ("name", "op", "inputs", "shape", "parameters", "MFLOP", "gradient", "kB")
-    table: list[tuple[str, ...]] = [(*head, f"sees of {inputs[0]}" if len(inputs) == 1 else "sees")]
-    for row in of.rows:
-        table.append((
-            row.name, row.op, ", ".join(row.inputs), str(row.shape),
-            f"as {row.shared}" if row.shared else f"{row.parameters:,}" if row.parameters else "",
-            *(f"{count / 1e6:,.3f}" if count else "" for count in (row.flops, row.gradient_flops)),
-            f"{row.bytes / 1e3:,.1f}", _seen(row.receptive_field),
-        ))  # fmt: skip
-    return table
-
-
-def _seen(by_input: Mapping[str, tuple[ReceptiveField, ...]]) -> str:
-    """Return receptive fields in words, those that are alike once."""
-    words: dict[str, list[str]] = {}
-    for name, axes in by_input.items():
-        sizes = "x".join(str(axis.size) for axis in axes)
-        strides = [str(axis.stride) for axis in axes]
-        stride = strides[0] if len(set(strides)) == 1 else "x".join(strides)
-        if len({axis.axis for axis in axes}) < len(axes):
-            stride = "1"  # flattened: neighbours are no neighbours of the image
-        text = "all" if all(axis.whole for axis in axes) else sizes + (f" / {stride}" if stride != "1" else "")
-        text += "" if all(axis.aligned for axis in axes) else ", misaligned"
-        words.setdefault(text, []).append(name)
-    if len(words) == 1:
-        return next(iter(words))
-    return "; ".join(f"{text} of {', '.join(names)}" for text, names in words.items())
-
-
-def _totals(of: Summary) -> list[str]:
-    mega = [f"{count / 1e6:,.3f}" for count in (of.flops, of.real_flops, of.gradient_flops)]
-    return [
-        f"{of.parameters:,} parameters; {mega[0]} MFLOP forward ({mega[1]} without padding) "
-        f"and {mega[2]} for the gradient",
-        f"{of.activation_bytes / 1e3:,.1f} kB of activations; about {of.peak_bytes / 1e3:,.1f} kB at once in a "
-        "training step",
-    ]
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    sides = zip(cells, widths, _LEFT, strict=True)
-    return "  ".join(cell.ljust(width) if left else cell.rjust(width) for cell, width, left in sides).rstrip()

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from .._common.optional_packages import needs
-from .._graph.declare.layers import ConvTranspose
+from .._graph.declare.conv_layers import ConvTranspose
 from .._graph.use.graph import Graph
 from ._matching import Entry, entries, matched, trees
 from ._pairing import paired

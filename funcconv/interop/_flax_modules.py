@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 from .._common.types import Array, Params, Shape
-from .._graph.declare.node import Function
+from .._graph.declare.function import Function
 from .._graph.use.graph import Graph
 
 

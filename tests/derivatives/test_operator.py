@@ -67,9 +67,14 @@ def test_damping(matrix):
     close(HESSIAN.shifted(1).shifted(np.float64(-1)).diag()["dense1"]["bias"], HESSIAN.diag()["dense1"]["bias"])
 
 
-def test_a_repr_is_short():
+def test_descriptions_are_short():
     assert repr(HESSIAN) == "Operator(hessian, 47 x 47)"
     assert repr(HESSIAN.block("dense1", "trunk")) == "LinearMap(hessian.block('dense1', 'trunk'), 27 x 20)"
+    arrays = len(jax.tree.leaves(PARAMS))
+    size = f"{arrays} arrays with 47 numbers"
+    assert repr(fc.Estimate(PARAMS, PARAMS)) == f"Estimate(value={size}, error={size})"
+    assert repr(fc.Estimate(jnp.float32(1.5), jnp.float32(0))) == "Estimate(value=1.5, error=0)"
+    assert repr(fc.Density(jnp.ones(128), jnp.ones(128))) == "Density(grid=float32[128], density=float32[128])"
 
 
 # diagonal and trace ----------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ from graphs import arithmetic, everything, nested, over
 from jax.nn import initializers
 
 import funcconv as fc
-from funcconv._graph.name.registry import named
+from funcconv._graph.to_file.registry import named
 
 KEY = jax.random.key(0)
 
@@ -22,6 +22,7 @@ def test_what_is_read_is_what_was_written(declare):
     found = fc.Graph.from_json(graph.to_json(indent=1))
     assert found == graph
     assert hash(found) == hash(graph)
+    assert repr(found.rows) == repr(graph.rows)
     assert repr(found) == repr(graph)
     assert found.content_hash == graph.content_hash == declare().content_hash
     given = {"w": jnp.ones((3, 3), jnp.float32)} if declare is arithmetic else {}

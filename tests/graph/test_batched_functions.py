@@ -10,7 +10,7 @@ import pytest
 from compare import close
 
 import funcconv as fc
-from funcconv._graph.declare.node import _BATCH_AXES_FIRST
+from funcconv._graph.declare.known_functions import BATCH_AXES_FIRST
 from funcconv._graph.declare.readings import check_readings
 
 KEY = jax.random.key(0)
@@ -365,7 +365,7 @@ def options_of_own_ops():
 def test_own_ops_that_take_any_batch_axes_need_no_check():
     """They are accepted untested, so here they are tested."""
     cases = options_of_own_ops()
-    assert sorted(cases) == sorted(op.__name__ for op in _BATCH_AXES_FIRST)
+    assert sorted(cases) == sorted(op.__name__ for op in BATCH_AXES_FIRST)
     for name, each in cases.items():
         for op, params, shape in each:
             layer = fc.node(op, params="p" if params else None)

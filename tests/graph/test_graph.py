@@ -13,7 +13,7 @@ import pytest
 from compare import close
 
 import funcconv as fc
-from funcconv._graph.declare.node import _ELEMENTWISE
+from funcconv._graph.declare.known_functions import ELEMENTWISE
 
 pytestmark = pytest.mark.once
 
@@ -443,13 +443,37 @@ def test_a_thousand_nodes():
     assert graph.nodes[1000] == "add1000"
 
 
-def test_repr_shows_the_rows():
-    text = repr(twins())
-    assert "conv1@2 = Conv(3, 3)(b) with conv1" in text
-    assert text.endswith("-> distance1")
+def test_a_description_fits_in_a_line():
+    graph = twins()
+    numbers = sum(array.size for array in jax.tree.leaves(graph.init(KEY)))
+    counts = f"{len(graph.nodes)} nodes, {len(graph.entries)} parameter entries with {numbers} numbers"
+    shape = graph.shapes()[graph.outputs[0]].shape
+    inputs_with_shapes = ", ".join(f"{name} {graph.shapes()[name].shape}" for name in graph.inputs)
+    assert repr(graph) == f"Graph: {inputs_with_shapes} -> {graph.outputs[0]} {shape}; {counts}"
+    x = fc.Input("x", (32, 32, 3))
+    layers = fc.serial(*[fc.Conv(8, 3, padding=1) for _ in range(100)])
+    deep = fc.Graph(x, layers(x), name="deep")
+    assert repr(deep).startswith("Graph 'deep': x (32, 32, 3) -> conv100 (32, 32, 8); 101 nodes, 100 parameter entries")
+    assert repr(layers).endswith(", ... 94 more ..., Conv(8, 3, padding=1))")
+    for thing in (deep, layers, fc.residual(layers), fc.parallel(layers, layers), layers(x)):
+        assert len(repr(thing)) < 600
+    backward = deep.backward(deep.init(KEY), jnp.ones((32, 32, 3)), cotangent=jnp.ones((32, 32, 8)))
+    assert repr(backward) == "Backward: derivatives by 101 nodes and 200 parameter arrays"
     assert (
         repr(fc.serial(fc.Conv(3, 3, stride=(2, 1)), jnp.tanh, fc.Pool()))
         == "serial(Conv(3, 3, stride=(2, 1)), tanh, Pool(2))"
+    )
+
+
+def test_a_description_never_fails():
+    x = fc.Input("x", (4,))
+    unknown = fc.Graph(x, fc.node(jnp.dot, x, params="w", name="y"))  # nothing draws w
+    assert repr(unknown) == "Graph: x (4,) -> y; 2 nodes, 1 parameter entry"
+    broken = fc.Graph(x, fc.Conv(3, 3)(x))  # a vector has no spatial axes
+    assert repr(broken) == "Graph: x (4,) -> conv1; 2 nodes, 1 parameter entry"
+    many = [fc.Input(f"x{i}", (2,)) for i in range(9)]
+    assert repr(fc.Graph(tuple(many), {"a": abs(many[0])})).startswith(
+        "Graph: x0 (2,), x1 (2,), x2 (2,), x3 (2,) and 5 more -> abs1 (2,); 10 nodes, 0 parameter entries"
     )
 
 
@@ -469,7 +493,7 @@ def test_loops_that_call_ops_are_functions_like_any_other(rng):
 def test_elementwise_functions_are_what_they_are_mapped(rng):
     """Those that graphs take to act on each number by itself do so, over any batch axes."""
     x, y = jnp.asarray(rng.uniform(0.2, 2, (2, 2, 3, 4, 2)))
-    for op in _ELEMENTWISE:
+    for op in ELEMENTWISE:
         binary = op in (jnp.add, jnp.divide, jnp.maximum, jnp.minimum, jnp.multiply, jnp.power, jnp.subtract)
         arrays = (x, y) if binary else (x,)
         inputs = [fc.Input(name, (4, 2)) for name in "xy"[: len(arrays)]]

@@ -11,7 +11,8 @@ import pytest
 
 import funcconv as fc
 from funcconv._command_line import main
-from funcconv._graph.declare.node import Layer, _Arithmetic
+from funcconv._graph.declare.arithmetic import _Arithmetic
+from funcconv._graph.declare.layer import Layer
 from funcconv._graph.declare.training_layers import _Norm
 from funcconv._windows.geometry import Axis
 
@@ -57,7 +58,7 @@ SPATIAL = {
 
 def described(graph):
     """Describe a graph in each way, and return the summary."""
-    graph.shapes(), graph.entry_shapes(), repr(graph)
+    graph.shapes(), graph.entry_shapes(), repr(graph.rows), repr(graph)
     fc.to_dot(graph), fc.to_mermaid(graph), fc.to_text(graph), fc.receptive_field(graph)
     summary = fc.summary(graph, batch=1000)
     str(summary), summary.to_json(), summary._repr_html_()
@@ -215,7 +216,7 @@ def test_work_is_linear_in_the_nodes():
         return fc.Graph(x, {f"y{i}": each for i, each in enumerate(nodes)})
 
     def described(graph):
-        graph.shapes(), graph.init_state(), repr(graph), graph.outputs
+        graph.shapes(), graph.init_state(), repr(graph.rows), repr(graph), graph.outputs
         fc.to_dot(graph), fc.to_text(graph), fc.summary(graph)
         assert fc.Graph.from_json(graph.to_json()) == graph
 

@@ -123,6 +123,31 @@ def test_prints_everywhere(monkeypatch):
     assert "trunk" in str(summary)
 
 
+@pytest.mark.parametrize("width", [200, 100, 80, 70])
+def test_the_table_is_as_wide_as_the_terminal(monkeypatch, width):
+    summary = fc.summary(pair())
+    whole = str(summary)
+    assert max(map(len, whole.splitlines())) > 100  # a file gets all of a row in one line
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True, raising=False)
+    monkeypatch.setitem(sys.modules, "rich", None)
+    monkeypatch.setattr("importlib.util.find_spec", lambda _: None)
+    monkeypatch.setenv("COLUMNS", str(width))
+    lines = str(summary).splitlines()
+    assert max(map(len, lines)) <= width
+
+    def letters(text):
+        return sorted(text.replace("-", "").replace(" ", "").replace("\n", ""))
+
+    assert letters("\n".join(lines)) == letters(whole)  # nothing is lost
+
+
+def test_a_summary_is_described_in_three_lines():
+    summary = fc.summary(pair())
+    first, *rest = repr(summary).splitlines()
+    assert first == f"Summary of {len(summary.rows)} nodes for a batch of 1:"
+    assert rest == str(summary).splitlines()[-2:]
+
+
 def test_given_parameters_and_strange_names():
     x = fc.Input("<b>ünïcode\n", (4,))
     graph = fc.Graph(x, fc.node(jnp.dot, x, params="w", name='[red] & "quoted"'))

@@ -304,7 +304,7 @@ def test_channels_last_where_asked():
     module.eval()
     y, _ = graph.apply(params, state, jnp.asarray(np.moveaxis(x.numpy(), 1, -1)))
     close(y, module(x).detach().numpy(), ulps=256)
-    assert "to_last" not in repr(graph)
+    assert "to_last" not in repr(graph.rows)
 
 
 def test_a_module_that_is_called_twice_is_one_entry():

@@ -11,6 +11,7 @@ from jax.extend import core
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
+from .same_programs import is_concrete, same_program
 
 _SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 _LARGE = 11  # the larger batch size is at least this, so that `x[:5]` crops the batch
@@ -57,7 +58,7 @@ def check_readings(label: str, one: Callable[..., Any], whole: Callable[..., Any
                 return True
             difference = _type_difference(example_type, batch_type) or (
                 None
-                if _same(by_example, by_batch)
+                if same_program(by_example, by_batch)
                 else _result_difference((mapped, whole), (by_example, by_batch), (params, *batch), i)
             )
             if difference:
@@ -180,7 +181,7 @@ def _concrete_consts(programs: Sequence[Any], rng: np.random.Generator, *, posit
     drawn: dict[int, Any] = {}
 
     def concrete(array: Any) -> Any:
-        if _concrete(array):
+        if is_concrete(array):
             return array
         if id(array) not in drawn:
             drawn[id(array)] = _random(rng, array, positive=positive)
@@ -224,69 +225,6 @@ def _random(rng: np.random.Generator, leaf: Any, *, positive: bool) -> Any:
         return rng.integers(0, min(100 if positive else 3, largest), shape).astype(dtype)
     parts = [rng.uniform(0.5, 1.5, shape) if positive else rng.normal(size=shape) for _ in range(2)]
     return (parts[0] + 1j * parts[1] if jnp.issubdtype(dtype, jnp.complexfloating) else parts[0]).astype(dtype)
-
-
-def _same(one: Any, other: Any) -> bool:
-    """Whether two programs have the same operations in the same order."""
-    if len(one.consts) != len(other.consts):
-        return False
-    consts = all(
-        a is b or (_concrete(a) and _concrete(b) and np.array_equal(a, b))
-        for a, b in zip(one.consts, other.consts, strict=True)
-    )
-    return consts and _same_jaxpr(one.jaxpr, other.jaxpr)
-
-
-def _same_jaxpr(one: Any, other: Any) -> bool:
-    numbers: tuple[dict[Any, int], dict[Any, int]] = ({}, {})
-
-    def define(a: Sequence[Any], b: Sequence[Any]) -> bool:
-        for each, known in zip((a, b), numbers, strict=True):
-            for variable in each:
-                known[variable] = len(known)
-        return [v.aval for v in a] == [v.aval for v in b]
-
-    def read(a: Any, b: Any) -> bool:
-        if isinstance(a, core.Literal) or isinstance(b, core.Literal):
-            return type(a) is type(b) and bool(a.aval == b.aval) and bool(np.array_equal(a.val, b.val, equal_nan=True))
-        return numbers[0][a] == numbers[1][b]
-
-    return (
-        define([*one.constvars, *one.invars], [*other.constvars, *other.invars])
-        and len(one.eqns) == len(other.eqns)
-        and all(
-            a.primitive is b.primitive
-            and len(a.invars) == len(b.invars)
-            and all(map(read, a.invars, b.invars))
-            and _same_option(a.params, b.params)
-            and define(a.outvars, b.outvars)
-            for a, b in zip(one.eqns, other.eqns, strict=True)
-        )
-        and len(one.outvars) == len(other.outvars)
-        and all(map(read, one.outvars, other.outvars))
-    )
-
-
-def _same_option(a: Any, b: Any) -> bool:
-    """Whether two options of an operation agree; functions among them are rules for derivatives."""
-    if hasattr(a, "consts") and hasattr(b, "consts"):
-        return _same(a, b)
-    if hasattr(a, "eqns") and hasattr(b, "eqns"):
-        return _same_jaxpr(a, b)
-    if isinstance(a, dict) and isinstance(b, dict):
-        return a.keys() == b.keys() and all(_same_option(a[key], b[key]) for key in a)
-    if isinstance(a, list | tuple) and isinstance(b, list | tuple):
-        return len(a) == len(b) and all(map(_same_option, a, b))
-    if callable(a) and callable(b) and not isinstance(a, type):
-        return True
-    try:
-        return bool(a == b)
-    except Exception:  # arrays, for example: then the results are compared
-        return False
-
-
-def _concrete(array: Any) -> bool:
-    return not isinstance(array, jax.core.Tracer)
 
 
 def _struct(shape: Shape, dtype: Any) -> Any:

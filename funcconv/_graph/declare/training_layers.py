@@ -10,8 +10,9 @@ from ..._ops.dropout import dropout
 from ..._ops.init import init_batch_stats, init_norm
 from ..._ops.norms import batch_norm, group_norm, layer_norm, weight_standardize
 from ..._windows.reach import IDENTITY, Reach
-from .layers import Conv, Dense, LocalConv
-from .node import Layer
+from .conv_layers import Conv, LocalConv
+from .layer import Layer
+from .layers import Dense
 
 
 @dataclass(frozen=True, repr=False)

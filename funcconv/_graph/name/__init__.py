@@ -1,1 +1,1 @@
-"""From declared nodes to named rows, and to text."""
+"""From declared nodes to named rows."""

@@ -25,6 +25,14 @@ def put(tree: dict[str, Any], path: Path, value: Any) -> None:
     tree[path[-1]] = value
 
 
+def tree_of(entries: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the tree that has these entries, each by its path such as `"trunk/conv1"`."""
+    tree: dict[str, Any] = {}
+    for path, entry in entries.items():
+        put(tree, tuple(path.split("/")), entry)
+    return tree
+
+
 def replaced(tree: Any, path: Path, value: Any) -> Any:
     """Return the tree with another value at a path."""
     if not path:

@@ -5,7 +5,17 @@ from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..._common.errors import FuncconvError
-from ..declare.node import Application, Input, Layer, Node, Place
+from ..._common.types import Shape
+from ..declare.layer import Layer
+from ..declare.node import Application, Input, Node, Place
+
+
+class InputRow(NamedTuple):
+    """An input of a graph."""
+
+    name: str
+    shape: Shape
+    dtype: Any
 
 
 class Row(NamedTuple):

@@ -1,1 +1,1 @@
-"""Graphs evaluated, cut and differentiated."""
+"""The class of graphs, and its parts."""

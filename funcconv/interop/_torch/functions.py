@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._common.types import Number
-from ..._graph.declare.compose import add as add_layer
+from ..._graph.combine.merge import add as add_layer
 from ..._graph.declare.layers import Pool
 from ..._graph.declare.training_layers import Dropout
 from ..._ops.adaptive import adaptive_pool

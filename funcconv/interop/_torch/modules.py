@@ -6,7 +6,8 @@ from typing import Any
 
 import numpy as np
 
-from ..._graph.declare.layers import Conv, ConvTranspose, Dense
+from ..._graph.declare.conv_layers import Conv, ConvTranspose
+from ..._graph.declare.layers import Dense
 from ..._graph.declare.training_layers import BatchNorm, GroupNorm
 from ..._ops.dense import dense
 from ..._ops.norms import layer_norm

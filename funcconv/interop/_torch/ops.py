@@ -11,7 +11,7 @@ import jax.numpy as jnp
 
 from ..._common.dtypes import in_wide
 from ..._common.types import Array, Number, Params, Shape
-from ..._graph.name.registry import register_op
+from ..._graph.to_file.registry import register_op
 from ..._ops.norms import group_norm
 
 

@@ -12,9 +12,9 @@ from typing import Any
 import jax.numpy as jnp
 
 from ..._common.types import Number
-from ..._graph.declare.compose import concat
+from ..._graph.combine.merge import concat
+from ..._graph.declare.function import node
 from ..._graph.declare.layers import Flatten
-from ..._graph.declare.node import node
 from . import ops as ops
 from .translation import BatchSize, Translation, Value, as_tuple
 

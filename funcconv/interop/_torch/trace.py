@@ -13,7 +13,8 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.optional_packages import needs
-from ..._graph.declare.node import Input, node
+from ..._graph.declare.function import node
+from ..._graph.declare.node import Input
 from ..._graph.use.graph import Graph
 from .._matching import copied
 from . import functions, modules, shapes

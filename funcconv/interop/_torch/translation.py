@@ -7,7 +7,9 @@ from typing import Any, NoReturn
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
-from ..._graph.declare.node import Input, Layer, Node, node
+from ..._graph.declare.function import node
+from ..._graph.declare.layer import Layer
+from ..._graph.declare.node import Input, Node
 from . import ops as ops
 
 Arrays = dict[str, Any]  # by name: "kernel", "bias", ...

@@ -3,18 +3,21 @@
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
-from ..._common.types import Array, Shape
+from ..._common.types import Array, Params, Shape
 from ..._ops.init import fold_in_name
 from ..name.flatten import Row
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
-_FEW = 3  # gradients, which may be summed in 16 bits
+_MOST_NARROW_SUMS = 3  # gradients that are summed in 16 bits; a longer sum would lose digits
+
+# All values of a graph for some parameters, with edits to values on the way, by their numbers.
+Run: TypeAlias = Callable[[Params, Mapping[int, Callable[[Any], Any]]], list[Any]]
 
 
 class Mode(NamedTuple):
@@ -90,7 +93,7 @@ def _reader(tree: Any, uses: int) -> Callable[[], Any]:
     """
     leaves, structure = jax.tree.flatten(tree)
     narrow = [hasattr(leaf, "dtype") and wide(leaf.dtype) != leaf.dtype for leaf in leaves]
-    if uses <= _FEW or not any(narrow):
+    if uses <= _MOST_NARROW_SUMS or not any(narrow):
         return lambda: tree
     casts = [leaf.astype(wide(leaf.dtype)) if cast else leaf for leaf, cast in zip(leaves, narrow, strict=True)]
     return lambda: jax.tree.unflatten(

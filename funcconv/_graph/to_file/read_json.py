@@ -1,7 +1,5 @@
-"""Networks as JSON: rows of layers with their options. Layers and functions are read by name, and nothing is run."""
+"""Graphs read from JSON. Layers and functions are found by name, and nothing in the text is run."""
 
-import json
-import math
 from collections.abc import Callable, Mapping
 from dataclasses import fields
 from functools import partial
@@ -9,30 +7,19 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ..._common.errors import FuncconvError, suggest
 from ..._common.strict_json import digest, parsed, refuse
-from ..declare.node import Input, Item, Layer, Place, WithNumber, check_name
-from ..use.network import InputRow, Network
-from .flatten import Row, check_rows
-from .registry import name_of, named
+from ..declare.arithmetic import WithNumber
+from ..declare.layer import Layer
+from ..declare.node import Input, Item, Place, check_name
+from ..name.flatten import InputRow, Row, check_rows
+from .registry import named
+from .write_json import FORMAT, VERSION
 
-FORMAT, VERSION = "funcconv graph", 1
-_DEPTH = 64  # of nesting, which JSON from elsewhere could have without end
+_MOST_LEVELS = 64  # of nesting: JSON from elsewhere could be nested until Python's stack overflows
 
-Same = TypeVar("Same", bound=Network)
-
-
-def to_json(graph: Network, **options: Any) -> str:
-    """Return a network as JSON."""
-    told = {"format": FORMAT, "version": VERSION, **_graph(graph)}
-    return json.dumps(told | {"hash": digest(told)}, allow_nan=False, **options)
-
-
-def content_hash(graph: Network) -> str:
-    """Return the SHA-256 of a network's JSON, without the hash in it."""
-    return digest({"format": FORMAT, "version": VERSION, **_graph(graph)})
+Same = TypeVar("Same")
 
 
 def from_json(kind: type[Same], text: str | bytes) -> Same:
@@ -57,106 +44,9 @@ def from_json(kind: type[Same], text: str | bytes) -> Same:
     return graph
 
 
-# writing ------------------------------------------------------------------------------------------------------
-
-
-def _graph(graph: Network) -> dict[str, Any]:
-    nested: list[Network] = []
-    uses: dict[object, int] = {}
-    nodes = []
-    for row, place in zip(graph.rows, graph._places, strict=True):
-        try:
-            op = _layer(row.op)
-        except FuncconvError as error:
-            msg = f"to_json: node {row.name!r}: {error}"
-            raise FuncconvError(msg) from None
-        node: dict[str, Any] = {"name": row.name, "op": op, "inputs": list(row.inputs), "params": row.params}
-        if place is not None:
-            if place.graph not in nested:
-                nested.append(place.graph)
-            use = uses.setdefault(place.use, len(uses))
-            node["place"] = [nested.index(place.graph), use, place.name, place.entry]
-        nodes.append(node)
-    return {
-        "name": graph.name,
-        "inputs": [
-            {"name": name, "shape": list(shape), "dtype": None if dtype is None else str(dtype)}
-            for name, shape, dtype in graph._signature
-        ],
-        "input_keys": None if graph._keys is None else list(graph._keys),
-        "nodes": nodes,
-        "outputs": _structure(jax.tree.unflatten(graph._tree, list(graph._results))),
-        "graphs": [_graph(each) for each in nested],
-    }
-
-
-def _structure(tree: Any) -> Any:
-    if isinstance(tree, int):
-        return tree
-    if type(tree) in (list, tuple):
-        return {type(tree).__name__: [_structure(each) for each in tree]}
-    if type(tree) is dict and all(isinstance(key, str) for key in tree):
-        return {"dict": {key: _structure(each) for key, each in tree.items()}}
-    msg = f"to_json: the outputs must be a node, or tuples, lists and dicts of nodes; got a {type(tree).__name__}"
-    raise FuncconvError(msg)
-
-
-def _layer(layer: Layer) -> dict[str, Any]:
-    """Return a layer as its class and those options that are not the default."""
-    options = {}
-    for each in fields(layer):
-        value = _like_default(getattr(layer, each.name), each.default)
-        if each.init and not (type(value) is type(each.default) and value == each.default):
-            options[each.name] = _value(value)
-    return {"layer": type(layer).__name__, "options": options}
-
-
-def _like_default(value: Any, default: Any) -> Any:
-    """Return a number as the type of the default, where it is equal: options 1, 1.0 and True are, so is their JSON."""
-    if isinstance(default, int | float) and isinstance(value, int | float | np.number) and math.isfinite(value):
-        number = type(default)(value)
-        return number if number == value else value
-    return value
-
-
-def _value(value: Any) -> Any:
-    if value is None or isinstance(value, bool | str):
-        return value
-    if isinstance(value, int | np.integer):
-        return int(value)
-    if isinstance(value, float | np.floating):
-        return float(value) if math.isfinite(value) else {"float": str(float(value))}
-    if isinstance(value, complex):
-        return {"complex": [_value(value.real), _value(value.imag)]}
-    if isinstance(value, list | tuple):
-        return [_value(each) for each in value]
-    if isinstance(value, jax.lax.Precision):
-        return {"precision": value.name}
-    if isinstance(value, Layer):
-        return _layer(value)
-    if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
-        return {"dtype": str(jnp.dtype(value))}
-    if (name := name_of(value)) is not None:
-        return {"function": name}
-    if isinstance(value, Item):
-        return {"item": value.index}
-    if isinstance(value, WithNumber):
-        return {"with_number": [_value(value.op), _value(value.number), value.first]}
-    if isinstance(value, partial):
-        return {"partial": [_value(value.func), _value(value.args), {k: _value(v) for k, v in value.keywords.items()}]}
-    if isinstance(value, type(jnp.float32)):  # which is an object of its own
-        return {"dtype": str(jnp.dtype(value))}
-    hint = "; fc.register_op gives a function a name, under which whoever reads it must have registered it too"
-    msg = f"{value!r} cannot be written{hint if callable(value) else ''}"
-    raise FuncconvError(msg)
-
-
-# reading ------------------------------------------------------------------------------------------------------
-
-
 def _network(kind: type[Same], told: Any, depth: int) -> Same:
-    if depth > _DEPTH:
-        refuse(f"graphs are nested more than {_DEPTH} deep")
+    if depth > _MOST_LEVELS:
+        refuse(f"graphs are nested more than {_MOST_LEVELS} deep")
     known = {"format", "version", "name", "inputs", "input_keys", "nodes", "outputs", "graphs"}
     if set(told) - known:
         refuse(f"it has unknown entries {sorted(set(told) - known)}")
@@ -191,9 +81,9 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
     if told["name"] is not None:
         _strings([told["name"]])
         check_name(told["name"])
-    graph = object.__new__(kind)
+    graph: Any = object.__new__(kind)
     graph._set(signature, keys, tuple(rows), tuple(results), structure, told["name"], places)
-    return graph
+    return graph  # type: ignore[no-any-return]
 
 
 def _place(told: Any, nested: list[Any], uses: dict[Any, object], name: str) -> Place | None:
@@ -208,8 +98,8 @@ def _place(told: Any, nested: list[Any], uses: dict[Any, object], name: str) -> 
 
 
 def _read_structure(told: Any, count: int, depth: int) -> Any:
-    if depth > _DEPTH:
-        refuse(f"outputs are nested more than {_DEPTH} deep")
+    if depth > _MOST_LEVELS:
+        refuse(f"outputs are nested more than {_MOST_LEVELS} deep")
     if not isinstance(told, dict):
         return _number(told, count, "the outputs")
     ((what, inside),) = told.items()
@@ -237,8 +127,8 @@ def _read_layer(told: Any, depth: int) -> Layer:
 
 
 def _read(told: Any, depth: int) -> Any:
-    if depth > _DEPTH:
-        refuse(f"options are nested more than {_DEPTH} deep")
+    if depth > _MOST_LEVELS:
+        refuse(f"options are nested more than {_MOST_LEVELS} deep")
     if isinstance(told, list):
         return tuple(_read(each, depth + 1) for each in told)
     if not isinstance(told, dict):

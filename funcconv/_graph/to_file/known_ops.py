@@ -12,7 +12,7 @@ from ..._ops import adaptive as _adaptive
 from ..._ops import dense as _dense
 from ..._ops import norms as _norms
 from ..._ops import pool as _pool
-from ..declare import compose as _compose
+from ..combine import merge as _merge
 
 _ACTIVATIONS = (
     "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "identity", "leaky_relu",
@@ -28,7 +28,7 @@ _NUMPY = (
 _OPERATORS = ("abs", "add", "matmul", "mul", "neg", "pow", "sub", "truediv")
 _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
-    _compose: ("add", "concat"),
+    _merge: ("add", "concat"),
     _dense: ("dense", "flatten"),
     _norms: ("group_norm", "layer_norm"),
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),

@@ -7,17 +7,16 @@ tells what the rest of the graph makes of a change there; another value in its p
 import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeAlias
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Params
+from ..evaluate.rows import Run
 from ..name import entries as _entries
 from ..name.flatten import Row
-
-Run: TypeAlias = Callable[[Params, Mapping[int, Callable[[Any], Any]]], list[Any]]  # all values, with edits
 
 
 class Backward(NamedTuple):
@@ -30,6 +29,10 @@ class Backward(NamedTuple):
 
     nodes: dict[str, Any]
     params: Any
+
+    def __repr__(self) -> str:
+        arrays = len(jax.tree.leaves(self.params))
+        return f"Backward: derivatives by {len(self.nodes):,} nodes and {arrays:,} parameter arrays"
 
 
 def backward(run: Run, names: Sequence[str], results: Sequence[int], params: Params, cotangents: Any) -> Backward:

@@ -1,0 +1,70 @@
+"""Functions that merge branches: `concat` and `add`, of arrays or of nodes."""
+
+from typing import Any
+
+import jax.numpy as jnp
+
+from ..._common.errors import FuncconvError
+from ..._common.types import ArrayLike
+from ..._windows.layout import as_array
+from ..declare.function import as_layer
+from ..declare.node import Node
+
+
+def concat(*xs: ArrayLike | Node) -> Any:
+    """Join arrays along their last axis, the channels.
+
+    Args:
+        *xs: `(*axes, channels)`, with the same axes but for the channels. Or nodes of a graph.
+
+    Returns:
+        `(*axes, sum of channels)`; a node, if the inputs are nodes.
+
+    Raises:
+        FuncconvError: if the other axes or the dtypes differ.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.concat(jnp.ones((4, 4, 2)), jnp.ones((4, 4, 3))).shape
+        (4, 4, 5)
+    """
+    if any(isinstance(x, Node) for x in xs):
+        return as_layer(concat)(*xs)
+    values: tuple[Any, ...] = xs
+    arrays = [as_array("concat", "every input", x) for x in values]
+    if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
+        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
+        msg = f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}"
+        raise FuncconvError(msg)
+    return jnp.concatenate(arrays, axis=-1)
+
+
+def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
+    """Add arrays of one shape; nothing is spread.
+
+    Args:
+        x: any array, or a node of a graph.
+        *others: arrays of the same shape and dtype, or nodes.
+
+    Returns:
+        An array of that shape; a node, if the inputs are nodes.
+
+    Raises:
+        FuncconvError: if shapes or dtypes differ.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.add(jnp.ones(2), jnp.ones(2), jnp.ones(2)).tolist()
+        [3.0, 3.0]
+    """
+    if any(isinstance(each, Node) for each in (x, *others)):
+        return as_layer(add)(x, *others)
+    values: tuple[Any, ...] = (x, *others)
+    total, *terms = (as_array("add", "every input", each) for each in values)
+    for term in terms:
+        if (term.shape, term.dtype) != (total.shape, total.dtype):
+            one, two = (f"{array.dtype}{list(array.shape)}" for array in (total, term))
+            msg = f"add: all inputs must have one shape and dtype; got {one} and {two}"
+            raise FuncconvError(msg)
+        total = total + term
+    return total

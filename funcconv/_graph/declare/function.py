@@ -1,0 +1,224 @@
+"""Plain functions of arrays as layers."""
+
+import functools
+import inspect
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, Shape
+from .by_value import by_value, check_hash
+from .inference import remembered
+from .known_functions import is_elementwise, takes_batch_axes
+from .layer import Layer
+from .node import Node
+from .readings import check_readings
+
+
+@dataclass(frozen=True, repr=False)
+class Function(Layer):
+    """A plain function of arrays as a layer.
+
+    It is mapped over the batch axes, unless `batched`: then it sees exactly one. With `batched=None` it must compute
+    the same either way, which `decided` checks as soon as the shapes of its inputs are known.
+    """
+
+    op: Callable[..., Any] = field(compare=False)
+    init: Callable[..., Any] | None = field(default=None, kw_only=True)
+    batched: bool | None = field(default=False, kw_only=True)
+    value: Hashable = field(init=False, kw_only=True)
+
+    arity: ClassVar[int | None] = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for each in (self.op, self.init):
+            if not (callable(each) or each is self.init is None):
+                msg = f"a node needs a function of arrays; got {each!r}"
+                raise FuncconvError(msg)
+        if self.batched not in (None, True, False):
+            msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
+            raise FuncconvError(msg)
+        object.__setattr__(self, "value", by_value(self.op))
+        check_hash(self, "the op of a node must be hashable")
+
+    def __repr__(self) -> str:
+        name = getattr(self.op, "__name__", None) or repr(self.op)
+        return f"{name}(batched=True)" if self.batched else name
+
+    @functools.cached_property
+    def mapped(self) -> "Function":
+        """The same function, written for one example; one object, so that its uses share parameters."""
+        return replace(self, batched=False)
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is not known how the function is written."""
+        return self.batched is None
+
+    def decided(self, entry: Any, xs: Any) -> "Function":
+        """Return the function mapped over examples, if it computes the same when it is called on a batch.
+
+        Raises:
+            FuncconvError: if it does not.
+        """
+        if self.batched is not None or not xs or self._keeps_batches(xs):
+            return self.mapped if self.batched is None else self
+
+        def check() -> bool:
+            one = partial(self.mapped.apply, batch=())
+            whole = self.op if self.parametric else lambda _, *xs: self.op(*xs)
+            label = f"{self!r} (name={self.name!r})" if self.name else repr(self)
+            return check_readings(label, one, whole, entry, xs)
+
+        return self.mapped if remembered(self, "decided", (entry, xs), check) else self
+
+    def _keeps_batches(self, xs: Any) -> bool:
+        """Whether it is known that the function computes the same for one example and for a batch."""
+        if takes_batch_axes(self.op):
+            return True
+        ranks = {len(leaf.shape) for leaf in jax.tree.leaves(xs)}
+        return not self.parametric and is_elementwise(self.op) and len(ranks) == 1
+
+    @property
+    def parametric(self) -> bool:  # type: ignore[override]
+        """Whether the op takes parameters."""
+        return self.init is not None or self.params is not None
+
+    @property
+    def takes_no_arrays(self) -> bool:
+        """Whether the op can be called on its parameters alone, or on nothing, and on no array in addition."""
+        try:
+            signature = inspect.signature(self.op)
+        except (TypeError, ValueError):  # a builtin without a signature
+            return False
+        return _accepts(signature, self.parametric) and not _accepts(signature, self.parametric + 1)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it can draw its parameters."""
+        return self.init is not None
+
+    @property
+    def label(self) -> str:
+        """The function's name."""
+        op = self.op.func if isinstance(self.op, partial) and not hasattr(self.op, "__name__") else self.op
+        name = getattr(op, "__name__", None) or type(op).__name__
+        return "".join(c for c in name if c.isalnum() or c == "_").strip("_") or "function"
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw by `init`."""
+        return self.init(key, *shapes)  # type: ignore[misc]
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Compute the op, mapped over the batch axes."""
+        op = partial(self.op, params) if self.parametric else self.op
+        if self.batched:
+            return _on_one_batch_axis(op, xs, batch)
+        if xs and _takes_spatial(self.op):
+            op = partial(op, spatial=jnp.ndim(xs[0]) - len(batch) - 1)
+        if not xs:
+            return jax.tree.map(lambda y: jnp.broadcast_to(y, batch + jnp.shape(y)), op())
+        if (
+            not self.parametric and is_elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1
+        ):  # mapping changes nothing, and takes time
+            return self.op(*xs)
+        for _ in batch:
+            op = jax.vmap(op)
+        return op(*xs)
+
+
+def node(
+    op: Callable[..., Any],
+    *inputs: Node,
+    params: str | None = None,
+    init: Callable[..., Any] | None = None,
+    name: str | None = None,
+    batched: bool | None = None,
+) -> Any:
+    """Make any pure function of arrays a node: `op(*xs)`, or `op(params, *xs)` if `params` or `init` is given.
+
+    Args:
+        op: a pure function. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first
+            input.
+        *inputs: nodes. Without them a layer is returned, which you call on nodes or put into `serial`.
+        params: the name of its entry in the parameters, an array or a tree; nodes and layers that give the same name
+            share it. By default the node's name.
+        init: `init(key, *input_shapes)` draws the entry; the shapes have no batch axes. Without it the user gives the
+            entry: `graph.init(key, w1=...)`.
+        name: of the node; by default made of the op's name and a number.
+        batched: False if the op is written for one example: its arrays have no batch axes, and it is mapped over those
+            that come. True if it is written for a batch: its arrays have one batch axis in front, which it keeps. By
+            default the op must compute the same either way, as elementwise functions do and functions that count axes
+            from the end. This is checked once for every op and shape, by tracing it both ways; only if the two
+            programs differ, they are compiled and run on a few random inputs. An op that can be traced only for one
+            example is taken to be written for one example. An op that can be traced only for a batch raises an error
+            in `Graph.init`, because it may as well be an op with a mistake.
+
+    Returns:
+        A node; its value may be a tuple or a dict, whose entries are `node[0]` or `node["a"]`. Without inputs, a layer.
+        An op that takes parameters and no arrays has no inputs: it is a node at once.
+
+    Raises:
+        FuncconvError: if an input is not a node, or the op is a layer, which you call instead, or if the op computes
+            different results for one example and for a batch, and `batched` is not given.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x0 = fc.Input("x0", (2,))
+        >>> x1 = fc.node(jnp.dot, x0, params="w")
+        >>> graph = fc.Graph(x0, x1 + fc.node(jnp.dot, x1, params="w"))  # the same w twice
+        >>> params = graph.init(jax.random.key(0), w=2 * jnp.eye(2))
+        >>> graph(params, jnp.array([[1.0, 3.0]])).tolist()
+        [[6.0, 18.0]]
+    """
+    if isinstance(op, Layer) or not callable(op):
+        msg = f"node: {op!r} is {'a layer: call it on the nodes' if isinstance(op, Layer) else 'not a function'}"
+        raise FuncconvError(msg)
+    layer = Function(op, params=params, init=init, name=name, batched=batched)
+    return layer(*inputs) if inputs or layer.takes_no_arrays else layer
+
+
+def as_layer(layer: Any) -> Callable[..., Any]:
+    """Return what is called on nodes: a layer or composition as it is, a function of arrays as a layer."""
+    if getattr(layer, "takes_nodes", isinstance(layer, Layer)):
+        return layer  # type: ignore[no-any-return]
+    if isinstance(layer, partial) and layer.func is node:
+        return as_layer(layer())
+    if isinstance(layer, type | Node) or not callable(layer):
+        msg = f"expected a layer, a graph or a function of arrays; got {layer!r}"
+        raise FuncconvError(msg)
+    return Function(layer, batched=None)
+
+
+def _accepts(signature: inspect.Signature, count: int) -> bool:
+    try:
+        signature.bind(*range(count))
+    except TypeError:
+        return False
+    return True
+
+
+def _takes_spatial(op: Callable[..., Any]) -> bool:
+    try:
+        parameter = inspect.signature(op).parameters.get("spatial")
+    except (TypeError, ValueError):  # a builtin without a signature
+        return False
+    return parameter is not None and parameter.kind is parameter.KEYWORD_ONLY and parameter.default is None
+
+
+def _on_one_batch_axis(op: Callable[..., Any], xs: Sequence[Any], batch: Shape) -> Any:
+    size = 1
+    for each in batch:
+        size *= each
+    ys = op(*jax.tree.map(lambda x: x.reshape(size, *x.shape[len(batch) :]), tuple(xs)))
+    for y in jax.tree.leaves(ys):
+        if jnp.ndim(y) < 1 or y.shape[0] != size:
+            msg = f"a batched op must keep the batch axis of {size} in front; its result has shape {jnp.shape(y)}"
+            raise FuncconvError(msg)
+    return jax.tree.map(lambda y: y.reshape(batch + y.shape[1:]), ys)

@@ -1,0 +1,157 @@
+"""The base class of layers: descriptions of ops, compared by value, that make nodes."""
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any, ClassVar
+
+import jax.numpy as jnp
+import numpy as np
+
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, Shape
+from ..._windows.reach import Reach
+from .node import Application, Node, check_name
+from .portable import portable
+
+
+@dataclass(frozen=True, kw_only=True)
+class Layer:
+    """A description of an op, compared by value; called on nodes, it gives a node.
+
+    While a graph is declared a layer with parameters also has an identity: one object called twice is one set of
+    weights, two equal objects are two.
+
+    Attributes:
+        name: of its nodes and, if `params` is None, of its entry in the parameters.
+        params: the name of its entry; layers that give the same share it.
+    """
+
+    name: str | None = None
+    params: str | None = None
+
+    parametric: ClassVar[bool] = False
+    stateful: ClassVar[bool] = False  # whether it keeps a state beside its parameters, under the same name
+    random: ClassVar[bool] = False  # whether it draws in training
+    arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
+
+    def __post_init__(self) -> None:
+        for each in (each for each in fields(self) if each.init):
+            value = getattr(self, each.name)
+            if isinstance(value, list | tuple | np.generic):  # lists do not hash, files know Python's numbers alone
+                object.__setattr__(self, each.name, _frozen(value))
+            elif each.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
+                object.__setattr__(self, each.name, _dtype(self, each.name, value))
+        for name in (self.name, self.params):
+            check_name(name)
+
+    def __call__(self, *inputs: Node) -> Node:
+        """Apply to nodes."""
+        check_nodes(self, inputs)
+        if self.arity not in (None, len(inputs)):
+            msg = f"{self!r} takes {self.arity} input; it was called on {len(inputs)} nodes"
+            raise FuncconvError(msg)
+        return Application(self, inputs, self.name)
+
+    def __repr__(self) -> str:
+        required = [repr(getattr(self, f.name)) for f in fields(self) if not f.kw_only]
+        changed = [
+            f"{f.name}={getattr(self, f.name)!r}"
+            for f in fields(self)
+            if f.kw_only and f.init and getattr(self, f.name) != f.default
+        ]
+        return f"{type(self).__name__}({', '.join(required + changed)})"
+
+    def __reduce__(self) -> Any:
+        options = {each.name: portable(getattr(self, each.name)) for each in fields(self) if each.init}
+        return _restored, (type(self), options)
+
+    def __copy__(self) -> "Layer":
+        return replace(self)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Layer":
+        del memo
+        return replace(self)  # its functions are the same, so that it is equal; its identity is new
+
+    def decided(self, entry: Any, xs: Any) -> "Layer":
+        """Return the layer as it is evaluated, for parameters and inputs of these shapes."""
+        del entry, xs
+        return self
+
+    @property
+    def undecided(self) -> bool:
+        """Whether `decided` has something to decide."""
+        return False
+
+    @property
+    def label(self) -> str:
+        """What automatic names are made of: `conv_transpose` for a ConvTranspose."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+
+    @property
+    def draws(self) -> bool:
+        """Whether it can draw its parameters."""
+        return self.parametric
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
+        """Return what the result sees of each axis of its one input, along the same axis; None: all of it, summed up.
+
+        By default nothing is known, and the program says it.
+        """
+        del shapes
+        return None
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw parameters for inputs of these shapes, which have no batch axes."""
+        raise NotImplementedError
+
+    def first_state(self, *shapes: Shape) -> Any:
+        """Return the state that it starts from, for inputs of these shapes, which have no batch axes."""
+        raise NotImplementedError
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Compute the op on arrays that all have these batch axes in front; one with a state, in its first."""
+        raise NotImplementedError
+
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Compute the op, in training or not, and the next state."""
+        del key, train
+        return self.apply(params, *xs, batch=batch), state
+
+
+def check_nodes(layer: object, inputs: Sequence[object]) -> None:
+    """Refuse inputs that are not nodes."""
+    for each in inputs:
+        if not isinstance(each, Node):
+            hint = ""
+            if hasattr(each, "shape"):
+                hint = (
+                    "; on arrays call the op itself, such as fc.conv(params, x). An array that a node needs belongs "
+                    "into a function, fc.node(lambda x: x + array, node), or into the parameters"
+                )
+            elif isinstance(each, Layer) or getattr(each, "takes_nodes", False):
+                hint = "; call the layer on nodes first"
+            msg = f"{layer!r} is called on nodes while a graph is declared; got {type(each).__name__}{hint}"
+            raise FuncconvError(msg)
+
+
+def _restored(kind: type[Layer], options: dict[str, Any]) -> Layer:
+    try:
+        return kind(**options)
+    except TypeError as error:
+        msg = f"the pickle has a {kind.__name__} of another version, with the options {sorted(options)}: {error}"
+        raise FuncconvError(msg) from error
+
+
+def _dtype(layer: Layer, name: str, value: Any) -> Any:
+    try:
+        return jnp.dtype(value)
+    except TypeError as error:
+        msg = f"{type(layer).__name__}: {name} must be a dtype; got {value!r}: {error}"
+        raise FuncconvError(msg) from None
+
+
+def _frozen(value: Any) -> Any:
+    if isinstance(value, np.generic):
+        return value.item()
+    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value

@@ -1,0 +1,1 @@
+"""Derivatives at the nodes of a graph, and by each use of its parameters."""

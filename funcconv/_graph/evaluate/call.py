@@ -1,0 +1,43 @@
+"""A graph evaluated on arrays: the values of all nodes, and the values as a function of the parameters."""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Array, Params, Shape
+from ..infer.check_parameters import checked_entries
+from ..name import entries as _entries
+from .inputs import batch_axes
+from .rows import Mode, Run, evaluate
+
+
+def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
+    """Return how a graph is evaluated with a state, outside of training."""
+    if state is None and graph._stateful:
+        msg = f"the graph keeps a state ({', '.join(map('/'.join, graph._stateful))}): give it, state=..."
+        raise FuncconvError(msg)
+    state = {} if state is None else state
+    _entries.check(state, graph._stateful, what="the state")
+    return Mode({"/".join(path): _entries.get(state, path) for path in graph._stateful})
+
+
+def all_values(graph: Any, params: Params, xs: Sequence[Array], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
+    """Return every value, the inputs and then the rows, and the next states."""
+    return evaluate(graph._rows, checked_entries(graph, params, xs), xs, batch_axes(graph, xs), mode)
+
+
+def as_function(graph: Any, xs: Sequence[Array], batch: Shape, mode: Mode) -> Run:
+    """Return all values at these inputs as a function of the parameters, and of edits to values on the way."""
+
+    def run(params: Params, edits: Mapping[int, Callable[[Any], Any]]) -> list[Any]:
+        return evaluate(graph._rows, checked_entries(graph, params, xs), xs, batch, mode, edits)[0]
+
+    return run
+
+
+def number_of(graph: Any, name: str) -> int:
+    """Return the number of a node's value."""
+    if name not in graph.nodes:
+        msg = f"the graph has no node {name!r}{suggest(name, graph.nodes)}"
+        raise FuncconvError(msg)
+    return graph.nodes.index(name)  # type: ignore[no-any-return]

@@ -1,0 +1,1 @@
+"""Shapes and parameters of graphs, without evaluating anything."""

@@ -1,0 +1,1 @@
+"""Graphs as JSON, and the names of functions in it."""

@@ -1,0 +1,92 @@
+"""Parts of a graph, its uses of parameters as separate entries, and the graph repeated in another one."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any, TypeVar
+
+import jax
+
+from ..._common.errors import FuncconvError, suggest
+from ..declare.layer import Layer, check_nodes
+from ..declare.node import Application, Node, Place
+from ..evaluate.inputs import wanted_inputs
+from ..name import entries as _entries
+from ..name.flatten import Row
+from .structure import GraphStructure, from_parts
+
+Same = TypeVar("Same", bound=GraphStructure)
+
+
+def repeat_on_nodes(graph: Any, nodes: Sequence[Node]) -> Any:
+    """Repeat the rows as nodes of the graph that is being declared."""
+    check_nodes(graph, nodes)
+    if len(nodes) != len(graph._signature):
+        msg = f"the graph takes {wanted_inputs(graph)}; it was called on {len(nodes)} nodes"
+        raise FuncconvError(msg)
+    values: list[Node] = list(nodes)
+    uses: dict[Any, object] = {}  # this use of the graph, or for each use of a graph within, one of its own
+    for row, place in zip(graph._rows, graph._places, strict=True):
+        if graph.name is not None:
+            place = Place(graph, uses.setdefault(None, object()), row.name, row.params)
+        elif place is not None:
+            place = place._replace(use=uses.setdefault(place.use, object()))
+        values.append(Application(row.op, [values[i] for i in row.inputs], row.op.name, place))
+    return jax.tree.unflatten(graph._tree, [values[i] for i in graph._results])
+
+
+def subgraph(graph: Same, names: Sequence[str]) -> Same:
+    """Return a nested graph, or the graph of those nodes that some nodes need."""
+    nested: dict[str, Same] = {place.graph.name: place.graph for place in graph._places if place}
+    if len(names) == 1 and names[0] not in graph.nodes:
+        first, _, rest = names[0].partition("/")
+        if first in nested:
+            return subgraph(nested[first], (rest,)) if rest else nested[first]
+    known = {name: i for i, name in enumerate(graph.nodes)}
+    for name in names:
+        if name not in known:
+            msg = f"the graph has no node {name!r}{suggest(name, [*nested, *known])}"
+            raise FuncconvError(msg)
+    results = [known[name] for name in names]
+    return _part(graph, results, jax.tree.structure(names[0] if len(names) == 1 else tuple(names)))
+
+
+def selected(graph: Any, tree: Mapping[str, Any], paths: Sequence[_entries.Path]) -> dict[str, Any]:
+    """Return the entries of a tree at these paths, which a named graph has below its name."""
+    if graph.name is not None and graph.name in tree and all(path[0] != graph.name for path in paths):
+        tree = tree[graph.name]
+    return _entries.select(tree, paths)
+
+
+def unshared(graph: Same) -> Same:
+    """Return the graph in which every use of a parameter entry has an entry of its own, called as its node."""
+    rows = tuple(row._replace(params=row.name, op=_own(row)) if row.params else row for row in graph._rows)
+    places = [None] * len(rows)
+    return from_parts(type(graph), graph._signature, graph._keys, rows, graph._results, graph._tree, None, places)
+
+
+def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
+    """Return the graph of those values that the results need."""
+    first = len(graph._signature)
+    needed = set(results)
+    for i in reversed(range(len(graph._rows))):
+        if first + i in needed:
+            needed.update(graph._rows[i].inputs)
+    new_numbers = {old: new for new, old in enumerate(sorted(needed))}
+    kept = [i for i in range(len(graph._rows)) if first + i in new_numbers]
+    rows = (graph._rows[i] for i in kept)
+    return from_parts(
+        type(graph),
+        tuple(row for i, row in enumerate(graph._signature) if i in new_numbers),
+        None,
+        tuple(row._replace(inputs=tuple(new_numbers[i] for i in row.inputs)) for row in rows),
+        tuple(new_numbers[i] for i in results),
+        tree,
+        None,
+        [graph._places[i] for i in kept],
+    )
+
+
+def _own(row: Row) -> Layer:
+    """Return the layer of a row as another object, and under no name that other rows have."""
+    params = None if row.op.draws else row.name.replace("@", "_").replace("/", "_")
+    return replace(row.op, name=None, params=params)
