@@ -1,4 +1,4 @@
-"""Pooling to a given size."""
+"""Adaptive pooling: pooling to a given size."""
 
 import itertools
 import math
@@ -36,27 +36,40 @@ def adaptive_pool(
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
-    """Reduce the spatial axes to given sizes, each output from its share of the inputs.
+    """Pool the spatial axes to given sizes.
 
-    Output `i` of `m` takes the inputs from `floor(i n / m)` to `ceil((i + 1) n / m)` of `n`, as in PyTorch: shares
-    differ in size by at most one or overlap where `m` does not divide `n`, and repeat inputs where `m > n`.
+    Output `i` of `m` reduces a bin of the `n` inputs, from `floor(i n / m)` to `ceil((i + 1) n / m)`, as in PyTorch. If
+    `m` does not divide `n`, bins differ in size by at most one and may overlap. If `m > n`, bins repeat inputs.
 
     Args:
-        x: `(*batch, *spatial, channels)`, or as `layout` says.
-        output_size: for all spatial axes or for each; None keeps an axis. A tuple also says how many there are.
-        reduce: see `pool`.
-        ties: see `pool`.
-        p: see `pool`.
-        temperature: see `pool`.
-        return_indices: see `pool`.
-        spatial: the number of spatial axes, where an integer `output_size` leaves it open.
-        layout: see `conv`.
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order.
+        output_size: spatial sizes of the result. One integer for all spatial axes, or one per axis, where None keeps
+            the size of that axis; a tuple also sets the number of spatial axes.
+        reduce: how to reduce each bin: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the lower
+            one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum), `"lp"`
+            (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
+            `(..., taps)`, the taps in row-major order, and `axis=-1`; it removes that axis and keeps the dtype.
+            Default: `"mean"`.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
+            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
+        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
+        temperature: temperature of `"lse"`, a positive number. It may be traced, and differentiated as long as its
+            square is neither zero nor infinite in the dtype. Default: 1.0.
+        return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
+            Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        spatial: number of spatial axes. Give it if `output_size` is an integer and there is not exactly one batch axis.
+            Default: None.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
     Returns:
-        `(*batch, *output_size, channels)`; with `return_indices=True` a pair of such.
+        `(*batch, *output_size, channels)`, with the dtype of `x`. With `return_indices=True` a pair `(y, indices)`: the
+        indices are int32 and have the shape of `y`, and each is the place of the selected input in the row-major order
+        of the spatial axes.
 
     Raises:
-        FuncconvError: as `pool`.
+        FuncconvError: if an option has another value than listed above, if a size is below 1, if the result would have
+            to be rounded to an integer, or if a function given as `reduce` returns a wrong shape or dtype.
 
     Source: PyTorch's `AdaptiveAvgPool2d`.
 

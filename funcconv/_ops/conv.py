@@ -44,45 +44,55 @@ def conv(
     accumulate_dtype: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    r"""Convolve the spatial axes of `x` with a kernel: the field's cross-correlation.
+    r"""Convolve the spatial axes of `x` with a kernel (cross-correlation, as in PyTorch and Flax).
 
     $$y_{i,d} = b_d + \sum_{t} \sum_{c} x_{i \cdot stride - lo + t \cdot dilation,\, c}\; w_{t,c,d}$$
 
-    for every position `i` and tap `t` of the window, over the channels `c` of the group that `d` belongs to.
+    for every position `i`, output channel `d` and tap `t` of the window. The sum is over the input channels `c` of the
+    group of `d`, and `lo` is the padding before the axis.
 
     Args:
-        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`; a missing or None bias means none. The
-            number of spatial axes is the kernel's rank less two.
-        x: `(*batch, *spatial, in)`, with any number of batch axes, or as `layout` says. Floating or complex.
-        stride: places from one window to the next.
-        padding: places added before and after each spatial axis; negative ones crop. An integer, one for each axis,
-            one pair `(before, after)` for each axis, or a name. `"VALID"`: none. `"SAME"`: so many that there are
-            `ceil(size / stride)` windows, the odd one after; `"SAME_LOWER"`: the odd one before. `"HALF"`:
-            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
-            `"CAUSAL"`: as many before, none after.
-        dilation: places from one tap of a window to the next.
-        groups: the channels are cut into so many groups that do not see each other; as many groups as input
-            channels make a depthwise convolution.
-        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with it),
-            `"replicate"`, `"circular"`; one for all spatial axes or one for each. Wider than the axis allows, it goes
-            on as `numpy.pad` does.
-        layout: the order of the axes of `x` and of the result, such as `"NCHW"`; `N` stands for all batch axes. The
-            default is channels last.
-        flip: reverse the kernel along its window axes: the convolution of mathematics.
-        precision: of the products, as for `jax.lax.conv_general_dilated`.
-        accumulate_dtype: the dtype in which products are summed and the bias added; the default is the platform's,
-            at least float32 where sums of 16-bit products are formed by XLA. The result has the dtype of `x` anyway.
-        implementation: None computes it by the family of maps to which all its derivatives belong, each in a form that
-            fits its shape and the platform (`funcconv.explain` says which); `"lax"` leaves the operations of `jax.lax`
-            in the traced program, for tools that know no others.
+        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`. Omit the bias, or set it to None, for none.
+            The number of spatial axes is the number of axes of the kernel minus two.
+        x: `(*batch, *spatial, in)`, floating or complex, with any number of batch axes. Pass `layout` for another
+            order.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
+            0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
+            group; `groups=in` gives a depthwise convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
+            Default: `"zeros"`.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold `x.dtype`.
+            The result always has the dtype of `x`. Default: None, the platform's choice, at least float32 for 16-bit
+            inputs.
+        implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
+            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
+            `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
-        `(*batch, *positions, out)` with `1 + (size + before + after - extent) // stride` positions on each axis,
-        where a window's extent is `1 + (window - 1) * dilation`.
+        `(*batch, *positions, out)`, with the dtype of `x`. Each spatial axis has
+        `1 + (size + before + after - extent) // stride` positions, where `extent = 1 + (window - 1) * dilation` is the
+        number of positions that a window spans.
 
     Raises:
-        FuncconvError: if dtypes differ or are integers, if the channels, groups or bias do not match the kernel, if
-            an option is not one of the above, or if the window does not fit.
+        FuncconvError: if `x`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
+            the kernel, if an option has another value than listed above, or if a window does not fit.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
 
@@ -134,40 +144,65 @@ def conv_transpose(
     accumulate_dtype: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    r"""Apply the transpose of a convolution: the linear map that takes its outputs back to its inputs.
+    r"""Apply the transpose of a convolution: the linear map from its outputs back to its inputs.
 
-    With the same kernel and the same options, for every `x` and `y`,
+    For every `x` and `y`, with the same kernel and the same options,
 
     $$\langle conv(x), y \rangle = \langle x, conv\_transpose(y) \rangle$$
 
-    where the convolution has no bias and nothing is conjugated. It is the backward pass of `conv` by its input.
+    where `conv` has no bias, and complex numbers are not conjugated. This map is the gradient of `conv` with respect to
+    its input.
 
     Args:
-        params: `{"kernel": (*window, in // groups, out), "bias": (in,)}`, the kernel being that of the convolution
-            that is transposed; the bias is added to the result.
-        y: `(*batch, *positions, out)`, or as `layout` says.
-        size: the spatial sizes of the result. A stride above one takes images of several sizes to the same
-            positions; this says which is meant. By default the smallest, or `positions * stride` for the paddings
-            `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
-        output_padding: the same said in PyTorch's way: by how much the result exceeds the smallest, below the larger
-            of `stride` and `dilation`. From `stride` on, the convolution takes the result to more positions than
-            those of `y`, and the equation above holds for the positions of `y`.
-        stride: of the convolution that is transposed, like all that follow.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`; values that the convolution saw several times receive the sum.
-        layout: see `conv`.
-        flip: see `conv`.
-        precision: see `conv`.
-        accumulate_dtype: see `conv`.
-        implementation: see `conv`.
+        params: `{"kernel": (*window, in // groups, out), "bias": (in,)}`, where `in` and `out` are the channels of the
+            convolution that is transposed: the kernel is the same as for `conv`. The bias is added to the result. Omit
+            it, or set it to None, for none.
+        y: `(*batch, *positions, out)`, floating or complex, with any number of batch axes. Pass `layout` for another
+            order.
+        size: spatial sizes of the result, one integer or one per axis. A stride above 1 maps images of several sizes to
+            the same positions, and this selects one of them. Default: None, the smallest, or `positions * stride` for
+            the paddings `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
+        output_padding: PyTorch's way to select the size: the difference between the size and the smallest one, below
+            the larger of `stride` and `dilation`. One integer or one per axis; do not combine it with `size`. From
+            `stride` on, the convolution maps the result to more positions than `y` has, and the equation above holds
+            for the positions of `y`. Default: None.
+        stride: stride of the convolution that is transposed: the step from one window to the next, in positions. One
+            integer for all spatial axes, or one per axis. Default: 1.
+        padding: padding of the convolution that is transposed: positions added before and after each spatial axis;
+            negative numbers crop. One integer, one integer per axis, one pair `(before, after)` per axis, or a name.
+            `"VALID"`: no padding. `"SAME"`: that convolution gives `ceil(size / stride)` positions; if the total is
+            odd, the extra position comes after. `"SAME_LOWER"`: the same, but the extra position comes before.
+            `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
+            `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels. Each channel of the result reads only the `out // groups` channels of `y`
+            in its group; `groups=in` gives a depthwise convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`. Here a
+            position whose value the padding repeats receives the sum of all its copies. Default: `"zeros"`.
+        layout: order of the axes of `y` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold `y.dtype`.
+            The result always has the dtype of `y`. Default: None, the platform's choice, at least float32 for 16-bit
+            inputs.
+        implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
+            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
+            `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
-        `(*batch, *size, in)`, the smallest size being `(positions - 1) * stride + extent - before - after`.
+        `(*batch, *size, in)`, with the dtype of `y`. The smallest size on each axis is
+        `(positions - 1) * stride + extent - before - after`, where `extent = 1 + (window - 1) * dilation`.
 
     Raises:
-        FuncconvError: as `conv`, and if the convolution takes no image of that size to the positions of `y`.
+        FuncconvError: if `y`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
+            the kernel, if an option has another value than listed above, or if the convolution does not map any image
+            of the given size to the positions of `y`.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
 

@@ -1,4 +1,4 @@
-"""The fully connected map, and the flattening before it."""
+"""The dense (fully connected) layer, and the flattening before it."""
 
 import math
 
@@ -24,16 +24,18 @@ def dense(
     """Multiply the last axis of `x` by a matrix: `y = x @ kernel + bias`.
 
     Args:
-        params: `{"kernel": (in, out), "bias": (out,)}`; a missing or None bias means none.
+        params: `{"kernel": (in, out), "bias": (out,)}`. Omit the bias, or set it to None, for none.
         x: `(*batch, in)`, floating or complex.
-        precision: of the products, as for `jax.lax.dot_general`.
-        accumulate_dtype: the dtype in which products are summed and the bias added; the result has that of `x`.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold `x.dtype`.
+            The result always has the dtype of `x`. Default: None, the platform's choice.
 
     Returns:
         `(*batch, out)`.
 
     Raises:
-        FuncconvError: if the shapes do not match, or dtypes differ or are integers.
+        FuncconvError: if the shapes do not match, or if `x`, kernel and bias differ in dtype or are integers.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -60,14 +62,17 @@ def dense(
 def flatten(
     x: ArrayLike, /, *, spatial: int | None = None, order: str = "channels_last", layout: str | None = None
 ) -> Array:
-    """Turn the spatial axes and the channels into one axis of features.
+    """Merge the spatial axes and the channels into one axis of features.
 
     Args:
-        x: `(*batch, *spatial, channels)`, or as `layout` says.
-        spatial: the number of spatial axes. By default there is exactly one batch axis and the rest is flattened.
-        order: `"channels_last"` lets the channels vary fastest, as Keras and Flax do; `"channels_first"` slowest, as
-            PyTorch does: a dense kernel is only right with the order it was trained with.
-        layout: see `conv`; it says how `x` lies, not how the features are ordered.
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order.
+        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
+            first and the last.
+        order: which axis varies fastest in the result. `"channels_last"`: the channels, as in Keras and Flax.
+            `"channels_first"`: the last spatial axis, as in PyTorch. A dense kernel fits only the order that it was
+            trained with. Default: `"channels_last"`.
+        layout: order of the axes of `x`, such as `"NCHW"`: `C` is the channels, `N` stands for all batch axes, and each
+            other letter is a spatial axis. It does not change the order of the features. Default: None, channels last.
 
     Returns:
         `(*batch, features)`.

@@ -1,4 +1,4 @@
-"""Dropout."""
+"""Dropout: random zeros during training."""
 
 import jax
 import jax.numpy as jnp
@@ -11,20 +11,20 @@ from .parameters import check_inexact
 
 
 def dropout(key: Array, x: ArrayLike, /, rate: Number = 0.5, *, spatial: int = 0) -> Array:
-    """Set random numbers to zero, and divide the others by `1 - rate`, so that the expected value is `x`.
+    """Set random entries of `x` to zero and divide the others by `1 - rate`, so that the expected value is `x`.
 
     Args:
-        key: a JAX random key. The same key and shape draw the same zeros.
+        key: a JAX random key. The same key and shape give the same zeros.
         x: `(*batch, *spatial, channels)`, floating or complex.
-        rate: the probability of a zero, from 0 to 1.
-        spatial: how many axes before the channels are drawn as one, so that whole channels are set to zero; by default
-            every number is drawn by itself.
+        rate: probability of a zero, from 0 to 1. Default: 0.5.
+        spatial: number of axes before the channels that share one random number, so that whole channels are set to
+            zero. Default: 0, every number is drawn separately.
 
     Returns:
-        Like `x`. Its derivative is that of a multiplication by the mask that was drawn.
+        An array like `x`. Its derivative is the one of a multiplication by the random mask.
 
     Raises:
-        FuncconvError: if the rate is not from 0 to 1, there is no key, or the input is an integer.
+        FuncconvError: if the rate is not from 0 to 1, the key is None, or the input is an integer.
 
     Source: Srivastava et al., "Dropout", 2014; whole channels: Tompson et al., 2014, arXiv:1411.4280.
 

@@ -1,8 +1,9 @@
-"""Drawing parameters."""
+"""Initial values of parameters and batch statistics."""
 
 import math
 import zlib
 from collections.abc import Callable, Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -31,21 +32,22 @@ def init_conv(
     dtype: DTypeLike | None = None,
     spatial: int | None = None,
 ) -> dict[str, Array]:
-    """Draw the parameters of a convolution.
+    """Draw random initial parameters of a convolution.
 
     Args:
-        key: a JAX random key; kernel and bias have keys folded from it by their names.
-        in_channels: channels of the input.
-        out_channels: channels of the result.
-        window: taps on each spatial axis; with an integer, `spatial` says how many axes there are.
-        groups: see `conv`.
-        bias: whether there is one.
-        init: how to draw the kernel, where `fan_in = taps * in_channels // groups`. `"lecun_normal"` has variance
-            1 / fan_in, `"he_normal"` 2 / fan_in, `"glorot_uniform"` 2 / (fan_in + fan_out). `"torch"` draws kernel
-            and bias uniformly from ±1 / sqrt(fan_in), as PyTorch's layers do. Or a function of `(key, shape, dtype)`
-            such as those of `jax.nn.initializers`. The bias is otherwise zero.
-        dtype: of the parameters; None is JAX's default float.
-        spatial: the number of spatial axes, where an integer window leaves it open.
+        key: a JAX random key. The keys of kernel and bias are derived from it and their names.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the result.
+        window: taps of the kernel. One integer per spatial axis, or one integer for all and `spatial`.
+        groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`. Except for `"torch"` the bias is zero.
+            Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        spatial: number of spatial axes. Give it if `window` is an integer. Default: None.
 
     Returns:
         `{"kernel": (*window, in // groups, out), "bias": (out,)}`.
@@ -77,25 +79,28 @@ def init_conv_transpose(
     dtype: DTypeLike | None = None,
     spatial: int | None = None,
 ) -> dict[str, Array]:
-    """Draw the parameters of a transposed convolution.
+    """Draw random initial parameters of a transposed convolution.
 
     Args:
-        key: a JAX random key.
-        in_channels: channels that the transposed convolution takes.
-        out_channels: channels that it gives.
-        window: see `init_conv`.
-        groups: see `conv`.
-        bias: whether there is one.
-        init: see `init_conv`; the fan-in is `taps * in_channels // groups`, though a stride lets each output see only
-            some of the taps. For `"torch"` it is `taps * out_channels // groups`, PyTorch's own count.
-        dtype: see `init_conv`.
-        spatial: see `init_conv`.
+        key: a JAX random key. The keys of kernel and bias are derived from it and their names.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the result.
+        window: taps of the kernel. One integer per spatial axis, or one integer for all and `spatial`.
+        groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`, but PyTorch counts
+            `taps * out_channels // groups`. Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        spatial: number of spatial axes. Give it if `window` is an integer. Default: None.
 
     Returns:
-        `{"kernel": (*window, out // groups, in), "bias": (out,)}`: the kernel of the convolution that is transposed.
+        `{"kernel": (*window, out // groups, in), "bias": (out,)}`, the kernel of the convolution that is transposed.
 
     Raises:
-        FuncconvError: as `init_conv`.
+        FuncconvError: if a number is not positive, the groups do not divide the channels, or `init` is unknown.
 
     Example:
         >>> import funcconv as fc, jax
@@ -107,6 +112,7 @@ def init_conv_transpose(
     window, shape = _conv_kernel(op, in_channels, out_channels, window, groups, spatial)
     fan_in = math.prod(window) * out_channels // groups
     params = _draw(op, key, shape, (out_channels,) if bias else None, init, dtype, torch_fan_in=fan_in)
+    # The kernel is drawn with the fan-in of the transposed map; then the channels of each group change places:
     # (*window, in // groups, groups * out // groups) -> (*window, out // groups, groups * in // groups)
     kernel = params["kernel"].reshape(*shape[:-1], groups, out_channels // groups)
     kernel = jnp.moveaxis(kernel, (-3, -1), (-1, -3))
@@ -125,24 +131,28 @@ def init_local_conv(
     init: Initializer = "lecun_normal",
     dtype: DTypeLike | None = None,
 ) -> dict[str, Array]:
-    """Draw the parameters of a convolution with unshared weights.
+    """Draw random initial parameters of a convolution with unshared weights.
 
     Args:
-        key: a JAX random key.
-        in_channels: channels of the input.
-        out_channels: channels of the result.
-        window: taps on each spatial axis.
-        positions: windows on each spatial axis.
-        groups: see `conv`.
-        bias: whether there is one, of its own at every position.
-        init: see `init_conv`; each position's kernel is drawn by itself.
-        dtype: see `init_conv`.
+        key: a JAX random key. The keys of kernel and bias are derived from it and their names.
+        in_channels: number of channels of the input.
+        out_channels: number of channels of the result.
+        window: taps of each kernel. One integer for all spatial axes, or one per axis.
+        positions: number of windows on each spatial axis, a tuple.
+        groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
+        bias: whether to add a bias, a separate one at every position. Default: True.
+        init: how to draw the kernel of each position: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance
+            `2 / fan_in`), `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform
+            within `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`. Except for `"torch"` the bias is zero.
+            Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
 
     Returns:
         `{"kernel": (*positions, *window, in // groups, out), "bias": (*positions, out)}`.
 
     Raises:
-        FuncconvError: as `init_conv`.
+        FuncconvError: if a number is not positive, the groups do not divide the channels, or `init` is unknown.
 
     Example:
         >>> import funcconv as fc, jax
@@ -154,10 +164,11 @@ def init_local_conv(
     _, shape = _conv_kernel(op, in_channels, out_channels, window, groups, len(positions))
     bias_shape = shape[-1:] if bias else None
 
-    def at(position: Array) -> dict[str, Array]:
+    def draw(position: Array) -> dict[str, Array]:
         return _draw(op, jax.random.fold_in(key, position), shape, bias_shape, init, dtype)
 
-    params = jax.lax.map(at, jnp.arange(math.prod(positions)))
+    # A loop, so that the fan-in is the one of a single position and the program does not grow with their number.
+    params = jax.lax.map(draw, jnp.arange(math.prod(positions)))
     return {name: array.reshape(*positions, *array.shape[1:]) for name, array in params.items()}
 
 
@@ -170,15 +181,19 @@ def init_dense(
     init: Initializer = "lecun_normal",
     dtype: DTypeLike | None = None,
 ) -> dict[str, Array]:
-    """Draw the parameters of a dense layer.
+    """Draw random initial parameters of a dense layer.
 
     Args:
-        key: a JAX random key.
-        in_features: features of the input.
-        out_features: features of the result.
-        bias: whether there is one.
-        init: see `init_conv`; the fan-in is `in_features`.
-        dtype: see `init_conv`.
+        key: a JAX random key. The keys of kernel and bias are derived from it and their names.
+        in_features: number of features of the input.
+        out_features: number of features of the result.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = in_features`. Except for `"torch"` the bias is zero. Default:
+            `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
 
     Returns:
         `{"kernel": (in, out), "bias": (out,)}`.
@@ -198,16 +213,16 @@ def init_dense(
 def init_norm(
     shape: Sizes, *, scale: bool = True, bias: bool = True, dtype: DTypeLike | None = None
 ) -> dict[str, Array]:
-    """Return the parameters that a normalization starts from: it neither scales nor shifts.
+    """Return initial parameters of a normalization: scale 1 and bias 0.
 
     Args:
-        shape: the number of channels, or for `layer_norm` the sizes of the last axes.
-        scale: whether there is one.
-        bias: whether there is one.
-        dtype: see `init_conv`.
+        shape: number of channels, or for `layer_norm` a tuple with the sizes of the normalized axes.
+        scale: whether to add a scale. Default: True.
+        bias: whether to add a bias. Default: True.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
 
     Returns:
-        `{"scale": ones, "bias": zeros}` of that shape.
+        `{"scale": ones, "bias": zeros}`, both of that shape.
 
     Raises:
         FuncconvError: if a size is not positive.
@@ -218,17 +233,17 @@ def init_norm(
         {'scale': [1.0, 1.0], 'bias': [0.0, 0.0]}
     """
     sizes = per_axis("init_norm", "shape", shape, len(shape) if isinstance(shape, Sequence) else 1, least=1)
-    dtype = jnp.result_type(float) if dtype is None else dtype
+    dtype = _float_unless(dtype)
     params = {"scale": jnp.ones(sizes, dtype)} if scale else {}
     return params | ({"bias": jnp.zeros(sizes, dtype)} if bias else {})
 
 
 def init_batch_stats(channels: int, *, dtype: DTypeLike | None = None) -> dict[str, Array]:
-    """Return the state that `batch_norm` starts from: mean 0 and variance 1.
+    """Return the initial state of `batch_norm`: mean 0 and variance 1.
 
     Args:
-        channels: of its input.
-        dtype: of the state, float32 even if the input is narrower; None is JAX's default float.
+        channels: number of channels of the input of `batch_norm`.
+        dtype: dtype of the state. Use float32 even if the input has 16 bits. Default: None, JAX's default float.
 
     Returns:
         `{"mean": (channels,), "var": (channels,)}`.
@@ -242,31 +257,31 @@ def init_batch_stats(channels: int, *, dtype: DTypeLike | None = None) -> dict[s
         [1.0, 1.0]
     """
     sizes = per_axis("init_batch_stats", "channels", channels, 1, least=1)
-    dtype = jnp.result_type(float) if dtype is None else dtype
+    dtype = _float_unless(dtype)
     return {"mean": jnp.zeros(sizes, dtype), "var": jnp.ones(sizes, dtype)}
 
 
 def fold_in_name(key: Array, name: str) -> Array:
-    """Return a key that depends on `key` and a name, and on nothing that happened before."""
-    return jax.random.fold_in(key, zlib.crc32(name.encode()))
+    """Derive a key from `key` and a name only, so that the order in which parameters are drawn does not matter."""
+    return jax.random.fold_in(key, zlib.crc32(name.encode()))  # not hash(), which differs from process to process
 
 
 def _conv_kernel(
     op: str, in_channels: int, out_channels: int, window: Sizes, groups: int, spatial: int | None
 ) -> tuple[Shape, Shape]:
-    """Return the window and the shape `(*window, in // groups, out)`."""
+    """Return the window and the shape `(*window, in // groups, out)` of the kernel."""
     if not isinstance(window, Sequence) and spatial is None:
         msg = (
             f"{op}: how many spatial axes has the window {window!r}? Give a tuple, such as {(window,) * 2}, or spatial="
         )
         raise FuncconvError(msg)
-    n = spatial if spatial is not None else len(window)  # type: ignore[arg-type]
-    window = per_axis(op, "window", window, n, least=1)
-    channels = per_axis(op, "channels and groups", (in_channels, out_channels, groups), 3, least=1)
+    axes = spatial if spatial is not None else len(window)  # type: ignore[arg-type]
+    window = per_axis(op, "window", window, axes, least=1)
+    in_channels, out_channels, _ = per_axis(op, "channels and groups", (in_channels, out_channels, groups), 3, least=1)
     if in_channels % groups or out_channels % groups:
         msg = f"{op}: {groups} groups must divide the {in_channels} input and the {out_channels} output channels"
         raise FuncconvError(msg)
-    return window, (*window, channels[0] // groups, channels[1])
+    return window, (*window, in_channels // groups, out_channels)
 
 
 def _draw(
@@ -278,16 +293,13 @@ def _draw(
     dtype: DTypeLike | None,
     torch_fan_in: int | None = None,
 ) -> dict[str, Array]:
-    dtype = jnp.result_type(float) if dtype is None else dtype
+    """Draw a kernel and, unless `bias_shape` is None, a bias."""
+    dtype = _float_unless(dtype)
     kernel_init: Callable[..., Array] = init if callable(init) else initializers.zeros
     bias_init: Callable[..., Array] = initializers.zeros
     if init == "torch":
         bound = 1 / math.sqrt(torch_fan_in or math.prod(shape[:-1]))
-
-        def uniform(key: Array, shape: Shape, dtype: DTypeLike) -> Array:
-            return jax.random.uniform(key, shape, dtype, -bound, bound)
-
-        kernel_init = bias_init = uniform
+        kernel_init = bias_init = partial(jax.random.uniform, minval=-bound, maxval=bound)
     elif isinstance(init, str):
         if init not in INITS:
             msg = f"{op}: unknown init {init!r}{suggest(init, (*INITS, 'torch'))}"
@@ -297,3 +309,7 @@ def _draw(
     if bias_shape is not None:
         params["bias"] = bias_init(fold_in_name(key, "bias"), bias_shape, dtype)
     return params
+
+
+def _float_unless(dtype: DTypeLike | None) -> DTypeLike:
+    return jnp.result_type(float) if dtype is None else dtype

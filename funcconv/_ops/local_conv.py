@@ -1,4 +1,4 @@
-"""Convolution with unshared weights: a kernel of its own at every position."""
+"""Convolution with unshared weights: every position has a separate kernel."""
 
 from functools import partial
 
@@ -31,29 +31,53 @@ def local_conv(
     precision: Precision = None,
     accumulate_dtype: DTypeLike | None = None,
 ) -> Array:
-    r"""Slide a window over `x` as `conv` does, with other weights at each position.
+    r"""Convolve the spatial axes of `x` with a separate kernel at each position (a locally connected layer).
 
     $$y_{i,d} = b_{i,d} + \sum_{t} \sum_{c} x_{i \cdot stride - lo + t \cdot dilation,\, c}\; w_{i,t,c,d}$$
 
+    for every position `i`, output channel `d` and tap `t` of the window. The sum is over the input channels `c` of the
+    group of `d`, and `lo` is the padding before the axis.
+
     Args:
-        params: `{"kernel": (*positions, *window, in // groups, out), "bias": (*positions, out) or (out,)}`; a
-            missing or None bias means none.
-        x: `(*batch, *spatial, in)`, or as `layout` says.
-        stride: see `conv`.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`.
-        layout: see `conv`.
-        flip: reverse each kernel along its window axes.
-        precision: see `conv`.
-        accumulate_dtype: see `conv`.
+        params: `{"kernel": (*positions, *window, in // groups, out), "bias": (*positions, out) or (out,)}`. Omit the
+            bias, or set it to None, for none.
+        x: `(*batch, *spatial, in)`, floating or complex, with any number of batch axes. Pass `layout` for another
+            order.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
+            0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
+            group; `groups=in` gives a depthwise convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
+            Default: `"zeros"`.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse each kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold `x.dtype`.
+            The result always has the dtype of `x`. Default: None, the platform's choice, at least float32 for 16-bit
+            inputs.
 
     Returns:
-        `(*batch, *positions, out)`, the positions being those of `conv`.
+        `(*batch, *positions, out)`, with the dtype of `x`. Each spatial axis has
+        `1 + (size + before + after - extent) // stride` positions, where `extent = 1 + (window - 1) * dilation` is the
+        number of positions that a window spans.
 
     Raises:
-        FuncconvError: as `conv`, and if the kernel has not one window for each position.
+        FuncconvError: if `x`, kernel and bias differ in dtype or are integers, if the kernel does not have one window
+            for each position, if channels, groups or bias do not match the kernel, if an option has another value than
+            listed above, or if a window does not fit.
 
     Source: LeCun, "Generalization and network design strategies", 1989 (locally connected layers).
 

@@ -33,22 +33,39 @@ def conv_matrix(
     """Write a convolution as the matrix `M` with `conv(params, x).ravel() == M @ x.ravel()`.
 
     Args:
-        params: as for `conv`; the bias, which is not linear, is left out.
-        spatial_shape: the sizes of the image.
-        stride: see `conv`, like all that follow.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`.
-        layout: see `conv`; the order in which `x` and the result are laid out before `ravel`.
-        flip: see `conv`.
-        sparse: return a `jax.experimental.sparse.BCOO` of the entries that a tap reaches, sorted by rows.
+        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`, the parameters of the convolution. The
+            matrix leaves out the bias, which is not linear.
+        spatial_shape: sizes of the spatial axes of the image. One integer for all of them, or one per axis.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the convolution gives
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
+            0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
+            group; `groups=in` gives a depthwise convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
+            Default: `"zeros"`.
+        layout: order in which the axes of `x` and of the result are flattened by `ravel`, such as `"CHW"`: `C` is the
+            channels, and each other letter is a spatial axis. `N` is ignored. Default: None, channels last.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        sparse: whether to return a `jax.experimental.sparse.BCOO` matrix, sorted by rows, that stores only the entries
+            that a tap reaches. Default: False.
 
     Returns:
-        `(positions * out, size * in)` of the kernel's dtype, differentiable by the kernel.
+        The matrix, `(positions * out, size * in)`, with the dtype of the kernel. It is differentiable with respect to
+        the kernel.
 
     Raises:
-        FuncconvError: as `conv`.
+        FuncconvError: if groups do not match the kernel, if an option has another value than listed above, or if a
+            window does not fit.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -101,19 +118,27 @@ def conv_matrix(
 def conv_to_dense(
     params: Params, spatial_shape: Sizes | None = None, *, order: str = "channels_last", **options: Any
 ) -> dict[str, Array]:
-    """Turn a convolution into the dense layer that does the same to the flattened image.
+    """Turn a convolution into the dense layer that gives the same result for the flattened image.
 
     Args:
-        params: as for `conv`.
-        spatial_shape: the sizes of the image; None is the window itself, which leaves one position.
-        order: that of `flatten`, of the features that go in and of those that come out.
-        **options: those of `conv_matrix`: stride, padding, dilation, groups, pad_mode, flip.
+        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`, the parameters of the convolution. The bias
+            may be missing.
+        spatial_shape: sizes of the spatial axes of the image. One integer for all of them, or one per axis. Default:
+            None, the window, which leaves one position.
+        order: order of the features of the input and of the result, as in `flatten`: `"channels_last"` or
+            `"channels_first"`. Default: `"channels_last"`.
+        **options: the other options of the convolution. `stride`, `dilation` and `padding` are numbers, one for all
+            spatial axes or one per axis (`padding` also a name, such as `"SAME"`, or pairs). `groups` is the number of
+            groups of channels, `pad_mode` the values in the padding, and `flip=True` reverses the kernel. Defaults:
+            stride 1, dilation 1, padding 0, 1 group, `"zeros"`, False.
 
     Returns:
-        `{"kernel": (size * in, positions * out), "bias": (positions * out,)}`, without bias if there was none.
+        `{"kernel": (size * in, positions * out), "bias": (positions * out,)}`, without the bias if the convolution has
+        none.
 
     Raises:
-        FuncconvError: as `conv`.
+        FuncconvError: if groups do not match the kernel, if an option or the order is unknown, or if a window does not
+            fit.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -141,18 +166,21 @@ def conv_to_dense(
 def dense_to_conv(params: Params, spatial_shape: Sizes, *, order: str = "channels_last") -> dict[str, Array]:
     """Turn a dense layer on a flattened image into the convolution whose window is that image.
 
-    On an image of that size it gives the same at its one position; on a larger one it slides.
+    For an image of that size the convolution gives the same result, at its one position. On a larger image the window
+    slides and gives one result at each position.
 
     Args:
-        params: as for `dense`.
-        spatial_shape: the sizes of the image that was flattened, a tuple.
-        order: that of `flatten` when it was.
+        params: `{"kernel": (features, out), "bias": (out,)}`, the parameters of the dense layer. The bias may be
+            missing.
+        spatial_shape: sizes of the spatial axes of the image that was flattened, a tuple with one integer per axis.
+        order: order in which the image was flattened: `"channels_last"` (Keras, Flax) or `"channels_first"` (PyTorch).
+            Default: `"channels_last"`.
 
     Returns:
-        `{"kernel": (*spatial_shape, in, out), "bias": (out,)}`, without bias if there was none.
+        `{"kernel": (*spatial_shape, in, out), "bias": (out,)}`, without the bias if the dense layer has none.
 
     Raises:
-        FuncconvError: if the features are not a multiple of the positions.
+        FuncconvError: if the number of features is not a multiple of the number of positions, or the order is unknown.
 
     Source: Long, Shelhamer and Darrell, "Fully convolutional networks", 2015, arXiv:1411.4038.
 

@@ -1,4 +1,4 @@
-"""Normalization of activations and of kernels: subtract a mean, divide by a standard deviation, scale and shift."""
+"""Normalization of activations and kernels: subtract the mean, divide by the standard deviation, scale and shift."""
 
 from collections.abc import Hashable, Mapping
 from typing import Any
@@ -18,22 +18,24 @@ _ENTRIES = ("scale", "bias")
 
 
 def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
-    """Normalize each example, or each position of it, by itself: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
+    """Normalize over the last axes: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
 
-    Mean and variance (with the divisor n) are taken over the last axes of `x`, those that scale and bias have.
+    Mean and variance (with the divisor n) are computed over the last axes of `x`, the axes that scale and bias have. So
+    each example, or each position of it, is normalized separately.
 
     Args:
-        params: `{"scale": shape, "bias": shape}`, where `shape` is that of the last axes of `x`; either may be missing.
-        x: `(*batch, *shape)`, floating. `(*batch, *spatial, channels)` with a scale of `(channels,)` is normalized at
-            each position; with one of `(*spatial, channels)` as a whole.
-        axes: how many last axes are normalized over; by default as many as scale or bias have, or 1 without them.
-        epsilon: is added to the variance; above 0.
+        params: `{"scale": shape, "bias": shape}`, where `shape` is the sizes of the last axes of `x`; either may be
+            missing.
+        x: `(*batch, *shape)`, floating. An input `(*batch, *spatial, channels)` is normalized at each position if the
+            scale has shape `(channels,)`, and over the whole image if it has shape `(*spatial, channels)`.
+        axes: number of last axes to normalize over. Default: None, as many as scale or bias have, or 1 without them.
+        epsilon: positive number added to the variance. Default: 1e-5.
 
     Returns:
-        Like `x`. In float16 and bfloat16 the figures are computed in float32.
+        An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if scale or bias do not fit, have another dtype, or the input is not floating.
+        FuncconvError: if scale or bias have a wrong shape or dtype, or the input is not floating.
 
     Source: Ba, Kiros and Hinton, "Layer normalization", 2016, arXiv:1607.06450.
 
@@ -69,22 +71,25 @@ def group_norm(
 ) -> Array:
     """Normalize each example by groups of channels: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
 
-    Mean and variance (with the divisor n) are taken over the positions and over the channels of a group. One group is
-    layer norm over the whole image; as many as channels is instance norm.
+    Mean and variance (with the divisor n) are computed over the positions and the channels of a group. One group gives
+    layer norm over the whole image, and one group per channel gives instance norm.
 
     Args:
         params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
-        x: `(*batch, *spatial, channels)`, floating.
-        groups: how many; they divide the channels, and each has neighbours.
-        epsilon: is added to the variance; above 0.
-        spatial: how many axes are spatial; by default there is exactly one batch axis.
-        layout: see `conv`.
+        x: `(*batch, *spatial, channels)`, floating. Pass `layout` for another order.
+        groups: number of groups, which must divide the number of channels. Each group consists of neighbouring
+            channels.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
+            first and the last.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
     Returns:
-        Like `x`. In float16 and bfloat16 the figures are computed in float32.
+        An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if the groups do not divide the channels, scale or bias do not fit, or dtypes differ.
+        FuncconvError: if the groups do not divide the channels, or scale or bias have a wrong shape or dtype.
 
     Source: Wu and He, "Group normalization", 2018, arXiv:1803.08494.
 
@@ -123,31 +128,34 @@ def batch_norm(
 ) -> tuple[Array, dict[str, Array]]:
     """Normalize each channel over the batch: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
 
-    In training mean and variance (with the divisor n) are those of the batch, over all axes but the channels, and the
-    running ones follow them: `running = momentum * running + (1 - momentum) * batch`. Otherwise they are the running
-    ones. Channels far from zero lose no digits, and numbers of any size neither overflow nor underflow; a running
-    variance beyond the largest number of its dtype is that number.
+    With `train=True`, mean and variance (with the divisor n) are computed over all axes but the channels, and the
+    running ones are updated: `running = momentum * running + (1 - momentum) * batch`. With `train=False`, the running
+    mean and variance are used. A large mean costs no accuracy, and no intermediate result overflows or underflows. A
+    running variance that is too large for its dtype becomes the largest number of that dtype.
 
     Args:
         params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
-        state: the running `{"mean": (channels,), "var": (channels,)}`; `init_batch_stats` makes the first.
-        x: `(*batch, *spatial, channels)`, floating.
-        train: whether the figures are those of the batch; a Python bool.
-        momentum: what is kept of the running figures, from 0 to 1. PyTorch calls `1 - momentum` by that name.
-        epsilon: is added to the variance; above 0.
-        unbiased: whether the variance that the running one follows has the divisor n - 1, as in PyTorch, instead of n,
-            as in Flax and Keras.
-        axis_name: of the mapped axis (`jax.vmap`, `jax.shard_map`) over which the batch is spread as well, or several.
-            Arrays that are sharded under `jax.jit` need none.
-        layout: see `conv`.
+        state: the running `{"mean": (channels,), "var": (channels,)}`. `init_batch_stats` makes the first one.
+        x: `(*batch, *spatial, channels)`, floating. Pass `layout` for another order.
+        train: whether to normalize by the mean and variance of the batch and to update the running ones; a Python bool.
+            Default: False, normalize by the running ones.
+        momentum: share of the old running mean and variance that is kept, from 0 to 1. PyTorch calls `1 - momentum`
+            momentum. Default: 0.9.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        unbiased: whether the running variance follows the batch variance with the divisor n - 1, as in PyTorch, instead
+            of n, as in Flax and Keras. Default: True.
+        axis_name: name of a mapped axis (`jax.vmap`, `jax.shard_map`) over which the batch is also distributed, or a
+            tuple of names. Arrays that are sharded under `jax.jit` need none. Default: None.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
     Returns:
-        `(y, state)`: like `x`, and the next state, in the dtype it had. In float16 and bfloat16 the figures are
-        computed in float32.
+        A pair `(y, state)`: an array like `x`, and the next state, with the dtype of the old one. For float16 and
+        bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if an entry does not fit, dtypes differ, or a batch to train on has less than two numbers in a
-            channel, which would all become the bias.
+        FuncconvError: if an entry of `params` or `state` has a wrong shape or dtype, or if `train=True` and a channel has
+            fewer than two numbers, which would all become the bias.
 
     Source: Ioffe and Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
 
@@ -190,22 +198,22 @@ def batch_norm(
 
 
 def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon: Number = 1e-5) -> dict[str, Any]:
-    """Give the kernel of each output mean 0 and variance 1: `kernel = (kernel - mean) / sqrt(var + epsilon)`.
+    """Normalize a kernel: `kernel = (kernel - mean) / sqrt(var + epsilon)` for each output channel.
 
-    Mean and variance (with the divisor n) are taken over window and inputs, all axes but the last.
+    Mean and variance (with the divisor n) are computed over the window and the input channels.
 
     Args:
-        params: `{"kernel": (*window, in // groups, out), ...}`, of `conv` or `dense`; other entries stay as they are.
-            The outputs of a transposed convolution are not the last axis of its kernel, so it is not one of them.
-        spatial: how many axes the window has, where others lie before it, as the positions of `local_conv`; by default
-            all axes but the last two.
-        epsilon: is added to the variance; above 0.
+        params: `{"kernel": (*window, in // groups, out), ...}`, the parameters of `conv` or `dense`; other entries are
+            returned unchanged. Do not use it for `conv_transpose`, whose kernel does not have its output channels last.
+        spatial: number of window axes. Give it for `local_conv`, whose kernel has the positions before the window.
+            Default: None, all axes but the last two.
+        epsilon: positive number added to the variance. Default: 1e-5.
 
     Returns:
         Parameters of the same shapes and dtypes.
 
     Raises:
-        FuncconvError: if there is no floating kernel, or it has fewer axes than `spatial` says.
+        FuncconvError: if there is no kernel, it is not floating, or it has fewer than `spatial + 2` axes.
 
     Source: Qiao et al., "Micro-batch training with batch-channel normalization and weight standardization", 2019,
     arXiv:1903.10520.

@@ -1,6 +1,7 @@
-"""Pooling: windows reduced to one number each."""
+"""Pooling: reduce each window to one number."""
 
 import math
+import re
 from collections.abc import Sequence
 from functools import partial
 from typing import Any
@@ -40,62 +41,75 @@ def pool(
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
-    r"""Reduce each window of each channel to one number.
+    r"""Reduce each window of each channel to one number (max pooling, average pooling and others).
 
     $$y_{i,c} = \mathrm{reduce}_{t}\; x_{i \cdot stride - lo + t \cdot dilation,\, c}$$
 
     Args:
-        x: `(*batch, *spatial, channels)`, or as `layout` says. Maxima, minima, medians, sums and products take integers
-            too.
-        window: taps of a window, for all spatial axes or for each. A tuple also says how many spatial axes there are.
-        reduce: one of
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order. `"max"`, `"min"`, `"median"`, `"sum"` and
+            `"prod"` accept integers too.
+        window: taps of a window. One integer for all spatial axes, or one per axis; a tuple also sets the number of
+            spatial axes. Default: 2.
+        reduce: how to reduce a window. Default: `"max"`. One of
 
-            - `"max"`, `"min"`; `"sum"`, `"mean"`; `"prod"`, the product;
-            - `"lse"`, `temperature * log(sum of exp(x / temperature))`, a smooth maximum;
-            - `"lp"`, `(sum of |x|^p)^(1 / p)`, which neither overflows nor underflows before its result does;
-            - `"median"`, the lower one of an even number of inputs, and of equals the first;
-            - a function such as `jnp.std`, called with an array `(..., taps)`, the taps in row-major order, and
-              `axis=-1`. It removes that axis and keeps the dtype; its derivatives are its own. As padding could show
-              it nothing neutral, every window must lie on the image or on what `pad_mode` shows.
-        stride: places from one window to the next; None means the window.
-        padding: see `conv`.
-        dilation: places from one tap to the next.
-        pad_mode: None lets the padding take no part. A mode of `conv`, `"zeros"` included, extends the image first,
-            and what it shows takes part like the inputs; one for all spatial axes or one for each.
-        ties: where the derivative of `"max"` and `"min"` goes when several taps of a window are extreme: to the
-            `"first"` in row-major order, or `"split"` evenly. The same in forward and in reverse mode.
-        p: of `"lp"`, a number from 1 to `math.inf`.
-        temperature: of `"lse"`, a positive number, which may be traced, and differentiated by as long as its square is
-            neither zero nor infinite in the dtype.
-        count_include_pad: let `"mean"` divide by the taps on the padding too, though never by those beyond it.
-        ceil_mode: let a last window hang over the padded image, as PyTorch does, if it does not start in the padding
-            on that side.
-        return_indices: also return where each maximum or minimum was found, as `max_unpool` takes it. Needs
-            `ties="first"`.
-        spatial: the number of spatial axes, where an integer window leaves it open.
-        layout: see `conv`; its letters also say how many spatial axes there are.
+            - `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (the product);
+            - `"lse"`: `temperature * log(sum of exp(x / temperature))`, a smooth maximum;
+            - `"lp"`: `(sum of |x|^p)^(1 / p)`, which overflows or underflows only if its result does;
+            - `"median"`: the lower one of an even number of inputs, and the first of equal inputs;
+            - a function such as `jnp.std`. It is called with an array `(..., taps)`, the taps in row-major order, and
+              `axis=-1`; it removes that axis and keeps the dtype. No padding value is neutral for every function, so
+              all taps of every window must be on the image or on padding that `pad_mode` fills.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: None, the window.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
+            0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        pad_mode: what the padding contains. None: nothing, so padding takes no part in the result. A mode fills the
+            padding with values that take part like the inputs: `"zeros"`, `"reflect"` (mirrored, without repeating the
+            edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Default: None.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
+            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
+        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
+        temperature: temperature of `"lse"`, a positive number. It may be traced, and differentiated as long as its
+            square is neither zero nor infinite in the dtype. Default: 1.0.
+        count_include_pad: whether `"mean"` divides by the number of all taps on the image and its padding, instead of
+            the taps on the image. Taps beyond the padding, which `ceil_mode` can cause, never count. Default: False.
+        ceil_mode: whether a last window may extend beyond the padded image, unless it would start in the padding on
+            that side; as in PyTorch. Default: False.
+        return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
+            Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        spatial: number of spatial axes. Give it if `window` is an integer and there is not exactly one batch axis.
+            Default: None.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
 
     Returns:
-        `(*batch, *positions, channels)` of the dtype of `x`. `"mean"` divides by the number of real inputs in the
-        window. Sums, means, products, `"lse"` and `"lp"` of floats of 16 bits and fewer are formed in float32 and
-        rounded once, and so are sums of their cotangents. A NaN in a window gives NaN.
+        `(*batch, *positions, channels)`, with the dtype of `x`. `"mean"` divides by the number of taps on the image.
+        Floats of 16 bits and fewer are summed and multiplied in float32 and rounded once, in the result and in the
+        gradients. A window that contains a NaN gives NaN. If only an integer window is given, `x` must have exactly one
+        batch axis.
 
-        With `return_indices=True` a pair of that and of int32 indices of its shape: the place of the selected input in
-        the row-major order of the unpadded spatial axes, those of its own channel. Where a `pad_mode` shows an input,
-        it is the place of that input, and -1 is a zero that `"zeros"` shows.
+        With `return_indices=True` a pair `(y, indices)`. The indices are int32 and have the shape of `y`; each is the
+        place of the selected input in the row-major order of the unpadded spatial axes. If the input was selected in
+        padding that `pad_mode` fills, the index is the place of the original input, or -1 for a zero of `"zeros"`.
 
-        Derivatives exist to any order, and where the function has a kink they are these. `"lp"` has zero at a window
-        of zeros, and at single zeros unless `p` is even, so for `p` of 1 at any zero. `"median"` has them at the one
-        tap it selects. An infinite input has none in `"lse"`, and the window it is in none in `"lp"`, unless `p` is
-        1 or infinite. Where `"lse"`, `"lp"` or `"median"` is a NaN, so is its derivative. Padding that takes no part
-        is never selected, even by a window that has nothing but infinities like it.
-
-        Where an integer window is all that is given, there is exactly one batch axis.
+        Derivatives of any order exist. At a kink they have these values. `"lp"`: zero for a window of zeros, and zero
+        at single zeros unless `p` is even. `"median"`: the derivative of the tap that is selected. An infinite input
+        has derivative zero in `"lse"`, and so has its whole window in `"lp"`, unless `p` is 1 or infinite. If `"lse"`,
+        `"lp"` or `"median"` is NaN, its derivative is NaN. The gradient never goes to padding, not even if a window
+        contains only infinities.
 
     Raises:
-        FuncconvError: if an option is not one of the above or out of range, if a window does not fit or lies wholly in
-            padding that takes no part, if a result would have to be rounded to an integer, if a function given as
-            `reduce` would see padding or gives a wrong shape or dtype, or if there can be no indices.
+        FuncconvError: if an option has another value than listed above, if a window does not fit or has no tap that
+            takes part, if the result would have to be rounded to an integer, if a function given as `reduce` would
+            receive padding or returns a wrong shape or dtype, or if `return_indices` does not fit the other options.
 
     Source: Goodfellow, Bengio and Courville, "Deep Learning", 2016, section 9.3; Gulcehre and others, "Learned-norm
     pooling", 2014, arXiv:1311.1780, for `"lp"`; PyTorch's documentation of `MaxPool2d` and `AvgPool2d` for
@@ -150,7 +164,12 @@ def pool(
 def _named(name: str, reduce: str) -> partial[Any]:
     op = partial(pool, reduce=reduce)
     op.__name__ = name  # type: ignore[attr-defined]
-    op.__doc__ = f"""Reduce each window to its {reduce}: `pool` with `reduce="{reduce}"`, where the options are.
+    # The arguments are those of `pool` without `reduce`; `python -OO` removes docstrings.
+    arguments = re.sub(r"        reduce: .*?(?=        stride: )", "", pool.__doc__ or "", flags=re.DOTALL)
+    arguments = arguments[arguments.find("    Args:") : arguments.find("    Source:")].rstrip()
+    op.__doc__ = f"""Reduce each window of each channel to its {reduce}: `pool` with `reduce="{reduce}"`.
+
+{arguments}
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -180,20 +199,32 @@ def global_pool(
     """Reduce all spatial axes of each channel to one number.
 
     Args:
-        x: `(*batch, *spatial, channels)`, or as `layout` says.
-        reduce: see `pool`.
-        ties: see `pool`.
-        p: see `pool`.
-        temperature: see `pool`.
-        return_indices: see `pool`.
-        spatial: the number of spatial axes. By default there is exactly one batch axis.
-        layout: see `conv`.
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order.
+        reduce: how to reduce the spatial axes: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
+            lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
+            `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
+            `(..., taps)`, the taps in row-major order, and `axis=-1`; it removes that axis and keeps the dtype.
+            Default: `"mean"`.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
+            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
+        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
+        temperature: temperature of `"lse"`, a positive number. It may be traced, and differentiated as long as its
+            square is neither zero nor infinite in the dtype. Default: 1.0.
+        return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
+            Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
+            first and the last.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
     Returns:
-        `(*batch, channels)`, in the order of `layout`; with `return_indices=True` a pair of such.
+        `(*batch, channels)`, in the order of `layout`, with the dtype of `x`. With `return_indices=True` a pair
+        `(y, indices)`: the indices are int32 and have the shape of `y`, and each is the place of the selected input in
+        the row-major order of the spatial axes.
 
     Raises:
-        FuncconvError: as `pool`.
+        FuncconvError: if an option has another value than listed above, if a spatial axis is empty, if the result would
+            have to be rounded to an integer, or if a function given as `reduce` returns a wrong shape or dtype.
 
     Source: Lin, Chen and Yan, "Network in network", 2013, arXiv:1312.4400.
 

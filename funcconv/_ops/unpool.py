@@ -1,4 +1,4 @@
-"""Putting what a max or min pool selected back to where it was."""
+"""Max unpooling: the transpose of the selection that a max or min pool makes."""
 
 import math
 from collections.abc import Sequence
@@ -30,37 +30,49 @@ def max_unpool(
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Array:
-    r"""Put each value to its index in an image of zeros: the transpose of what a max or min pool selects.
+    r"""Put each value at its index in an image of zeros: the transpose of the selection that a max or min pool makes.
 
     $$x_{j,c} = \sum_{i:\, indices_{i,c} = j} y_{i,c}$$
 
     With `z, indices = max_pool(x, return_indices=True, ...)` and the same options,
-    `<max_unpool(y, indices), x> == <y, z>`. Values that overlapping windows took from one input are added; PyTorch
-    keeps one of them.
+    `<max_unpool(y, indices), x> == <y, z>`. If several windows have the same index, their values are added (PyTorch
+    keeps one of them).
 
     Args:
-        y: `(*batch, *positions, channels)`, or as `layout` says.
-        indices: integers of the shape of `y`, as `pool` returns them: the place in the row-major order of the spatial
-            axes of the result. -1 is no place, and its value is dropped.
-        window: taps of the pool's window, like the options that follow. A tuple also says how many spatial axes there
-            are.
-        stride: see `pool`; None means the window.
-        padding: see `pool`.
-        dilation: see `pool`.
-        size: of the result, for all spatial axes or for each, where the stride folds several into one. By default the
-            smallest that the pool takes to these positions without `ceil_mode`, or `positions * stride` for the
-            paddings that keep the size.
-        spatial: the number of spatial axes, where an integer window leaves it open.
-        layout: see `conv`; its letters also say how many spatial axes there are.
+        y: `(*batch, *positions, channels)`: the values. Pass `layout` for another order.
+        indices: integers of the shape of `y`, as `pool` returns them with `return_indices=True`: for each value its
+            place in the row-major order of the spatial axes of the result. -1 means no place, and the value is dropped.
+        window: taps of a window of the pool. One integer for all spatial axes, or one per axis; a tuple also sets the
+            number of spatial axes. Default: 2.
+        stride: stride of the pool: the step from one window to the next, in positions. One integer for all spatial
+            axes, or one per axis. Default: None, the window.
+        padding: padding of the pool: positions added before and after each spatial axis; negative numbers crop. One
+            integer, one integer per axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding.
+            `"SAME"`: the pool gives `ceil(size / stride)` positions; if the total is odd, the extra position comes
+            after. `"SAME_LOWER"`: the same, but the extra position comes before. `"HALF"`:
+            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides. `"CAUSAL"`:
+            `dilation * (window - 1)` before, none after. Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        size: spatial sizes of the result, one integer or one per axis. A stride above 1 maps images of several sizes to
+            the same positions, and this selects one of them. Default: None, the smallest that the pool maps to these
+            positions without `ceil_mode`, or `positions * stride` for the paddings `"SAME"`, `"SAME_LOWER"` and
+            `"CAUSAL"`.
+        spatial: number of spatial axes. Give it if `window` is an integer and there is not exactly one batch axis.
+            Default: None.
+        layout: order of the axes of `y` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
 
     Returns:
-        `(*batch, *size, channels)` of the dtype of `y`. It is linear in `y`; nothing is scattered, so the order of sums
-        is always the same.
+        `(*batch, *size, channels)`, with the dtype of `y`. It is linear in `y`. The implementation has no scatter, so
+        values are added in the same order on every run.
 
     Raises:
-        FuncconvError: if the indices are no integers of the shape of `y`, if no image of this `size` has so many
-            windows, or if an index is not among the places its window reads, as those are that a `pad_mode` brought in
-            from elsewhere. Under `jax.jit` and the like, where indices are not known, such values are dropped.
+        FuncconvError: if the indices are not integers of the shape of `y`, if no image of this `size` has that many
+            windows, or if an index is not among the positions that its window reads (the pool's `pad_mode` can show
+            inputs from elsewhere). Under `jax.jit` and other transformations the indices are not known, and such values
+            are dropped.
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", 2013, arXiv:1311.2901; PyTorch's
     `MaxUnpool2d`.

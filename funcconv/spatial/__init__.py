@@ -1,6 +1,7 @@
-"""Convolutions and pools of images whose spatial axes are spread over devices, for use inside of `jax.shard_map`.
+"""Convolution and pooling of images whose spatial axes are sharded over devices, for use inside `jax.shard_map`.
 
-Each device holds a block of the image and borrows from its neighbours what its windows reach beyond it (a halo).
+Each device holds a block of the image. It receives the positions that its windows read beyond the block (a halo) from
+its neighbours.
 """
 
 from ._halo import halo_exchange as halo_exchange

@@ -1,4 +1,4 @@
-"""What a device needs of its neighbours' blocks."""
+"""Halos: the positions of neighbouring blocks that the windows of a device read."""
 
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,24 +14,25 @@ from .._windows.geometry import Axis, source
 
 
 def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name: str, wrap: bool = False) -> Array:
-    """Put next to each device's block what the devices before and after it hold.
+    """Extend each device's block by positions of the blocks before and after it.
 
-    Blocks lie side by side along `axis` in the order of the mesh axis. A halo that is wider than a block comes from
-    several devices, in as many hops.
+    Call it inside `jax.shard_map`. The blocks follow each other along `axis` in the order of the mesh axis. A halo that
+    is wider than a block comes from several devices, one hop per device.
 
     Args:
-        x: the block of this device; those of all have one shape.
-        before: how many places of what lies before it are wanted.
-        after: how many of what lies after it.
-        axis: of the array.
-        axis_name: of the mesh.
-        wrap: whether the last device is followed by the first; otherwise there are zeros beyond the ends.
+        x: this device's block. The blocks of all devices have the same shape.
+        before: number of positions to add before the block, from the devices before this one.
+        after: number of positions to add after the block, from the devices after this one.
+        axis: axis of the array along which it is sharded.
+        axis_name: name of the mesh axis.
+        wrap: whether the first device follows the last one (periodic). Default: False, zeros beyond both ends.
 
     Returns:
-        The block with `before + after` more places. Its transpose sends cotangents back to whom the places are.
+        The block with `before + after` more positions along `axis`. The gradient of a position goes back to the device
+        that it came from.
 
     Raises:
-        FuncconvError: if a number is negative, the block is empty, or the mesh axis is not one that is mapped over.
+        FuncconvError: if a number is negative, the block is empty, or `axis_name` is not a mapped axis.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

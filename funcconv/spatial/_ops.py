@@ -1,4 +1,4 @@
-"""Convolution and pool of a block of an image."""
+"""Convolution and pooling of images whose spatial axes are sharded over devices."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -50,27 +50,51 @@ def conv(
     accumulate_dtype: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    """Convolve an image of which each device holds a block: the result is this device's block of `fc.conv`'s.
+    """Convolve an image that is sharded along space: the result is this device's block of the result of `fc.conv`.
+
+    Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
     Args:
-        params: see `fc.conv`; the same on all devices.
-        x: `(*batch, *spatial, channels)`, this device's block.
-        axis_names: for each spatial axis the mesh axis over which it is spread, or None where it is whole.
-        stride: see `fc.conv`, like those that follow. Paddings are those of the whole image.
-        padding: see `fc.conv`.
-        dilation: see `fc.conv`.
-        groups: see `fc.conv`.
-        pad_mode: see `fc.conv`.
-        flip: see `fc.conv`.
-        precision: see `fc.conv`.
-        accumulate_dtype: see `fc.conv`.
-        implementation: see `fc.conv`.
+        params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`. Omit the bias, or set it to None, for none.
+            The number of spatial axes is the number of axes of the kernel minus two.
+        x: `(*batch, *spatial, in)`, this device's block, floating or complex, with any number of batch axes.
+        axis_names: for each spatial axis the name of the mesh axis over which it is sharded, or None if every device
+            has all of it.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: padding of the whole image: positions added before and after each spatial axis; negative numbers crop.
+            One integer, one integer per axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding.
+            `"SAME"`: the result has `ceil(size / stride)` positions; if the total is odd, the extra position comes
+            after. `"SAME_LOWER"`: the same, but the extra position comes before. `"HALF"`:
+            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides. `"CAUSAL"`:
+            `dilation * (window - 1)` before, none after. Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
+            group; `groups=in` gives a depthwise convolution. Default: 1.
+        pad_mode: values in the padding of the whole image: `"zeros"`, `"reflect"` (mirrored, without repeating the
+            edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Padding wider than the axis
+            continues as in `numpy.pad`. Default: `"zeros"`.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold `x.dtype`.
+            The result always has the dtype of `x`. Default: None, the platform's choice, at least float32 for 16-bit
+            inputs.
+        implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
+            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
+            `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
-        `(*batch, *positions, channels)`, this device's block. All blocks have one shape.
+        `(*batch, *positions, out)`, this device's block. The blocks of all devices have the same shape.
 
     Raises:
-        FuncconvError: as `fc.conv`, and if the windows cannot be shared evenly.
+        FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
+            is not the one of a mapped axis, if `x`, kernel and bias differ in dtype or are integers, if channels,
+            groups or bias do not match the kernel, if an option has another value than listed above, or if a window
+            does not fit.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -117,28 +141,50 @@ def pool(
     count_include_pad: bool = False,
     ceil_mode: bool = False,
 ) -> Array:
-    """Pool an image of which each device holds a block: the result is this device's block of `fc.pool`'s.
+    """Pool an image that is sharded along space: the result is this device's block of the result of `fc.pool`.
+
+    Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
     Args:
-        x: `(*batch, *spatial, channels)`, this device's block.
-        window: see `fc.pool`.
-        axis_names: see `conv`.
-        reduce: see `fc.pool`, like those that follow. Paddings are those of the whole image.
-        stride: see `fc.pool`.
-        padding: see `fc.pool`.
-        dilation: see `fc.pool`.
-        pad_mode: see `fc.pool`.
-        ties: see `fc.pool`.
-        p: see `fc.pool`.
-        temperature: see `fc.pool`, here a plain number.
-        count_include_pad: see `fc.pool`.
-        ceil_mode: see `fc.pool`.
+        x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes.
+        window: taps of a window. One integer for all spatial axes, or one per axis. Default: 2.
+        axis_names: for each spatial axis the name of the mesh axis over which it is sharded, or None if every device
+            has all of it.
+        reduce: how to reduce each window: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
+            lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
+            `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
+            `(..., taps)`, the taps in row-major order, and `axis=-1`; it removes that axis and keeps the dtype.
+            Default: `"max"`.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: None, the window.
+        padding: padding of the whole image: positions added before and after each spatial axis; negative numbers crop.
+            One integer, one integer per axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding.
+            `"SAME"`: the result has `ceil(size / stride)` positions; if the total is odd, the extra position comes
+            after. `"SAME_LOWER"`: the same, but the extra position comes before. `"HALF"`:
+            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides. `"CAUSAL"`:
+            `dilation * (window - 1)` before, none after. Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        pad_mode: what the padding contains. None: nothing, so padding takes no part in the result. A mode fills the
+            padding with values that take part like the inputs: `"zeros"`, `"reflect"` (mirrored, without repeating the
+            edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Default: None.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
+            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
+        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
+        temperature: temperature of `"lse"`, a positive Python number. Default: 1.0.
+        count_include_pad: whether `"mean"` divides by the number of all taps on the image and its padding, instead of
+            the taps on the image. Taps beyond the padding, which `ceil_mode` can cause, never count. Default: False.
+        ceil_mode: whether a last window may extend beyond the padded image, unless it would start in the padding on
+            that side; as in PyTorch. Default: False.
 
     Returns:
-        `(*batch, *positions, channels)`, this device's block. All blocks have one shape.
+        `(*batch, *positions, channels)`, this device's block. The blocks of all devices have the same shape.
 
     Raises:
-        FuncconvError: as `fc.pool`, and if the windows cannot be shared evenly.
+        FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
+            is not the one of a mapped axis, if an option has another value than listed above, if a window does not fit
+            or has no tap that takes part, or if the result would have to be rounded to an integer.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
