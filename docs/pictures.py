@@ -86,12 +86,13 @@ def speed(result: dict) -> plt.Figure:
     return figure
 
 
-def from_page(page: str, picture: str) -> bytes:
-    """Run the blocks of a page in an empty folder, and return the picture that they write."""
-    text = (Path(__file__).parent / page).read_text()
+def from_page(page: str, out: Path) -> None:
+    """Run the blocks of the siamese page in an empty folder. Write its network and the picture that it draws."""
+    text, names = (Path(__file__).parent / page).read_text(), {}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        exec("".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)), {})
-        return Path(picture).read_bytes()
+        exec("".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)), names)
+        (out / "siamese-digits.png").write_bytes(Path("siamese.png").read_bytes())
+    fc.draw(names["network"], out / "siamese-network.svg")
 
 
 def main() -> None:
@@ -111,7 +112,7 @@ def main() -> None:
     windows = fc.plot.windows((7, 7), 3, stride=2, padding=1, position=(1, 2))
     for name, figure in (("matrix", matrices()), ("pools", pools(digit)), ("windows", windows)):
         figure.savefig(out / f"course-{name}.png", dpi=80)
-    (out / "siamese-digits.png").write_bytes(from_page("siamese.md", "siamese.png"))
+    from_page("siamese.md", out.resolve())
 
 
 if __name__ == "__main__":
