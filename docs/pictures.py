@@ -7,6 +7,7 @@ import re
 import sys
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -86,12 +87,12 @@ def speed(result: dict) -> plt.Figure:
     return figure
 
 
-def from_page(page: str, picture: str) -> bytes:
-    """Run the blocks of a page in an empty folder, and return the picture that they write."""
-    text = (Path(__file__).parent / page).read_text()
+def from_page(page: str, picture: str) -> tuple[bytes, dict[str, Any]]:
+    """Run the blocks of a page in an empty folder. Return the picture that they write, and their variables."""
+    text, names = (Path(__file__).parent / page).read_text(), {}
     with tempfile.TemporaryDirectory() as folder, contextlib.chdir(folder):
-        exec("".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)), {})
-        return Path(picture).read_bytes()
+        exec("".join(re.findall(r"^```python\n(.*?)^```", text, re.MULTILINE | re.DOTALL)), names)
+        return Path(picture).read_bytes(), names
 
 
 def main() -> None:
@@ -121,7 +122,10 @@ def main() -> None:
         ("recipes/gan.md", "generated.png", "recipe-gan.png"),
         ("recipes/audio.md", "prediction.png", "recipe-audio.png"),
     ):
-        (out / name).write_bytes(from_page(page, written))
+        picture, names = from_page(page, written)
+        (out / name).write_bytes(picture)
+        if page == "siamese.md":
+            fc.draw(names["network"], out / "siamese-network.svg")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
-"""One of each kind of picture, from real digits and a photograph that matplotlib ships.
+"""Draw one picture of each kind, from real digits and a photograph that matplotlib ships.
 
-python examples/gallery.py --out pictures
+python examples/gallery.py
 """
 
 import argparse
@@ -106,8 +106,12 @@ def loop(w: list, x: jax.Array) -> jax.Array:
 def main() -> None:
     """Write the pictures."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--out", type=Path, default=Path("pictures"), help="the folder to write to (default: pictures)")
-    parser.add_argument("--steps", type=int, default=200, help="of training, for what has been learned (default: 200)")
+    parser.add_argument(
+        "--out", type=Path, default=Path("runs/gallery"), help="folder for the pictures (default: %(default)s)"
+    )
+    parser.add_argument(
+        "--steps", type=int, default=200, help="training steps of the classifier (default: %(default)s)"
+    )
     options = parser.parse_args()
     out = options.out
     out.mkdir(parents=True, exist_ok=True)

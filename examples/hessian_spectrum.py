@@ -1,13 +1,13 @@
-"""Watch the spectrum of the Hessian of a convolutional network while it learns handwritten digits.
+"""Compute the spectrum of the Hessian of a convolutional network while it learns handwritten digits.
 
-Nearly all eigenvalues lie in a bulk near zero. As soon as the network has learnt a little, as many as there are classes
-less one stand apart from it (Sagun et al., "Empirical analysis of the Hessian of over-parametrized neural networks",
-2017, arXiv:1706.04454; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via Hessian
-eigenvalue density", 2019, arXiv:1901.10159).
+Nearly all eigenvalues are near zero. After a few steps, one fewer eigenvalues than there are classes are much larger
+than the others (Sagun et al., "Empirical analysis of the Hessian of over-parametrized neural networks", 2017,
+arXiv:1706.04454; Ghorbani, Krishnan and Xiao, "An investigation into neural net optimization via Hessian eigenvalue
+density", 2019, arXiv:1901.10159).
 
-A line for each point of the training says the loss, how many eigenvalues are above the widest gap among the largest
-ones, by what factor those beside the gap differ, and the share of the spectrum that is near zero. The last line repeats
-it for the point at which the gap is widest.
+The output has a line for each point of the training: the loss, the number of eigenvalues above the widest gap among
+the largest ones, the ratio of the eigenvalues on both sides of the gap, and the share of the spectrum that is near
+zero. The last line repeats the line of the point with the widest gap.
 """
 
 import argparse
@@ -22,7 +22,6 @@ import jax
 import numpy as np
 import optax
 from digits import DataError, Split, load
-from tqdm import tqdm
 
 import funcconv as fc
 
@@ -39,7 +38,7 @@ class Spectrum(NamedTuple):
     step: int
     loss: float
     values: np.ndarray
-    density: fc._derivatives.Density
+    density: fc.Density
 
     @property
     def outliers(self) -> int:
@@ -108,11 +107,13 @@ def spectra(network: fc.Graph, data: Split, classes: int, steps: int, seed: int)
 
     params, found = network.init(key), []
     moments = optimizer.init(params)
-    for i in tqdm(range(steps + 1), desc="training", unit="step"):
-        if i in checkpoints(steps):
-            found.append(spectrum(i))
-        batch = rng.choice(len(data.labels), BATCH)
-        params, moments = step(params, moments, data.images[batch], data.labels[batch])
+    with command_line.progress_bar(steps + 1, "training") as bar:
+        for i in range(steps + 1):
+            if i in checkpoints(steps):
+                found.append(spectrum(i))
+            batch = rng.choice(len(data.labels), BATCH)
+            params, moments = step(params, moments, data.images[batch], data.labels[batch])
+            bar.update()
     return found
 
 
@@ -157,8 +158,6 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Train, look at the Hessian on the way and draw; return the exit status."""
     begin = time.perf_counter()
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     training, _ = load(options.data)
     classes, labels = np.unique(training.labels, return_inverse=True)
     if len(classes) < 3:
@@ -166,6 +165,7 @@ def run(options: argparse.Namespace) -> int:
         raise DataError(msg)
 
     network = convnet(training.images.shape[1:], len(classes))
+    out = command_line.output_folder(options)
     found = spectra(network, Split(training.images, labels), len(classes), options.steps, options.seed)
     for each in found:
         print(f"step={each.step} {each}")

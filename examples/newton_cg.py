@@ -1,17 +1,17 @@
-"""Train a convolutional network by Newton's method with conjugate gradients, and compare it with first-order methods.
+"""Train a convolutional network with Newton's method and conjugate gradients, and compare it with first-order methods.
 
-A step solves `(G + damping) d = -gradient` roughly, by conjugate gradients, where the Gauss-Newton matrix `G` is known
-by its products alone. The damping is that of Levenberg and Marquardt: it falls where the loss falls as the quadratic
-model says, and rises where it does not (Martens, "Deep learning via Hessian-free optimization", 2010).
+Each step solves `(G + damping) d = -gradient` approximately with conjugate gradients, which need only products with the
+Gauss-Newton matrix `G`. The damping is that of Levenberg and Marquardt: it decreases if the loss falls as the quadratic
+model predicts, and increases otherwise (Martens, "Deep learning via Hessian-free optimization", 2010).
 
-The others are gradient descent with momentum and Adam, each with the best of a few step sizes. All fit the same few
-hundred digits, all of these in every step, and pay in gradients: a product counts as two of them, a linearisation and
-an evaluation of the loss as one each. That is to the disadvantage of Newton's method: the first line says what a
-product costs by the clock. At first the others are faster by far; but they slow down, and Newton's method does not.
-That holds where the loss goes to zero: with weight decay, squared loss or as an autoencoder, first trials of the same
-size had Adam below Newton's method at the end.
+The other methods are gradient descent with momentum and Adam, each with the best of several step sizes. All methods fit
+the same few hundred digits with full-batch steps. The cost is counted in gradients: a product counts as two, a
+linearization and an evaluation of the loss as one each. This is more than Newton's method really costs: the second line
+of the output says how long a product takes. At first the other methods are much faster, but then they slow down, and
+Newton's method does not. This is true if the loss can reach zero. With weight decay, squared loss or an autoencoder,
+Adam ended below Newton's method in first trials of the same size.
 
-The last line says the loss that each has reached at the end of the budget.
+The last line has the loss that each method has reached when the budget is spent.
 """
 
 import argparse
@@ -29,7 +29,6 @@ import optax
 from digits import Split, load
 from jax.flatten_util import ravel_pytree
 from scipy.sparse.linalg import LinearOperator, cg
-from tqdm import tqdm
 
 import funcconv as fc
 
@@ -83,7 +82,7 @@ class Newton:
     def train(self, params: jax.Array, budget: int) -> Curve:
         """Return what was paid and the loss, before each step that begins within the budget."""
         damping, paid, curve = 1.0, 0, ([], [])
-        bar = tqdm(total=budget, desc="newton", unit="gradient")
+        bar = command_line.progress_bar(budget, "newton", "gradient")
         while paid < budget:
             value, gradient = self.value_and_grad(params)
             value = float(value)
@@ -101,7 +100,7 @@ class Newton:
             params = there if change < 0 else params
             paid += 3 + PRODUCT * products
             bar.update(3 + PRODUCT * products)
-            bar.set_postfix(loss=f"{value:.2g}", damping=f"{damping:.1g}")
+            bar.set_postfix(loss=f"{value:.2g}", damping=f"{damping:.1g}", refresh=False)
         bar.close()
         return curve
 
@@ -131,9 +130,11 @@ def first_order(loss: Callable, params: jax.Array, name: str, rate: float, budge
         return optax.apply_updates(params, updates), moments, value
 
     moments, losses = optimizer.init(params), []
-    for _ in tqdm(range(budget), desc=f"{name}, step size {rate}", unit="gradient"):
-        params, moments, value = step(params, moments)
-        losses.append(value)
+    with command_line.progress_bar(budget, f"{name}, step size {rate}", "gradient") as bar:
+        for _ in range(budget):
+            params, moments, value = step(params, moments)
+            losses.append(value)
+            bar.update()
     return list(range(1, budget + 1)), np.maximum(np.asarray(losses, float), FLOOR).tolist()
 
 
@@ -186,13 +187,12 @@ def main(arguments: list[str] | None = None) -> int:
 def run(options: argparse.Namespace) -> int:
     """Train by each method, draw and compare; return the exit status."""
     begin = time.perf_counter()
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     training, _ = load(options.data)
     chosen = np.random.default_rng(options.seed).permutation(len(training.labels))[:IMAGES]
     data = Split(training.images[chosen], training.labels[chosen])
 
     network = convnet(data.images.shape[1:], int(training.labels.max()) + 1)
+    out = command_line.output_folder(options)
     params, unravel = ravel_pytree(network.init(jax.random.key(options.seed)))
 
     def model(params: jax.Array) -> jax.Array:

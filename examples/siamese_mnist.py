@@ -1,12 +1,12 @@
 """Train a siamese network on pairs of handwritten digits: one trunk, two inputs, shared weights.
 
-It learns on all classes but the last two to put images of one class near to each other and others far apart (Hadsell,
-Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping", 2006). Then it is asked about images it
-has not seen, and about classes it has not seen.
+It trains on all classes except the last two. The contrastive loss moves images of one class close together and others
+apart (Hadsell, Chopra and LeCun, "Dimensionality reduction by learning an invariant mapping", 2006). Then it is tested
+on images that it has not seen, and on the two classes that it has not seen.
 
-The last line says what it reached: the share of held-out pairs that are told apart rightly (same class or not), the
-share of held-out images whose nearest neighbour among the training images is of their class, and the share of rightly
-told pairs of the unseen classes.
+The last line has three results: the share of held-out pairs that are classified correctly (same class or not), the
+share of held-out images whose nearest neighbour among the training images is of their class, and the share of pairs of
+the two unseen classes that are classified correctly.
 """
 
 import argparse
@@ -97,7 +97,7 @@ def train(network: fc.Graph, data: Split, options: argparse.Namespace) -> tuple[
         progress=jax.process_index() == 0,
     )  # fmt: skip
     if history.stopped:
-        print(f"siamese_mnist: {history.stopped}; --resume goes on", file=sys.stderr)
+        print(f"siamese_mnist: {history.stopped}; continue with --resume", file=sys.stderr)
     return jax.device_get(state.params), history["loss"]
 
 
@@ -130,38 +130,60 @@ def nearest_neighbour(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) 
 
 
 def draw(
-    path: Path, losses: list[float], images: np.ndarray, embeddings: np.ndarray, labels: np.ndarray, threshold: float
-):
-    """Draw the loss, some pairs with their distances, and the embedding in two dimensions."""
+    path: Path, losses: list[float], seen: Split, points: np.ndarray, unseen: Split, unseen_points: np.ndarray,
+    threshold: float,
+):  # fmt: skip
+    """Draw the loss, the embedding in two dimensions, and some pairs with their distances.
+
+    Args:
+        path: file to write.
+        losses: loss of each step.
+        seen: held-out images of the classes that the network was trained on.
+        points: embeddings of these images, `(examples, features)`.
+        unseen: images of the classes that the network was not trained on.
+        unseen_points: embeddings of these images.
+        threshold: distance below which two images are predicted to be of one class.
+    """
     import matplotlib as mpl
 
     mpl.use("agg")
     import matplotlib.pyplot as plt
 
-    figure = plt.figure(figsize=(14, 7.5), layout="constrained")
-    above, below = figure.subfigures(2, 1, height_ratios=(5, 2))
+    figure = plt.figure(figsize=(14, 9.5), layout="constrained")
+    above, *below = figure.subfigures(3, 1, height_ratios=(5, 2, 2))
     losses_at, embedding_at = above.subplots(1, 2)
     losses_at.plot(losses, color="0.8", label="each step")
     width = max(len(losses) // 20, 1)
     means = np.convolve(losses, np.ones(width) / width, "valid")
     losses_at.plot(np.arange(len(means)) + (width - 1) / 2, means, label=f"mean of {width}")
-    losses_at.set(title="contrastive loss", xlabel="step", yscale="log")
+    losses_at.set(title="training", xlabel="step", ylabel="contrastive loss", yscale="log")
     losses_at.legend()
 
-    centered = embeddings - embeddings.mean(0)
-    plane = centered @ np.linalg.svd(centered, full_matrices=False)[2][:2].T
-    for i, label in enumerate(np.unique(labels)):
-        embedding_at.scatter(*plane[labels == label].T, s=6, color=f"C{i % 10}", label=str(label))
-    embedding_at.set(title="held-out images, two principal axes of their embedding", aspect="equal")
-    embedding_at.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=2)
+    mean = points.mean(0)
+    axes = np.linalg.svd(points - mean, full_matrices=False)[2][:2].T  # the two principal axes, (features, 2)
+    for i, label in enumerate(np.unique(seen.labels)):
+        plane = (points[seen.labels == label] - mean) @ axes
+        embedding_at.scatter(*plane.T, s=6, color=f"C{i % 10}", label=str(label))
+    for label, marker in zip(np.unique(unseen.labels), "x+", strict=True):
+        plane = (unseen_points[unseen.labels == label] - mean) @ axes
+        embedding_at.scatter(
+            *plane.T, s=18, color="black", marker=marker, linewidths=0.8, label=f"{label}, not trained on"
+        )
+    embedding_at.set(
+        title="embeddings of held-out images", aspect="equal", xlabel="first principal axis",
+        ylabel="second principal axis",
+    )  # fmt: skip
+    embedding_at.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)
 
-    below.suptitle(f"held-out pairs and their distances: the same if below {threshold:.2f}; green if told rightly")
-    left, right, same = draw_pairs(np.random.default_rng(0), labels, 16)
-    for axes, a, b, alike in zip(below.subplots(1, 16), left, right, same, strict=True):
-        apart = float(distance(embeddings[a], embeddings[b]))
-        axes.imshow(np.concatenate([images[a, ..., 0], images[b, ..., 0]]), cmap="gray_r")
-        axes.set_axis_off()
-        axes.set_title(f"{apart:.2f}", color="C2" if (apart < threshold) == alike else "C3")
+    rows = (("the classes trained on", seen, points), ("classes that were not trained on", unseen, unseen_points))
+    for row, (name, split, embeddings) in zip(below, rows, strict=True):
+        row.suptitle(f"pairs of {name}: equal if the distance is below {threshold:.2f}; green if predicted correctly")
+        left, right, same = draw_pairs(np.random.default_rng(0), split.labels, 16)
+        for panel, a, b, alike in zip(row.subplots(1, 16), left, right, same, strict=True):
+            apart = float(distance(embeddings[a], embeddings[b]))
+            panel.imshow(np.concatenate([split.images[a, ..., 0], split.images[b, ..., 0]]), cmap="gray_r")
+            panel.set_axis_off()
+            panel.set_title(f"{apart:.2f}", color="C2" if (apart < threshold) == alike else "C3")
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
@@ -198,8 +220,6 @@ def join(process: str, coordinator: str) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, and ask; return the exit status."""
     begin = time.perf_counter()
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
     training, held_out = load(options.data)
     classes = np.unique(training.labels)
     if len(classes) < 4:
@@ -212,10 +232,11 @@ def run(options: argparse.Namespace) -> int:
     held_out = held_out.of_classes(classes[:-2])
 
     if not options.resume:
-        shutil.rmtree(out / "checkpoints", ignore_errors=True)
+        shutil.rmtree(Path(options.out) / "checkpoints", ignore_errors=True)
     if options.process:
-        join(options.process, options.coordinator)
+        join(options.process, options.coordinator)  # before JAX computes anything
     network = siamese_network(training.images.shape[1:])
+    command_line.output_folder(options)
     params, losses = train(network, training, options)
     if jax.process_index() > 0:
         return 0
@@ -235,7 +256,7 @@ def ask(
     verified_unseen = verification(new, unseen.labels, threshold, options.seed)
     neighbours = np.mean(nearest_neighbour(known, training.labels, asked) == held_out.labels)
 
-    draw(out / "siamese.png", losses, held_out.images, asked, held_out.labels, threshold)
+    draw(out / "siamese.png", losses, held_out, asked, unseen, new, threshold)
     (out / "siamese.msgpack").write_bytes(serialization.to_bytes(params))
     seconds = time.perf_counter() - begin
     print(

@@ -1,9 +1,9 @@
-"""Train a small residual network to classify handwritten digits, in a loop that can be killed and goes on.
+"""Train a small residual network to classify handwritten digits, in a loop that you can kill and resume.
 
-Images are shifted by up to two pixels as they are shown; what is evaluated is the moving average of the parameters.
-With `--resume` a run goes on from its last checkpoint, and ends as if it had never been stopped: with the same digest.
+Images are shifted by up to two pixels during training. The moving average of the parameters is evaluated. With
+`--resume`, a run continues from its last checkpoint and ends with the same digest as a run without the interruption.
 
-The last line says the share of held-out images that are classified rightly, and the SHA-256 of the parameters.
+The last line has the share of held-out images that are classified correctly, and the SHA-256 digest of the parameters.
 """
 
 import argparse
@@ -42,17 +42,22 @@ def residual_network(shape: tuple[int, ...], classes: int) -> fc.Graph:
     return fc.Graph(image, network(image))
 
 
-def accuracy(network: fc.Graph, params: dict, images: np.ndarray, labels: np.ndarray) -> float:
-    """Return the share of images whose largest number is that of their class."""
-    classify = jax.jit(lambda images: network(params, images).argmax(-1))
-    found = np.concatenate([classify(images[i : i + 500]) for i in range(0, len(images), 500)])
-    return float(np.mean(found == labels))
+@partial(jax.jit, static_argnums=0)
+def classify(network: fc.Graph, params: dict, images: jax.Array) -> jax.Array:
+    """Return the class with the largest logit for each image."""
+    return network(params, images).argmax(-1)
+
+
+def accuracy(network: fc.Graph, params: dict, split: Split) -> float:
+    """Return the share of images that are classified correctly."""
+    parts = [classify(network, params, split.images[i : i + 500]) for i in range(0, len(split.images), 500)]
+    return float(np.mean(np.concatenate(parts) == split.labels))
 
 
 def train(
     network: fc.Graph, training: Split, held_out: Split, options: argparse.Namespace, mesh: Mesh
-) -> fc.train.State:
-    """Return the state at the end of the run."""
+) -> tuple[fc.train.State, fc.train.History]:
+    """Return the state at the end of the run, and its history."""
 
     def loss(params: dict, batch: dict, *, key: jax.Array, state: dict) -> jax.Array:
         del state
@@ -73,13 +78,30 @@ def train(
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "train_cnn.jsonl").unlink(missing_ok=True)
     state, history = fc.train.fit(
-        step, init(network.init(key), key), data, steps=options.steps, every=200,
-        evaluate=lambda state: {"accuracy": accuracy(network, state.ema, held_out.images, held_out.labels)},
+        step, init(network.init(key), key), data, steps=options.steps, every=50,
+        evaluate=lambda state: {"accuracy": accuracy(network, state.ema, held_out)},
         checkpoint=out / "checkpoints", about={"architecture": network.to_json()}, log=out / "train_cnn.jsonl",
     )  # fmt: skip
     if history.stopped:
-        print(f"train_cnn: {history.stopped}; --resume goes on", file=sys.stderr)
-    return state
+        print(f"train_cnn: {history.stopped}; continue with --resume", file=sys.stderr)
+    return state, history
+
+
+def draw(path: Path, history: fc.train.History) -> None:
+    """Draw the loss of each step, and the accuracy of each evaluation."""
+    import matplotlib as mpl
+
+    mpl.use("agg")
+    import matplotlib.pyplot as plt
+
+    figure, (loss_at, accuracy_at) = plt.subplots(1, 2, figsize=(11, 4), layout="constrained")
+    fc.plot.history(history, "loss", ax=loss_at)
+    loss_at.set(title="training", ylabel="cross-entropy")
+    fc.plot.history(history, "eval/accuracy", log=False, ax=accuracy_at)
+    accuracy_at.set(title="held-out images", ylabel="accuracy of the averaged parameters")
+    accuracy_at.grid(alpha=0.3)
+    figure.savefig(path, dpi=100)
+    plt.close(figure)
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -95,7 +117,7 @@ def main(arguments: list[str] | None = None) -> int:
     return command_line.main(
         "train_cnn", __doc__, run, arguments,
         steps=600, unit=f"of {BATCH} images each", seed="the weights, the order and the shifts",
-        writes="checkpoints and train_cnn.jsonl", more=more,
+        writes="train_cnn.png, checkpoints and train_cnn.jsonl", more=more,
     )  # fmt: skip
 
 
@@ -117,8 +139,10 @@ def run(options: argparse.Namespace) -> int:
         raise DataError(msg)
     classes = int(max(training.labels.max(), held_out.labels.max())) + 1
     network = residual_network(training.images.shape[1:], classes)
-    state = train(network, training, held_out, options, mesh)
-    reached = accuracy(network, jax.device_get(state.ema), held_out.images, held_out.labels)
+    out = command_line.output_folder(options)
+    state, history = train(network, training, held_out, options, mesh)
+    draw(out / "train_cnn.png", history)
+    reached = accuracy(network, jax.device_get(state.ema), held_out)
     seconds, digest = time.perf_counter() - begin, fc.train.digest(jax.device_get(state.params))
     print(f"accuracy={reached:.4f} steps={int(state.step)} seconds={seconds:.1f} digest={digest}")
     if int(state.step) >= 100 and not reached >= LEARNED:

@@ -77,11 +77,14 @@ def test_siamese_mnist_learns(tmp_path):
     assert "training" in done.stderr
     assert "step" in done.stderr
     assert "loss=" in done.stderr
-    assert (tmp_path / "siamese.png").read_bytes().startswith(b"\x89PNG")
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # the folder that git ignores
+    out = tmp_path / "runs" / "siamese_mnist"
+    assert done.stdout.startswith("writing to runs/siamese_mnist\n")
+    assert (out / "siamese.png").read_bytes().startswith(b"\x89PNG")
 
     network = siamese_mnist.siamese_network((28, 28, 1))
     like = jax.eval_shape(network.init, jax.random.key(0))
-    params = serialization.from_bytes(like, (tmp_path / "siamese.msgpack").read_bytes())
+    params = serialization.from_bytes(like, (out / "siamese.msgpack").read_bytes())
     data = digits.load(None)[1].of_classes(np.arange(8))
     with jax.enable_x64(False):
         embeddings = siamese_mnist.embed(network, params, data.images)
@@ -202,6 +205,8 @@ def test_experiment_runs_and_draws(tmp_path, module, monkeypatch, climate_of_a_u
     assert status in (0, 1)
     assert ("failed" in captured.err) == (status == 1)
     assert re.fullmatch(EXPERIMENTS[module], captured.out.splitlines()[-1])
+    assert captured.out.startswith(f"writing to {out}\n")
+    assert captured.err.count("loss=") <= 4  # a bar in a file is a few lines, not one for each step
     assert (out / f"{module.__name__}.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -235,7 +240,7 @@ def test_experiment_refuses_bad_options(module, arguments, capsys):
 
 def test_spectrum_is_described():
     """Three of six large eigenvalues stand apart, by a factor of four; half of the spectrum is near zero."""
-    density = hessian_spectrum.fc._derivatives.Density(np.array([-1.0, 0.0, 1.0, 10.0]), np.array([1.0, 3.0, 2.0, 2.0]))
+    density = fc.Density(np.array([-1.0, 0.0, 1.0, 10.0]), np.array([1.0, 3.0, 2.0, 2.0]))
     found = hessian_spectrum.Spectrum(7, 0.5, np.array([10.0, 9.0, 8.0, 2.0, 1.5, 1.2]), density)
     assert (found.outliers, found.gap) == (3, 4)
     assert found.near_zero == 3 / 8
@@ -321,6 +326,17 @@ def test_the_bundled_digits():
     assert sum(image.tobytes() in seen for image in held_out.images) == 0
 
 
+@pytest.mark.parametrize("name", ["gallery", "hessian_spectrum", "maml", "newton_cg", "siamese_mnist", "train_cnn"])
+def test_examples_write_to_a_folder_that_git_ignores(name):
+    """By default, to `runs/NAME`, and `.gitignore` has `/runs/`."""
+    done = subprocess.run(
+        [sys.executable, EXAMPLES / f"{name}.py", "--help"], capture_output=True, text=True, check=True
+    )  # fmt: skip
+    assert f"(default: runs/{name})" in " ".join(done.stdout.split())
+    ignored = EXAMPLES.parent / ".gitignore"
+    assert "/runs/" in ignored.read_text().splitlines()
+
+
 def test_gallery_draws_every_picture(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "gallery.py", "--out", tmp_path, "--steps", "60"],
@@ -402,4 +418,5 @@ def test_train_cnn_learns_and_goes_on(tmp_path):
     process.communicate()
     done, resumed = cnn(*options, "--out", tmp_path / "killed", "--resume", cwd=tmp_path)
     assert (resumed[1], resumed[3]) == ("40", whole[3]), done.stderr
+    assert (tmp_path / "killed" / "train_cnn.png").read_bytes().startswith(b"\x89PNG")
     assert log.read_text() == (tmp_path / "whole" / "train_cnn.jsonl").read_text()
