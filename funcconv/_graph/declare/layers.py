@@ -11,8 +11,10 @@ from ..._ops.dense import dense, flatten
 from ..._ops.init import init_conv, init_conv_transpose, init_dense, init_local_conv
 from ..._ops.local_conv import local_conv
 from ..._ops.pool import pool
-from ..._windows.geometry import Axis, channels_last_order, pad_modes, per_axis, resolve, transposed_sizes
+from ..._windows.geometry import Axis, pad_modes, per_axis, resolve
+from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_transpose, of_window
+from ..._windows.transposed import transposed_sizes
 from .node import Layer, by_value, check_hash
 
 
