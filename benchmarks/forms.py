@@ -61,7 +61,7 @@ def convs(form: Form) -> Forms:
     """Return the forms that such a convolution can be computed in."""
     forms: Forms = {"lax": _lax.reference, "blocks": _blocks.conv}
     if len(form.axes) == 2 and form.overlapping is not None:
-        forms["longer"] = _lax.longer
+        forms["longer"] = _lax.conv_with_extra_row
     if len(form.axes) > 2:
         dense = partial(_maps.dense_conv, where=Where("cpu"))
         forms["planes"] = partial(_depth.conv, dense=dense)
@@ -77,9 +77,9 @@ def kernel_grads(form: Form) -> Forms:
     if len(form.axes) < 3:
         forms["turned"] = _turned.kernel_grad
     if form.axes[0].stride == 1:
-        forms["mixed"] = _blocks.mixed
+        forms["mixed"] = _blocks.kernel_grad_by_both_windows
     if not form.strided:
-        forms["exchanged"] = _blocks.exchanged
+        forms["exchanged"] = _blocks.kernel_grad_by_cotangent_windows
     if math.prod(form.window) == 1:
         forms["product"] = _pointwise.kernel_grad
     return forms

@@ -39,12 +39,12 @@ from ._primitives.explain import explain as explain
 from ._primitives.conv import checkpoint_policy as checkpoint_policy
 from ._derivatives.gradient_norm import per_example_grad_norm as per_example_grad_norm
 from ._graph.use.graph import Graph as Graph
-from ._ops.init import init_batch_stats as init_batch_stats
 from ._ops.init import init_conv as init_conv
 from ._ops.init import init_conv_transpose as init_conv_transpose
 from ._ops.init import init_dense as init_dense
 from ._ops.init import init_local_conv as init_local_conv
-from ._ops.init import init_norm as init_norm
+from ._ops.init_norms import init_batch_stats as init_batch_stats
+from ._ops.init_norms import init_norm as init_norm
 from ._graph.declare.conv_layers import Conv as Conv
 from ._graph.declare.conv_layers import ConvTranspose as ConvTranspose
 from ._graph.declare.layers import Dense as Dense

@@ -13,7 +13,7 @@ import oracles
 import pytest
 
 import funcconv as fc
-from funcconv._ops import whole_windows as _joint
+from funcconv._primitives import whole_windows as _joint
 
 SELECTIONS = ("max", "min", "median")
 
@@ -137,7 +137,7 @@ def warm_oracle(params, x):
 def sorted_median(params, x, **options):
     """Take the median of more taps than are compared in pairs."""
     del params
-    with mock.patch.object(_joint, "_SORTED", 16):
+    with mock.patch.object(_joint, "_MEDIAN_PAIRWISE_TAPS", 16):
         return fc.pool(x, (17,), **{"reduce": "median", "stride": 5, "padding": 5} | options)
 
 

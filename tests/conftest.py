@@ -23,7 +23,7 @@ FEW_OPTIMIZATIONS = os.environ.get("JAX_DISABLE_MOST_OPTIMIZATIONS", "1") != "0"
 jax.config.update("jax_disable_most_optimizations", FEW_OPTIMIZATIONS)
 # Small arrays are left to XLA; FORMS_AT_ANY_SIZE=1 runs the suite with the forms that large ones are computed in.
 if os.environ.get("FORMS_AT_ANY_SIZE", "0") != "0":
-    _choice._TINY = 0
+    _choice._FEW_PRODUCTS = 0
 hypothesis.settings.register_profile("any machine", deadline=None)  # how long an example takes is no result
 hypothesis.settings.load_profile("any machine")
 gc.set_threshold(100_000, 20, 100)  # tracing makes objects by the thousand, few of them garbage

@@ -1,1 +1,1 @@
-"""What every package uses and that knows nothing of convolution."""
+"""Helpers for all packages: errors, types, dtypes, files and sharding. Nothing here depends on convolution."""

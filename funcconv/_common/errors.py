@@ -1,13 +1,14 @@
-"""The one error that funcconv raises, and how it suggests a name."""
+"""The error that funcconv raises, and suggestions for misspelt names."""
 
 import difflib
 from collections.abc import Iterable
 
 
 class FuncconvError(ValueError):
-    """Bad input to an op, a layer or a graph.
+    """Invalid input to an op, a layer or a graph.
 
-    The text says what was expected, what came, the numbers behind it and, inside a graph, the node's name.
+    The message says what was expected, what was given (with the numbers) and what to do. Inside a graph it also names
+    the node.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -20,11 +21,11 @@ class FuncconvError(ValueError):
 
 
 def suggest(name: object, names: Iterable[str]) -> str:
-    """Return `"; did you mean 'x'?"` for the nearest of `names`, or the list of them where none is near."""
+    """Return `"; did you mean 'x'?"` for the most similar of `names`, or a list of all names if none is similar."""
     names = list(names)
-    near = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5) or [
-        n for n in names if n.lower() == str(name).lower()
-    ]
-    if near:
-        return f"; did you mean {near[0]!r}?"
+    # Similarity is case-sensitive, so "SAME" for "same" needs the second search.
+    matches = difflib.get_close_matches(str(name), names, n=1, cutoff=0.5)
+    matches = matches or [known for known in names if known.lower() == str(name).lower()]
+    if matches:
+        return f"; did you mean {matches[0]!r}?"
     return f"; known are {', '.join(map(repr, names))}" if names else ""

@@ -1,4 +1,4 @@
-"""Paths that users pass: what no file system accepts is refused before anything is read or written."""
+"""Checks of paths that users pass, before anything is read or written."""
 
 import errno
 import os
@@ -10,20 +10,19 @@ from .errors import FuncconvError
 
 
 def checked_path(op: str, path: object, *, wants: Literal["file", "folder"]) -> Path:
-    """Return a path that can name a file or a folder; it need not exist.
+    """Return a valid path of a file or a folder, which need not exist.
 
     Args:
-        op: the function that the user called. Messages begin with it.
-        path: what the user passed.
-        wants: `"file"` refuses the path of a folder, `"folder"` that of a file.
+        op: name of the called function, for messages.
+        path: the path that the user passed.
+        wants: `"file"` or `"folder"`; an existing path of the other kind is an error.
 
     Returns:
         The path as it was given, relative or absolute.
 
     Raises:
         FuncconvError: if the path is neither a string nor an `os.PathLike` of one, is empty, has a NUL character or
-            other characters that the system cannot encode, is too long, leads through a file, or names something else
-            than is wanted.
+            other characters that the system cannot encode, is too long, leads through a file, or is of the other kind.
     """
     given = path
     if isinstance(path, os.PathLike):
@@ -45,7 +44,7 @@ def checked_path(op: str, path: object, *, wants: Literal["file", "folder"]) -> 
         msg = f"{op}: {_short(path)} cannot be a path: {error}"
         raise FuncconvError(msg) from error
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EPERM):  # reading or writing it says more
+        if error.errno in (errno.EACCES, errno.EPERM):  # the error of reading or writing it says more
             return Path(path)
         msg = f"{op}: {_short(path)} cannot be a path: {error.strerror}"
         raise FuncconvError(msg) from error

@@ -1,4 +1,4 @@
-"""JSON that is read strictly: each entry once, and finite numbers."""
+"""Strict JSON: no entry twice, and finite numbers only."""
 
 import hashlib
 import json
@@ -8,11 +8,11 @@ from typing import Any, NoReturn
 
 from .errors import FuncconvError
 
-_LONG = 600  # characters of a message, which may repeat what is in the text
+_MOST_CHARACTERS = 600  # of a message, which can quote parts of the JSON
 
 
 def parsed(text: str | bytes) -> Any:
-    """Return what JSON says."""
+    """Return the value of a JSON text."""
     try:
         return json.loads(text, parse_constant=_no_constant, parse_float=_finite, object_pairs_hook=_each_once)
     except (TypeError, ValueError, RecursionError) as error:
@@ -21,24 +21,24 @@ def parsed(text: str | bytes) -> Any:
         refuse(f"it is not JSON: {str(error)[:100]}")
 
 
-def digest(told: Mapping[str, Any]) -> str:
-    """Return the SHA-256 of JSON, which depends neither on the order of entries nor on spaces."""
-    text = json.dumps(told, allow_nan=False, sort_keys=True, separators=(",", ":"))
+def digest(entries: Mapping[str, Any]) -> str:
+    """Return a SHA-256 of entries, which depends neither on their order nor on spaces in the JSON."""
+    text = json.dumps(entries, allow_nan=False, sort_keys=True, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def refuse(why: str) -> NoReturn:
     """Raise the error of `from_json`."""
-    msg = f"from_json: {why if len(why) <= _LONG else why[:_LONG] + '...'}"
+    msg = f"from_json: {why if len(why) <= _MOST_CHARACTERS else why[:_MOST_CHARACTERS] + '...'}"
     raise FuncconvError(msg)
 
 
 def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    entries = dict(pairs)
+    if len(entries) < len(pairs):  # the json module would silently keep the last of equal keys
         keys = [key for key, _ in pairs]
         refuse(f"it has the entry {next(key for key in keys if keys.count(key) > 1)[:100]!a} twice")
-    return found
+    return entries
 
 
 def _finite(text: str) -> float:

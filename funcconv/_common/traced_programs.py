@@ -1,12 +1,13 @@
-"""Kinds of operations of traced programs, and calls within them."""
+"""Kinds of operations in traced programs (jaxprs), and calls of inner programs."""
 
 from typing import Any
 
 from jax.extend import core
 
-_CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call",
-}  # fmt: skip
+# Names of primitives. JAX has renamed some of them, so the names of several versions are here.
+_CALLS = frozenset(
+    ["jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call", "custom_vjp_call"]
+)
 
 _ELEMENTWISE = """
     abs acos acosh add add_any and asin asinh atan atan2 atanh cbrt ceil clamp clz complex conj convert_element_type
@@ -20,7 +21,7 @@ ELEMENTWISE, REDUCED = frozenset(_ELEMENTWISE.split()), frozenset(_REDUCED.split
 
 
 def called(eqn: Any) -> Any:
-    """Return the program that a call runs straight through on its operands, None where there is no such thing."""
+    """Return the program that a call runs on its operands, or None if the operation is not such a call."""
     if is_call(eqn):
         for inner in core.jaxprs_in_params(eqn.params):
             jaxpr = getattr(inner, "jaxpr", inner)
@@ -31,5 +32,5 @@ def called(eqn: Any) -> Any:
 
 
 def is_call(eqn: Any) -> bool:
-    """Return whether an operation is a call, rather than a loop or an operation of its own."""
+    """Return whether an operation is a call of a program, not a loop or a single operation."""
     return eqn.primitive.name in _CALLS

@@ -1,4 +1,4 @@
-"""The words that signatures use."""
+"""Type names for signatures."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
@@ -13,7 +13,7 @@ ArrayLike: TypeAlias = Shaped[jax.Array | np.ndarray, "..."]
 Params: TypeAlias = Mapping[str, Any]
 Shape: TypeAlias = tuple[int, ...]
 
-# One value for all spatial axes, or one for each.
+# One value for all spatial axes, or one per axis.
 Sizes: TypeAlias = int | Sequence[int]
 Padding: TypeAlias = int | str | Sequence[int | Sequence[int]]
 PadMode: TypeAlias = str | Sequence[str | None]
@@ -23,10 +23,21 @@ Reduce: TypeAlias = str | Callable[..., Any]
 Number: TypeAlias = int | float
 Scalar: TypeAlias = Number | ArrayLike
 
-Precision: TypeAlias = Any  # whatever jax.lax takes: None, a name, a jax.lax.Precision, a pair of either
+Precision: TypeAlias = Any  # as in jax.lax: None, a name, a jax.lax.Precision, or a pair of these
 Initializer: TypeAlias = str | Callable[..., Any]
 
 __all__ = [
-    "Array", "ArrayLike", "DTypeLike", "Initializer", "Number", "PadMode", "Padding", "Params", "Precision", "Reduce",
-    "Scalar", "Shape", "Sizes",
-]  # fmt: skip
+    "Array",
+    "ArrayLike",
+    "DTypeLike",
+    "Initializer",
+    "Number",
+    "PadMode",
+    "Padding",
+    "Params",
+    "Precision",
+    "Reduce",
+    "Scalar",
+    "Shape",
+    "Sizes",
+]

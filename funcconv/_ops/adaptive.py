@@ -13,15 +13,17 @@ from jax import lax
 from .._common.dtypes import wide
 from .._common.types import Array, ArrayLike, Number, Reduce, Scalar
 from .._primitives.take import take
-from .._windows.geometry import adaptive_bins, per_axis, resolve
+from .._primitives.whole_windows import Joint
+from .._windows.geometry import per_axis, resolve
 from .._windows.layout import as_array, image, spatial_axes
 from .._windows.taps import fold, merge, split
-from .reducers import How, reduction, restored
-from .whole_windows import Joint
+from .reducers import ReduceOptions, reduction, restored
 
-Bins: TypeAlias = Sequence[tuple[int, int]]  # the first place of each, and the one after its last
+Bins: TypeAlias = Sequence[tuple[int, int]]  # the start and the stop of each bin of one axis
 
-_SPELT_OUT = 8  # bins that differ, at most; of more, those of one length are computed together
+# Bins repeat with a period. Up to so many bins of one period are reduced by a slice each; of more, bins of equal length
+# are reduced together, so that the program does not grow with the output size.
+_MOST_SLICED_BINS = 8
 
 
 def adaptive_pool(
@@ -80,111 +82,116 @@ def adaptive_pool(
     """
     op = "adaptive_pool"
     x = as_array(op, "the input", x)
-    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
-    reducer, x = reduction(op, how, x)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction(op, options, x)
     inside = image(op, x, *spatial_axes(op, "output_size", output_size, spatial), layout).whole()
     sizes = inside.spatial
-    resolve(op, sizes, 1)  # refuses empty axes
-    wanted = output_size if isinstance(output_size, Sequence) else (output_size,) * len(sizes)
-    outputs = per_axis(
-        op, "output_size", [size if want is None else want for size, want in zip(sizes, wanted, strict=True)],
-        len(sizes), least=1,
-    )  # fmt: skip
-    bins = [adaptive_bins(*pair) for pair in zip(sizes, outputs, strict=True)]
+    resolve(op, sizes, 1)  # raises an error for empty axes
+    requested = output_size if isinstance(output_size, Sequence) else (output_size,) * len(sizes)
+    given = [size if output is None else output for size, output in zip(sizes, requested, strict=True)]
+    outputs = per_axis(op, "output_size", given, len(sizes), least=1)
+    bins = [adaptive_bins(size, output) for size, output in zip(sizes, outputs, strict=True)]
     if isinstance(reducer, Joint):
         y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), bins)
     else:
         tree = reducer.lift(inside.array, reducer.numbers and reducer.numbers(sizes))
-        for i, ranges in reversed(tuple(enumerate(bins, start=1))):
-            tree = _fold_bins(reducer.combine, tree, i, ranges)
+        # The last axis first: then the first of equal inputs is the first in row-major order.
+        for i, axis_bins in reversed(tuple(enumerate(bins, start=1))):
+            tree = _fold_bins(reducer.combine, tree, i, axis_bins)
         y = reducer.lower(tree)
-    return restored(inside, y, how, [np.array([stop - start for start, stop in each]) for each in bins])
+    return restored(inside, y, options, [np.array([stop - start for start, stop in axis_bins]) for axis_bins in bins])
 
 
-class _Kind(NamedTuple):
-    """Bins of one axis that have one length."""
+def adaptive_bins(size: int, outputs: int) -> list[tuple[int, int]]:
+    """Return the bins of one axis, with PyTorch's rule: from `floor(i n / m)` to `ceil((i + 1) n / m)`."""
+    return [(i * size // outputs, -(-(i + 1) * size // outputs)) for i in range(outputs)]
 
-    places: list[int]  # that they cover, one bin after another
+
+class _EqualBins(NamedTuple):
+    """The bins of one axis that have the same length."""
+
+    positions: list[int]  # the inputs of the bins, one bin after another
     length: int
 
-    def of(self, x: Array, axis: int) -> Array:
-        """Return the bins as a new axis, with their inputs as the next one."""
-        return split(take(x, axis, self.places), axis, (len(self.places) // self.length, self.length))
+    def gathered(self, x: Array, axis: int) -> Array:
+        """Return the bins as a new axis, and the inputs of each bin as the next axis."""
+        return split(take(x, axis, self.positions), axis, (len(self.positions) // self.length, self.length))
 
 
-def _kinds(bins: Bins) -> tuple[list[_Kind], list[int]]:
-    """Return the bins by their lengths, of which there are at most two, and where among those each bin then is."""
+def _by_length(bins: Bins) -> tuple[list[_EqualBins], list[int]]:
+    """Return the bins grouped by their length (at most two), and for each bin its place in that order."""
     lengths = sorted({stop - start for start, stop in bins})
     numbers = [[i for i, (start, stop) in enumerate(bins) if stop - start == length] for length in lengths]
-    kinds = [
-        _Kind([place for i in each for place in range(*bins[i])], length)
-        for each, length in zip(numbers, lengths, strict=True)
+    groups = [
+        _EqualBins([position for i in members for position in range(*bins[i])], length)
+        for members, length in zip(numbers, lengths, strict=True)
     ]
     order = list(itertools.chain(*numbers))
-    return kinds, [order.index(i) for i in range(len(bins))]
+    return groups, [order.index(i) for i in range(len(bins))]
 
 
 def _in_order(parts: Sequence[Array], axis: int, order: Sequence[int]) -> Array:
-    """Put together the results of all kinds of bins along one axis."""
+    """Concatenate the results of all groups of bins along one axis, in the order of the bins."""
     return take(lax.concatenate(parts, axis), axis, order) if len(parts) > 1 else parts[0]
 
 
-def _fold_bins(op: Callable[[Any, Any], Any], taps: Any, axis: int, bins: Bins) -> Any:
-    """Reduce the adaptive bins of one axis; they repeat, so a few in one period are spelt out."""
+def _fold_bins(op: Callable[[Any, Any], Any], x: Any, axis: int, bins: Bins) -> Any:
+    """Reduce the bins of one axis of a tree of arrays by an associative operation."""
     size, outputs = bins[-1][1], len(bins)
-    periods = math.gcd(size, outputs)
-    if outputs // periods > _SPELT_OUT:
-        kinds, order = _kinds(bins)
+    periods = math.gcd(size, outputs)  # the axis consists of so many parts with the same bins
+    if outputs // periods > _MOST_SLICED_BINS:
+        groups, order = _by_length(bins)
         results = [
-            fold(op, jax.tree.map(lambda x, kind=kind: kind.of(x, axis), taps), axis + 1, kind.length, 1, 1, 1)
-            for kind in kinds
+            fold(op, jax.tree.map(lambda x, group=group: group.gathered(x, axis), x), axis + 1, group.length, 1, 1, 1)
+            for group in groups
         ]
         return jax.tree.map(
-            lambda *parts: _in_order([lax.squeeze(x, (axis + 1,)) for x in parts], axis, order), *results
+            lambda *parts: _in_order([lax.squeeze(part, (axis + 1,)) for part in parts], axis, order), *results
         )
-    taps = jax.tree.map(lambda x: split(x, axis, (periods, size // periods)), taps)
-    folded = []
+    x = jax.tree.map(lambda x: split(x, axis, (periods, size // periods)), x)
+    results = []
     for start, stop in bins[: outputs // periods]:
-        share = jax.tree.map(lambda x, start=start, stop=stop: lax.slice_in_dim(x, start, stop, axis=axis + 1), taps)
-        folded.append(fold(op, share, axis + 1, stop - start, 1, 1, 1))
-    return jax.tree.map(lambda *parts: merge(lax.concatenate(parts, axis + 1), axis, 2), *folded)
+        inputs = jax.tree.map(lambda x, start=start, stop=stop: lax.slice_in_dim(x, start, stop, axis=axis + 1), x)
+        results.append(fold(op, inputs, axis + 1, stop - start, 1, 1, 1))
+    return jax.tree.map(lambda *parts: merge(lax.concatenate(parts, axis + 1), axis, 2), *results)
 
 
 def _joint_bins(reducer: Joint, x: Array, bins: Sequence[Bins]) -> Array:
-    """Reduce adaptive bins by a function of all their taps."""
+    """Reduce bins along all axes by a function of all their inputs."""
     n = len(bins)
-    periods = [math.gcd(each[-1][1], len(each)) for each in bins]
-    counts = [len(each) // k for each, k in zip(bins, periods, strict=True)]
-    if math.prod(counts) > _SPELT_OUT:
-        return _joint_kinds(reducer, x, bins)
-    for i, k in enumerate(periods):
-        x = split(x, 1 + 2 * i, (k, x.shape[1 + 2 * i] // k))
-    periods_first = (0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
-    x = x.transpose(periods_first)  # (batch, *periods, *places in a period, channels)
+    periods = [math.gcd(axis_bins[-1][1], len(axis_bins)) for axis_bins in bins]
+    counts = [len(axis_bins) // period for axis_bins, period in zip(bins, periods, strict=True)]
+    if math.prod(counts) > _MOST_SLICED_BINS:
+        return _joint_bins_by_length(reducer, x, bins)
+    for i, period in enumerate(periods):
+        x = split(x, 1 + 2 * i, (period, x.shape[1 + 2 * i] // period))
+    # (batch, period, place, period, place, ..., channels) -> (batch, *periods, *places in a period, channels)
+    x = x.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
     results = []
     for index in np.ndindex(*counts):
-        share = x
+        inputs = x
         for axis, i in enumerate(index):
             start, stop = bins[axis][i]
-            share = lax.slice_in_dim(share, start, stop, axis=1 + n + axis)
-        results.append(reducer.apply([merge(share, 1 + n, n)], None))
+            inputs = lax.slice_in_dim(inputs, start, stop, axis=1 + n + axis)
+        results.append(reducer.apply([merge(inputs, 1 + n, n)], None))
     y = split(jnp.stack(results, 1 + n), 1 + n, counts)
+    # (batch, *periods, *bins of a period, channels) -> (batch, period, bin, period, bin, ..., channels)
     y = y.transpose(0, *(axis for i in range(1, n + 1) for axis in (i, n + i)), 2 * n + 1)
     for i in range(n):
         y = merge(y, 1 + i, 2)
     return y
 
 
-def _joint_kinds(reducer: Joint, x: Array, bins: Sequence[Bins]) -> Array:
-    """Reduce adaptive bins by one call for all that have the same lengths."""
+def _joint_bins_by_length(reducer: Joint, x: Array, bins: Sequence[Bins]) -> Array:
+    """Return the same with one call of the function for all bins of the same lengths."""
     n = len(bins)
-    kinds, orders = zip(*map(_kinds, bins), strict=True)
+    groups, orders = zip(*map(_by_length, bins), strict=True)
 
-    def reduced(share: Array, axis: int) -> Array:
-        if axis == n:  # (batch, bins, inputs, bins, inputs, ..., channels)
-            share = share.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
-            return reducer.apply([merge(share, 1 + n, n)], None)
-        parts = [reduced(kind.of(share, 1 + 2 * axis), axis + 1) for kind in kinds[axis]]
+    def reduced(inputs: Array, axis: int) -> Array:
+        if axis == n:  # (batch, bins, inputs, bins, inputs, ..., channels) -> (batch, *bins, *inputs, channels)
+            inputs = inputs.transpose(0, *range(1, 2 * n, 2), *range(2, 2 * n + 1, 2), 2 * n + 1)
+            return reducer.apply([merge(inputs, 1 + n, n)], None)
+        parts = [reduced(group.gathered(inputs, 1 + 2 * axis), axis + 1) for group in groups[axis]]
         return _in_order(parts, 1 + axis, orders[axis])
 
     return reduced(x, 0)

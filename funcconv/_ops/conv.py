@@ -1,7 +1,7 @@
 """Convolution and its transpose."""
 
 from collections.abc import Callable
-from typing import NamedTuple, TypeAlias
+from typing import Any, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -9,17 +9,19 @@ from jax import lax
 
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
-from .._primitives import conv as _family
-from .._primitives.forms import Form, library, reference
-from .._windows.geometry import Axis, pad_modes, parted, resolve, transposed_sizes
+from .._primitives import conv as _primitives
+from .._primitives.forms import Form, library, reference, reference_input_grad
+from .._windows.geometry import Axis, pad_modes, resolve, split_padding
 from .._windows.layout import image
 from .._windows.padding import pad
+from .._windows.transposed import transposed_sizes
 from .parameters import (
     add_bias,
     check_accumulate,
     check_bias,
     check_channels,
     check_groups,
+    hint_added,
     kernel_and_bias,
     other_order,
     other_order_transposed,
@@ -62,8 +64,8 @@ def conv(
             axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
             `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
             same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
-            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
-            0.
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
         dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
             axis. Default: 1.
         groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
@@ -109,20 +111,16 @@ def conv(
     inside = image("conv", x, len(window), f"a kernel of shape {kernel.shape}", layout)
     if options.extends:
         inside = inside.whole()
-    order = other_order(kernel.shape, groups, inside.array.shape[-1])
-    check_channels("conv", inside, kernel.shape[-2] * groups, "takes", order)
+    hint = other_order(kernel.shape, groups, inside.array.shape[-1])
+    check_channels("conv", inside, kernel.shape[-2] * groups, "takes", hint)
     check_bias("conv", bias, kernel.shape[-1:])
-    try:
+    first = inside.spatial[0]  # a PyTorch kernel (out, in, *window) seems to have a window of `out`, which may not fit
+    with hint_added(hint if isinstance(first, int) and window[0] > first else ""):
         axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
-    except FuncconvError as error:
-        first = inside.spatial[0]
-        if not order or not isinstance(first, int) or window[0] <= first:
-            raise
-        msg = f"{error}{order}"
-        raise FuncconvError(msg) from None
-    shown, left = parted(axes, options.modes)
+    # Zeros stay with the convolution, since most forms need not write them to memory; other modes are padded here.
+    filled, axes = split_padding(axes, options.modes)
     forward, _ = options.maps
-    y = forward(pad(inside.array, shown, options.modes), _flipped(kernel, flip), options.form(left))
+    y = forward(pad(inside.array, filled, options.modes), _flipped(kernel, flip), options.form(axes))
     return inside.restore(add_bias(y, bias).astype(x.dtype))
 
 
@@ -220,43 +218,41 @@ def conv_transpose(
     inside = image(op, y, len(window), f"a kernel of shape {kernel.shape}", layout)
     if options.extends:
         inside = inside.whole()
-    order = other_order_transposed(kernel.shape, groups, inside.array.shape[-1])
-    check_channels(op, inside, kernel.shape[-1], "gives", order)
+    hint = other_order_transposed(kernel.shape, groups, inside.array.shape[-1])
+    check_channels(op, inside, kernel.shape[-1], "gives", hint)
     channels = kernel.shape[-2] * groups
     check_bias(op, bias, (channels,))
-    sizes = transposed_sizes(
-        op, inside.spatial, window,
-        size=size, output_padding=output_padding, stride=stride, padding=padding, dilation=dilation,
-    )  # fmt: skip
-    axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation)
-    # With an output_padding of the stride and more the convolution has windows after those of y.
+    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    sizes = transposed_sizes(op, inside.spatial, window, size=size, output_padding=output_padding, **geometry)
+    axes = resolve(op, sizes, window, **geometry)
+    # With an output_padding of at least the stride, the convolution has more windows than y has positions.
     axes = tuple(axis._replace(outputs=count) for axis, count in zip(axes, inside.spatial, strict=True))
-    shown, left = parted(axes, options.modes)
+    filled, axes = split_padding(axes, options.modes)
     _, backward = options.maps
-    summing = options.accumulate_dtype or y.dtype
-    x = backward(_flipped(kernel, flip).astype(summing), inside.array.astype(summing), options.form(left))
+    dtype = options.accumulate_dtype or y.dtype
+    x = backward(_flipped(kernel, flip).astype(dtype), inside.array.astype(dtype), options.form(axes))
     if options.extends:
         image_type = jax.typeof(x).update(shape=(x.shape[0], *sizes, channels))
-        (x,) = jax.linear_transpose(lambda x: pad(x, shown, options.modes), image_type)(x)
+        (x,) = jax.linear_transpose(lambda x: pad(x, filled, options.modes), image_type)(x)
     return inside.restore(add_bias(x, bias).astype(y.dtype))
 
 
 class _Options(NamedTuple):
-    """What does not depend on the sizes of the image."""
+    """The options that do not depend on the sizes of the image."""
 
     modes: tuple[str | None, ...]
     groups: int
     precision: Precision
     accumulate_dtype: DTypeLike | None
-    maps: tuple[Map, Map]  # a convolution and its transpose by the image
+    maps: tuple[Map, Map]  # the convolution, and its input gradient
 
     @property
     def extends(self) -> bool:
-        """Whether the padding of an axis shows inputs."""
+        """Whether the padding of an axis contains inputs."""
         return any(mode != "zeros" for mode in self.modes)
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
-        """Return the convolution over these axes."""
+        """Return the static description of the convolution over these axes."""
         return Form(axes, self.groups, self.precision, self.accumulate_dtype, library.get())
 
 
@@ -270,7 +266,7 @@ def _options(
     implementation: str | None,
     dtype: DTypeLike,
 ) -> _Options:
-    """Check what the two share."""
+    """Check the options that `conv` and `conv_transpose` share."""
     spatial = kernel.ndim - 2
     if spatial < 1 or 0 in kernel.shape:
         msg = (
@@ -291,13 +287,8 @@ def _flipped(kernel: Array, flip: bool) -> Array:  # noqa: FBT001
     return lax.rev(kernel, range(kernel.ndim - 2)) if flip else kernel
 
 
-def _transposed_reference(kernel: Array, g: Array, form: Form) -> Array:
-    image_type = jax.typeof(g).update(shape=form.image(g, kernel), dtype=kernel.dtype)
-    return jax.linear_transpose(lambda x: reference(x, kernel, form), image_type)(g)[0]  # type: ignore[no-any-return]
-
-
 _MAPS: dict[str | None, tuple[Map, Map]] = {
-    None: (_family.conv, _family.conv_input_grad),
-    "lax": (reference, _transposed_reference),
+    None: (_primitives.conv, _primitives.conv_input_grad),
+    "lax": (reference, reference_input_grad),
 }
 IMPLEMENTATIONS = tuple(name for name in _MAPS if name is not None)

@@ -91,5 +91,5 @@ def flatten(
         raise FuncconvError(msg)
     inside = image("flatten", as_array("flatten", "the input", x), spatial, "spatial=", layout, least=0)
     array = inside.array if order == "channels_last" else jnp.moveaxis(inside.array, -1, 1)
-    array = whole_along(array, range(1, array.ndim))  # JAX has no sharding rule for this reshape
+    array = whole_along(array, range(1, array.ndim))  # JAX has no sharding rule for a reshape of sharded axes
     return array.reshape(*inside.batch, math.prod(array.shape[1:]))

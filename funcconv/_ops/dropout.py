@@ -38,16 +38,17 @@ def dropout(key: Array, x: ArrayLike, /, rate: Number = 0.5, *, spatial: int = 0
         msg = f"dropout: rate must be a number from 0 to 1; got {rate!r}"
         raise FuncconvError(msg)
     if key is None:
-        msg = "dropout: needs a key to draw with, jax.random.key(seed); got None"
+        msg = "dropout: needs a key for its random numbers, such as jax.random.key(0); got None"
         raise FuncconvError(msg)
     x = as_array("dropout", "the input", x)
     check_inexact("dropout", x)
     if not 0 <= spatial < max(x.ndim, 1):
         msg = f"dropout: spatial must be from 0 to {max(x.ndim - 1, 0)} for an input of shape {x.shape}; got {spatial}"
         raise FuncconvError(msg)
-    if rate in (0, 1):
+    if rate in (0, 1):  # nothing is random, and 1 / (1 - rate) would be infinite
         return x if rate == 0 else x * jnp.zeros((), x.dtype)
     shape = list(x.shape)
     shape[x.ndim - 1 - spatial : x.ndim - 1] = [1] * spatial
-    kept = jax.random.bernoulli(key, 1 - rate, shape)
-    return jnp.where(kept, x.astype(wide(x.dtype)) / (1 - rate), 0).astype(x.dtype)
+    mask = jax.random.bernoulli(key, 1 - rate, shape)
+    # Divided in float32 for 16-bit inputs, so that the result is rounded once.
+    return jnp.where(mask, x.astype(wide(x.dtype)) / (1 - rate), 0).astype(x.dtype)

@@ -1,4 +1,4 @@
-"""Initial values of parameters and batch statistics."""
+"""Initial parameters of convolutions and dense layers."""
 
 import math
 import zlib
@@ -210,57 +210,6 @@ def init_dense(
     return _draw("init_dense", key, shape, shape[1:] if bias else None, init, dtype)
 
 
-def init_norm(
-    shape: Sizes, *, scale: bool = True, bias: bool = True, dtype: DTypeLike | None = None
-) -> dict[str, Array]:
-    """Return initial parameters of a normalization: scale 1 and bias 0.
-
-    Args:
-        shape: number of channels, or for `layer_norm` a tuple with the sizes of the normalized axes.
-        scale: whether to add a scale. Default: True.
-        bias: whether to add a bias. Default: True.
-        dtype: dtype of the parameters. Default: None, JAX's default float.
-
-    Returns:
-        `{"scale": ones, "bias": zeros}`, both of that shape.
-
-    Raises:
-        FuncconvError: if a size is not positive.
-
-    Example:
-        >>> import funcconv as fc
-        >>> {name: array.tolist() for name, array in fc.init_norm(2).items()}
-        {'scale': [1.0, 1.0], 'bias': [0.0, 0.0]}
-    """
-    sizes = per_axis("init_norm", "shape", shape, len(shape) if isinstance(shape, Sequence) else 1, least=1)
-    dtype = _float_unless(dtype)
-    params = {"scale": jnp.ones(sizes, dtype)} if scale else {}
-    return params | ({"bias": jnp.zeros(sizes, dtype)} if bias else {})
-
-
-def init_batch_stats(channels: int, *, dtype: DTypeLike | None = None) -> dict[str, Array]:
-    """Return the initial state of `batch_norm`: mean 0 and variance 1.
-
-    Args:
-        channels: number of channels of the input of `batch_norm`.
-        dtype: dtype of the state. Use float32 even if the input has 16 bits. Default: None, JAX's default float.
-
-    Returns:
-        `{"mean": (channels,), "var": (channels,)}`.
-
-    Raises:
-        FuncconvError: if the number is not positive.
-
-    Example:
-        >>> import funcconv as fc
-        >>> fc.init_batch_stats(2)["var"].tolist()
-        [1.0, 1.0]
-    """
-    sizes = per_axis("init_batch_stats", "channels", channels, 1, least=1)
-    dtype = _float_unless(dtype)
-    return {"mean": jnp.zeros(sizes, dtype), "var": jnp.ones(sizes, dtype)}
-
-
 def fold_in_name(key: Array, name: str) -> Array:
     """Derive a key from `key` and a name only, so that the order in which parameters are drawn does not matter."""
     return jax.random.fold_in(key, zlib.crc32(name.encode()))  # not hash(), which differs from process to process
@@ -272,7 +221,8 @@ def _conv_kernel(
     """Return the window and the shape `(*window, in // groups, out)` of the kernel."""
     if not isinstance(window, Sequence) and spatial is None:
         msg = (
-            f"{op}: how many spatial axes has the window {window!r}? Give a tuple, such as {(window,) * 2}, or spatial="
+            f"{op}: the window {window!r} does not say how many spatial axes there are; pass a tuple, such as "
+            f"{(window,) * 2}, or spatial="
         )
         raise FuncconvError(msg)
     axes = spatial if spatial is not None else len(window)  # type: ignore[arg-type]
@@ -294,7 +244,7 @@ def _draw(
     torch_fan_in: int | None = None,
 ) -> dict[str, Array]:
     """Draw a kernel and, unless `bias_shape` is None, a bias."""
-    dtype = _float_unless(dtype)
+    dtype = jnp.result_type(float) if dtype is None else dtype
     kernel_init: Callable[..., Array] = init if callable(init) else initializers.zeros
     bias_init: Callable[..., Array] = initializers.zeros
     if init == "torch":
@@ -309,7 +259,3 @@ def _draw(
     if bias_shape is not None:
         params["bias"] = bias_init(fold_in_name(key, "bias"), bias_shape, dtype)
     return params
-
-
-def _float_unless(dtype: DTypeLike | None) -> DTypeLike:
-    return jnp.result_type(float) if dtype is None else dtype

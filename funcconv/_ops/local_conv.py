@@ -49,8 +49,8 @@ def local_conv(
             axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
             `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
             same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
-            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
-            0.
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
         dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
             axis. Default: 1.
         groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
@@ -90,7 +90,7 @@ def local_conv(
     """
     op = "local_conv"
     kernel, bias, x = kernel_and_bias(op, params, x)
-    n, odd = divmod(kernel.ndim - 2, 2)
+    n, odd = divmod(kernel.ndim - 2, 2)  # n spatial axes: the kernel has one axis of positions and one of taps for each
     if n < 1 or odd or 0 in kernel.shape:
         msg = (
             f"{op}: the kernel must be (*positions, *window, in // groups, out), as many positions as window axes "
@@ -110,17 +110,24 @@ def local_conv(
 
     if flip:
         kernel = lax.rev(kernel, range(n, 2 * n))
-    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
     array = inside.array
-    if groups > 1:  # JAX cannot split sharded channels that the devices do not divide
-        array, kernel = (whole_along(each, [each.ndim - 1]) for each in (array, kernel))
+    if groups > 1:  # JAX cannot split sharded channels if the number of devices does not divide the channels of a group
+        array, kernel = (whole_along(operand, [operand.ndim - 1]) for operand in (array, kernel))
     padded = pad(array, axes, pad_modes(op, pad_mode, n))
+    # Windows overlap, so the gradient of an input is a sum over copies, computed in float32 for 16-bit inputs.
     windows = in_wide(partial(patches, axes=axes), padded)  # (batch, *positions, *window, in)
+    windows = split(windows, windows.ndim - 1, (groups, kernel.shape[-2]))
+    kernel = split(kernel, kernel.ndim - 1, (groups, kernel.shape[-1] // groups))
+    # Labels of the axes for einsum: 0 to n - 1 are the positions, n to 2n - 1 the taps of the window.
+    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)
     y = jnp.einsum(
-        split(windows, windows.ndim - 1, (groups, kernel.shape[-2])), [batch, *range(2 * n), group, inputs],
-        split(kernel, kernel.ndim - 1, (groups, kernel.shape[-1] // groups)), [*range(2 * n), inputs, group, outputs],
+        windows,
+        [batch, *range(2 * n), group, inputs],
+        kernel,
+        [*range(2 * n), inputs, group, outputs],
         [batch, *range(n), group, outputs],
-        precision=precision, preferred_element_type=accumulate_dtype,
-    )  # fmt: skip
+        precision=precision,
+        preferred_element_type=accumulate_dtype,
+    )
     y = merge(y, y.ndim - 2, 2)
     return inside.restore(add_bias(y, bias).astype(x.dtype))

@@ -1,4 +1,4 @@
-"""Convolutions as matrices, and dense layers as convolutions."""
+"""Convolutions as matrices and as dense layers, and dense layers as convolutions."""
 
 import functools
 import math
@@ -11,7 +11,8 @@ from jax import lax
 from .._common.dtypes import in_wide, wide
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, Padding, PadMode, Params, Shape, Sizes
-from .._windows.geometry import Axis, channels_last_order, pad_modes, per_axis, resolve, source, spatial_of_layout
+from .._windows.geometry import Axis, pad_modes, per_axis, resolve, source
+from .._windows.layout import channels_last_order, spatial_of_layout
 from .parameters import check_groups, entry
 
 _ORDERS = ("channels_last", "channels_first")
@@ -42,8 +43,8 @@ def conv_matrix(
             axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the convolution gives
             `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
             same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
-            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
-            0.
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
         dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
             axis. Default: 1.
         groups: number of groups of channels. Each output channel reads only the `in // groups` input channels of its
@@ -85,34 +86,41 @@ def conv_matrix(
         kernel = lax.rev(kernel, range(n))
     *window, inputs, outputs = kernel.shape
     positions, channels = tuple(axis.outputs for axis in axes), inputs * groups
-    layout = _word(op, n, layout)
+    layout = _layout_of_one_image(op, n, layout)
 
-    # Over positions p, taps t, channels c of a group and outputs d: which entry of the image, which of the result.
+    # The entries of the matrix, as a table over (positions, taps, channels of a group, outputs). Each has a row (the
+    # output at a position), a column (the input that the tap reads) and a weight of the kernel.
     sources = [_sources(axis, mode) for axis, mode in zip(axes, pad_modes(op, pad_mode, n), strict=True)]
-    p_d = np.indices((*positions, outputs)).reshape(n + 1, -1, 1, 1, outputs)
-    t_c = np.indices((*window, inputs)).reshape(n + 1, 1, -1, inputs, 1)
-    place = [sources[i][p_d[i], t_c[i]] for i in range(n)]
-    channel = t_c[n] + p_d[n] // (outputs // groups) * inputs
-    shape = np.broadcast_shapes(*(index.shape for index in (*place, channel)), p_d[0].shape, t_c[0].shape)
-    seen = np.broadcast_to(functools.reduce(np.logical_and, [index >= 0 for index in place]), shape)
-    columns = _ravel([*place, channel], (*sizes, channels), layout, seen)
-    rows = _ravel(p_d, (*positions, outputs), layout, seen)
-    entries = np.ravel_multi_index([*t_c, p_d[n]], kernel.shape)
-    entries = np.broadcast_to(entries, shape)[seen]
+    position_output = np.indices((*positions, outputs)).reshape(n + 1, -1, 1, 1, outputs)
+    tap_channel = np.indices((*window, inputs)).reshape(n + 1, 1, -1, inputs, 1)
+    pixel = [sources[i][position_output[i], tap_channel[i]] for i in range(n)]
+    channel = tap_channel[n] + position_output[n] // (outputs // groups) * inputs
+    shape = np.broadcast_shapes(
+        *(index.shape for index in (*pixel, channel)), position_output[0].shape, tap_channel[0].shape
+    )
+    on_image = np.broadcast_to(functools.reduce(np.logical_and, [index >= 0 for index in pixel]), shape)
+    columns = _ravel([*pixel, channel], (*sizes, channels), layout, on_image)
+    rows = _ravel(position_output, (*positions, outputs), layout, on_image)
+    weights = np.ravel_multi_index([*tap_channel, position_output[n]], kernel.shape)
+    weights = np.broadcast_to(weights, shape)[on_image]
 
     order = np.lexsort((columns, rows))
-    # The dtype of sums: of the taps that read one input, and in gradients of the windows that use one weight.
-    data = kernel.astype(wide(kernel.dtype)).ravel()[entries[order]]
+    # In float32 for 16-bit kernels: taps that read the same input are added up (padding can repeat inputs), and the
+    # gradient of a weight is the sum over all windows.
+    data = kernel.astype(wide(kernel.dtype)).ravel()[weights[order]]
     indices = np.stack([rows[order], columns[order]], axis=1)
-    full = (math.prod(positions) * outputs, math.prod(sizes) * channels)
-    if not sparse:
-        return jnp.zeros(full, data.dtype).at[indices[:, 0], indices[:, 1]].add(data).astype(kernel.dtype)
+    matrix_shape = (math.prod(positions) * outputs, math.prod(sizes) * channels)
+    if sparse:
+        return _sparse(data.astype(kernel.dtype), indices, matrix_shape)
+    return jnp.zeros(matrix_shape, data.dtype).at[indices[:, 0], indices[:, 1]].add(data).astype(kernel.dtype)
+
+
+def _sparse(data: Array, indices: np.ndarray, shape: Shape) -> Any:
+    """Return a sparse matrix with these entries, sorted by rows."""
     from jax.experimental.sparse import BCOO
 
-    unique = len(np.unique(indices, axis=0)) == len(indices)
-    return BCOO(
-        (data.astype(kernel.dtype), jnp.asarray(indices)), shape=full, indices_sorted=True, unique_indices=unique
-    )
+    unique = len(np.unique(indices, axis=0)) == len(indices)  # padding can make two taps read the same input
+    return BCOO((data, jnp.asarray(indices)), shape=shape, indices_sorted=True, unique_indices=unique)
 
 
 def conv_to_dense(
@@ -150,17 +158,18 @@ def conv_to_dense(
     _check_order("conv_to_dense", order)
     kernel, bias = entry("conv_to_dense", params)
     n = kernel.ndim - 2
-    first = order == "channels_first"
-    if spatial_shape is None and not options:
-        kernel = jnp.moveaxis(kernel, -2, 0) if first else kernel
-        return _entry(kernel.reshape(-1, kernel.shape[-1]), bias)
-    letters = _word("conv_to_dense", n, None)
-    layout = "C" + letters.replace("C", "") if first else None
+    channels_first = order == "channels_first"
+    if spatial_shape is None and not options:  # one window that covers the image: the kernel is the matrix
+        kernel = jnp.moveaxis(kernel, -2, 0) if channels_first else kernel
+        return _params(kernel.reshape(-1, kernel.shape[-1]), bias)
+    letters = _layout_of_one_image("conv_to_dense", n, None)
+    layout = "C" + letters.replace("C", "") if channels_first else None
     matrix = conv_matrix(params, kernel.shape[:n] if spatial_shape is None else spatial_shape, layout=layout, **options)
     if bias is not None:
         positions = matrix.shape[0] // bias.shape[0]
-        bias = in_wide(lambda bias: jnp.repeat(bias, positions) if first else jnp.tile(bias, positions), bias)
-    return _entry(matrix.T, bias)
+        repeated = jnp.repeat if channels_first else jnp.tile
+        bias = in_wide(lambda bias: repeated(bias, positions), bias)
+    return _params(matrix.T, bias)
 
 
 def dense_to_conv(params: Params, spatial_shape: Sizes, *, order: str = "channels_last") -> dict[str, Array]:
@@ -198,41 +207,42 @@ def dense_to_conv(params: Params, spatial_shape: Sizes, *, order: str = "channel
         raise FuncconvError(msg)
     sizes = per_axis(op, "spatial_shape", spatial_shape, len(spatial_shape), least=1)
     if kernel.ndim != 2 or kernel.shape[0] % math.prod(sizes):
-        msg = f"{op}: a kernel of shape {kernel.shape} is not (features, out) with features a multiple of {sizes}"
+        msg = (
+            f"{op}: a kernel of shape {kernel.shape} is not (features, out) with features a multiple of {sizes}, "
+            f"which has {math.prod(sizes)} positions"
+        )
         raise FuncconvError(msg)
     channels = kernel.shape[0] // math.prod(sizes)
     if order == "channels_last":
-        return _entry(kernel.reshape(*sizes, channels, -1), bias)
-    return _entry(jnp.moveaxis(kernel.reshape(channels, *sizes, -1), 0, -2), bias)
+        return _params(kernel.reshape(*sizes, channels, -1), bias)
+    return _params(jnp.moveaxis(kernel.reshape(channels, *sizes, -1), 0, -2), bias)
 
 
-def _entry(kernel: Array, bias: Array | None) -> dict[str, Array]:
+def _params(kernel: Array, bias: Array | None) -> dict[str, Array]:
     return {"kernel": kernel} if bias is None else {"kernel": kernel, "bias": bias}
 
 
 def _sources(axis: Axis, mode: str | None) -> np.ndarray:
-    """Return which input each tap of each window reads, (outputs, window), -1 for a zero."""
-    places = ((o * axis.stride - axis.lo + t * axis.dilation) for o in range(axis.outputs) for t in range(axis.window))
-    found = (source(str(mode), place, axis.size) for place in places)
-    return np.array([-1 if i is None else i for i in found]).reshape(axis.outputs, axis.window)
+    """Return the input that each tap of each window reads, `(outputs, window)`, with -1 for a zero of the padding."""
+    starts = [position * axis.stride - axis.lo for position in range(axis.outputs)]
+    inputs = (source(str(mode), start + t * axis.dilation, axis.size) for start in starts for t in range(axis.window))
+    return np.array([-1 if i is None else i for i in inputs]).reshape(axis.outputs, axis.window)
 
 
-def _ravel(index: Any, shape: Shape, layout: str, seen: np.ndarray) -> np.ndarray:
-    """Return the places of `(*spatial, channel)` indices in an array that was laid out as `layout` and ravelled."""
-    order = channels_last_order("conv_matrix", layout, len(shape))
-    laid_out = [0] * len(shape)
-    for i, j in enumerate(order):
-        laid_out[j] = i
-    chosen = [np.broadcast_to(index[i], seen.shape)[seen] for i in laid_out]
-    return np.asarray(np.ravel_multi_index(chosen, [shape[i] for i in laid_out]))
+def _ravel(index: Any, shape: Shape, layout: str, mask: np.ndarray) -> np.ndarray:
+    """Return the flat indices of `(*spatial, channel)` indices, where `mask` holds, in an array with this layout."""
+    channels_last = channels_last_order("conv_matrix", layout, len(shape))
+    order = [channels_last.index(axis) for axis in range(len(shape))]
+    indices = [np.broadcast_to(index[i], mask.shape)[mask] for i in order]
+    return np.asarray(np.ravel_multi_index(indices, [shape[i] for i in order]))
 
 
-def _word(op: str, n: int, layout: str | None) -> str:
-    """Return the layout of one image, without batch axes."""
-    if layout is None:
+def _layout_of_one_image(op: str, n: int, layout: str | None) -> str:
+    """Return the layout without batch axes; the default is channels last."""
+    if layout is None:  # any distinct letters name the spatial axes
         return "".join(chr(ord("a") + i) for i in range(n)) + "C"
     if spatial_of_layout(op, layout) != n:
-        msg = f"{op}: layout {layout!r} does not have the kernel's {n} spatial axes"
+        msg = f"{op}: layout must have {n} spatial axes, as many as the kernel; got {layout!r}"
         raise FuncconvError(msg)
     return layout.replace("N", "")
 

@@ -7,14 +7,19 @@ import jax.numpy as jnp
 from jax import lax
 
 from .._common.dtypes import wide
-from .._common.errors import FuncconvError, suggest
+from .._common.errors import FuncconvError
 from .._common.mesh_axes import axis_size
 from .._common.types import Array, ArrayLike, Number, Params
-from .._windows.geometry import channels_last_order
-from .._windows.layout import as_array, image
-from .standardize import standardized
-
-_ENTRIES = ("scale", "bias")
+from .._windows.layout import as_array, channels_last_order, image
+from .standardize import (
+    as_last_axes,
+    check_channels,
+    check_epsilon,
+    check_floating,
+    read_inputs,
+    scaled,
+    standardized,
+)
 
 
 def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
@@ -44,19 +49,19 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         >>> fc.layer_norm({}, jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3).tolist()
         [[-1.0, 1.0], [-1.0, 1.0]]
     """
-    x, scale, bias = _read("layer_norm", params, x, epsilon)
-    shapes = {each.shape for each in (scale, bias) if each is not None}
+    x, scale, bias = read_inputs("layer_norm", params, x, epsilon)
+    shapes = {array.shape for array in (scale, bias) if array is not None}
     count = (len(next(iter(shapes))) if shapes else 1) if axes is None else axes
     if isinstance(count, bool) or not 1 <= count <= x.ndim:
         msg = f"layer_norm: axes must be from 1 to {x.ndim}, the axes of the input {x.shape}; got {count}"
         raise FuncconvError(msg)
     if shapes - {x.shape[x.ndim - count :]}:
-        found = " and ".join(map(str, sorted(shapes)))
-        msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {found}"
+        given = " and ".join(map(str, sorted(shapes)))
+        msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {given}"
         raise FuncconvError(msg)
-    over = tuple(range(x.ndim - count, x.ndim))
-    y, _, _ = standardized(x.astype(wide(x.dtype)), over, epsilon)
-    return _scaled(y, scale, bias).astype(x.dtype)
+    normalized_axes = tuple(range(x.ndim - count, x.ndim))
+    y, _, _ = standardized(x.astype(wide(x.dtype)), normalized_axes, epsilon)
+    return scaled(y, scale, bias).astype(x.dtype)
 
 
 def group_norm(
@@ -99,18 +104,18 @@ def group_norm(
         >>> fc.group_norm({}, x, 2).round(3).tolist()
         [[[-1.0, -1.0], [1.0, 1.0]]]
     """
-    x, scale, bias = _read("group_norm", params, x, epsilon)
+    x, scale, bias = read_inputs("group_norm", params, x, epsilon)
     inside = image("group_norm", x, spatial, "spatial=", layout, least=0)
     array = inside.array
     channels = array.shape[-1]
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
         msg = f"group_norm: groups must be a positive integer that divides the {channels} channels; got {groups!r}"
         raise FuncconvError(msg)
-    _check_channels("group_norm", channels, scale=scale, bias=bias)
-    high = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
-    over = (*range(1, array.ndim - 1), array.ndim)
-    y, _, _ = standardized(high, over, epsilon)
-    return inside.restore(_scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
+    check_channels("group_norm", channels, scale=scale, bias=bias)
+    # (batch, *spatial, groups, channels // groups), normalized over all axes but the batch and the groups
+    grouped = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
+    y, _, _ = standardized(grouped, (*range(1, array.ndim - 1), array.ndim), epsilon)
+    return inside.restore(scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
 
 
 def batch_norm(
@@ -154,8 +159,8 @@ def batch_norm(
         bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if an entry of `params` or `state` has a wrong shape or dtype, or if `train=True` and a channel has
-            fewer than two numbers, which would all become the bias.
+        FuncconvError: if an entry of `params` or `state` has a wrong shape or dtype, or if `train=True` and a channel
+            has fewer than two numbers, which would all become the bias.
 
     Source: Ioffe and Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
 
@@ -166,34 +171,35 @@ def batch_norm(
         >>> y.round(3).tolist(), round(float(state["mean"][0]), 3)
         ([[-1.0], [1.0]], 0.2)
     """
-    x, scale, bias = _read("batch_norm", params, x, epsilon)
+    x, scale, bias = read_inputs("batch_norm", params, x, epsilon)
     if not 0 <= momentum <= 1:
         msg = f"batch_norm: momentum must be from 0 to 1; got {momentum!r}"
         raise FuncconvError(msg)
     order = range(x.ndim) if layout is None else channels_last_order("batch_norm", layout, x.ndim)
     if not x.ndim:
-        msg = "batch_norm: the input must be (*batch, *spatial, channels); got one number"
+        msg = "batch_norm: the input must be (*batch, *spatial, channels); got shape ()"
         raise FuncconvError(msg)
-    array = x.transpose(order)
-    high = array.astype(wide(x.dtype))
-    running = _running(state, array.shape[-1])
-    _check_channels("batch_norm", array.shape[-1], scale=scale, bias=bias)
+    channels_last = x.transpose(order)
+    channels = channels_last.shape[-1]
+    wide_x = channels_last.astype(wide(x.dtype))
+    running = _running(state, channels)
+    check_channels("batch_norm", channels, scale=scale, bias=bias)
     if train:
-        over = tuple(range(high.ndim - 1))
-        count = high.size // max(high.shape[-1], 1) * (1 if axis_name is None else axis_size("batch_norm", axis_name))
+        devices = 1 if axis_name is None else axis_size("batch_norm", axis_name)
+        count = wide_x.size // max(channels, 1) * devices
         if count < 2:
             msg = (
-                f"batch_norm: to train on, each channel needs two numbers or more; the input {x.shape} has {count}. "
-                "Give a larger batch, or train=False to normalize by the running figures"
+                f"batch_norm: with train=True each channel needs two numbers or more; the input {x.shape} has {count}. "
+                "Give a larger batch, or train=False to normalize by the running mean and variance"
             )
             raise FuncconvError(msg)
-        standard, mean, var = standardized(high, over, epsilon, axis_name)
-        seen = {"mean": mean, "var": var * (count / (count - 1)) if unbiased else var}
-        running = {name: _moved(old, seen[name].reshape(-1), momentum) for name, old in running.items()}
+        y, mean, var = standardized(wide_x, tuple(range(wide_x.ndim - 1)), epsilon, axis_name)
+        batch_stats = {"mean": mean, "var": var * (count / (count - 1)) if unbiased else var}
+        running = {name: _updated(old, batch_stats[name].reshape(-1), momentum) for name, old in running.items()}
     else:
-        mean, var = (_last(running[name], high) for name in ("mean", "var"))
-        standard = (high - mean) * lax.rsqrt(var + epsilon)
-    y = _scaled(standard, scale, bias).astype(x.dtype)
+        mean, var = (as_last_axes(running[name], wide_x) for name in ("mean", "var"))
+        y = (wide_x - mean) * lax.rsqrt(var + epsilon)
+    y = scaled(y, scale, bias).astype(x.dtype)
     return y.transpose([list(order).index(i) for i in range(y.ndim)]), running
 
 
@@ -225,62 +231,33 @@ def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon
         [[-1.0, -1.0], [1.0, 1.0]]
     """
     if not isinstance(params, Mapping) or params.get("kernel") is None:
-        msg = 'weight_standardize: params must be {"kernel": array, ...}'
+        shown = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        msg = f'weight_standardize: params must be {{"kernel": array, ...}}; got {shown}'
         raise FuncconvError(msg)
     kernel = as_array("weight_standardize", "the kernel", params["kernel"])
-    _check_floating("weight_standardize", "the kernel", kernel)
-    _check_epsilon("weight_standardize", epsilon)
-    n = kernel.ndim - 2 if spatial is None else spatial
-    if not 0 <= n <= kernel.ndim - 2:
-        msg = f"weight_standardize: a kernel of shape {kernel.shape} has not {max(n, 0)} axes of window, in and out"
+    check_floating("weight_standardize", "the kernel", kernel)
+    check_epsilon("weight_standardize", epsilon)
+    window_axes = kernel.ndim - 2 if spatial is None else spatial
+    if not 0 <= window_axes <= kernel.ndim - 2:
+        window = "*window" if spatial is None else f"{spatial} window axes"
+        msg = f"weight_standardize: the kernel must be ({window}, in // groups, out); got shape {kernel.shape}"
         raise FuncconvError(msg)
-    high = kernel.astype(wide(kernel.dtype))
-    over = tuple(range(kernel.ndim - 2 - n, kernel.ndim - 1))
-    return {**params, "kernel": standardized(high, over, epsilon)[0].astype(kernel.dtype)}
+    normalized_axes = tuple(range(kernel.ndim - 2 - window_axes, kernel.ndim - 1))
+    y, _, _ = standardized(kernel.astype(wide(kernel.dtype)), normalized_axes, epsilon)
+    return {**params, "kernel": y.astype(kernel.dtype)}
 
 
-def _moved(old: Array, seen: Array, momentum: Number) -> Array:
-    """Return a running figure after a batch; if it is beyond the largest number of its dtype, that number."""
+def _updated(old: Array, batch_value: Array, momentum: Number) -> Array:
+    """Return a running mean or variance after a batch."""
+    # A variance that overflows becomes the largest number of its dtype. An infinity would stay for all later batches.
     largest = jnp.finfo(old.dtype).max  # type: ignore[no-untyped-call]
-    seen = seen.astype(old.dtype)
-    new = momentum * old + (1 - momentum) * jnp.where(seen > largest, largest, seen)
+    batch_value = batch_value.astype(old.dtype)
+    new = momentum * old + (1 - momentum) * jnp.where(batch_value > largest, largest, batch_value)
     return jnp.where(new > largest, largest, new)
 
 
-def _scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
-    if scale is not None:
-        x = x * _last(scale, x)
-    return x if bias is None else x + _last(bias, x)
-
-
-def _last(values: Array, x: Array) -> Array:
-    """Return what is given for the last axes of `x`, with as many axes and of its dtype."""
-    return values.astype(x.dtype).reshape((1,) * (x.ndim - values.ndim) + values.shape)
-
-
-def _read(op: str, params: Params, x: ArrayLike, epsilon: Number) -> tuple[Array, Array | None, Array | None]:
-    """Return the input, the scale and the bias, of one dtype or of that in which figures are computed."""
-    if not isinstance(params, Mapping):
-        msg = f'{op}: params must be {{"scale": array, "bias": array}}, either of which may be missing; got {params!r}'
-        raise FuncconvError(msg)
-    for name in params:
-        if name not in _ENTRIES:
-            msg = f"{op}: params have an unknown entry {name!r}{suggest(name, _ENTRIES)}"
-            raise FuncconvError(msg)
-    x = as_array(op, "the input", x)
-    _check_floating(op, "the input", x)
-    _check_epsilon(op, epsilon)
-    found: list[Array | None] = []
-    for name in _ENTRIES:
-        array = None if params.get(name) is None else as_array(op, f"the {name}", params[name])
-        if array is not None and array.dtype not in (x.dtype, wide(x.dtype)):
-            msg = f"{op}: the input is {x.dtype} but the {name} is {array.dtype}; cast one of them"
-            raise FuncconvError(msg)
-        found.append(array)
-    return x, *found  # type: ignore[return-value]
-
-
 def _running(state: Mapping[str, Any], channels: int) -> dict[str, Array]:
+    """Return the running mean and variance."""
     if not isinstance(state, Mapping) or set(state) != {"mean", "var"}:
         shown = sorted(state) if isinstance(state, Mapping) else type(state).__name__
         msg = (
@@ -289,25 +266,6 @@ def _running(state: Mapping[str, Any], channels: int) -> dict[str, Array]:
         raise FuncconvError(msg)
     running = {name: as_array("batch_norm", f"the running {name}", state[name]) for name in ("mean", "var")}
     for name, array in running.items():
-        _check_floating("batch_norm", f"the running {name}", array)
-    _check_channels("batch_norm", channels, **{f"running {name}": array for name, array in running.items()})
+        check_floating("batch_norm", f"the running {name}", array)
+    check_channels("batch_norm", channels, **{f"running {name}": array for name, array in running.items()})
     return running
-
-
-def _check_channels(op: str, channels: int, **arrays: Array | None) -> None:
-    for name, array in arrays.items():
-        if array is not None and array.shape != (channels,):
-            msg = f"{op}: the input has {channels} channels, but the {name} has shape {array.shape}"
-            raise FuncconvError(msg)
-
-
-def _check_floating(op: str, name: str, array: Array) -> None:
-    if not jnp.issubdtype(array.dtype, jnp.floating):
-        msg = f"{op}: {name} is {array.dtype}, but must be floating"
-        raise FuncconvError(msg)
-
-
-def _check_epsilon(op: str, epsilon: Number) -> None:
-    if not epsilon > 0:
-        msg = f"{op}: epsilon must be above 0; got {epsilon!r}"
-        raise FuncconvError(msg)

@@ -1,6 +1,7 @@
-"""Reading a parameter entry: `{"kernel": array, "bias": array or None}`."""
+"""Read and check parameters: `{"kernel": array, "bias": array or None}`."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 import jax.numpy as jnp
 import numpy as np
@@ -12,16 +13,17 @@ from .._windows.layout import Image, as_array
 
 
 def entry(op: str, params: Params) -> tuple[Array, Array | None]:
-    """Return the kernel and the bias, None where there is none."""
+    """Return the kernel and the bias of an op, or None for a missing bias."""
     if not isinstance(params, Mapping):
-        msg = f'{op}: params must be {{"kernel": array, "bias": array}} (the bias may be missing); got {_kind(params)}'
+        given = _described(params)
+        msg = f'{op}: params must be {{"kernel": array, "bias": array}} (the bias may be missing); got {given}'
         raise FuncconvError(msg)
     for name in params:
         if name not in ("kernel", "bias"):
             msg = f"{op}: params have an unknown entry {name!r}{suggest(name, ('kernel', 'bias'))}"
             raise FuncconvError(msg)
     if params.get("kernel") is None:
-        msg = f"{op}: params have no kernel; they hold {sorted(params)}"
+        msg = f"{op}: params have no kernel; their entries are {sorted(params)}"
         raise FuncconvError(msg)
     kernel = as_array(op, "the kernel", params["kernel"])
     bias = None if params.get("bias") is None else as_array(op, "the bias", params["bias"])
@@ -42,33 +44,33 @@ def kernel_and_bias(op: str, params: Params, x: ArrayLike) -> tuple[Array, Array
 
 
 def check_inexact(op: str, x: Array) -> None:
-    """Refuse integers and booleans, whose results would have to be rounded or would overflow."""
+    """Raise an error for integers and booleans, whose results would have to be rounded or could overflow."""
     if not jnp.issubdtype(x.dtype, jnp.inexact):
         msg = f"{op}: the input is {x.dtype}, but must be floating or complex; cast it first: x.astype(jnp.float32)"
         raise FuncconvError(msg)
 
 
 def check_bias(op: str, bias: Array | None, *shapes: tuple[int, ...]) -> None:
-    """Refuse a bias that has none of the shapes."""
+    """Raise an error if the bias has none of the shapes."""
     if bias is not None and bias.shape not in shapes:
         msg = f"{op}: the bias must have shape {' or '.join(map(str, shapes))}; got {bias.shape}"
         raise FuncconvError(msg)
 
 
-def check_channels(op: str, inside: Image, expected: int, verb: str, other_order: str = "") -> None:
-    """Refuse an image whose channels are not those that the kernel takes or gives.
+def check_channels(op: str, inside: Image, expected: int, verb: str, kernel_hint: str = "") -> None:
+    """Raise an error if the image does not have the channels that the kernel takes or gives.
 
     Args:
-        op: the op, for messages.
+        op: name of the op, for messages.
         inside: the image.
-        expected: how many channels the kernel takes or gives.
+        expected: number of channels that the kernel takes or gives.
         verb: `"takes"` or `"gives"`.
-        other_order: what to do if the kernel has its axes in another order, which the message says first.
+        kernel_hint: what to do if the axes of the kernel are in another order. It replaces a hint about the layout.
     """
     shape = inside.array.shape  # (batch, *spatial, channels)
     if shape[-1] == expected:
         return
-    hint = other_order
+    hint = kernel_hint
     if not hint and inside.layout is None and shape[1] == expected:
         layout = {1: "NCW", 2: "NCHW", 3: "NCDHW"}.get(len(inside.spatial), "NC" + "...")
         hint = f"; it looks channels-first: pass layout={layout!r}"
@@ -82,7 +84,7 @@ def check_channels(op: str, inside: Image, expected: int, verb: str, other_order
 
 
 def check_groups(op: str, groups: int, kernel: Shape) -> None:
-    """Refuse groups that do not divide the output channels."""
+    """Raise an error if the groups do not divide the output channels of the kernel."""
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or kernel[-1] % groups:
         msg = (
             f"{op}: groups must be a positive integer that divides the kernel's {kernel[-1]} outputs; got {groups!r}. "
@@ -100,58 +102,71 @@ def check_groups(op: str, groups: int, kernel: Shape) -> None:
         raise FuncconvError(msg)
 
 
+# Libraries order the axes of a kernel differently. If the shapes fit another order, these hints name the conversion.
 _PYTORCH = "if it is (out, in // groups, *window), the order of PyTorch, pass jnp.moveaxis(kernel, (0, 1), (-1, -2))"
 
 
 def other_order(kernel: Shape, groups: int, channels: int) -> str:
-    """Return what to do if a kernel for so many channels has its axes in another order."""
-    said = f"; the kernel of shape {kernel} must be (*window, in // groups, out): "
+    """Return a hint if the shape of a kernel fits the image's channels with its axes in another order."""
+    expected = f"; the kernel of shape {kernel} must be (*window, in // groups, out): "
     if kernel[1] * groups == channels and kernel[0] % groups == 0:
-        return said + _PYTORCH
+        return expected + _PYTORCH
     if groups > 1 and kernel[-2] == channels:
-        return f"{said}with groups={groups}, in // groups is {channels} // {groups}"
+        return f"{expected}with groups={groups}, in // groups is {channels} // {groups}"
     if kernel[-1] * groups == channels:
         if len(set(kernel[:-2])) == 1:
-            return f"{said}if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
-        return f"{said}if it is (out, *window, in // groups), pass jnp.moveaxis(kernel, 0, -1)"
+            return f"{expected}if it is (*window, out, in // groups), pass kernel.swapaxes(-1, -2)"
+        return f"{expected}if it is (out, *window, in // groups), pass jnp.moveaxis(kernel, 0, -1)"
     return ""
 
 
 def other_order_transposed(kernel: Shape, groups: int, channels: int) -> str:
-    """Return what to do if a kernel of a transposed convolution has its axes in another order."""
-    said = f"; the kernel of shape {kernel} must be that of the convolution, (*window, in // groups, out): "
+    """Return a hint if the kernel of a transposed convolution fits with its axes in another order."""
+    expected = f"; the kernel of shape {kernel} must be that of the convolution, (*window, in // groups, out): "
     if kernel[0] == channels:
         return (
-            f"{said}if it is (out, in // groups, *window), the order of PyTorch's ConvTranspose, pass "
+            f"{expected}if it is (out, in // groups, *window), the order of PyTorch's ConvTranspose, pass "
             "jnp.moveaxis(kernel, (0, 1), (-1, -2))"
         )
     if groups == 1 and kernel[-2] == channels:
         axes = tuple(range(len(kernel) - 2))
         return (
-            f"{said}if it is (*window, out, in), the order of Flax's ConvTranspose, pass "
+            f"{expected}if it is (*window, out, in), the order of Flax's ConvTranspose, pass "
             f"jnp.flip(kernel.swapaxes(-1, -2), {axes})"
         )
     return ""
 
 
+@contextmanager
+def hint_added(hint: str) -> Iterator[None]:
+    """Append a hint to the text of a `FuncconvError`."""
+    try:
+        yield
+    except FuncconvError as error:
+        if not hint:
+            raise
+        msg = f"{error}{hint}"
+        raise FuncconvError(msg) from None
+
+
 def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLike) -> None:
-    """Refuse a dtype that cannot hold products of the other."""
+    """Raise an error if sums of products of `dtype` do not fit into `accumulate_dtype`."""
     if accumulate_dtype is not None and not np.can_cast(np.dtype(dtype), np.dtype(accumulate_dtype)):
-        msg = f"{op}: accumulate_dtype={jnp.dtype(accumulate_dtype)} cannot hold sums of {dtype} products"
+        given = jnp.dtype(accumulate_dtype)
+        msg = f"{op}: accumulate_dtype={given} cannot hold sums of {dtype} products; pass None or a wider dtype"
         raise FuncconvError(msg)
 
 
 def add_bias(y: Array, bias: Array | None) -> Array:
-    """Return `y + bias` in the dtype of `y`, the bias having the last axes of `y`.
-
-    A 16-bit bias is added in float32: its gradient is a sum over all places, in the dtype in which it was added.
-    """
+    """Return `y + bias` with the dtype of `y`. The axes of the bias are the last axes of `y`."""
     if bias is None:
         return y
-    shift = bias.astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
-    return (y.astype(shift.dtype) + shift).astype(y.dtype)
+    # The gradient of the bias is a sum over all positions, computed in the dtype of this addition. In 16 bits it would
+    # lose most terms, so a 16-bit bias is added in float32.
+    wide_bias = bias.astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    return (y.astype(wide_bias.dtype) + wide_bias).astype(y.dtype)
 
 
-def _kind(value: object) -> str:
+def _described(value: object) -> str:
     shape = getattr(value, "shape", None)
     return type(value).__name__ if shape is None else f"an array of shape {shape}"

@@ -15,12 +15,12 @@ from .._common.errors import FuncconvError
 from .._common.types import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
 from .._primitives.folds import NO_INPUT, NO_PART
 from .._primitives.select import select
+from .._primitives.whole_windows import Joint
 from .._windows.geometry import Axis, pad_modes, resolve
 from .._windows.layout import as_array, image, spatial_axes
 from .._windows.padding import pad
 from .._windows.taps import fold, taps
-from .reducers import How, reduction, restored
-from .whole_windows import Joint
+from .reducers import ReduceOptions, reduction, restored
 
 
 def pool(
@@ -65,14 +65,15 @@ def pool(
             axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
             `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
             same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
-            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default:
-            0.
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
         dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
             axis. Default: 1.
         pad_mode: what the padding contains. None: nothing, so padding takes no part in the result. A mode fills the
             padding with values that take part like the inputs: `"zeros"`, `"reflect"` (mirrored, without repeating the
             edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
-            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Default: None.
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Padding wider than the axis
+            continues as in `numpy.pad`. Default: None.
         ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
             row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
         p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
@@ -127,38 +128,39 @@ def pool(
         [5.0, 4.0]
     """
     x = as_array("pool", "the input", x)
-    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
-    reducer, x = reduction("pool", how, x)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction("pool", options, x)
     inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout).whole()
-    axes = resolve(
-        "pool", inside.spatial, window, stride=window if stride is None else stride,
-        padding=padding, dilation=dilation, ceil_mode=ceil_mode,
-    )  # fmt: skip
+    stride = window if stride is None else stride
+    geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+    axes = resolve("pool", inside.spatial, window, **geometry)
     modes = pad_modes("pool", pad_mode, len(axes), optional=True)
     parts = [_taking_part(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
-    counts = [_tap_counts(*pair) for pair in zip(axes, parts, strict=True)]
-    whole = _check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.partly)
+    counts = [_tap_counts(axis, part) for axis, part in zip(axes, parts, strict=True)]
+    full = _check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.allows_missing)
     if count_include_pad:
         counts = [_tap_counts(axis, _taking_part(axis, padded=True)) for axis in axes]
 
     if isinstance(reducer, Joint):
         padded = pad(inside.array.astype(wide(x.dtype)), axes, modes)
         missing = None
-        if not whole:
-            absent = pad(jnp.zeros((1, *inside.spatial, 1), bool), axes, modes, value=1)
-            missing = taps(absent, axes, reducer.unrolled)
-        return restored(inside, reducer.apply(taps(padded, axes, reducer.unrolled), missing), how, counts)
+        if not full:
+            is_missing = pad(jnp.zeros((1, *inside.spatial, 1), bool), axes, modes, value=1)
+            missing = taps(is_missing, axes, reducer.unrolled)
+        return restored(inside, reducer.apply(taps(padded, axes, reducer.unrolled), missing), options, counts)
     padded = pad(inside.array, axes, modes, value=reducer.identity)
-    if how.selects and jnp.issubdtype(x.dtype, jnp.inexact):
+    if options.selects and jnp.issubdtype(x.dtype, jnp.inexact):
         real = [range(axis.lo + part.start, axis.lo + part.stop) for axis, part in zip(axes, parts, strict=True)]
-        return restored(inside, select(padded, axes, str(reduce), None if whole else real), how, counts)
+        return restored(inside, select(padded, axes, str(reduce), None if full else real), options, counts)
     number = None
     if reducer.numbers:
+        # `pad` fills the mode "zeros" with 0, which would be the index of an input, so indices are shifted meanwhile.
         number = pad(reducer.numbers(inside.spatial) - NO_INPUT, axes, modes, value=NO_PART - NO_INPUT) + NO_INPUT
     tree = reducer.lift(padded, number)
+    # The last axis first: then the first of equal taps is the first in row-major order.
     for i, axis in reversed(tuple(enumerate(axes, start=1))):
         tree = fold(reducer.combine, tree, i, axis.window, axis.stride, axis.dilation, axis.outputs)
-    return restored(inside, reducer.lower(tree), how, counts)
+    return restored(inside, reducer.lower(tree), options, counts)
 
 
 def _named(name: str, reduce: str) -> partial[Any]:
@@ -235,54 +237,58 @@ def global_pool(
     """
     op = "global_pool"
     x = as_array(op, "the input", x)
-    how = How(x.dtype, reduce, ties, p, temperature, return_indices)
-    reducer, x = reduction(op, how, x)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    reducer, x = reduction(op, options, x)
     inside = image(op, x, spatial, "spatial=", layout).whole()
     sizes = inside.spatial
-    resolve(op, sizes, 1)  # refuses empty axes
+    resolve(op, sizes, 1)  # raises an error for empty axes
     batch, channels = inside.array.shape[0], inside.array.shape[-1]
     if isinstance(reducer, Joint):
-        whole = inside.array.reshape(batch, math.prod(sizes), channels)
-        y = reducer.apply([whole.astype(wide(x.dtype))], None)
+        positions = inside.array.reshape(batch, math.prod(sizes), channels)
+        y = reducer.apply([positions.astype(wide(x.dtype))], None)
     else:
         tree = reducer.lift(inside.array, reducer.numbers and reducer.numbers(sizes))
         for i, size in reversed(tuple(enumerate(sizes, start=1))):
             tree = fold(reducer.combine, tree, i, size, 1, 1, 1)
         y = jax.tree.map(lambda x: x.reshape(batch, channels), reducer.lower(tree))
-    return restored(inside, y, how, [np.array([size]) for size in sizes])
+    return restored(inside, y, options, [np.array([size]) for size in sizes])
 
 
 def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_all: bool) -> bool:
-    """Return whether all taps take part; refuse windows without any, and where all are needed those without some."""
+    """Return whether all taps of all windows take part.
+
+    A window without any such tap is an error, and if `needs_all`, one without all of them.
+    """
     for i, (axis, count) in enumerate(zip(axes, counts, strict=True)):
-        at = int(np.argmin(count))
-        if count[at] and not (needs_all and count[at] < axis.window):
+        position = int(np.argmin(count))
+        if count[position] and not (needs_all and count[position] < axis.window):
             continue
-        first = at * axis.stride - axis.lo
+        first = position * axis.stride - axis.lo
         reads = [first + tap * axis.dilation for tap in range(axis.window)]
-        which = f"window {at} on spatial axis {i}"
+        which = f"window {position} on spatial axis {i}"
         where = f"it reads the places {reads}, and the inputs are at 0 to {axis.size - 1}"
-        if not count[at]:
-            msg = f"pool: {which} lies wholly in the padding, which takes no part: {where}"
+        if not count[position]:
+            msg = f"pool: {which} lies wholly in the padding, which takes no part: {where}; pad less, or pass pad_mode="
             raise FuncconvError(msg)
         msg = (
             f"pool: a function given as reduce needs all taps of a window, as padding has no neutral value for it, "
-            f"but {which} has only {count[at]} of {axis.window}: {where}; pad_mode= says what padding shows"
+            f"but {which} has only {count[position]} of {axis.window}: {where}; pass pad_mode= to fill the padding"
         )
         raise FuncconvError(msg)
     return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))
 
 
 def _taking_part(axis: Axis, *, padded: bool) -> range:
-    """Return the places that take part: those of the image, or of the image and its padding."""
+    """Return the positions that take part: the image, or the image and its padding. Negative padding crops both."""
     if padded:
         return range(-axis.lo, axis.size + axis.hi)
     return range(max(-axis.lo, 0), axis.size + min(axis.hi, 0))
 
 
 def _tap_counts(axis: Axis, part: range) -> np.ndarray:
-    """Count the taps of each window that lie on places that take part."""
+    """Count the taps of each window that are on positions that take part."""
     start = np.arange(axis.outputs) * axis.stride - axis.lo
-    below = -((start - part.start) // axis.dilation)  # the first tap at or after the first place
-    above = -((start - part.stop) // axis.dilation)
-    return np.clip(above, 0, axis.window) - np.clip(below, 0, axis.window)
+    # -((a - b) // d) is ceil((b - a) / d): the first tap at or after a position.
+    first_tap = -((start - part.start) // axis.dilation)
+    stop_tap = -((start - part.stop) // axis.dilation)
+    return np.clip(stop_tap, 0, axis.window) - np.clip(first_tap, 0, axis.window)

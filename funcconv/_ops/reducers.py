@@ -1,4 +1,4 @@
-"""What `reduce=` and the options beside it mean, for every pool."""
+"""The option `reduce` of all pools, and the options that belong to it."""
 
 import functools
 import math
@@ -13,16 +13,18 @@ from .._common.dtypes import with_infinities
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, Number, Reduce, Scalar
 from .._primitives.folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
+from .._primitives.whole_windows import Joint, by_function, median, norm
 from .._windows.layout import Image
-from .whole_windows import Joint, by_function, median, norm
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")
-_TABLE = 1 << 20  # windows of which the numbers of taps are one constant, at most
+# A mean divides by a table with one count per window. For more windows than this, it divides by the counts of one axis
+# after another, so that the program does not hold a constant of the size of the result.
+_COUNT_TABLE_WINDOWS = 1 << 20
 
 
-class How(NamedTuple):
-    """How windows are reduced: the options of `pool` that say it, and the dtype of the input and the result."""
+class ReduceOptions(NamedTuple):
+    """The options of `pool` that say how a window is reduced, and the dtype of the input and the result."""
 
     dtype: np.dtype
     reduce: Reduce
@@ -33,72 +35,71 @@ class How(NamedTuple):
 
     @property
     def selects(self) -> bool:
-        """Whether windows are reduced to one of their taps, and no more is asked for than its value."""
+        """Whether the result is the value of one tap of each window, without its index."""
         return self.reduce in ("max", "min") and self.ties == "first" and not self.indices
 
 
-def reduction(op: str, how: How, x: Array) -> tuple[Fold | Joint, Array]:
-    """Return what `how` means, and the input in the dtype in which it is computed.
-
-    Floats of 8 bits and fewer become float32: most have no infinity that padding could show.
+def reduction(op: str, options: ReduceOptions, x: Array) -> tuple[Fold | Joint, Array]:
+    """Return the reduction that the options select, and the input in the dtype in which it is computed.
 
     Args:
-        op: who asks, for messages.
-        how: the options.
+        op: name of the op, for messages.
+        options: the options.
         x: the input.
 
     Returns:
-        An operation to fold windows by or a function of all their taps, and the input.
+        An operation that folds windows tap by tap, or a function of all their taps; and the input.
 
     Raises:
-        FuncconvError: if an option is unknown, out of range or does not go with the others or the dtype.
+        FuncconvError: if an option is unknown or out of range, or does not fit the other options or the dtype.
     """
-    _check(op, how)
-    if callable(how.reduce):
-        return by_function(op, how.reduce, how.dtype), x
-    x = x.astype(with_infinities(how.dtype))
-    return _named(how, x.dtype), x
+    _check(op, options)
+    if callable(options.reduce):
+        return by_function(op, options.reduce, options.dtype), x
+    x = x.astype(with_infinities(options.dtype))  # most floats of 8 bits have no infinity to pad a maximum with
+    return _named(options, x.dtype), x
 
 
-def _named(how: How, dtype: np.dtype) -> Fold | Joint:
-    """Return what a name means for inputs of this dtype."""
-    reduce = str(how.reduce)
+def _named(options: ReduceOptions, dtype: np.dtype) -> Fold | Joint:
+    """Return the reduction with the given name for inputs of this dtype."""
+    reduce = str(options.reduce)
     if reduce == "median":
         return median()
     if reduce == "lse":
-        return lse(how.temperature, dtype)
+        return lse(options.temperature, dtype)
     if reduce == "prod":
         return multiplied(dtype)
     if reduce in ("sum", "mean"):
         return summed(dtype)
-    if reduce == "lp" and 1 < how.p < math.inf:
-        return norm(how.p)
-    if reduce == "lp":
-        return absolute(summed(dtype) if how.p == 1 else extreme("max", how.ties, dtype))
-    return indexed(reduce, dtype) if how.indices else extreme(reduce, how.ties, dtype)
+    if reduce == "lp" and 1 < options.p < math.inf:
+        return norm(options.p)
+    if reduce == "lp":  # the 1-norm is a sum and the maximum norm a maximum, both of absolute values
+        return absolute(summed(dtype) if options.p == 1 else extreme("max", options.ties, dtype))
+    return indexed(reduce, dtype) if options.indices else extreme(reduce, options.ties, dtype)
 
 
-def restored(inside: Image, y: Any, how: How, counts: Sequence[np.ndarray]) -> Any:
-    """Return results, and their indices if there are, in the form and dtype the op was given.
+def restored(inside: Image, y: Any, options: ReduceOptions, counts: Sequence[np.ndarray]) -> Any:
+    """Return the results, and their indices if requested, with the axes and the dtype that the op returns.
 
     Args:
         inside: the input.
-        y: what the windows were reduced to, or a pair of that and indices.
-        how: the options.
-        counts: the taps of each window along each axis, whose product a mean divides by.
+        y: the reduced windows, or a pair of them and their indices.
+        options: the options.
+        counts: for each axis the number of taps of each window. A mean divides by the product over the axes.
 
     Returns:
-        As the op is to return it.
+        What the op returns.
     """
-    if how.indices:
-        return inside.restore(y[0].astype(how.dtype)), inside.restore(y[1])
-    return inside.restore((_mean(y, counts) if how.reduce == "mean" else y).astype(how.dtype))
+    if options.indices:
+        return inside.restore(y[0].astype(options.dtype)), inside.restore(y[1])
+    return inside.restore((_mean(y, counts) if options.reduce == "mean" else y).astype(options.dtype))
 
 
 def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
+    """Divide sums by the number of taps of their windows."""
     if all((count == count[0]).all() for count in counts):
         return y / float(math.prod(int(count[0]) for count in counts))
-    if math.prod(count.size for count in counts) > _TABLE:
+    if math.prod(count.size for count in counts) > _COUNT_TABLE_WINDOWS:
         for i, count in enumerate(counts, start=1):
             y = y / jnp.asarray(count.reshape([-1 if axis == i else 1 for axis in range(y.ndim)]), y.dtype)
         return y
@@ -106,25 +107,26 @@ def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
     return y / jnp.asarray(total[None, ..., None], y.dtype)
 
 
-def _check(op: str, how: How) -> None:
-    reduce, dtype = how.reduce, how.dtype
-    for name, value, known in (("reduce", reduce, REDUCES), ("ties", how.ties, TIES)):
+def _check(op: str, options: ReduceOptions) -> None:
+    """Raise an error if the options do not fit each other or the dtype."""
+    reduce, dtype = options.reduce, options.dtype
+    for name, value, known in (("reduce", reduce, REDUCES), ("ties", options.ties, TIES)):
         if value not in known and not (name == "reduce" and callable(value)):
             msg = f"{op}: unknown {name} {value!r}{suggest(value, known)}"
             raise FuncconvError(msg)
-    if reduce == "lp" and not (_is_number(how.p) and how.p >= 1):
-        msg = f"{op}: p must be a number from 1 to math.inf; got {how.p!r}"
+    if reduce == "lp" and not (_is_number(options.p) and options.p >= 1):
+        msg = f"{op}: p must be a number from 1 to math.inf; got {options.p!r}"
         raise FuncconvError(msg)
     if reduce == "lse":
-        _check_temperature(op, how.temperature)
-    if how.indices and (reduce not in ("max", "min") or how.ties != "first"):
+        _check_temperature(op, options.temperature)
+    if options.indices and (reduce not in ("max", "min") or options.ties != "first"):
         msg = (
             f"{op}: return_indices=True needs reduce='max' or 'min' and ties='first', where each result is one input; "
-            f"got reduce={reduce!r} and ties={how.ties!r}"
+            f"got reduce={reduce!r} and ties={options.ties!r}"
         )
         raise FuncconvError(msg)
     if reduce in ("max", "min", "median", "lse", "lp") and jnp.issubdtype(dtype, jnp.complexfloating):
-        msg = f"{op}: complex numbers have no {reduce}; the input is {dtype}"
+        msg = f"{op}: complex numbers have no {reduce}; the input is {dtype}. Pool jnp.abs(x), x.real or x.imag"
         raise FuncconvError(msg)
     if dtype == jnp.float8_e8m0fnu and not callable(reduce):
         msg = f"{op}: {dtype} has neither zero nor signs for padding and derivatives; cast first: x.astype(jnp.float32)"

@@ -1,45 +1,109 @@
-"""Numbers of mean 0 and variance 1, made of numbers of any mean and any size."""
+"""What the normalizations share: read their inputs, standardize numbers, apply scale and bias."""
 
 import math
-from collections.abc import Hashable, Sequence
+from collections.abc import Hashable, Mapping, Sequence
 
 import jax.numpy as jnp
 from jax import lax
 
-from .._common.types import Array, Number
+from .._common.dtypes import wide
+from .._common.errors import FuncconvError, suggest
+from .._common.types import Array, ArrayLike, Number, Params
+from .._windows.layout import as_array
 
-_UNIT = 2.0**-4  # differences of numbers of this unit do not overflow, and the reciprocals do not underflow
-_BITS = 24  # of the number of terms of a mean, where it is a symbolic dimension
+_ENTRIES = ("scale", "bias")
+# Inputs are multiplied by this before they are subtracted: a difference of two numbers of any size then stays finite,
+# and the reciprocal of a difference does not underflow.
+_INPUT_SCALE = 2.0**-4
+_SYMBOLIC_COUNT_BITS = 24  # assumed bits of the number of terms of a mean if it is a symbolic dimension
 
 
 def standardized(
-    x: Array, over: Sequence[int], epsilon: Number, axis_name: Hashable | None = None
+    x: Array, axes: Sequence[int], epsilon: Number, axis_name: Hashable | None = None
 ) -> tuple[Array, Array, Array]:
-    """Return `(x - mean) / sqrt(var + epsilon)`, the mean and the variance, over axes that stay as axes of one.
+    """Return `(x - mean) / sqrt(var + epsilon)`, the mean and the variance over `axes`, which are kept with size 1.
 
-    The mean of numbers far from zero is rounded, by more than they differ if these are nearly equal. So the largest of
-    them is subtracted first, which gives zeros if all are equal, then the mean, and then the mean of the result.
-    Numbers are scaled so that no sum and no square overflows, and so that no square that counts beside `epsilon`
-    underflows. In exact arithmetic the result does not depend on the largest number, the second mean or the scales, so
-    all of these are constants to differentiation.
+    The mean of numbers far from zero has a rounding error, which can be larger than their differences. So the largest
+    number is subtracted first (equal numbers then give exact zeros), then the mean, then the mean of the result. The
+    numbers are scaled so that no sum and no square overflows, and so that a square underflows only if it is negligible
+    beside `epsilon`. In exact arithmetic the result depends neither on the largest number nor on the second mean nor on
+    the scales, so differentiation treats all of them as constants.
     """
-    count = math.prod(x.shape[axis] for axis in over)
-    share = 2.0 ** -(count.bit_length() if isinstance(count, int) else _BITS)  # powers of two round nothing
+    count = math.prod(x.shape[axis] for axis in axes)
+    # Each term is divided by a power of two above the count, which rounds nothing and keeps the sum from overflowing.
+    term_scale = 2.0 ** -(count.bit_length() if isinstance(count, int) else _SYMBOLIC_COUNT_BITS)
 
     def mean_of(array: Array) -> Array:
-        mean = (array * share).mean(over, keepdims=True) / share
+        mean = (array * term_scale).mean(axes, keepdims=True) / term_scale
         return mean if axis_name is None else lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
 
-    largest = _UNIT * jnp.max(lax.stop_gradient(x), over, keepdims=True, initial=-jnp.inf)
+    largest = _INPUT_SCALE * jnp.max(lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
         largest = lax.pmax(largest, axis_name)  # type: ignore[no-untyped-call]
-    below = _UNIT * x - largest  # at most zero, so no number is beyond `count` times their mean
+    below = _INPUT_SCALE * x - largest  # at most zero, so no number is larger than `count` times the mean
     mean = mean_of(below)
     center = mean + mean_of(lax.stop_gradient(below - mean))
-    least = math.sqrt(epsilon) * _UNIT
-    size = jnp.maximum(lax.stop_gradient(-mean), least)
+    smallest_size = math.sqrt(epsilon) * _INPUT_SCALE
+    size = jnp.maximum(lax.stop_gradient(-mean), smallest_size)
     y = (below - center) * (1 / size)
     var = mean_of(jnp.square(y))
-    y = y * lax.rsqrt(var + jnp.square(least / size))
-    size = size / _UNIT
-    return y, (largest + center) / _UNIT, var * size * size
+    y = y * lax.rsqrt(var + jnp.square(smallest_size / size))
+    size = size / _INPUT_SCALE
+    return y, (largest + center) / _INPUT_SCALE, var * size * size
+
+
+def scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
+    """Return `x * scale + bias`, both of which may be None."""
+    if scale is not None:
+        x = x * as_last_axes(scale, x)
+    return x if bias is None else x + as_last_axes(bias, x)
+
+
+def as_last_axes(values: Array, x: Array) -> Array:
+    """Return values for the last axes of `x` with as many axes as `x` and its dtype."""
+    return values.astype(x.dtype).reshape((1,) * (x.ndim - values.ndim) + values.shape)
+
+
+def read_inputs(op: str, params: Params, x: ArrayLike, epsilon: Number) -> tuple[Array, Array | None, Array | None]:
+    """Return the input, the scale and the bias. Scale and bias have the dtype of the input, or that of its sums."""
+    if not isinstance(params, Mapping):
+        msg = f'{op}: params must be {{"scale": array, "bias": array}}, either of which may be missing; got {params!r}'
+        raise FuncconvError(msg)
+    for name in params:
+        if name not in _ENTRIES:
+            msg = f"{op}: params have an unknown entry {name!r}{suggest(name, _ENTRIES)}"
+            raise FuncconvError(msg)
+    x = as_array(op, "the input", x)
+    check_floating(op, "the input", x)
+    check_epsilon(op, epsilon)
+    arrays: list[Array | None] = []
+    for name in _ENTRIES:
+        array = None if params.get(name) is None else as_array(op, f"the {name}", params[name])
+        # Mixed-precision training keeps scale and bias in float32 beside 16-bit inputs.
+        if array is not None and array.dtype not in (x.dtype, wide(x.dtype)):
+            msg = f"{op}: the input is {x.dtype} but the {name} is {array.dtype}; cast one of them"
+            raise FuncconvError(msg)
+        arrays.append(array)
+    return x, *arrays  # type: ignore[return-value]
+
+
+def check_channels(op: str, channels: int, **arrays: Array | None) -> None:
+    """Raise an error if an array does not have one number per channel."""
+    for name, array in arrays.items():
+        if array is not None and array.shape != (channels,):
+            msg = f"{op}: the input has {channels} channels, but the {name} has shape {array.shape}"
+            raise FuncconvError(msg)
+
+
+def check_floating(op: str, name: str, array: Array) -> None:
+    """Raise an error if an array is integer, boolean or complex."""
+    if not jnp.issubdtype(array.dtype, jnp.floating):
+        msg = f"{op}: {name} is {array.dtype}, but must be floating; cast it first, for instance to jnp.float32"
+        raise FuncconvError(msg)
+
+
+def check_epsilon(op: str, epsilon: Number) -> None:
+    """Raise an error if epsilon is not positive: a channel of equal numbers would be divided by zero."""
+    if not epsilon > 0:
+        msg = f"{op}: epsilon must be above 0; got {epsilon!r}"
+        raise FuncconvError(msg)

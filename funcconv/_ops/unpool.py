@@ -14,8 +14,9 @@ from .._common.mesh_axes import sharded_like
 from .._common.types import Array, ArrayLike, Padding, Shape, Sizes
 from .._primitives.folds import check_places
 from .._primitives.place import put
-from .._windows.geometry import Axis, per_axis, resolve, transposed_sizes
+from .._windows.geometry import Axis, per_axis, resolve
 from .._windows.layout import as_array, image, spatial_axes
+from .._windows.transposed import transposed_sizes
 
 
 def max_unpool(
@@ -84,7 +85,7 @@ def max_unpool(
         [0.0, 4.0, 0.0, 0.0, 2.0, 0.0]
     """
     op = "max_unpool"
-    known: Any = None if isinstance(indices, jax.core.Tracer) else np.asarray(indices)
+    known_indices: Any = None if isinstance(indices, jax.core.Tracer) else np.asarray(indices)
     y, indices = as_array(op, "y", y), as_array(op, "indices", indices)
     if indices.shape != y.shape or not jnp.issubdtype(indices.dtype, jnp.integer):
         msg = (
@@ -92,20 +93,22 @@ def max_unpool(
             f"got {indices.dtype} of shape {indices.shape}"
         )
         raise FuncconvError(msg)
-    said = spatial_axes(op, "window", window, spatial)
-    inside = image(op, y, *said, layout).whole()
+    axes_and_source = spatial_axes(op, "window", window, spatial)
+    inside = image(op, y, *axes_and_source, layout).whole()
     axes = _axes(op, inside.spatial, window, window if stride is None else stride, padding, dilation, size)
     check_places("max_unpool", tuple(axis.size for axis in axes))
-    if known is not None:
-        _check_indices(op, np.asarray(image(op, known, *said, layout).array), axes)
-    where = sharded_like(image(op, indices.astype(jnp.int32), *said, layout).array, inside.array)
-    return inside.restore(in_wide(lambda y: put(y, where, axes), inside.array))
+    if known_indices is not None:
+        _check_indices(op, np.asarray(image(op, known_indices, *axes_and_source, layout).array), axes)
+    places = image(op, indices.astype(jnp.int32), *axes_and_source, layout).array
+    places = sharded_like(places, inside.array)
+    # Values of overlapping windows are added, in float32 for 16-bit values.
+    return inside.restore(in_wide(lambda y: put(y, places, axes), inside.array))
 
 
 def _axes(
     op: str, outputs: Shape, window: Sizes, stride: Sizes, padding: Padding, dilation: Sizes, size: Sizes | None
 ) -> tuple[Axis, ...]:
-    """Return the axes of the pool that is undone; with a given `size` it may have had `ceil_mode` or not."""
+    """Return the axes of the pool whose selection is transposed. With a given `size` it may have used `ceil_mode`."""
     n = len(outputs)
     if size is None:
         windows = per_axis(op, "window", window, n, least=1)
@@ -116,16 +119,17 @@ def _axes(
         sizes = per_axis(op, "size", size, n, least=1)
     axes = resolve(op, sizes, window, stride=stride, padding=padding, dilation=dilation, ceil_mode=True)
     for i, (axis, count) in enumerate(zip(axes, outputs, strict=True)):
-        whole = 1 + (axis.size + axis.lo + axis.hi - axis.extent) // axis.stride
-        if count not in (whole, axis.outputs):
-            possible = " or ".join(str(number) for number in sorted({max(whole, 0), axis.outputs}))
+        # `axis.outputs` is the number of windows with ceil_mode, this the number without.
+        floor_outputs = 1 + (axis.size + axis.lo + axis.hi - axis.extent) // axis.stride
+        if count not in (floor_outputs, axis.outputs):
+            possible = " or ".join(str(number) for number in sorted({max(floor_outputs, 0), axis.outputs}))
             msg = f"{op}: a size of {axis.size} on spatial axis {i} has {possible} windows, but y has {count}"
             raise FuncconvError(msg)
     return tuple(axis._replace(outputs=count) for axis, count in zip(axes, outputs, strict=True))
 
 
 def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
-    """Refuse indices that are not among the places that their window reads."""
+    """Raise an error for indices that are not among the positions that their window reads."""
     sizes = tuple(axis.size for axis in axes)
     wrong = (indices < -1) | (indices >= math.prod(sizes))
     places = np.unravel_index(np.where(wrong | (indices < 0), 0, indices), sizes)
@@ -134,13 +138,14 @@ def _check_indices(op: str, indices: np.ndarray, axes: Sequence[Axis]) -> None:
         tap = place - starts.reshape([-1 if i + 1 == j else 1 for j in range(place.ndim)])
         wrong |= (indices >= 0) & ((tap < 0) | (tap >= axis.extent) | (tap % axis.dilation != 0))
     if wrong.any():
-        at = tuple(int(i) for i in np.argwhere(wrong)[0][1:-1])
+        position = tuple(int(i) for i in np.argwhere(wrong)[0][1:-1])
+        firsts = [i * axis.stride - axis.lo for i, axis in zip(position, axes, strict=True)]
         reads = [
             [first + tap * axis.dilation for tap in range(axis.window)]
-            for first, axis in ((o * axis.stride - axis.lo, axis) for o, axis in zip(at, axes, strict=True))
+            for first, axis in zip(firsts, axes, strict=True)
         ]
         msg = (
-            f"{op}: the index {indices[wrong][0]} is not a place of its window, number {at}, which reads "
+            f"{op}: the index {indices[wrong][0]} is not a place of its window, number {position}, which reads "
             f"{' x '.join(map(str, reads))} of an image of {sizes}; window, stride, padding, dilation and size must be "
             f"those of the pool"
         )

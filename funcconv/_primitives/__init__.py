@@ -1,1 +1,1 @@
-"""The maps that JAX differentiates: convolution and selection, and how they are computed."""
+"""JAX primitives for convolution, selection and reduction of windows, with their derivatives and lowerings."""

@@ -1,4 +1,4 @@
-"""Options for XLA's compiler."""
+"""Options for the XLA compiler."""
 
 import functools
 import warnings
@@ -11,9 +11,9 @@ from jax import lax
 
 from .forms import library
 
-# XLA's own options, which it marks as experimental and not all its versions know. They turn on oneDNN, and turn off the
-# two libraries that would take convolutions away from it. An XLA without oneDNN gets no options: with YNN off,
-# jaxlib 0.10 compiles some float64 convolutions for minutes on processors without AVX-512.
+# Options that XLA marks as experimental, and that not all versions know. They turn on oneDNN, and turn off the two
+# libraries (YNNPACK and XNNPACK) that would otherwise get the convolutions. An XLA without oneDNN gets no options:
+# without YNNPACK, jaxlib 0.10 compiles some float64 convolutions for minutes on processors without AVX-512.
 _ONEDNN_CALLS = "xla_cpu_experimental_onednn_custom_call"
 _ONEDNN: dict[str, str | bool] = {
     _ONEDNN_CALLS: True,
@@ -23,18 +23,19 @@ _ONEDNN: dict[str, str | bool] = {
 
 
 def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
-    """Return the options with which XLA compiles convolutions best, for the outermost `jax.jit`.
+    """Return compiler options that make convolutions fast, for the outermost `jax.jit`.
 
-    On the CPU these turn on oneDNN, if the installed jaxlib can use it (0.12 can, 0.10 cannot). This is tried once, on
-    a small convolution. Results may differ in their last digits from those without options. With jaxlib 0.12, JAX
+    On the CPU they turn on oneDNN, if the installed jaxlib has it (0.12 has, 0.10 has not). The first call finds this
+    out by compiling a small convolution. With oneDNN, results can differ in their last digits. With jaxlib 0.12, JAX
     warns that it cannot write a program with oneDNN to its persistent compilation cache, and continues.
 
     Args:
-        platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: the platform of JAX's default backend.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
 
     Returns:
-        Options for `jax.jit(f, compiler_options=...)`, which accepts them on an outermost function only. None if no
-        options help: on a GPU or TPU, and with a jaxlib without oneDNN. Use `compiled_with` where `f` is traced.
+        A dict for `jax.jit(f, compiler_options=...)`, which accepts options on an outermost function only. None if no
+        options help: on a GPU or TPU, or with a jaxlib without oneDNN. Use `compiled_with` inside `f`, so that its
+        convolutions are traced for these options.
 
     Raises:
         Nothing.
@@ -52,14 +53,15 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
 
 @contextmanager
 def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
-    """Say, where a function is traced, with which of `compiler_options` it will be compiled.
+    """Trace the code in a `with` block for the given compiler options.
 
-    XLA's options cannot be seen while a program is made for it. With this, convolutions take forms that are fast with
-    them: with oneDNN most are left to it. It is a part of what is traced, so it belongs inside of the function that is
-    jitted; around a call it has an effect only if that call traces. Values differ in their last digits, if at all.
+    Compiler options cannot be read while a function is traced. Inside this block, convolutions use forms that are fast
+    with the options; with oneDNN, most are left to it. Use it inside the jitted function: around a call it has an
+    effect only if the call traces the function. Results can differ in their last digits.
 
     Args:
-        options: what `jax.jit` is given as `compiler_options`; None is for none.
+        options: the options that `jax.jit` gets as `compiler_options`, such as the result of `compiler_options()`. None
+            means no options.
 
     Yields:
         Nothing.
@@ -91,7 +93,7 @@ def _probed() -> dict[str, str | bool] | None:
         lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     with jax.default_device(jax.devices("cpu")[0]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns that it cannot cache this program
+        warnings.simplefilter("ignore")  # JAX warns that it cannot write this program to its cache
         shapes = (jnp.zeros(shape, jnp.float32) for shape in ((1, 8, 8, 4), (3, 3, 4, 4)))
         lowered = jax.jit(conv).lower(*shapes)
         try:

@@ -1,4 +1,4 @@
-"""Which form each convolution and pool of a program is computed in, and why."""
+"""`explain`: the form of each convolution and pool of a program, and the reason for it."""
 
 import math
 from collections import Counter
@@ -10,35 +10,35 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from .._common.types import Shape
-from . import conv as _family
+from . import conv as _conv
 from . import select as _select
 from .forms import CHOICES, Problem, Where, choose
 
 
 class Explained(NamedTuple):
-    """One convolution or pool, or several that are alike."""
+    """One convolution or pool, or several equal ones."""
 
-    map: str  # "conv", "conv_input_grad" or "conv_kernel_grad"; of a max or min pool "extreme", "pick" or "place"
-    form: str  # in which it is computed
-    why: str
+    map: str  # "conv", "conv_input_grad" or "conv_kernel_grad"; for a max or min pool "extreme", "pick" or "place"
+    form: str  # how it is computed
+    why: str  # the reason for this form
     image: Shape
-    kernel: Shape  # or a window
+    kernel: Shape  # or the window of a pool
     stride: Shape
     dilation: Shape
     groups: int
-    times: int  # how often it is computed; once for each pass of a `scan`, once in all for a `while_loop`
-    flops: int  # of one of them: two for each tap of each window, taps that none has on the image aside; of a pool one
-    bytes: int  # of the operands and the result of one of them
+    times: int  # how often it is computed; each pass of a `scan` counts, and a `while_loop` counts as one pass
+    flops: int  # of one convolution: two per tap of each window, without taps that are only on padding; of a pool one
+    bytes: int  # of the operands and the result of one convolution or pool
 
 
 class Explanation(tuple[Explained, ...]):
-    """What `explain` found, in order of first use; printed, it is a table."""
+    """The result of `explain`: a tuple of `Explained` in order of first use, which prints as a table."""
 
     __slots__ = ()
 
     @property
     def flops(self) -> int:
-        """Of all convolutions."""
+        """The number of operations of all convolutions and pools."""
         return sum(row.flops * row.times for row in self)
 
     def __str__(self) -> str:
@@ -51,23 +51,23 @@ class Explanation(tuple[Explained, ...]):
 
 
 def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> Explanation:
-    """Say in which form each convolution and each max or min pool of a function is computed, and why.
+    """Show how each convolution and each max or min pool of a function is computed, and why.
 
-    The function is traced, not run; what no result needs is left out. To see derivatives, ask about them:
-    `explain(jax.grad(loss), params)`.
+    The function is traced, not run. Operations that no result needs are left out. To see derivatives, pass a
+    derivative: `explain(jax.grad(loss), params)`.
 
     Args:
-        f: a function of arrays or trees of them.
-        *args: what it is called with; `jax.ShapeDtypeStruct` will do.
-        platform: `"cpu"`, `"gpu"` or `"tpu"`; None is that of JAX's default backend.
+        f: a function of arrays or trees of arrays.
+        *args: its arguments. `jax.ShapeDtypeStruct` can replace an array.
+        platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
 
     Returns:
-        A tuple of `Explained`, in order of first use, those that are alike as one; it prints as a table. Not in it
-        is what is traced to operations of JAX alone: convolutions with `implementation="lax"`, other pools, and
-        derivatives of pools whose windows do not overlap.
+        A tuple of `Explained`, in order of first use, with one entry for equal operations. It prints as a table. It
+        does not contain operations that are traced to `jax.lax` alone: convolutions with `implementation="lax"`, other
+        pools, and derivatives of pools whose windows do not overlap.
 
     Raises:
-        Nothing but what tracing `f` raises.
+        Nothing, except for errors that `f` raises.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -77,50 +77,72 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         [('conv', 'taps'), ('conv_kernel_grad', 'taps')]
     """
     where = Where("cpu" if (platform or jax.default_backend()) == "cpu" else None)
-    found: Counter[Explained] = Counter()
+    counts: Counter[Explained] = Counter()
     traced = jax.make_jaxpr(f)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-    for eqn, times in _of_interest(used, 1):
-        pool = eqn.primitive in _select.FORMS
-        found[_explained_pool(eqn) if pool else _explained(eqn, where)] += times
-    return Explanation(row._replace(times=times) for row, times in found.items())
+    for eqn, times in _convs_and_pools(used, 1):
+        is_pool = eqn.primitive in _select.FORMS
+        counts[_explained_pool(eqn) if is_pool else _explained_conv(eqn, where)] += times
+    return Explanation(row._replace(times=times) for row, times in counts.items())
 
 
-def _of_interest(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
-    """Return the convolutions and pools of a traced program and of those within it, each with how often it runs."""
+def _convs_and_pools(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
+    """Return the convolutions and pools of a traced program and its inner programs, and how often each runs."""
     for eqn in jaxpr.eqns:
-        if eqn.primitive in _family.PRIMITIVES or eqn.primitive in _select.FORMS:
+        if eqn.primitive in _conv.PRIMITIVES or eqn.primitive in _select.FORMS:
             yield eqn, times
         passes = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(eqn.params):
-            yield from _of_interest(getattr(inner, "jaxpr", inner), times * passes)
+            yield from _convs_and_pools(getattr(inner, "jaxpr", inner), times * passes)
 
 
-def _explained(eqn: Any, where: Where) -> Explained:
+def _explained_conv(eqn: Any, where: Where) -> Explained:
     form, stack = eqn.params["form"], eqn.params["stack"]
     types = [*(operand.aval for operand in eqn.invars), eqn.outvars[0].aval]
-    parts = dict(zip(_family.PRIMITIVES[eqn.primitive], types, strict=True))
-    image, kernel = parts["x"], parts["w"]
+    by_role = dict(zip(_conv.PRIMITIVES[eqn.primitive], types, strict=True))
+    image, kernel = by_role["x"], by_role["w"]
     problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)
     row = choose(CHOICES[eqn.primitive.name], problem)
     return Explained(
-        eqn.primitive.name, row.form, row.why, image.shape, kernel.shape,
-        tuple(axis.stride for axis in form.axes), tuple(axis.dilation for axis in form.axes), form.groups, 1,
-        2 * problem.products * math.prod(image.shape[:stack]), sum(each.size * each.dtype.itemsize for each in types),
-    )  # fmt: skip
+        map=eqn.primitive.name,
+        form=row.form,
+        why=row.why,
+        image=image.shape,
+        kernel=kernel.shape,
+        stride=tuple(axis.stride for axis in form.axes),
+        dilation=tuple(axis.dilation for axis in form.axes),
+        groups=form.groups,
+        times=1,
+        flops=2 * problem.products * math.prod(image.shape[:stack]),
+        bytes=_bytes(types),
+    )
 
 
 def _explained_pool(eqn: Any) -> Explained:
-    axes, number = eqn.params["axes"], len(eqn.params["axes"])
+    axes = eqn.params["axes"]
     types = [*(operand.aval for operand in eqn.invars), eqn.outvars[0].aval]
+    # `place` maps windows to an image, the others an image to windows.
     image, windows = (types[-1], types[0]) if eqn.primitive is _select.place_p else (types[0], types[-1])
-    batch = math.prod(image.shape[: -number - 1])
+    batch = math.prod(image.shape[: -len(axes) - 1])
     window = tuple(axis.window for axis in axes)
+    form, why = _select.FORMS[eqn.primitive]
     return Explained(
-        eqn.primitive.name, *_select.FORMS[eqn.primitive], (batch, *image.shape[-number - 1 :]),
-        window, tuple(axis.stride for axis in axes), tuple(axis.dilation for axis in axes), image.shape[-1], 1,
-        math.prod(window) * windows.size, sum(each.size * each.dtype.itemsize for each in types),
-    )  # fmt: skip
+        map=eqn.primitive.name,
+        form=form,
+        why=why,
+        image=(batch, *image.shape[-len(axes) - 1 :]),
+        kernel=window,
+        stride=tuple(axis.stride for axis in axes),
+        dilation=tuple(axis.dilation for axis in axes),
+        groups=image.shape[-1],  # each channel is pooled separately
+        times=1,
+        flops=math.prod(window) * windows.size,
+        bytes=_bytes(types),
+    )
+
+
+def _bytes(types: list[Any]) -> int:
+    return sum(aval.size * aval.dtype.itemsize for aval in types)
 
 
 def _cells(row: Explained) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
-"""Reductions that fold two values at a time.
+"""Reductions that combine two values at a time: maximum, sum, product, log-sum-exp and others.
 
-Selections ride on comparisons, and what keeps numbers in range is a constant to differentiation. So derivatives of any
-order and in any mode are those of sums, products and selects: nothing is scattered.
+Selections depend on comparisons, and factors that keep numbers in range are constants to differentiation. So
+derivatives of every order consist of sums, products and selects, without a scatter.
 """
 
 import math
@@ -18,83 +18,90 @@ from .._common.errors import FuncconvError
 from .._common.types import Array, Scalar, Shape
 
 NO_PART = -2  # the index of padding that takes no part
-NO_INPUT = -1  # the index of a zero that a pad mode shows
+NO_INPUT = -1  # the index of a zero in padding with the mode "zeros"
 
-_MOST_PLACES = 2**31 - 1  # of an image, whose indices are int32
-_FAR = 1000.0  # exp(-1000) is zero in every dtype
+_MOST_PLACES = 2**31 - 1  # positions of an image that int32 indices can number
+_ZERO_EXPONENT = 1000.0  # exp(-1000) is zero in every dtype
 
 
 class Fold(NamedTuple):
-    """An associative operation, the value that padding shows to it, and the way to the arrays it works on and back.
+    """An associative operation, with its identity and the conversion of its operands and results.
 
-    Each axis is folded by itself, the last one first: what is first within the rows and then among them is first of
-    all in row-major order.
+    The axes of a window are folded one after another, the last one first. So the first of equal taps is the first in
+    row-major order.
 
-    `lift(x, number)` gets the image and, if the operation has `numbers`, what `numbers(sizes)` gives for its inputs:
-    integers `(1, *sizes, 1)`, which are `NO_PART` where padding takes no part and `NO_INPUT` where a mode shows a zero.
+    If the operation has `numbers`, `lift(x, number)` also gets `numbers(sizes)`, integers `(1, *sizes, 1)`. They are
+    padded like the image, with `NO_PART` for padding that takes no part and `NO_INPUT` for zeros of a pad mode.
     """
 
-    identity: Any
-    lift: Callable[[Array, Any], Any]
+    identity: Any  # the value of padding that takes no part
+    lift: Callable[[Array, Any], Any]  # from the image to the values that are combined
     combine: Callable[[Any, Any], Any]
-    lower: Callable[[Any], Any]
+    lower: Callable[[Any], Any]  # from the combined values to the result
     numbers: Callable[[Shape], Array] | None = None
 
 
 def summed(dtype: np.dtype) -> Fold:
-    """Return addition."""
+    """Return addition, in float32 for 16-bit floats."""
     return Fold(0, lambda x, _: x.astype(wide(dtype)), jnp.add, _same)
 
 
 def multiplied(dtype: np.dtype) -> Fold:
-    """Return multiplication."""
+    """Return multiplication, in float32 for 16-bit floats."""
     return Fold(1, lambda x, _: x.astype(wide(dtype)), jnp.multiply, _same)
 
 
 def absolute(operation: Fold) -> Fold:
-    """Return an operation on absolute values, in which zeros take no part."""
-    # Not jnp.abs, whose derivative at zero is 1.
+    """Return an operation on absolute values."""
+    # x * sign(x) and not jnp.abs(x), whose derivative at zero is 1 and not 0.
     return operation._replace(identity=0, lift=lambda x, number: operation.lift(x * jnp.sign(x), number))
 
 
 def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
-    """Return the operation that selects the largest or smallest."""
-    summing = wide(dtype)  # in which derivatives are summed
+    """Return the operation that selects the maximum or minimum."""
+    sum_dtype = wide(dtype)  # gradients of an input from several windows are summed in it
+    identity = extreme_identity(reduce, dtype)
     if ties == "first" or not jnp.issubdtype(dtype, jnp.inexact):
-        return Fold(farthest(reduce, dtype), lambda x, _: x.astype(summing), partial(first, reduce), _same)
+        return Fold(identity, lambda x, _: x.astype(sum_dtype), partial(first, reduce), _same)
     return Fold(
-        farthest(reduce, dtype), lambda x, number: (x.astype(summing), (number != NO_PART).astype(summing)),
-        partial(_split, reduce), lambda pair: pair[0], lambda sizes: jnp.zeros((1, *sizes, 1), jnp.int32),
-    )  # fmt: skip
+        identity=identity,
+        lift=lambda x, number: (x.astype(sum_dtype), (number != NO_PART).astype(sum_dtype)),
+        combine=partial(_split, reduce),
+        lower=lambda pair: pair[0],
+        numbers=lambda sizes: jnp.zeros((1, *sizes, 1), jnp.int32),
+    )
 
 
 def indexed(reduce: str, dtype: np.dtype) -> Fold:
     """Return the operation on pairs of a value and its index."""
-    summing = wide(dtype)
+    sum_dtype = wide(dtype)
     return Fold(
-        farthest(reduce, dtype), lambda x, number: (x.astype(summing), number + jnp.zeros_like(x, jnp.int32)),
-        partial(_first_pair, reduce), _same, _places,
-    )  # fmt: skip
+        identity=extreme_identity(reduce, dtype),
+        lift=lambda x, number: (x.astype(sum_dtype), number + jnp.zeros_like(x, jnp.int32)),
+        combine=partial(_first_pair, reduce),
+        lower=_same,
+        numbers=_places,
+    )
 
 
 def _places(sizes: Shape) -> Array:
-    """Return the row-major number of each place, `(1, *sizes, 1)`."""
+    """Return the row-major index of each position, `(1, *sizes, 1)`."""
     check_places("pool", sizes)
     return jnp.arange(math.prod(sizes), dtype=jnp.int32).reshape(1, *sizes, 1)
 
 
 def check_places(op: str, sizes: Shape) -> None:
-    """Refuse an image of which indices in int32 cannot tell all places apart."""
+    """Raise an error if int32 cannot number all positions of an image."""
     if math.prod(sizes) > _MOST_PLACES:
         msg = (
             f"{op}: an image of {tuple(sizes)} has {math.prod(sizes):,} places, but indices are int32 and number at "
-            f"most {_MOST_PLACES:,}. Cut the image into parts"
+            f"most {_MOST_PLACES:,}. Split the image into smaller parts"
         )
         raise FuncconvError(msg)
 
 
-def farthest(reduce: str, dtype: np.dtype) -> Any:
-    """Return the value that no other one loses to: the smallest for `"max"`, the largest for `"min"`."""
+def extreme_identity(reduce: str, dtype: np.dtype) -> Any:
+    """Return the identity of the maximum (the smallest value of a dtype) or of the minimum (the largest)."""
     if dtype == np.bool_:
         return reduce == "min"
     if jnp.issubdtype(dtype, jnp.inexact):
@@ -104,53 +111,55 @@ def farthest(reduce: str, dtype: np.dtype) -> Any:
 
 
 def later_wins(reduce: str, a: Array, b: Array) -> Array:
-    """Return where `b` is beyond `a`, or the first NaN of the two."""
+    """Return a mask of the positions where `b` is selected: it is more extreme than `a`, or a NaN and `a` is not."""
     return (b > a if reduce == "max" else b < a) | ((b != b) & (a == a))
 
 
 def first(reduce: str, a: Array, b: Array) -> Array:
-    """Select the extreme of the two, `a` where they tie; its derivative goes with it."""
+    """Select the more extreme value, and `a` if they are equal. The derivative goes to the selected one."""
     return lax.select(later_wins(reduce, a, b), b, a)
 
 
 def first_real(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
-    """Select the extreme of two values, each with whether it is real; padding, which is not, loses to its equal."""
+    """Select the more extreme of two values with flags for real values; padding is not selected if it is equal."""
     (a, a_real), (b, b_real) = one, two
     later = later_wins(reduce, a, b) | (b_real & ~a_real)
     return lax.select(later, b, a), a_real | b_real
 
 
 def _first_pair(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
-    """Select the extreme with its index; padding that takes no part loses even to its equal."""
+    """Select the more extreme value with its index. Padding that takes no part is not selected if it is equal."""
     (a, i), (b, j) = one, two
     later = later_wins(reduce, a, b) | (i == NO_PART)
     return lax.select(later, b, a), lax.select(later, j, i)
 
 
 def _split(reduce: str, one: tuple[Array, Array], two: tuple[Array, Array]) -> Any:
-    """Select the extreme of two values that stand for `m` and `n` tied ones; where they tie, both share by number."""
-    (a, m), (b, n) = one, two  # padding stands for none, so it has no share where it ties with an infinity
+    """Select the more extreme of two values that represent `m` and `n` equal taps, and share ties by these numbers."""
+    (a, m), (b, n) = one, two  # padding represents no taps, so it has no share, even if it is equal to an infinity
     share = n / jnp.maximum(m + n, 1)
     tie = (a == b) & (m > 0) & (n > 0)
     later = later_wins(reduce, a, b) | (m == 0)
-    # Both ways leave the value as it is and share the derivative: the first is exact, the second takes infinities.
+    # Both formulas give the value of a and b, and share the derivative. The first is exact for finite numbers, the
+    # second is right for infinities too.
     shared = jnp.where(jnp.isfinite(a), a + share * (b - a), (1 - share) * a + share * b)
     value = jnp.where(tie, shared, lax.select(later, b, a))
     return value, jnp.where(tie, m + n, jnp.where(later, n, m))
 
 
 def lse(temperature: Scalar, dtype: np.dtype) -> Fold:
-    """Return the operation on pairs of a constant `top` and the sum of `exp((x - top) / temperature)`.
+    """Return log-sum-exp, on pairs of the maximum `top` and the sum of `exp((x - top) / temperature)`.
 
-    Any constant gives the same `top + temperature * log(sum)`, so it is right to differentiate by the sum alone.
+    The result `top + temperature * log(sum)` is the same for every `top`, so `top` is a constant to differentiation.
     """
-    summing = wide(dtype)
-    heat = jnp.asarray(temperature).astype(summing)
+    sum_dtype = wide(dtype)
+    heat = jnp.asarray(temperature).astype(sum_dtype)
 
     def lift(x: Array, _: Any) -> tuple[Array, Array]:
-        x = x.astype(summing)
+        x = x.astype(sum_dtype)
         top = lax.stop_gradient(x)
-        return top, jnp.exp(jnp.where(jnp.isinf(top), 0, x - top) / heat)  # a NaN stays one, as does its derivative
+        # For an infinity, x - top would be NaN. A NaN in x stays a NaN, also in the derivative.
+        return top, jnp.exp(jnp.where(jnp.isinf(top), 0, x - top) / heat)
 
     def combine(one: tuple[Array, Array], two: tuple[Array, Array]) -> tuple[Array, Array]:
         (a, m), (b, n) = one, two
@@ -158,9 +167,11 @@ def lse(temperature: Scalar, dtype: np.dtype) -> Fold:
         return top, m * weight(a, top) + n * weight(b, top)
 
     def weight(a: Array, top: Array) -> Array:
-        drop = jnp.where(a < top, a - top, 0)  # also where both are infinite, or one is a NaN
-        far = drop < -_FAR * heat  # where an infinite quotient would make a NaN of the derivative by the temperature
-        return jnp.where(far, 0, jnp.exp(jnp.where(far, 0, drop) / heat))
+        drop = jnp.where(a < top, a - top, 0)  # zero also if both are infinite, or one is a NaN
+        # Far below the maximum the weight is zero. The formula would divide infinities, and so give a NaN in the
+        # derivative with respect to the temperature.
+        is_zero = drop < -_ZERO_EXPONENT * heat
+        return jnp.where(is_zero, 0, jnp.exp(jnp.where(is_zero, 0, drop) / heat))
 
     return Fold(-np.inf, lift, combine, lambda pair: pair[0] + heat * jnp.log(pair[1]))
 

@@ -1,9 +1,10 @@
-"""Values that are put to their indices: a linear map, and its transpose.
+"""`put`: add values at their indices in an image, a linear map, and its transpose `look_up`.
 
     put(y, indices) -> x        x[j] = the sum of all y[i] with indices[i] = j
     look_up(x, indices) -> y    y[i] = x[indices[i]]
 
-Only indices that a window reads take part, so a place adds up its windows in a fixed order, and nothing is scattered.
+Only indices that a window reads take part. So each position adds the values of its windows in a fixed order, without a
+scatter, whose order is not deterministic on a GPU.
 """
 
 import functools
@@ -28,43 +29,43 @@ from .rules import define_transposes
 put_p = Primitive("put")
 look_up_p = Primitive("look_up")
 
-# More terms are summed in a loop. `jet` has no rule for loops, so such a sum is a primitive, which has one.
-_UNROLLED = 64
-_NOWHERE = -2  # the number of a place outside of the image: no index, as -1 is none
+# More terms per position are summed in a loop. `jet` has no rule for loops, so that sum is a primitive that has one.
+_MOST_UNROLLED_TERMS = 64
+_OUTSIDE = -2  # number of a position outside the image; it equals no index, since -1 marks a dropped value
 
 
 def put(y: Array, indices: Array, axes: tuple[Axis, ...]) -> Array:
-    """Add up, at each place of an image, the values of those windows that have its index.
+    """Return an image of zeros to which each value is added at its index.
 
     Args:
         y: `(batch, *positions, channels)`.
-        indices: int32 of the shape of `y`, in the row-major order of the spatial axes; -1 is no place.
+        indices: int32 of the shape of `y`, in the row-major order of the spatial axes; -1 drops the value.
         axes: the windows.
 
     Returns:
-        `(batch, *size, channels)`. A value whose index its window does not read is dropped.
+        `(batch, *size, channels)`. A value is dropped if its window does not read its index.
     """
-    if math.prod(map(len, _backs(axes))) <= _UNROLLED:
+    if math.prod(map(len, _backs(axes))) <= _MOST_UNROLLED_TERMS:
         return _placed(y, indices, axes=axes)
     return put_p.bind(*varying_alike(y, indices), axes=axes)
 
 
 def _backs(axes: Sequence[Axis]) -> list[list[int]]:
-    """Return by how many strides the windows that read a place can start before it, along each axis."""
+    """Return how many strides before a position the windows that read it can start, for each axis."""
     return [sorted({tap * axis.dilation // axis.stride for tap in range(axis.window)}) for axis in axes]
 
 
 def _placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
-    """Add up, at each place of the image, the values of those windows that have its index.
+    """Compute `put` for one batch axis.
 
-    In the padded image, window `o` reads from the place `o * stride` on. So the place `m * stride + phase` is read by
-    the windows `m - back`, with the tap that lies `back * stride + phase` places after their first.
+    In the padded image, window `o` reads from position `o * stride` on. So position `m * stride + phase` is read by the
+    windows `m - back`, with the tap `back * stride + phase` positions after their first.
 
     Returns:
         `(batch, *size, channels)`.
     """
     backs = _backs(axes)
-    firsts = [axis.lo // axis.stride for axis in axes]  # the first and, next, the last m with places of the image
+    firsts = [axis.lo // axis.stride for axis in axes]  # the first and the last m with positions of the image
     lasts = [(axis.lo + axis.size - 1) // axis.stride for axis in axes]
     counts = [last - first + 1 for first, last in zip(firsts, lasts, strict=True)]
     edges = [
@@ -77,15 +78,15 @@ def _placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
     for i, (axis, first, count) in enumerate(zip(axes, firsts, counts, strict=True)):
         place = np.arange(first * axis.stride, (first + count) * axis.stride) - axis.lo
         rows = math.prod(after.size for after in axes[i + 1 :])
-        terms = np.where((place >= 0) & (place < axis.size), place * rows, _NOWHERE).reshape(count, axis.stride)
-        added = _along(jnp.asarray(terms, jnp.int32), i, len(axes))
-        number = jnp.where((number < 0) | (added < 0), _NOWHERE, number + added)
+        terms = np.where((place >= 0) & (place < axis.size), place * rows, _OUTSIDE).reshape(count, axis.stride)
+        axis_number = _along(jnp.asarray(terms, jnp.int32), i, len(axes))
+        number = jnp.where((number < 0) | (axis_number < 0), _OUTSIDE, number + axis_number)
 
     def term(back: Sequence[Any]) -> Array:
-        """Return the values that the windows so many before put at each place, `(batch, m, phase, ..., channels)`."""
-        starts = [each[-1] - b for each, b in zip(backs, back, strict=True)]
-        values, theirs = (_read(x, starts, counts) for x in padded)
-        keep = theirs == number
+        """Return the values that the windows `m - back` put at each position, `(batch, m, phase, ..., channels)`."""
+        starts = [axis_backs[-1] - b for axis_backs, b in zip(backs, back, strict=True)]
+        values, value_indices = (_read(x, starts, counts) for x in padded)
+        keep = value_indices == number
         for i, (axis, b) in enumerate(zip(axes, back, strict=True)):
             offset = b * axis.stride + np.arange(axis.stride, dtype=np.int32)[None]
             keep &= _along(jnp.asarray((offset < axis.extent) & (offset % axis.dilation == 0)), i, len(axes))
@@ -99,11 +100,11 @@ def _placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
 
 
 def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Array]) -> Array:
-    """Return the sum of the terms for all combinations; many are summed in a loop."""
+    """Return the sum of the terms for all combinations; many terms are summed in a loop."""
     shape = tuple(map(len, backs))
-    if math.prod(shape) <= _UNROLLED:
+    if math.prod(shape) <= _MOST_UNROLLED_TERMS:
         return functools.reduce(jnp.add, map(term, product(*backs)))
-    tables = [jnp.asarray(each, jnp.int32) for each in backs]
+    tables = [jnp.asarray(axis_backs, jnp.int32) for axis_backs in backs]
 
     def step(total: Array, number: Array) -> tuple[Array, None]:
         back: list[Array] = []
@@ -112,26 +113,27 @@ def _sum_over(backs: Sequence[Sequence[int]], term: Callable[[Sequence[Any]], Ar
             back.insert(0, table[i])
         return total + term(back), None
 
-    first = term([each[0] for each in backs])
+    first = term([axis_backs[0] for axis_backs in backs])
     return lax.scan(step, first, jnp.arange(1, math.prod(shape), dtype=jnp.int32))[0]
 
 
 def _read(x: Array, starts: Sequence[Any], counts: Sequence[int]) -> Array:
-    """Return a part of each spatial axis with an axis of one phase after each."""
+    """Return a part of each spatial axis, followed by an axis of size 1 for the phases."""
     for i, (start, count) in enumerate(zip(starts, counts, strict=True), start=1):
-        known = isinstance(start, int)
-        x = (lax.slice_in_dim(x, start, start + count, axis=i) if known
-             else lax.dynamic_slice_in_dim(x, start, count, axis=i))  # fmt: skip
+        if isinstance(start, int):
+            x = lax.slice_in_dim(x, start, start + count, axis=i)
+        else:  # inside the loop
+            x = lax.dynamic_slice_in_dim(x, start, count, axis=i)
     return lax.expand_dims(x, [2 * i for i in range(1, len(counts) + 1)])
 
 
 def _along(x: Array, i: int, n: int) -> Array:
-    """Return an array of the blocks and phases of axis `i` as one that broadcasts against those of all `n` axes."""
+    """Return `(m, phase)` of axis `i` with the axes of all `n` spatial axes, to which it broadcasts."""
     return x.reshape(1, *(1, 1) * i, *x.shape, *(1, 1) * (n - i - 1), 1)
 
 
 def placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
-    """Compute `_placed` for arrays with any number of axes in front of the spatial ones."""
+    """Compute `put` for any number of batch axes."""
     f = partial(_placed, axes=axes)
     for _ in range(y.ndim - len(axes) - 2):
         f = jax.vmap(f)
@@ -139,7 +141,7 @@ def placed(y: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
 
 
 def _read_each(x: Array, indices: Array, *, axes: tuple[Axis, ...]) -> Array:
-    """Return the value at each index, and 0 where `placed` drops a value: its transpose."""
+    """Return the value of an image at each index, and 0 if `put` drops the value there: the transpose of `put`."""
     y_type = jax.typeof(x).update(shape=indices.shape)
     (y,) = jax.linear_transpose(partial(placed, indices=indices, axes=axes), y_type)(x)
     return y

@@ -1,4 +1,4 @@
-"""Programs without what is funcconv's own in them, for converters that know operations of `jax.lax` alone."""
+"""Programs without funcconv's primitives, for converters that know only operations of `jax.lax`."""
 
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -13,34 +13,35 @@ from .._common.traced_programs import called
 from .._common.types import Array
 from .._windows.geometry import Axis
 from .._windows.taps import fold
-from . import conv as _family
-from . import forms as _lowering
-from . import place as _placement
+from . import conv as _conv
+from . import forms as _forms
+from . import place as _place
 from . import select as _select
 from . import take as _take
 
 
 def plain(f: Callable[..., Any], *types: Any) -> Callable[..., list[Any]]:
-    """Return a function of the same arrays in operations of `jax.lax`, in a program that converters read well.
+    """Return the same function as operations of `jax.lax` that converters support.
 
-    Convolutions along one or two axes are XLA's, along more they are sums of such; maxima and minima of windows are
-    those of slices. Calls are opened, and what no result needs is left out. Nothing is done inside of loops.
+    Convolutions along one or two axes become XLA's own, and those along more axes become sums of these. Max and min
+    pools become maxima of slices. Calls are inlined, and operations that no result needs are left out. Loops are not
+    changed.
 
     Args:
         f: a function of arrays.
         *types: the types of its arguments.
 
     Returns:
-        A function that gives the leaves of what `f` gives.
+        A function that returns the leaves of the result of `f`.
     """
     traced = jax.make_jaxpr(f)(*types)
-    said = jax.make_jaxpr(lambda *xs: _evaluate(traced.jaxpr, traced.consts, xs))(*types)
-    used, _ = partial_eval.dce_jaxpr(said.jaxpr, [True] * len(said.jaxpr.outvars), instantiate=True)
-    return core.jaxpr_as_fun(core.ClosedJaxpr(used, said.consts))  # type: ignore[no-any-return]
+    replaced = jax.make_jaxpr(lambda *xs: _evaluate(traced.jaxpr, traced.consts, xs))(*types)
+    used, _ = partial_eval.dce_jaxpr(replaced.jaxpr, [True] * len(replaced.jaxpr.outvars), instantiate=True)
+    return core.jaxpr_as_fun(core.ClosedJaxpr(used, replaced.consts))  # type: ignore[no-any-return]
 
 
 def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-    """Evaluate a traced program by other operations."""
+    """Evaluate a traced program with some of its operations replaced."""
     values: dict[Any, Any] = dict(zip((*jaxpr.constvars, *jaxpr.invars), (*consts, *args), strict=True))
 
     def read(atom: Any) -> Any:
@@ -51,11 +52,11 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
         results: Sequence[Any]
         if inner is not None:
             results = _evaluate(inner, (), operands)
-        elif eqn.primitive in _OWN:
-            said = jax.make_jaxpr(partial(_OWN[eqn.primitive], **eqn.params))(*operands)
-            results = _evaluate(said.jaxpr, said.consts, operands)
-        elif name in _OTHER:
-            results = [_OTHER[name](*operands, **eqn.params)]
+        elif eqn.primitive in _REPLACED_PRIMITIVES:  # the replacement can contain calls, which are inlined as well
+            replacement = jax.make_jaxpr(partial(_REPLACED_PRIMITIVES[eqn.primitive], **eqn.params))(*operands)
+            results = _evaluate(replacement.jaxpr, replacement.consts, operands)
+        elif name in _REPLACED_LAX:
+            results = [_REPLACED_LAX[name](*operands, **eqn.params)]
         else:
             bound = eqn.primitive.bind(*operands, **eqn.primitive.get_bind_params(eqn.params))
             results = bound if eqn.primitive.multiple_results else [bound]
@@ -65,38 +66,37 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
 
 def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, **_: Any) -> Array:
     """Return the largest or smallest tap of each window."""
-    further = lax.max if reduce == "max" else lax.min
+    combine = lax.max if reduce == "max" else lax.min
     for i, axis in enumerate(reversed(axes), start=2):
-        x = fold(further, x, x.ndim - i, axis.window, axis.stride, axis.dilation, axis.outputs)
+        x = fold(combine, x, x.ndim - i, axis.window, axis.stride, axis.dilation, axis.outputs)
     return x
 
 
 def _pad(x: Array, value: Array, *, padding_config: Sequence[tuple[int, int, int]]) -> Array:
-    """Return the padded array; where a size is symbolic, which jax2onnx cannot pad, as a concatenation."""
+    """Return the padded array. With a symbolic size it is a concatenation, since jax2onnx cannot pad it."""
     if all(isinstance(size, int) for size in x.shape) or any(inside for *_, inside in padding_config):
         return lax.pad(x, value, padding_config)
     for axis, (lo, hi, _) in enumerate(padding_config):
         if min(lo, hi) < 0:
             x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
-        parts = [
-            x if n is None else lax.broadcast(value, (*x.shape[:axis], n, *x.shape[axis + 1 :]))
-            for n in (lo, None, hi) if n is None or n > 0
-        ]  # fmt: skip
-        x = lax.concatenate(parts, axis)
+        before, after = (
+            [lax.broadcast(value, (*x.shape[:axis], n, *x.shape[axis + 1 :]))] if n > 0 else [] for n in (lo, hi)
+        )
+        x = lax.concatenate([*before, x, *after], axis)
     return x
 
 
 def _concatenate(*parts: Array, dimension: int) -> Array:
-    """Return the parts together without those that are empty, of which jax2onnx mistakes the sizes."""
-    kept = [part for part in parts if part.shape[dimension] != 0] or parts[:1]
-    return lax.concatenate(kept, dimension)
+    """Concatenate without empty parts, whose sizes jax2onnx gets wrong."""
+    not_empty = [part for part in parts if part.shape[dimension] != 0] or parts[:1]
+    return lax.concatenate(not_empty, dimension)
 
 
-_OWN: dict[core.Primitive, Callable[..., Array]] = {
-    _family.conv_p: _lowering.named_conv,
-    _family.conv_input_grad_p: _lowering.named_input_grad,
+_REPLACED_PRIMITIVES: dict[core.Primitive, Callable[..., Array]] = {
+    _conv.conv_p: _forms.named_conv,
+    _conv.conv_input_grad_p: _forms.named_input_grad,
     _select.extreme_p: _extreme,
     _take.take_p: _take.taken,
-    _placement.put_p: _placement.placed,
+    _place.put_p: _place.placed,
 }
-_OTHER: dict[str, Callable[..., Array]] = {"pad": _pad, "concatenate": _concatenate}
+_REPLACED_LAX: dict[str, Callable[..., Array]] = {"pad": _pad, "concatenate": _concatenate}

@@ -1,10 +1,10 @@
-"""Primitives of windows, and of linear maps that also depend on integers, such as which tap each window selects.
+"""Definition of primitives on windows, and of pairs of linear maps that depend on integers (such as selected taps).
 
     forward.bind(x, integers, axes=axes) -> y
     transpose.bind(y, integers, axes=axes) -> x
 
-Both maps are linear in the first operand, and each is the transpose of the other, so derivatives of every order are
-made of these two. Shapes, with any axes in front:
+Both maps are linear in the first operand, and each is the transpose of the other. So derivatives of every order consist
+of these two. Shapes, with any number of batch axes:
 
     x (*batch, *spatial, channels)    y, integers (*batch, *positions, channels)
 """
@@ -24,12 +24,12 @@ from .._windows.geometry import Axis
 
 
 def define(primitive: Primitive, compute: Callable[..., Array], size: Callable[[Axis], int]) -> None:
-    """Give a primitive its type, its batching rule, and the operations of JAX that compute it.
+    """Define the type, the batching rule and the lowering of a primitive.
 
     Args:
-        primitive: takes arrays with the same axes, and at least the option `axes`, a tuple.
-        compute: the function of the same operands and options.
-        size: the size of a spatial axis of the result.
+        primitive: a primitive of arrays with the same number of axes, with at least the parameter `axes`, a tuple.
+        compute: a function of the same operands and parameters, in operations of JAX.
+        size: a function that returns the size of a spatial axis of the result.
     """
     primitive.def_impl(partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(partial(_type, size))
@@ -61,10 +61,10 @@ def _type(size: Callable[[Axis], int], x: Any, *_: Any, axes: tuple[Axis, ...], 
 
 
 def _batch(primitive: Primitive, operands: Sequence[Array], dims: Sequence[Any], **params: Any) -> Any:
-    """Put the new axis in front of all others."""
-    moved = [each if dim is None else jnp.moveaxis(each, dim, 0) for each, dim in zip(operands, dims, strict=True)]
-    like = next(each for each, dim in zip(moved, dims, strict=True) if dim is not None)
-    stacked = [_repeated(each, like) if dim is None else each for each, dim in zip(moved, dims, strict=True)]
+    """Batching rule: the new axis becomes the first batch axis of all operands."""
+    moved = [x if dim is None else jnp.moveaxis(x, dim, 0) for x, dim in zip(operands, dims, strict=True)]
+    like = next(x for x, dim in zip(moved, dims, strict=True) if dim is not None)
+    stacked = [_repeated(x, like) if dim is None else x for x, dim in zip(moved, dims, strict=True)]
     return primitive.bind(*stacked, **params), 0
 
 
@@ -82,5 +82,6 @@ def _transpose(other: Primitive, cotangent: Array, _: Any, integers: Array, *, a
 
 
 def _taylor(primitive: Primitive, primals: Any, series: Any, *, axes: tuple[Axis, ...]) -> Any:
-    y, *others = (primitive.bind(each, primals[1], axes=axes) for each in (primals[0], *series[0]))
-    return y, others
+    # The map is linear, so each Taylor coefficient is mapped by itself.
+    y, *coefficients = (primitive.bind(x, primals[1], axes=axes) for x in (primals[0], *series[0]))
+    return y, coefficients

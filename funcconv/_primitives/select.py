@@ -1,19 +1,20 @@
-"""Windows that select one of their taps, and their derivatives: a closed family of two linear maps.
+"""Max and min selection of windows, and their derivatives: a closed family of two linear maps.
 
-The derivative of a window that selects its largest tap is that of this one tap, whose number depends on nothing
-smoothly. It is found once; then the result is read from the image, and cotangents are put back:
+A window selects its largest tap, so its derivative is the one of this tap. The number of the tap is piecewise constant,
+so it is computed once. `pick` then reads values from the image, and `place` puts cotangents back:
 
     extreme(x) -> y          y[i] = the first largest or smallest x[i * stride + tap * dilation]
     pick(x, number) -> y     y[i] = x[i * stride + tap number[i] * dilation]
     place(y, number) -> x    x[j] = the sum of all y[i] that pick reads from x[j]
 
-The last two are linear, and each is the transpose of the other, so derivatives of every order are made of these two.
-An input adds up the windows that have selected it, in a fixed order: nothing is scattered.
+`pick` and `place` are linear, and each is the transpose of the other. So derivatives of every order consist of these
+two. An input adds the windows that have selected it in a fixed order, without a scatter, whose order is not
+deterministic on a GPU.
 
-Padding has the value that no other one loses to, so it never changes `y`. But it ties with infinities, and only of the
-real places may one be selected: derivatives that went to padding would be lost.
+Padding has the value of the identity, so it does not change `y`. But it can be equal to infinities in the image. Only
+real positions may be selected, since derivatives that went to padding would be lost.
 
-Shapes, with any axes in front:
+Shapes, with any number of batch axes:
 
     x (*batch, *spatial, channels)    y, number (*batch, *positions, channels)
 """
@@ -38,52 +39,54 @@ from .._common.mesh_axes import varying_alike
 from .._common.types import Array, Shape
 from .._windows.geometry import Axis
 from .._windows.taps import fold, merge
-from .folds import farthest, first, first_real, later_wins
+from .folds import extreme_identity, first, first_real, later_wins
 from .rules import define, define_transposes
 
 extreme_p = Primitive("extreme")
 pick_p = Primitive("pick")
 place_p = Primitive("place")
 
-FORMS = {  # in which each is computed, and why
-    extreme_p: ("fold", "one axis after another; no tap is numbered"),
-    pick_p: ("numbers", "the tap of each window is known by its number"),
-    place_p: ("numbers", "each input adds up the windows that have picked it"),
+FORMS = {  # how each is computed, and why
+    extreme_p: ("fold", "one axis after another, without the number of the tap"),
+    pick_p: ("numbers", "the number of the selected tap of each window is known"),
+    place_p: ("numbers", "each input adds the windows that have selected it"),
 }
 
-Real: TypeAlias = tuple[range, ...] | None  # the places of each axis that take part
+Real: TypeAlias = tuple[range, ...] | None  # the positions of each axis that are not padding, None if all are
 
-_NUMBERED = 16  # taps, at most
-_NONE, _MISSING = 254, 255  # the number of no tap, and that of no window
+# Taps are numbered in uint8, so at most 254 are possible, and each costs a comparison. For larger windows the
+# derivative of the fold is faster.
+_MOST_NUMBERED_TAPS = 16
+_NO_TAP, _NO_WINDOW = 254, 255  # numbers that no tap has: of a position without a tap, and of a missing window
 
 
 def select(x: Array, axes: Sequence[Axis], reduce: str, real: Sequence[range] | None = None) -> Array:
-    """Return the first extreme tap of each window.
+    """Return the largest or smallest tap of each window, and the first of equal taps.
 
     Args:
         x: `(batch, *spatial, channels)`, padded.
         axes: the windows.
         reduce: `"max"` or `"min"`.
-        real: the places of each axis that take part, of which every window reads one. None means all places.
+        real: the positions of each axis that are not padding; every window must read one of them. None: all positions.
 
     Returns:
-        `(batch, *positions, channels)`. Its derivative is that of the one tap.
+        `(batch, *positions, channels)`. Its derivative is the one of the selected tap.
     """
-    inside = tuple(axis._replace(size=size, lo=0, hi=0) for axis, size in zip(axes, x.shape[1:-1], strict=True))
-    return extreme_p.bind(x, axes=inside, reduce=reduce, real=None if real is None else tuple(real))
+    padded_axes = tuple(axis._replace(size=size, lo=0, hi=0) for axis, size in zip(axes, x.shape[1:-1], strict=True))
+    return extreme_p.bind(x, axes=padded_axes, reduce=reduce, real=None if real is None else tuple(real))
 
 
 def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
-    """Fold windows axis by axis, the last one first; no number is found."""
-    del real  # which the value does not depend on
+    """Compute the forward pass: fold windows axis by axis, the last one first, without the number of the tap."""
+    del real  # the value does not depend on it
     return _fold(partial(first, reduce), x, axes)
 
 
 def _selected(x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
-    """Fold windows as `_extreme` does, in a way that may be differentiated: nothing depends on padding."""
+    """Fold windows as `_extreme` does, for differentiation by JAX: padding is never selected."""
     dtype = x.dtype
     if _overlap(axes):
-        x = x.astype(wide(dtype))  # cotangents are summed
+        x = x.astype(wide(dtype))  # the gradient of an input is a sum over windows
     if real is None:
         return _fold(partial(first, reduce), x, axes).astype(dtype)
     is_real = np.ones((1,) * x.ndim, bool)
@@ -102,15 +105,15 @@ def _fold(op: Callable[[Any, Any], Any], tree: Any, axes: Sequence[Axis]) -> Any
 
 def _number(x: Array, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
     """Return the number of the first extreme tap of each window."""
-    best, *others = _taps(lax.stop_gradient(x), axes)
+    best, *other_taps = _taps(lax.stop_gradient(x), axes)
     number = jnp.zeros_like(best, jnp.uint8)
-    for n, tap in enumerate(others, start=1):
+    for n, tap in enumerate(other_taps, start=1):
         later = later_wins(reduce, best, tap)
         best, number = lax.select(later, tap, best), jnp.where(later, np.uint8(n), number)
     if real is None:
         return number
-    # A window in which padding is extreme has only such values: its first real tap is the one.
-    return jnp.where(best == farthest(reduce, x.dtype), _first_real_tap(axes, real, x.ndim), number)
+    # If the result equals the value of the padding, all real taps have this value, and the first real one is selected.
+    return jnp.where(best == extreme_identity(reduce, x.dtype), _first_real_tap(axes, real, x.ndim), number)
 
 
 def _first_real_tap(axes: Sequence[Axis], real: Sequence[range], ndim: int) -> np.ndarray:
@@ -123,9 +126,10 @@ def _first_real_tap(axes: Sequence[Axis], real: Sequence[range], ndim: int) -> n
 
 
 def _pick(x: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
-    number = lax.optimization_barrier(number)  # found once, and not wherever it is read
-    y, *others = _taps(x, axes)
-    for n, tap in enumerate(others, start=1):
+    # Without the barrier, XLA computes the number again in each operation that reads it (an HVP: once per tap).
+    number = lax.optimization_barrier(number)
+    y, *other_taps = _taps(x, axes)
+    for n, tap in enumerate(other_taps, start=1):
         y = lax.select(number == n, tap, y)
     return y
 
@@ -141,7 +145,7 @@ def _taps(x: Array, axes: Sequence[Axis]) -> Iterator[Array]:
 
 
 def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
-    """Add up, at input `m * stride + phase`, the windows `m - back` that have selected it, for all phases at once."""
+    """Add, at input `m * stride + phase`, the windows `m - back` that have selected it, for all phases at once."""
     dtype = y.dtype
     y = y.astype(wide(dtype))
     front = y.shape[: -len(axes) - 1]
@@ -150,33 +154,33 @@ def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
     edges = [(back[-1], max(m - axis.outputs, 0), 0) for axis, back, m in zip(axes, backs, counts, strict=True)]
     if any(edge != (0, 0, 0) for edge in edges):
         edges = [(0, 0, 0)] * len(front) + edges + [(0, 0, 0)]
-        y, number = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(number, np.uint8(_MISSING), edges)
-        y, number = lax.optimization_barrier((y, number))
-    found = []
+        y, number = lax.pad(y, jnp.zeros((), y.dtype), edges), lax.pad(number, np.uint8(_NO_WINDOW), edges)
+        y, number = lax.optimization_barrier((y, number))  # padded once, not for each term below
+    terms = []
     for back in product(*backs):
         taps = _taps_of_phases(axes, back).reshape(
             *(1 for _ in front), *(n for axis in axes for n in (1, axis.stride)), 1
         )
-        starts = [each[-1] - b for each, b in zip(backs, back, strict=True)]
+        starts = [axis_backs[-1] - b for axis_backs, b in zip(backs, back, strict=True)]
         window = [*map(slice, front), *(slice(i, i + m) for i, m in zip(starts, counts, strict=True))]
         phases = [len(front) + 2 * i + 1 for i in range(len(axes))]
-        theirs, values = (lax.expand_dims(each[tuple(window)], phases) for each in (number, y))
-        found.append(jnp.where(theirs == taps, values, 0))
-    x = functools.reduce(jnp.add, found)
+        selected, values = (lax.expand_dims(array[tuple(window)], phases) for array in (number, y))
+        terms.append(jnp.where(selected == taps, values, 0))
+    x = functools.reduce(jnp.add, terms)
     for i in range(len(axes)):
         x = merge(x, len(front) + i, 2)
     return x[(*map(slice, front), *(slice(axis.size) for axis in axes))].astype(dtype)
 
 
 def _taps_of_phases(axes: Sequence[Axis], back: Shape) -> np.ndarray:
-    """Return which tap of the window so many places back lies on each phase: `(1, stride, 1, stride, ..., 1)`."""
-    number, lies = np.zeros((), int), np.ones((), bool)
+    """Return the number of the tap with which the windows `m - back` read each phase, `(1, stride, 1, stride, ...)`."""
+    number, has_tap = np.zeros((), int), np.ones((), bool)
     for axis, b in zip(axes, back, strict=True):
-        place = b * axis.stride + np.arange(axis.stride)
-        tap = place // axis.dilation
+        offset = b * axis.stride + np.arange(axis.stride)  # from the first tap of the window
+        tap = offset // axis.dilation
         number = number[..., None, None] * axis.window + tap
-        lies = lies[..., None, None] & (place == tap * axis.dilation) & (tap < axis.window)
-    return np.where(lies, number, _NONE).astype(np.uint8)
+        has_tap = has_tap[..., None, None] & (offset == tap * axis.dilation) & (tap < axis.window)
+    return np.where(has_tap, number, _NO_TAP).astype(np.uint8)
 
 
 def _window(axes: Sequence[Axis]) -> Shape:
@@ -187,8 +191,8 @@ def _window(axes: Sequence[Axis]) -> Shape:
 
 
 def _numbered(axes: Sequence[Axis]) -> bool:
-    """Return whether taps are numbered: where windows overlap, and are not so wide that folding them costs less."""
-    return _overlap(axes) and math.prod(_window(axes)) <= _NUMBERED
+    """Return whether derivatives use the number of the selected tap: windows overlap, but have few taps."""
+    return _overlap(axes) and math.prod(_window(axes)) <= _MOST_NUMBERED_TAPS
 
 
 def _overlap(axes: Sequence[Axis]) -> bool:

@@ -1,8 +1,8 @@
-"""Places of one axis that a fixed table says: a linear map whose transpose is of the same kind.
+"""`take`: indexing of one axis by a fixed table, a linear map whose transpose is of the same kind.
 
     take(x) -> y    y[i] = the sum of x[j] for all j in table[i]
 
-JAX's own indexing is transposed to a scatter, which adds in no fixed order on a GPU.
+The transpose of JAX's own indexing is a scatter, which adds in no fixed order on a GPU.
 """
 
 from collections.abc import Sequence
@@ -24,22 +24,22 @@ take_p = Primitive("take_places")
 
 
 def take(x: Array, axis: int, places: Sequence[int]) -> Array:
-    """Return `x` at the given places of an axis, in any order and any number of times."""
+    """Return `x` at the given positions of an axis, in any order and any number of times."""
     return take_p.bind(x, axis=axis - x.ndim, table=tuple((int(place),) for place in places))
 
 
 def taken(x: Array, *, axis: int, table: Table) -> Array:
-    """Compute the map by operations of JAX; `axis` counts from the end."""
+    """Compute the map with operations of JAX; `axis` is negative, so that it does not change under `jax.vmap`."""
     axis += x.ndim
     index = np.asarray(table, np.int32)
     rows, terms = index.shape
-    # `fill` would compare, and nothing is out of range.
+    # No index is out of range. The mode "fill" would add comparisons.
     y = jnp.take(x, index.clip(0).ravel(), axis, mode="clip")
     if (index >= 0).all() and terms == 1:
         return y
     y = y.reshape(*x.shape[:axis], rows, terms, *x.shape[axis + 1 :])
-    counts = (index >= 0).reshape(rows, terms, *(1 for _ in x.shape[axis + 1 :]))
-    y = jnp.where(counts[(None,) * axis], y, jnp.zeros_like(y))
+    is_term = (index >= 0).reshape(rows, terms, *(1 for _ in x.shape[axis + 1 :]))
+    y = jnp.where(is_term[(None,) * axis], y, jnp.zeros_like(y))
     return jnp.sum(y, axis + 1, dtype=wide(x.dtype)).astype(x.dtype)
 
 
@@ -64,8 +64,8 @@ def _batch(operands: Sequence[Array], dims: Sequence[int], **params: Any) -> tup
 
 
 def _taylor(primals: Sequence[Array], series: Sequence[Any], **params: Any) -> tuple[Array, list[Array]]:
-    y, *others = (take_p.bind(each, **params) for each in (primals[0], *series[0]))
-    return y, others
+    y, *coefficients = (take_p.bind(x, **params) for x in (primals[0], *series[0]))
+    return y, coefficients
 
 
 take_p.def_impl(partial(xla.apply_primitive, take_p))

@@ -1,4 +1,4 @@
-"""How every op sees an array inside: `(batch, *spatial, channels)`, with one batch axis."""
+"""The order of axes: every op computes on `(batch, *spatial, channels)`, with one batch axis."""
 
 import math
 from collections.abc import Sequence
@@ -9,14 +9,13 @@ import jax.numpy as jnp
 from .._common.errors import FuncconvError
 from .._common.mesh_axes import whole_along
 from .._common.types import Array, ArrayLike, Shape
-from .geometry import channels_last_order, spatial_of_layout
 
 
 def as_array(op: str, name: str, value: ArrayLike) -> Array:
     """Return an argument as a JAX array."""
     try:
         return jnp.asarray(value)
-    except FuncconvError as error:  # a node of a graph says what to write
+    except FuncconvError as error:  # from a node of a graph, whose error says how to use an op in a graph
         msg = f"{op}: {name} must be an array; {error}"
         raise FuncconvError(msg) from None
     except (TypeError, ValueError):
@@ -25,11 +24,11 @@ def as_array(op: str, name: str, value: ArrayLike) -> Array:
 
 
 class Image(NamedTuple):
-    """An array brought into the inner form, and what is needed to bring a result back."""
+    """An array as `(batch, *spatial, channels)`, with what is needed to restore the caller's axes."""
 
     array: Array  # (batch, *spatial, channels)
-    batch: Shape
-    op: str
+    batch: Shape  # the sizes of the caller's batch axes
+    op: str  # for messages
     layout: str | None
 
     @property
@@ -38,14 +37,14 @@ class Image(NamedTuple):
         return self.array.shape[1:-1]
 
     def whole(self) -> "Image":
-        """Return the image with no spatial axis sharded over explicit axes of a mesh.
+        """Return the image without spatial axes that are sharded over explicit axes of a mesh.
 
-        JAX has no sharding rules for the slices and reshapes that split such an axis into windows.
+        JAX has no sharding rules for the slices and reshapes that split a sharded axis into windows.
         """
         return self._replace(array=whole_along(self.array, range(1, self.array.ndim - 1)))
 
     def restore(self, result: Array) -> Array:
-        """Return a result, `(batch, *spatial, channels)` or `(batch, channels)`, in the form the op was given."""
+        """Return a result, `(batch, *spatial, channels)` or `(batch, channels)`, with the caller's order of axes."""
         result = result.reshape(self.batch + result.shape[1:])
         if self.layout is None:
             return result
@@ -56,13 +55,14 @@ class Image(NamedTuple):
 
 
 def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | None, *, least: int = 1) -> Image:
-    """Return `x`, with any number of batch axes, in the inner form.
+    """Return `x`, with any number of batch axes, as `(batch, *spatial, channels)`.
 
-    The number of spatial axes is `spatial`, said by what `said_by` names, or that of the letters of `layout`. Where
-    neither is given, there is exactly one batch axis. There are at least `least` of them.
+    The number of spatial axes is `spatial`, or is given by the letters of `layout`. If both are None, there is exactly
+    one batch axis. Messages name `said_by` as the argument that set `spatial`. There must be at least `least` spatial
+    axes.
 
     Returns:
-        The array and the way back.
+        The array and what is needed to restore the caller's axes.
     """
     if layout is not None:
         named = spatial_of_layout(op, layout)
@@ -74,10 +74,10 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
         spatial = x.ndim - 2
         if spatial < 1:
             axes = {0: "(*batch, channels)", 1: "(spatial, channels)"}
-            ways = [f"spatial={n} if its axes are {axes[n]}" for n in (0, 1) if least <= n < x.ndim]
+            choices = [f"spatial={n} if its axes are {axes[n]}" for n in (0, 1) if least <= n < x.ndim]
             msg = (
                 f"{op}: one batch axis, at least one spatial axis and the channels make three axes, "
-                f"but the input has shape {x.shape}{'; say spatial=n: ' if ways else ''}{', or '.join(ways)}"
+                f"but the input has shape {x.shape}{'; pass spatial=n: ' if choices else ''}{', or '.join(choices)}"
             )
             raise FuncconvError(msg)
     if spatial < least:
@@ -96,10 +96,39 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
 
 
 def spatial_axes(op: str, name: str, sizes: Any, spatial: int | None) -> tuple[int | None, str]:
-    """Return the number of spatial axes that a tuple or `spatial` says, and which of them says it."""
+    """Return the number of spatial axes that a tuple or `spatial` gives, and the name of that argument."""
     if not isinstance(sizes, Sequence):
         return spatial, "spatial="
     if spatial not in (None, len(sizes)):
         msg = f"{op}: the {name} {sizes!r} is for {len(sizes)} spatial axes, but spatial= says {spatial}"
         raise FuncconvError(msg)
     return len(sizes), f"the {name} {sizes!r}"
+
+
+def spatial_of_layout(op: str, layout: str) -> int:
+    """Return the number of spatial axes that a layout such as `"NCHW"` names."""
+    letters = layout if isinstance(layout, str) else ""
+    if not letters.isalpha() or letters.count("C") != 1 or len(set(letters)) != len(letters):
+        msg = (
+            f"{op}: a layout is a word such as 'NCHW' or 'NHWC': C once for the channels, N for all batch axes, "
+            f"and a letter for each spatial axis; got {layout!r}"
+        )
+        raise FuncconvError(msg)
+    return len(set(letters) - {"N", "C"})
+
+
+def channels_last_order(op: str, layout: str, ndim: int) -> Shape:
+    """Return the permutation that brings an array with this layout to `(*batch, *spatial, channels)`."""
+    batch = ndim - len(layout.replace("N", ""))
+    if batch < 0 or (batch > 0 and "N" not in layout):
+        expected = len(layout.replace("N", ""))
+        expected_axes = f"at least {expected}" if "N" in layout else str(expected)
+        msg = f"{op}: an array of layout {layout!r} cannot have {ndim} axes; it must have {expected_axes}"
+        raise FuncconvError(msg)
+    axis, axes = 0, {}
+    for letter in layout:
+        axes[letter] = axis
+        axis += batch if letter == "N" else 1  # one letter stands for all batch axes
+    first_batch = axes.get("N", 0)
+    spatial = (axes[letter] for letter in layout if letter not in "NC")
+    return (*range(first_batch, first_batch + batch), *spatial, axes["C"])

@@ -1,11 +1,11 @@
-"""How far one axis of a value reaches into an axis of what it is computed from, in integers.
+"""Receptive fields along one axis, in integers: which inputs a position of a value depends on.
 
-Position `o` of a value sees the places `first(o)` to `last(o)`. With `n` phases, `o = q * n + r`, these are
+Position `o` of a value depends on the inputs `first(o)` to `last(o)`. With `n` phases and `o = q * n + r`, these are
 
-    first(o) = q * jump + firsts[r],      last(o) = q * jump + lasts[r],
+    first(o) = q * jump + firsts[r],      last(o) = q * jump + lasts[r].
 
-so a window of stride `s` has one phase and jumps `s`; a transposed one has `s` phases and jumps 1. Reaches compose, and
-the composition is of the same kind. They go on beyond the border, as if the image did.
+A window with stride `s` has one phase and `jump = s`; a transposed convolution has `s` phases and `jump = 1`. The
+composition of two reaches is again a reach. Reaches ignore the border, as if the image continued beyond it.
 """
 
 import math
@@ -15,48 +15,49 @@ from typing import NamedTuple
 
 from .geometry import Axis
 
-NOWHERE = 1 << 60  # from NOWHERE to -NOWHERE lies nothing
-LARGE = 1 << 15  # places of an axis, or phases: tables of no more are made
-_PHASES = 16  # that are looked for in a table
+NOWHERE = 1 << 60  # the interval from NOWHERE to -NOWHERE is empty
+LARGE = 1 << 15  # positions of an axis, or phases; larger tables are not made
+_MOST_PHASES = 16  # number of phases up to which a table is searched for a period
 
 
 class Reach(NamedTuple):
-    """The places that each position sees."""
+    """The inputs that each position depends on."""
 
     jump: int
     firsts: tuple[int, ...]
     lasts: tuple[int, ...]
-    aligned: bool = True  # whether the branches that were merged advance alike, with the same centres or the same ends
-    wraps: bool = False  # whether places beyond the border are those of the other end
+    aligned: bool = True  # whether all merged branches have the same stride, and the same centres or the same ends
+    wraps: bool = False  # whether positions beyond one border are those at the other end (circular padding)
 
     @property
     def stride(self) -> Fraction:
-        """The places from one position's to the next's, on the average."""
+        """The mean distance between the inputs of one position and those of the next."""
         return Fraction(self.jump, len(self.firsts))
 
     @property
     def size(self) -> int:
-        """The most places that a position sees, holes included."""
+        """The largest number of inputs from the first to the last that a position depends on."""
         return max(max(last - first + 1 for first, last in zip(self.firsts, self.lasts, strict=True)), 0)
 
     def interval(self, position: int) -> tuple[int, int]:
-        """Return the first and the last place that a position sees."""
+        """Return the first and the last input that a position depends on."""
         q, r = divmod(position, len(self.firsts))
         return q * self.jump + self.firsts[r], q * self.jump + self.lasts[r]
 
-    def of(self, places: tuple[int, int]) -> tuple[int, int]:
-        """Return the first and the last place that any of the positions from `places[0]` to `places[1]` sees."""
-        start, stop = places
+    def of(self, positions: tuple[int, int]) -> tuple[int, int]:
+        """Return the first and the last input of the positions from `positions[0]` to `positions[1]`."""
+        start, stop = positions
         if start > stop:
             return NOWHERE, -NOWHERE
         n = len(self.firsts)
-        near, far = range(start, min(stop, start + n - 1) + 1), range(max(start, stop - n + 1), stop + 1)
-        return min(self.interval(o)[0] for o in near), max(self.interval(o)[1] for o in far)
+        # The smallest first is among the first n positions, one per phase, and the largest last among the last n.
+        head, tail = range(start, min(stop, start + n - 1) + 1), range(max(start, stop - n + 1), stop + 1)
+        return min(self.interval(o)[0] for o in head), max(self.interval(o)[1] for o in tail)
 
     def after(self, own: "Reach") -> "Reach":
-        """Return the reach of positions that see, by `own`, positions that reach as this one does."""
+        """Return the composition: `own` leads to positions of a value whose own inputs are given by this reach."""
         n, m = len(self.firsts), len(own.firsts)
-        passes = n // math.gcd(n, own.jump)  # of the phases of `own`, until those of this one return as well
+        passes = n // math.gcd(n, own.jump)  # periods of `own` after which the phases of this reach repeat as well
         pairs = [self.of(own.interval(o)) for o in range(m * passes)]
         firsts, lasts = zip(*pairs, strict=True)
         jump = self.jump * (own.jump * passes // n)
@@ -67,21 +68,23 @@ IDENTITY = Reach(1, (0,), (0,))
 
 
 def everything(size: int) -> Reach:
-    """Return the reach of positions that all see a whole axis."""
+    """Return the reach of positions that all depend on the whole axis."""
     return Reach(0, (0,), (size - 1,))
 
 
 def of_window(axis: Axis, *, wraps: bool = False) -> Reach:
-    """Return what the windows of a convolution or pool see of the image."""
+    """Return the reach of the windows of a convolution or pool into the image."""
     return Reach(axis.stride, (-axis.lo,), (axis.extent - 1 - axis.lo,), wraps=wraps)
 
 
 def of_transpose(axis: Axis, *, wraps: bool = False) -> Reach:
-    """Return what the places of the image see of the windows, as in a transposed convolution."""
+    """Return the reach of the positions of the image into the windows, as in a transposed convolution."""
     if axis.stride > LARGE:
         return everything(axis.outputs)
     common = math.gcd(axis.dilation, axis.stride)
-    period = axis.stride // common  # of the taps that lie on a window's first place
+    # Position `place` of the padded image is read by tap t if place - t * dilation is a multiple of the stride. The
+    # smallest such tap is found with the modular inverse of the dilation; the others follow in steps of `period`.
+    period = axis.stride // common
     inverse = pow(axis.dilation // common, -1, period)
     pairs = []
     for place in range(axis.lo, axis.lo + axis.stride):
@@ -96,17 +99,17 @@ def of_transpose(axis: Axis, *, wraps: bool = False) -> Reach:
 
 
 def of_table(intervals: Sequence[tuple[int, int]], size: int) -> Reach:
-    """Return a reach that sees these intervals of an axis, position by position.
+    """Return a reach with these intervals, one for each position.
 
-    Where the intervals, but for what the border cuts off, return after a few positions, so does the reach. At the
-    border it may then include the holes of a dilation.
+    If the intervals repeat after a few positions, apart from what the border cuts off, the reach has as many phases. At
+    the border it may then include the gaps of a dilation.
     """
     count = len(intervals)
     if count == size and all(interval == (o, o) for o, interval in enumerate(intervals)):
         return IDENTITY
     if all(interval == (0, size - 1) for interval in intervals):
         return everything(size)
-    for n in range(1, min(count // 2, _PHASES) + 1):
+    for n in range(1, min(count // 2, _MOST_PHASES) + 1):
         reach = _periodic(intervals, n)
         if reach and _agrees(reach, intervals, size):
             return reach
@@ -115,7 +118,7 @@ def of_table(intervals: Sequence[tuple[int, int]], size: int) -> Reach:
 
 
 def _periodic(intervals: Sequence[tuple[int, int]], n: int) -> Reach | None:
-    """Return the reach of `n` phases that jumps as the intervals in the middle do, and sees what any of them sees."""
+    """Return the reach with `n` phases and the jump of the intervals in the middle that covers all intervals."""
     middle = (len(intervals) - n) // 2
     (first, last), (_, after) = intervals[middle], intervals[middle + n]
     if first > last or abs(after) == NOWHERE or after == last:
@@ -130,19 +133,19 @@ def _periodic(intervals: Sequence[tuple[int, int]], n: int) -> Reach | None:
 
 
 def _agrees(reach: Reach, intervals: Sequence[tuple[int, int]], size: int) -> bool:
-    """Return whether the intervals are those of the reach but for what the border cuts off, and some of a phase are."""
-    exact = set()
+    """Return whether the intervals are those of the reach, cut off at the border; in each phase one must be uncut."""
+    exact_phases = set()
     for o, interval in enumerate(intervals):
-        seen = reach.interval(o)
-        if not _cut(seen, interval, size):
+        uncut = reach.interval(o)
+        if not _is_cut(uncut, interval, size):
             return False
-        if seen == interval or interval[0] > interval[1]:
-            exact.add(o % len(reach.firsts))
-    return len(exact) == len(reach.firsts)
+        if uncut == interval or interval[0] > interval[1]:
+            exact_phases.add(o % len(reach.firsts))
+    return len(exact_phases) == len(reach.firsts)
 
 
-def _cut(whole: tuple[int, int], part: tuple[int, int], size: int) -> bool:
-    """Return whether a part is an interval but for what the border cuts off."""
+def _is_cut(whole: tuple[int, int], part: tuple[int, int], size: int) -> bool:
+    """Return whether `part` is the interval `whole`, cut off at the border."""
     (first, last), (start, stop) = whole, part
     if start > stop:
         return clipped(whole, size) == (NOWHERE, -NOWHERE)
@@ -150,7 +153,7 @@ def _cut(whole: tuple[int, int], part: tuple[int, int], size: int) -> bool:
 
 
 def clipped(interval: tuple[int, int], size: int) -> tuple[int, int]:
-    """Return the part of an interval that lies on an axis."""
+    """Return the part of an interval that is on an axis."""
     first, last = max(interval[0], 0), min(interval[1], size - 1)
     return (first, last) if first <= last else (NOWHERE, -NOWHERE)
 
@@ -163,10 +166,10 @@ def merged(a: Reach, b: Reach, count: int) -> Reach:
         jump = int(a.stride * n)
         causal = all(a.interval(o)[1] == b.interval(o)[1] for o in range(n))
         aligned = aligned and (causal or _centre(a, n) == _centre(b, n))
-    else:  # no period but the whole axis
+    else:  # the strides differ, so the only period is the whole axis
         n, jump = count, math.ceil(max(a.stride, b.stride) * count)
         aligned = aligned and 0 in (a.stride, b.stride)
-    if n > LARGE:  # too many phases: then each position sees what any does
+    if n > LARGE:  # too many phases: take the union of all intervals for every position
         (first, last), (start, stop) = a.of((0, count - 1)), b.of((0, count - 1))
         return Reach(0, (min(first, start),), (max(last, stop),), aligned, wraps)
     pairs = [(a.interval(o), b.interval(o)) for o in range(n)]
@@ -175,12 +178,12 @@ def merged(a: Reach, b: Reach, count: int) -> Reach:
 
 
 def _centre(reach: Reach, n: int) -> int:
-    """Return the sum of all first and last places of `n` positions, which tells centres apart."""
+    """Return the sum of the first and last inputs of `n` positions, which is equal for equal centres."""
     return sum(sum(reach.interval(o)) for o in range(n))
 
 
 def simplest(reach: Reach) -> Reach:
-    """Return the same reach with as few phases as can be."""
+    """Return the same reach with the smallest number of phases."""
     n = len(reach.firsts)
     for m in range(1, n):
         if n % m == 0 and reach.jump * m % n == 0:

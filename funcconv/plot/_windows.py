@@ -70,11 +70,11 @@ def windows(
     if len(axes) == 1:
         axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)
     rows, columns = axes
-    shift = columns.size + max(columns.lo, 0) + max(columns.reach, columns.hi, 0) + 1
-    tall = rows.size + max(rows.lo, 0) + max(rows.reach, rows.hi, 0)
+    shift = columns.size + max(columns.lo, 0) + max(columns.hi_used, columns.hi, 0) + 1
+    tall = rows.size + max(rows.lo, 0) + max(rows.hi_used, rows.hi, 0)
     ax = axes_for("plot.windows", ax, (max(0.35 * (shift + columns.outputs), 4), max(0.35 * tall, 1.2) + 0.6))
-    for i in range(-max(rows.lo, 0), rows.size + max(rows.hi, rows.reach, 0)):
-        for j in range(-max(columns.lo, 0), columns.size + max(columns.hi, columns.reach, 0)):
+    for i in range(-max(rows.lo, 0), rows.size + max(rows.hi, rows.hi_used, 0)):
+        for j in range(-max(columns.lo, 0), columns.size + max(columns.hi, columns.hi_used, 0)):
             inside = 0 <= i < rows.size and 0 <= j < columns.size
             _square(ax, j, i, _INPUT if inside else _PADDING)
     for o in np.ndindex(rows.outputs, columns.outputs):

@@ -43,99 +43,125 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
     """
     devices, size = axis_size("halo_exchange", axis_name), x.shape[axis]
     if min(before, after) < 0 or not size:
-        msg = f"halo_exchange: {before} and {after} places cannot be put around a block of {size}"
+        msg = (
+            f"halo_exchange: before and after must be at least 0, and the block must not be empty; got {before}, "
+            f"{after} and a block of {size} positions"
+        )
         raise FuncconvError(msg)
     parts = [x]
     for width, forward in ((before, True), (after, False)):
         for hop in range(1, -(-width // size) + 1):
-            near = min(size, width - (hop - 1) * size)  # of the last device asked only the near end
-            start = size - near if forward else 0
-            part = lax.slice_in_dim(x, start, start + near, axis=axis)
-            part = _moved(part, axis_name, devices, hop if forward else -hop, wrap=wrap)
+            count = min(size, width - (hop - 1) * size)  # the farthest device sends only its near end
+            start = size - count if forward else 0
+            part = lax.slice_in_dim(x, start, start + count, axis=axis)
+            part = _received(part, axis_name, devices, hop if forward else -hop, wrap=wrap)
             parts = [part, *parts] if forward else [*parts, part]
     return lax.concatenate(parts, axis % x.ndim) if len(parts) > 1 else x
 
 
 class Share(NamedTuple):
-    """What each of several devices computes of the windows on one axis: as many of them, one after another."""
+    """The windows of one axis that each device computes: equally many, in the order of the devices."""
 
     axis: Axis  # of the whole image
-    name: str
+    name: str  # of the mesh axis
     devices: int
 
     @property
     def block(self) -> int:
-        """The places that a device holds."""
+        """The number of positions of a device's block."""
         return self.axis.size // self.devices
 
     @property
     def places(self) -> int:
-        """The places that a device reads, from the first tap of its first window to the last of its last."""
+        """The number of positions that a device reads, from the first tap of its first window to its last tap."""
         return (self.axis.outputs // self.devices - 1) * self.axis.stride + self.axis.extent
 
     @property
     def starts(self) -> tuple[int, ...]:
-        """The first place that each device reads, in the whole image."""
+        """The first position that each device reads, counted in the whole image."""
         step = self.axis.outputs // self.devices * self.axis.stride
         return tuple(device * step - self.axis.lo for device in range(self.devices))
 
 
 def shared(op: str, axis: Axis, name: str) -> Share:
-    """Return how the windows of an axis are shared; every device must have as many.
+    """Return the shares of the devices in the windows of an axis.
 
     Raises:
-        FuncconvError: if they cannot be shared evenly.
+        FuncconvError: if the number of windows is not divisible by the number of devices.
     """
     devices = axis_size("spatial", name)
     if axis.outputs % devices:
         msg = (
-            f"{op}: {axis.outputs} windows on an axis of {axis.size} cannot be shared evenly by the {devices} devices "
-            f"of {name!r}; padding such as 'SAME', or another image size, makes them divisible"
+            f"{op}: the number of windows must be a multiple of the {devices} devices of {name!r}; an axis of "
+            f"{axis.size} has {axis.outputs} windows. Use padding such as 'SAME', or another image size"
         )
         raise FuncconvError(msg)
     return Share(axis, name, devices)
 
 
 def read(x: Array, share: Share, axis: int, mode: str | None) -> Array:
-    """Return the places that the windows of this device read.
+    """Return the positions that the windows of this device read.
 
     Args:
         x: this device's block.
-        share: what it computes.
-        axis: of the array.
-        mode: what is shown beyond the image, as `numpy.pad` does it; None shows zeros.
+        share: the share of the device.
+        axis: axis of the array.
+        mode: pad mode beyond the image; None is zeros.
 
     Returns:
-        The block with `share.places` places along the axis.
+        The block with `share.places` positions along the axis.
     """
     block, places = share.block, share.places
-    if mode in (None, "zeros", "circular"):  # what is borrowed stands already where it is read
+    in_order = mode in (None, "zeros", "circular")  # the halo is already in the order in which it is read
+    if in_order:
         firsts = share.starts
         lasts = [start + places - 1 for start in firsts]
-    else:
-        seen = [[source(str(mode), start + i, share.axis.size) or 0 for i in range(places)] for start in share.starts]
-        firsts, lasts = tuple(map(min, seen)), [max(each) for each in seen]
+    else:  # padding repeats inputs, for example mirrored: the inputs that each device reads, in order
+        inputs = [[source(str(mode), start + i, share.axis.size) or 0 for i in range(places)] for start in share.starts]
+        firsts, lasts = tuple(map(min, inputs)), [max(device_inputs) for device_inputs in inputs]
+    # All devices exchange halos of the same width, since they run the same program.
     before = max(0, *(device * block - first for device, first in enumerate(firsts)))
     after = max(0, *(last + 1 - (device + 1) * block for device, last in enumerate(lasts)))
-    held = halo_exchange(x, before, after, axis=axis, axis_name=share.name, wrap=mode == "circular")
-    begin = [device * block - before for device in range(share.devices)]  # where what each now holds begins
-    if mode in (None, "zeros", "circular"):
-        return _sliced(held, [first - at for first, at in zip(firsts, begin, strict=True)], places, axis, share.name)
-    table = jnp.asarray([[place - at for place in each] for each, at in zip(seen, begin, strict=True)])
-    return in_wide(lambda x: jnp.take(x, table[lax.axis_index(share.name)], axis=axis), held)
+    extended = halo_exchange(x, before, after, axis=axis, axis_name=share.name, wrap=mode == "circular")
+    begins = [device * block - before for device in range(share.devices)]  # of the extended blocks
+    if in_order:
+        offsets = [first - begin for first, begin in zip(firsts, begins, strict=True)]
+        return _sliced(extended, offsets, places, axis, share.name)
+    table = jnp.asarray([[i - begin for i in row] for row, begin in zip(inputs, begins, strict=True)])
+    # The gradient of an input is the sum over its copies in the padding, in float32 for 16-bit inputs.
+    return in_wide(lambda x: jnp.take(x, table[lax.axis_index(share.name)], axis=axis), extended)
+
+
+def margins_of(share: Share, *, filled: bool) -> list[tuple[int, int, int]]:
+    """Return for each device the positions to cut off after its block, and the padding before and after.
+
+    Positions beyond the padding, which `ceil_mode` reads, are cut off but are not padding. Padding that a mode fills is
+    a part of the block.
+    """
+    axis = share.axis
+    margins = []
+    for start in share.starts:
+        beyond = max(start + share.places - axis.size - axis.hi, 0)
+        before = 0 if filled else max(-start, 0)
+        after = 0 if filled else max(start + share.places - beyond - axis.size, 0)
+        margins.append((beyond + after, before, after))
+    return margins
 
 
 def _sliced(x: Array, offsets: Sequence[int], places: int, axis: int, name: str) -> Array:
+    """Return `places` positions from the offset of this device on."""
     if len(set(offsets)) == 1:
         return lax.slice_in_dim(x, offsets[0], offsets[0] + places, axis=axis)
     start = jnp.asarray(offsets)[lax.axis_index(name)]
     return lax.dynamic_slice_in_dim(x, start, places, axis=axis)
 
 
-def _moved(x: Array, name: str, devices: int, hops: int, *, wrap: bool) -> Array:
-    """Return what the device so many hops before this one sends; a negative number means after."""
+def _received(x: Array, name: str, devices: int, hops: int, *, wrap: bool) -> Array:
+    """Return what the device `hops` before this one sends, or after it for a negative number."""
     pairs = [(device, device + hops) for device in range(devices)]
     if wrap:
         pairs = [(source, target % devices) for source, target in pairs]
-    moved: Array = lax.ppermute(x, name, [pair for pair in pairs if 0 <= pair[1] < devices])  # type: ignore[no-untyped-call]
-    return moved
+    # A device without a sender receives zeros.
+    pairs = [pair for pair in pairs if 0 <= pair[1] < devices]
+    received: Array = lax.ppermute(x, name, pairs)  # type: ignore[no-untyped-call]
+    return received

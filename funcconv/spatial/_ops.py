@@ -24,12 +24,12 @@ from .._common.types import (
     Shape,
     Sizes,
 )
-from .._ops.conv import conv as conv_of_all
+from .._ops.conv import conv as whole_conv
 from .._ops.parameters import kernel_and_bias
-from .._ops.pool import pool as pool_of_all
+from .._ops.pool import pool as whole_pool
 from .._windows.geometry import Axis, pad_modes, resolve
 from .._windows.layout import as_array
-from ._halo import Share, read, shared
+from ._halo import Share, margins_of, read, shared
 
 AxisNames = Sequence[str | None]
 
@@ -114,15 +114,23 @@ def conv(
         raise FuncconvError(msg)
     modes = pad_modes(op, pad_mode, n)
     options: dict[str, Any] = {"stride": stride, "dilation": dilation}
-    axes = resolve(op, _whole(x, axis_names), kernel.shape[:n], padding=padding, **options)
+    axes = resolve(op, _global_sizes(x, axis_names), kernel.shape[:n], padding=padding, **options)
     for i, share in _shares(op, axes, axis_names):
         x = read(x, share, x.ndim - 1 - n + i, modes[i])
-    whole = [name is None for name in axis_names]
-    return conv_of_all(
-        params, x, padding=[(axis.lo, axis.hi) if own else (0, 0) for axis, own in zip(axes, whole, strict=True)],
-        groups=groups, pad_mode=[str(mode) if own else "zeros" for mode, own in zip(modes, whole, strict=True)],
-        flip=flip, precision=precision, accumulate_dtype=accumulate_dtype, implementation=implementation, **options,
-    )  # fmt: skip
+    # `read` has added the padding of the sharded axes; the others are padded here.
+    local = [name is None for name in axis_names]
+    return whole_conv(
+        params,
+        x,
+        padding=[(axis.lo, axis.hi) if is_local else (0, 0) for axis, is_local in zip(axes, local, strict=True)],
+        groups=groups,
+        pad_mode=[str(mode) if is_local else "zeros" for mode, is_local in zip(modes, local, strict=True)],
+        flip=flip,
+        precision=precision,
+        accumulate_dtype=accumulate_dtype,
+        implementation=implementation,
+        **options,
+    )
 
 
 def pool(
@@ -168,7 +176,8 @@ def pool(
         pad_mode: what the padding contains. None: nothing, so padding takes no part in the result. A mode fills the
             padding with values that take part like the inputs: `"zeros"`, `"reflect"` (mirrored, without repeating the
             edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
-            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Default: None.
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Padding wider than the axis
+            continues as in `numpy.pad`. Default: None.
         ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
             row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
         p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
@@ -200,57 +209,58 @@ def pool(
     modes = pad_modes(op, pad_mode, n, optional=True)
     stride = window if stride is None else stride
     options: dict[str, Any] = {"stride": stride, "dilation": dilation, "ceil_mode": ceil_mode}
-    axes = resolve(op, _whole(x, axis_names), window, padding=padding, **options)
+    axes = resolve(op, _global_sizes(x, axis_names), window, padding=padding, **options)
     pool_block: Callable[..., Any] = partial(
-        pool_of_all, window=window, reduce=reduce, ties=ties, p=p, temperature=temperature, spatial=n,
-        count_include_pad=count_include_pad, **options,
-    )  # fmt: skip
-    # Whatever the whole image is refused for, such as windows wholly in padding, is refused here in the same words.
-    sizes = (*x.shape[: x.ndim - 1 - n], *_whole(x, axis_names), x.shape[-1])
+        whole_pool,
+        window=window,
+        reduce=reduce,
+        ties=ties,
+        p=p,
+        temperature=temperature,
+        spatial=n,
+        count_include_pad=count_include_pad,
+        **options,
+    )
+    # Trace the pool of the whole image, so that its errors, such as for a window of only padding, are raised here too.
+    sizes = (*x.shape[: x.ndim - 1 - n], *_global_sizes(x, axis_names), x.shape[-1])
     image = jax.ShapeDtypeStruct(sizes, x.dtype)  # type: ignore[no-untyped-call]
     jax.eval_shape(partial(pool_block, padding=padding, pad_mode=pad_mode), image)
     margins: list[Sequence[tuple[int, int, int]]] = [[(0, axis.lo, axis.hi)] for axis in axes]
     for i, share in _shares(op, axes, axis_names):
         x = read(x, share, x.ndim - 1 - n + i, modes[i])
-        margins[i] = _margins(share, shown=modes[i] is not None)
+        margins[i] = margins_of(share, filled=modes[i] is not None)
 
-    def at(margins: Sequence[tuple[int, int, int]]) -> Any:
-        """Return the pool of a device at such a place: it takes off what is no part of the image, as padding."""
+    def pool_with(margins: Sequence[tuple[int, int, int]]) -> Any:
+        """Return the pool of a device with these margins: it removes what it read as padding, and pads with it."""
 
-        def of(x: Array) -> Any:
+        def pooled(x: Array) -> Any:
             padding = []
             for i, ((cut, lo, hi), name) in enumerate(zip(margins, axis_names, strict=True), x.ndim - 1 - n):
                 x = lax.slice_in_dim(x, lo if name else 0, x.shape[i] - cut, axis=i)
                 padding.append((lo, hi))
-            shows = [None if name else mode for mode, name in zip(modes, axis_names, strict=True)]
-            return pool_block(x, padding=padding, pad_mode=shows)
+            block_modes = [None if name else mode for mode, name in zip(modes, axis_names, strict=True)]
+            return pool_block(x, padding=padding, pad_mode=block_modes)
 
-        return of
+        return pooled
 
-    places = list(dict.fromkeys(product(*map(dict.fromkeys, margins))))
-    if len(places) == 1:
-        return at(places[0])(x)  # type: ignore[no-any-return]
-    own = jnp.zeros((), jnp.int32)
+    return _switched(pool_with, margins, axis_names, x)  # type: ignore[no-any-return]
+
+
+def _switched(
+    f: Callable[[Sequence[tuple[int, int, int]]], Any], margins: Sequence[Any], axis_names: AxisNames, x: Array
+) -> Any:
+    """Return `f(margins of this device)(x)`, where `margins` are those of all devices along each axis."""
+    # Devices at a border have padding and others have not, so there is one branch per combination of margins.
+    combinations = list(dict.fromkeys(product(*map(dict.fromkeys, margins))))
+    if len(combinations) == 1:
+        return f(combinations[0])(x)
+    branch = jnp.zeros((), jnp.int32)
     for i, kinds in enumerate(map(list, map(dict.fromkeys, margins))):
-        own = own * len(kinds)
+        branch = branch * len(kinds)
         if len(kinds) > 1:
-            own += jnp.asarray([kinds.index(each) for each in margins[i]], jnp.int32)[lax.axis_index(axis_names[i])]
-    return lax.switch(own, [at(each) for each in places], x)  # type: ignore[no-any-return]
-
-
-def _margins(share: Share, *, shown: bool) -> list[tuple[int, int, int]]:
-    """Return for each device what it has read too far, and how much of that before and after is padding.
-
-    What lies beyond the padding, where `ceil_mode` lets the last window hang over, is cut off and is no padding.
-    """
-    axis = share.axis
-    found = []
-    for start in share.starts:
-        over = max(start + share.places - axis.size - axis.hi, 0)
-        before = 0 if shown else max(-start, 0)
-        after = 0 if shown else max(start + share.places - over - axis.size, 0)
-        found.append((over + after, before, after))
-    return found
+            kind_of_device = jnp.asarray([kinds.index(margin) for margin in margins[i]], jnp.int32)
+            branch += kind_of_device[lax.axis_index(axis_names[i])]
+    return lax.switch(branch, [f(combination) for combination in combinations], x)
 
 
 def _spatial(op: str, axis_names: AxisNames, x: Array) -> int:
@@ -264,13 +274,14 @@ def _spatial(op: str, axis_names: AxisNames, x: Array) -> int:
     return len(axis_names)
 
 
-def _whole(x: Array, axis_names: AxisNames) -> Shape:
+def _global_sizes(x: Array, axis_names: AxisNames) -> Shape:
     """Return the spatial sizes of the whole image."""
-    blocks = x.shape[x.ndim - 1 - len(axis_names) : -1]
+    sizes = x.shape[x.ndim - 1 - len(axis_names) : -1]
     return tuple(
-        size * axis_size("spatial", name) if name else size for size, name in zip(blocks, axis_names, strict=True)
+        size * axis_size("spatial", name) if name else size for size, name in zip(sizes, axis_names, strict=True)
     )
 
 
 def _shares(op: str, axes: Sequence[Axis], axis_names: AxisNames) -> list[tuple[int, Share]]:
+    """Return the index and the share of each sharded axis."""
     return [(i, shared(op, axis, name)) for i, (axis, name) in enumerate(zip(axes, axis_names, strict=True)) if name]

@@ -531,6 +531,6 @@ def test_a_missing_package_is_named_with_what_to_install(package, monkeypatch):
         with pytest.raises(fc.FuncconvError) as caught:
             function()
         text = str(caught.value)
-        assert text.startswith(f"{where} needs a package that is not here")
+        assert text.startswith(f"{where} needs a package that is not installed")
         assert package in text
         assert text.endswith(f"pip install 'funcconv[{extra}]'")

@@ -146,7 +146,7 @@ def test_taps_on_an_axis_are_counted_by_arithmetic(rng):
         on = [[0 <= place < size for place in tap] for tap in places]
         assert axis.inside == sum(map(sum, on))
         taps = [tap for tap in range(window) if any(on[tap])] or range(window)
-        assert axis.seen == slice(taps[0], taps[-1] + 1)
+        assert axis.active_taps == slice(taps[0], taps[-1] + 1)
     assert Axis(10**12, 10**9, 3, 7, 0, 0, 10**9).inside == 10**18
 
 

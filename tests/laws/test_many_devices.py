@@ -105,7 +105,7 @@ def test_automatic_axes(case, sizes, kinds, rng):
 
 @rows(lambda case: case.name.startswith("conv"))
 def test_automatic_axes_and_the_forms_of_large_arrays(case, sizes, kinds, monkeypatch, rng):
-    monkeypatch.setattr(_choice, "_TINY", 0)
+    monkeypatch.setattr(_choice, "_FEW_PRODUCTS", 0)
     check_automatic(case, sizes, kinds, rng)
 
 

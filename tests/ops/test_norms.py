@@ -302,7 +302,7 @@ STATS = {"mean": np.zeros(6, F32), "var": np.ones(6, F32)}
         (lambda: fc.batch_norm({}, STATS, X, momentum=1.5), ["momentum must be from 0 to 1", "1.5"]),
         (lambda: fc.batch_norm({}, STATS, X[:1, 0], train=True), ["two numbers or more", "has 1", "train=False"]),
         (lambda: fc.weight_standardize({"bias": X}), ['{"kernel": array']),
-        (lambda: fc.weight_standardize({"kernel": X}, spatial=2), ["has not 2 axes of window"]),
+        (lambda: fc.weight_standardize({"kernel": X}, spatial=2), ["the kernel must be (2 window axes, in // groups"]),
         (lambda: fc.dropout(jax.random.key(0), X, 1.5), ["rate must be a number from 0 to 1", "1.5"]),
         (lambda: fc.dropout(None, X), ["needs a key"]),
         (lambda: fc.dropout(jax.random.key(0), X.astype(int)), ["int64"]),

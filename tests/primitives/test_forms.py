@@ -115,7 +115,7 @@ DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied
 @pytest.fixture
 def chosen(monkeypatch):
     """Take forms at any size, and return which maps were lowered in which."""
-    monkeypatch.setattr(_choice, "_TINY", 0)
+    monkeypatch.setattr(_choice, "_FEW_PRODUCTS", 0)
     found = []
 
     def choose(table, problem):
@@ -195,8 +195,8 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
     ],
 )
 def test_blocks_of_every_size(name, gathered, padded, monkeypatch, rng):
-    monkeypatch.setattr(_blocks, "_GATHERED", gathered)
-    monkeypatch.setattr(_blocks, "_PADDED", padded)
+    monkeypatch.setattr(_blocks, "_BLOCK_NUMBERS", gathered)
+    monkeypatch.setattr(_blocks, "_PADDED_NUMBERS", padded)
     kernel, image, options, _ = CASES[name]
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
     params, x = draw(rng, kernel, (5, *image[1:]))  # five images: blocks of two or three leave a rest
@@ -206,13 +206,13 @@ def test_blocks_of_every_size(name, gathered, padded, monkeypatch, rng):
     (expected,) = jax.linear_transpose(partial(reference, x), params["kernel"])(g)
     close(jax.jit(partial(_blocks.kernel_grad, form=form))(x, g), expected)
     if form.axes[0].stride == 1:
-        close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
+        close(jax.jit(partial(_blocks.kernel_grad_by_both_windows, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize("held", [1, 1000, 2**20])
 @pytest.mark.parametrize("name", ["three axes", "many planes", "four axes"])
 def test_planes_of_every_number(name, held, monkeypatch, rng):
-    monkeypatch.setattr(_depth, "_HELD", held)
+    monkeypatch.setattr(_depth, "_BLOCK_NUMBERS", held)
     kernel, image, options, _ = CASES[name]
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options))
     params, x = draw(rng, kernel, (5, *image[1:]))
@@ -224,8 +224,8 @@ def test_planes_of_every_number(name, held, monkeypatch, rng):
 @pytest.mark.parametrize(("positions", "read"), [(1, 1), (3, 150), (20, 2**18)])
 @pytest.mark.parametrize("name", DEPTHWISE)
 def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, rng):
-    monkeypatch.setattr(_depthwise, "_READ", read)
-    monkeypatch.setattr(_depthwise, "_POSITIONS", positions)
+    monkeypatch.setattr(_depthwise, "_READ_NUMBERS", read)
+    monkeypatch.setattr(_depthwise, "_BLOCK_POSITIONS", positions)
     kernel, image, options, _ = CASES[name]
     options = dict(options)
     groups = options.pop("groups")
@@ -261,8 +261,8 @@ def test_padded_images_some_after_others(name, images, monkeypatch, rng):
     options = dict(options)
     groups = options.pop("groups")
     form = lowering.Form(resolve("op", image[1:-1], kernel[:-2], **options), groups)
-    monkeypatch.setattr(_depthwise, "_HELD", images * form.extended * kernel[-1])
-    monkeypatch.setattr(_depthwise, "_SPARE", 0)
+    monkeypatch.setattr(_depthwise, "_PADDED_NUMBERS", images * form.extended * kernel[-1])
+    monkeypatch.setattr(_depthwise, "_MOST_PADDING_FACTOR", 0)
     params, x = draw(rng, kernel, (5, *image[1:]))
     expected = _lax.reference(x, params["kernel"], form)
     for conv in (partial(_depthwise.conv, old=False), _depthwise.conv_by_blocks):
@@ -296,7 +296,7 @@ def test_pieces_come_in_row_major_order(block):
         places, n = found
         return places.at[n].set(jnp.asarray(begins)), n + 1
 
-    program = jax.jit(lambda found: _cuts.each(cuts, note, found))
+    program = jax.jit(lambda found: _cuts.loop_over(cuts, note, found))
     start = (jnp.full((len(expected), len(cuts)), -1), 0)
     places, number = program(start)
     assert [tuple(place) for place in places.tolist()] == expected
@@ -319,7 +319,7 @@ def test_programs_do_not_grow_with_the_number_of_groups():
 
 @pytest.mark.parametrize("name", ["multiplied", "depthwise, large, three axes", "groups", "uneven groups"])
 def test_taps_in_a_loop(name, monkeypatch, rng):
-    monkeypatch.setattr(_groups, "_TAPS", 0)
+    monkeypatch.setattr(_groups, "_MOST_SLICED_TAPS", 0)
     kernel, image, options, _ = CASES[name]
     options = dict(options)
     groups = options.pop("groups")
@@ -337,8 +337,8 @@ def test_windows_of_cotangents(padding, dilation, rng):
     params, x = draw(rng, (3, 2, 5, 2), (3, 9, 8, 5))
     g = jnp.asarray(rng.normal(size=(3, *form.positions, 2)))
     (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
-    close(jax.jit(partial(_blocks.exchanged, form=form))(x, g), expected)
-    close(jax.jit(partial(_blocks.mixed, form=form))(x, g), expected)
+    close(jax.jit(partial(_blocks.kernel_grad_by_cotangent_windows, form=form))(x, g), expected)
+    close(jax.jit(partial(_blocks.kernel_grad_by_both_windows, form=form))(x, g), expected)
 
 
 @pytest.mark.parametrize(
@@ -358,7 +358,7 @@ def test_windows_of_cotangents(padding, dilation, rng):
 def test_a_line_more(window, options, rng):
     form = lowering.Form(resolve("op", (6, 7), window, **options))
     params, x = draw(rng, (*window, 2, 4), (2, 6, 7, 2), np.float32)
-    found = jax.jit(partial(_lax.longer, form=form))(x, params["kernel"])
+    found = jax.jit(partial(_lax.conv_with_extra_row, form=form))(x, params["kernel"])
     close(found, _lax.reference(x, params["kernel"], form), ulps=64)
 
 

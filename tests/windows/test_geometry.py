@@ -9,7 +9,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funcconv._common.errors import FuncconvError
+from funcconv._ops.adaptive import adaptive_bins
 from funcconv._windows import geometry as geometry
+from funcconv._windows.layout import channels_last_order, spatial_of_layout
+from funcconv._windows.transposed import transposed_sizes
 
 sizes, windows, strides = st.integers(1, 12), st.integers(1, 5), st.integers(1, 4)
 
@@ -33,7 +36,7 @@ def test_windows_are_those_that_fit(size, window, stride, dilation, lo, hi, ceil
     axis = axis_of(size, window, **options)
     assert axis.outputs == len(expected)
     last_place_read = expected[-1] + extent - 1 - lo
-    assert axis.reach == max(last_place_read - (size - 1), 1 - size)  # one input is kept
+    assert axis.hi_used == max(last_place_read - (size - 1), 1 - size)  # one input is kept
 
 
 @given(sizes, windows, strides, st.integers(1, 14), st.integers(-3, 16), st.integers(-3, 16))
@@ -48,13 +51,13 @@ def test_taps_on_the_image(size, window, stride, dilation, lo, hi):
     counts = [sum(0 <= place < size for place in places(axis, tap)) for tap in range(window)]
     assert axis.inside == sum(counts)
     on = [tap for tap, count in enumerate(counts) if count] or list(range(window))
-    assert axis.seen == slice(on[0], on[-1] + 1)
+    assert axis.active_taps == slice(on[0], on[-1] + 1)
     trimmed = axis.trimmed
     assert trimmed.window == on[-1] + 1 - on[0]
     for tap in range(trimmed.window):
         assert places(trimmed, tap) == places(axis, on[0] + tap)
     assert trimmed.trimmed == trimmed
-    assert trimmed.outputs == 1 + (trimmed.lo + size + trimmed.reach - trimmed.extent) // stride
+    assert trimmed.outputs == 1 + (trimmed.lo + size + trimmed.hi_used - trimmed.extent) // stride
 
 
 @given(sizes, windows, strides, strides)
@@ -89,7 +92,7 @@ def test_pad_modes_are_numpys(mode, size, lo, hi):
 
 @given(sizes, st.integers(1, 15))
 def test_adaptive_bins_cover_in_order(size, outputs):
-    bins = geometry.adaptive_bins(size, outputs)
+    bins = adaptive_bins(size, outputs)
     assert (bins[0][0], bins[-1][1], len(bins)) == (0, size, outputs)
     assert all(start < stop for start, stop in bins)
     assert all(a[0] <= b[0] <= a[1] <= b[1] for a, b in pairwise(bins))
@@ -106,7 +109,7 @@ def test_adaptive_bins_cover_in_order(size, outputs):
 )
 def test_transposed_sizes_are_those_that_come_out(outputs, window, stride, dilation, padding):
     def sizes_for(**choice):
-        return geometry.transposed_sizes(
+        return transposed_sizes(
             "op", (outputs,), (window,), stride=stride, padding=padding, dilation=dilation,
             **{"size": None, "output_padding": None} | choice,
         )  # fmt: skip
@@ -143,5 +146,5 @@ def test_transposed_sizes_are_those_that_come_out(outputs, window, stride, dilat
      ("CWN", 4, (2, 3, 1, 0)), ("CHW", 3, (1, 2, 0)), ("NCDHW", 5, (0, 2, 3, 4, 1))],
 )  # fmt: skip
 def test_layouts(layout, ndim, order):
-    assert geometry.channels_last_order("op", layout, ndim) == order
-    assert geometry.spatial_of_layout("op", layout) == len(set(layout) - {"N", "C"})
+    assert channels_last_order("op", layout, ndim) == order
+    assert spatial_of_layout("op", layout) == len(set(layout) - {"N", "C"})

@@ -7,8 +7,9 @@ from ..._common.types import Array, Shape, Sizes
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.init import init_conv, init_conv_transpose, init_local_conv
 from ..._ops.local_conv import local_conv
-from ..._windows.geometry import Axis, per_axis, transposed_sizes
+from ..._windows.geometry import Axis, per_axis
 from ..._windows.reach import of_transpose
+from ..._windows.transposed import transposed_sizes
 from .windowed import ConvolutionLayer
 
 

@@ -9,7 +9,8 @@ from ..._common.types import Array, DTypeLike, Initializer, Number, Padding, Pad
 from ..._ops.dense import dense, flatten
 from ..._ops.init import init_dense
 from ..._ops.pool import pool
-from ..._windows.geometry import channels_last_order, resolve
+from ..._windows.geometry import resolve
+from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_window
 from .by_value import by_value, check_hash
 from .layer import Layer

@@ -7,7 +7,7 @@ from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Number, Shape
 from ..._ops.dropout import dropout
-from ..._ops.init import init_batch_stats, init_norm
+from ..._ops.init_norms import init_batch_stats, init_norm
 from ..._ops.norms import batch_norm, group_norm, layer_norm, weight_standardize
 from ..._windows.reach import IDENTITY, Reach
 from .conv_layers import Conv, LocalConv

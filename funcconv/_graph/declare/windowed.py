@@ -6,7 +6,8 @@ from typing import Any, ClassVar
 
 from ..._common.errors import FuncconvError
 from ..._common.types import DTypeLike, Initializer, Padding, PadMode, Precision, Shape, Sizes
-from ..._windows.geometry import Axis, channels_last_order, pad_modes, per_axis, resolve
+from ..._windows.geometry import Axis, pad_modes, per_axis, resolve
+from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_window
 from .layer import Layer
 

@@ -6,6 +6,7 @@ from .form import Form as Form
 from .form import Type as Type
 from .form import library as library
 from .lax_conv import reference as reference
+from .lax_conv import reference_input_grad as reference_input_grad
 from .maps import conv as conv
 from .maps import conv_input_grad as conv_input_grad
 from .maps import conv_kernel_grad as conv_kernel_grad

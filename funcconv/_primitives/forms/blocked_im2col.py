@@ -1,8 +1,8 @@
-"""Products of matrices, block by block, so that what is gathered stays in the cache.
+"""Blocked im2col: matrix products of gathered windows, block by block, so that a gathered block stays in the cache.
 
-A block is some images of the batch or, where one is too large, a band of its positions. Its windows are gathered as the
-rows of one matrix, which is multiplied with the kernel; or the transposed cotangents of the block, or windows of these,
-with it.
+A block is several images of the batch or, if one image is too large, some lines of its positions. Its windows become
+the rows of a matrix. The product of this matrix with the kernel gives results, and the product of the transposed
+cotangents with it gives a kernel gradient.
 """
 
 import functools
@@ -16,172 +16,190 @@ from jax import lax
 from ..._common.types import Array
 from ..._windows.geometry import Axis
 from ..._windows.padding import pad
-from ..._windows.pieces import Cut, cuts, each, piece
+from ..._windows.pieces import Cut, cuts, loop_over, piece
 from .form import Form
 
 Axes: TypeAlias = tuple[Axis, ...]
 
-_GATHERED = 2**19  # numbers that are gathered at once, unless one line of positions has more
-_UNROLLED = 16  # taps along the first axis that are read by a gather each, at most
-_PADDED = 2**22  # numbers of images that are padded at once
+# Measured limits. Without a loop over blocks, gathered windows of more than about 32 MB are new memory at each call.
+# Mapping its pages then takes most of the time (109 MB of windows: 47 of 63 ms with jax 0.10.2).
+_BLOCK_NUMBERS = 2**19  # numbers gathered at once (2 MB in float32), unless one line of positions has more
+_PADDED_NUMBERS = 2**22  # numbers of images padded at once (16 MB in float32)
+_MOST_GATHERED_TAPS = 16  # taps along the first axis up to which each is read by a separate gather
 
 
 class Block(NamedTuple):
-    """Some images, and some lines of positions along their first axis."""
+    """Several images, and some lines of positions along their first axis."""
 
     images: Cut
     lines: Cut
-    place: tuple[Array | int, Array | int]  # the first image, and the first line
+    begin: tuple[Array | int, Array | int]  # the first image and the first line
     windows: Array  # (images * positions, taps * channels)
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation."""
+    """Return the convolution."""
     matrix = kernel.reshape(-1, kernel.shape[-1])
 
     def product(y: Array, block: Block) -> Array:
-        found = jnp.dot(block.windows, matrix, precision=form.precision)
+        result = jnp.dot(block.windows, matrix, precision=form.precision)
         shape = (block.images.size, block.lines.size, *y.shape[2:])
-        place = (*block.place, *[0] * (y.ndim - 2))
-        return lax.dynamic_update_slice(y, found.reshape(shape), place, allow_negative_indices=False)
+        begins = (*block.begin, *[0] * (y.ndim - 2))
+        return lax.dynamic_update_slice(y, result.reshape(shape), begins, allow_negative_indices=False)
 
     return _over_blocks(product, jnp.zeros(form.result(image, kernel), image.dtype), image, form)
 
 
 def kernel_grad(image: Array, g: Array, form: Form) -> Array:
-    """Return the transpose of the convolution by its kernel."""
+    """Return the kernel gradient, as products of cotangents with windows of the image."""
 
     def add_product(total: Array, block: Block) -> Array:
-        image, line = block.place
-        right = piece(piece(g, image, block.images.size), line, block.lines.size, axis=1).reshape(-1, g.shape[-1])
-        return total + lax.dot_general(right, block.windows, (((0,), (0,)), ((), ())), precision=form.precision)
+        image, line = block.begin
+        cotangents = piece(piece(g, image, block.images.size), line, block.lines.size, axis=1).reshape(-1, g.shape[-1])
+        return total + lax.dot_general(cotangents, block.windows, (((0,), (0,)), ((), ())), precision=form.precision)
 
     zero = jnp.zeros((g.shape[-1], math.prod(form.window) * image.shape[-1]), g.dtype)
     return _over_blocks(add_product, zero, image, form).T.reshape(form.kernel(image, g))
 
 
-def exchanged(image: Array, g: Array, form: Form) -> Array:
-    """Return the same for a stride of one, but with windows of the cotangents, where these have fewer channels."""
+def kernel_grad_by_cotangent_windows(image: Array, g: Array, form: Form) -> Array:
+    """Return the kernel gradient for stride 1, as products of the image with windows of the cotangents.
+
+    This gathers fewer numbers if the cotangents have fewer channels than the image.
+    """
     axes = []
     for axis in form.axes:
         windows = Axis(axis.outputs, axis.window, 1, axis.dilation, axis.extent - 1 - axis.lo, 0, axis.size)
-        axes.append(windows._replace(hi=windows.reach))
+        axes.append(windows._replace(hi=windows.hi_used))
     w = kernel_grad(g, image, form._replace(axes=tuple(axes)))
+    # Cotangent windows run backwards along the kernel, and image and cotangents have changed places.
     return lax.rev(w.swapaxes(-1, -2), range(len(axes)))
 
 
-def mixed(image: Array, g: Array, form: Form) -> Array:
-    """Return the same for a stride of one along the first axis, whose taps are read from the cotangents.
+def kernel_grad_by_both_windows(image: Array, g: Array, form: Form) -> Array:
+    """Return the kernel gradient for stride 1 along the first axis, as products of windows of both operands.
 
-    Of the image windows along the other axes are gathered, of the cotangents those along the first: fewer in all, and
-    neither is copied to be padded along it. The wider of the two is multiplied from the right, which XLA is faster
-    with.
+    Windows of the image are gathered along all axes but the first, and windows of the cotangents along the first axis.
+    Together these are fewer numbers, and neither operand is padded along the first axis.
     """
     first, *rest = form.axes
-    reach = first.extent - 1
-    lines = Axis(first.size, 1, 1, 1, 0, 0, first.size)  # of the image, each read once
+    span = first.extent - 1
+    lines = Axis(first.size, 1, 1, 1, 0, 0, first.size)  # each line of the image is read once
     inputs, outputs = math.prod(form.window[1:]) * image.shape[-1], first.window * g.shape[-1]
 
     def add_product(total: Array, block: Block) -> Array:
-        image, line = block.place
-        of_images = piece(g, image, block.images.size)
-        readers = line + first.lo - reach + jnp.arange(block.lines.size)
+        image, line = block.begin
+        block_g = piece(g, image, block.images.size)
+        first_windows = line + first.lo - span + jnp.arange(block.lines.size)  # the first that reads each line
 
-        def read(places: Array) -> Array:
-            return of_images.at[:, places].get(mode="fill", fill_value=0, wrap_negative_indices=False)
+        def read(positions: Array) -> Array:
+            return block_g.at[:, positions].get(mode="fill", fill_value=0, wrap_negative_indices=False)
 
-        # A plane's last tap is that of the first window that reads it. XLA 0.10 is faster with one gather for each tap.
-        taps = range(reach, -1, -first.dilation)
-        if first.window <= _UNROLLED:
-            right = jnp.stack([read(readers + tap) for tap in taps], -2)
+        # The first window that reads a line reads it with its last tap. XLA 0.10 is faster with one gather per tap.
+        taps = range(span, -1, -first.dilation)
+        if first.window <= _MOST_GATHERED_TAPS:
+            g_windows = jnp.stack([read(first_windows + tap) for tap in taps], -2)
         else:
-            right = jnp.moveaxis(read(jnp.add.outer(readers, jnp.asarray(taps, readers.dtype))), 2, -2)
-        right = right.reshape(-1, outputs)
-        pair = (block.windows, right) if inputs < outputs else (right, block.windows)
+            positions = jnp.add.outer(first_windows, jnp.asarray(taps, first_windows.dtype))
+            g_windows = jnp.moveaxis(read(positions), 2, -2)
+        g_windows = g_windows.reshape(-1, outputs)
+        # XLA is faster if the wider operand is on the right.
+        pair = (block.windows, g_windows) if inputs < outputs else (g_windows, block.windows)
         return total + lax.dot_general(*pair, (((0,), (0,)), ((), ())), precision=form.precision)
 
     zero = jnp.zeros(sorted((inputs, outputs)), g.dtype)
-    w = _over_blocks(add_product, zero, image, form._replace(axes=(lines, *rest)), beside=outputs)
+    w = _over_blocks(add_product, zero, image, form._replace(axes=(lines, *rest)), extra=outputs)
     w = w if inputs < outputs else w.T
     w = w.reshape(*form.window[1:], image.shape[-1], first.window, g.shape[-1])
     return jnp.moveaxis(w, -2, 0)
 
 
 def _over_blocks(
-    step: Callable[[Array, Block], Array], start: Array, image: Array, form: Form, beside: int = 0
+    step: Callable[[Array, Block], Array], start: Array, image: Array, form: Form, extra: int = 0
 ) -> Array:
-    """Return what `step` makes of `start` block by block; it gathers `beside` numbers more for each position."""
+    """Return the result of `carry = step(carry, block)` for all blocks, beginning with `start`.
+
+    Blocks are computed in two nested loops: the outer one pads a share of the images, the inner one gathers windows
+    from it. `extra` is the number of numbers that `step` gathers per position in addition to the windows.
+
+    Returns:
+        The last carry.
+    """
     columns = math.prod(form.window) * image.shape[-1]
     first, *rest = form.axes
-    line = (columns + beside) * math.prod(axis.outputs for axis in rest)
-    padded = form.extended * image.shape[-1]
-    most = min(_PADDED, max(2 * image.size, _GATHERED)) // padded
-    of_lines = cuts(first.outputs, _GATHERED // line)
+    line_numbers = (columns + extra) * math.prod(axis.outputs for axis in rest)
+    padded_numbers = form.extended * image.shape[-1]
+    most_padded_images = min(_PADDED_NUMBERS, max(2 * image.size, _BLOCK_NUMBERS)) // padded_numbers
+    line_cuts = cuts(first.outputs, _BLOCK_NUMBERS // line_numbers)
 
-    def over_share(place: list[Any], found: Array, images: Cut, share: Cut) -> Array:
+    def over_share(begins: list[Any], carry: Array, images: Cut, share: Cut) -> Array:
         blocks = Cut(0, share.size, images.size)
-        start = images.begin + place[0] * images.size
+        start = images.begin + begins[0] * images.size
         x = _flat(piece(image, start, blocks.pieces * blocks.size), form.axes)
-        for lines in of_lines:
+        for lines in line_cuts:
             axes = (first._replace(outputs=lines.size), *rest)
 
-            def over_block(place: list[Any], found: Array, lines: Cut = lines, axes: Axes = axes) -> Array:
-                begin, line = place
+            def over_block(begins: list[Any], carry: Array, lines: Cut = lines, axes: Axes = axes) -> Array:
+                begin, line = begins
                 windows = _gathered(x, axes, image.shape[-1], images.size, begin, line * first.stride)
-                return step(found, Block(images, lines, (start + begin, line), windows.reshape(-1, columns)))
+                return step(carry, Block(images, lines, (start + begin, line), windows.reshape(-1, columns)))
 
-            found = each((blocks, lines), over_block, found)
-        return found
+            carry = loop_over((blocks, lines), over_block, carry)
+        return carry
 
-    found = start
-    for images in cuts(len(image), _GATHERED // (line * first.outputs)):
-        for share in cuts(images.pieces, most // images.size):
-            found = each([share], functools.partial(over_share, images=images, share=share), found)
-    return found
+    carry = start
+    for images in cuts(len(image), _BLOCK_NUMBERS // (line_numbers * first.outputs)):
+        for share in cuts(images.pieces, most_padded_images // images.size):
+            carry = loop_over([share], functools.partial(over_share, images=images, share=share), carry)
+    return carry
 
 
 def _flat(image: Array, axes: Axes) -> Array:
-    """Return the padded image with the last axis and the channels as one; padding them apart takes long to compile."""
+    """Return the padded image with the last spatial axis and the channels merged.
+
+    A pad of the two axes separately takes long to compile.
+    """
     *others, last = axes
     channels = image.shape[-1]
-    padded = last.lo + last.size + last.reach
-    whole = Axis(last.size * channels, 1, 1, 1, last.lo * channels, last.reach * channels, padded * channels)
+    padded = last.lo + last.size + last.hi_used
+    whole = Axis(last.size * channels, 1, 1, 1, last.lo * channels, last.hi_used * channels, padded * channels)
     x = pad(image.reshape(*image.shape[:-2], -1, 1), (*others, whole), ("zeros",) * len(axes))
     return x[..., 0]
 
 
 def _gathered(x: Array, axes: Axes, channels: int, size: int, begin: Array | int, place: Array | int) -> Array:
-    """Return the windows of some images from `begin` on, the first of them at `place` of the first axis.
+    """Return the windows of `size` images.
 
-    A window is read as one piece; along axes with a dilation, tap by tap.
+    A window is gathered as one slice; along axes with a dilation, tap by tap.
 
     Args:
         x: `(batch, *padded, padded * channels)`.
         axes: one for each spatial axis.
-        channels: how many are one with the last axis.
-        size: how many images.
+        channels: number of channels, which are merged with the last axis.
+        size: number of images.
         begin: the first image.
-        place: the first place.
+        place: where the first window starts on the first axis.
 
     Returns:
-        `(size, *positions, *window, channels)`, but that the last two may be one.
+        `(size, *positions, *window, channels)`. The last two axes may be merged.
     """
     n = len(axes)
     dilated = [i for i, axis in enumerate(axes) if axis.dilation > 1]
-    found = (*(axis.outputs for axis in axes), *(axes[i].window for i in dilated))
+    # The gather has an index for each position and for each tap of a dilated axis.
+    index_shape = (*(axis.outputs for axis in axes), *(axes[i].window for i in dilated))
     starts: list[Any] = [begin, place, *[0] * (n - 1)]
     for i, axis in enumerate(axes):
-        starts[1 + i] += lax.broadcasted_iota(jnp.int32, found, i) * axis.stride
-    for i, tap in zip(dilated, range(n, len(found)), strict=True):
-        starts[1 + i] += lax.broadcasted_iota(jnp.int32, found, tap) * axes[i].dilation
-    read = [1 if i in dilated else axis.window for i, axis in enumerate(axes)]
+        starts[1 + i] += lax.broadcasted_iota(jnp.int32, index_shape, i) * axis.stride
+    for i, tap in zip(dilated, range(n, len(index_shape)), strict=True):
+        starts[1 + i] += lax.broadcasted_iota(jnp.int32, index_shape, tap) * axes[i].dilation
+    slice_sizes = [1 if i in dilated else axis.window for i, axis in enumerate(axes)]
     starts[n] *= channels
-    read[n - 1] *= channels
-    whole = [i for i in range(n) if i not in dilated or i == n - 1]
+    slice_sizes[n - 1] *= channels
+    kept = [i for i in range(n) if i not in dilated or i == n - 1]  # axes of a slice that remain in the result
     numbers = lax.GatherDimensionNumbers(
-        offset_dims=(0, *(1 + n + i + (i in dilated) for i in whole)),
-        collapsed_slice_dims=tuple(1 + i for i in dilated if i not in whole),
+        offset_dims=(0, *(1 + n + i + (i in dilated) for i in kept)),
+        collapsed_slice_dims=tuple(1 + i for i in dilated if i not in kept),
         start_index_map=tuple(range(1 + n)),
     )
-    indices = jnp.stack([jnp.broadcast_to(start, found) for start in starts], -1)
-    return lax.gather(x, indices, numbers, (size, *read), mode="promise_in_bounds")
+    indices = jnp.stack([jnp.broadcast_to(start, index_shape) for start in starts], -1)
+    return lax.gather(x, indices, numbers, (size, *slice_sizes), mode="promise_in_bounds")

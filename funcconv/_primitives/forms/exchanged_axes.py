@@ -1,7 +1,7 @@
-"""The kernel gradient as a convolution of the image with the cotangents, batch and channels exchanged.
+"""The kernel gradient as a convolution of the image with the cotangents, with batch and channels exchanged.
 
-That is what XLA makes of it too; but with the axes in the order that its fast path takes, which XLA does not bring them
-to inside of loops.
+XLA computes the transpose of its own convolution in the same way. Here the axes have the order that its fast path
+needs; inside loops XLA does not transpose them itself.
 """
 
 from jax import lax
@@ -13,7 +13,7 @@ from .lax_conv import spare
 
 
 def kernel_grad(image: Array, g: Array, form: Form) -> Array:
-    """Return the transpose of the convolution by its kernel."""
+    """Return the kernel gradient. The stride becomes the dilation of the cotangents and the dilation the stride."""
     n = len(form.axes)
     margins = [spare(axis) for axis in form.axes]
     x = pad(image, form.axes, ("zeros",) * n, spare=margins)

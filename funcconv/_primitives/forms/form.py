@@ -1,4 +1,4 @@
-"""What every form of a convolution is given beside its operands."""
+"""The static description of a convolution, which every form gets with its operands."""
 
 import math
 from collections.abc import Callable
@@ -11,22 +11,23 @@ from ..._windows.geometry import Axis
 Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varying axes
 
 
-# The library that options for the compiler turn on for convolutions: "onednn", or None.
+# The library that the compiler options turn on for convolutions: "onednn", or None. Options cannot be read during
+# lowering, so `compiled_with` sets this while a function is traced.
 library: ContextVar[str | None] = ContextVar("library", default=None)
 
 
 class Form(NamedTuple):
-    """A convolution but for its batch and its channels.
+    """A convolution without its batch size and its numbers of channels.
 
-    The image is `(batch, *spatial, in)`, the kernel `(*window, in // groups, out)`, the result `(batch, *positions,
-    out)`; what lies beyond the image is zero.
+    The image is `(batch, *spatial, in)`, the kernel `(*window, in // groups, out)` and the result
+    `(batch, *positions, out)`. Beyond the image there are zeros.
     """
 
     axes: tuple[Axis, ...]
     groups: int = 1
     precision: Precision = None
     accumulate_dtype: DTypeLike | None = None
-    library: str | None = None  # that is to compute what is left to XLA, where options turn one on
+    library: str | None = None  # the library that computes XLA's own form, if options turn one on
 
     @property
     def spatial(self) -> Shape:
@@ -35,8 +36,8 @@ class Form(NamedTuple):
 
     @property
     def extended(self) -> int:
-        """How many places an image has with its padding."""
-        return math.prod(axis.lo + axis.size + axis.reach for axis in self.axes)
+        """The number of positions of an image with its padding."""
+        return math.prod(axis.lo + axis.size + axis.hi_used for axis in self.axes)
 
     @property
     def window(self) -> Shape:
@@ -50,12 +51,12 @@ class Form(NamedTuple):
 
     @property
     def padded(self) -> bool:
-        """Whether some window reaches beyond the image."""
-        return any(max(axis.lo, axis.reach) > 0 for axis in self.axes)
+        """Whether some window reads padding."""
+        return any(max(axis.lo, axis.hi_used) > 0 for axis in self.axes)
 
     @property
     def strided(self) -> bool:
-        """Whether there is a stride."""
+        """Whether some axis has a stride above 1."""
         return any(axis.stride > 1 for axis in self.axes)
 
     @property
@@ -64,26 +65,26 @@ class Form(NamedTuple):
         return next((i for i, axis in enumerate(self.axes) if axis.extent > axis.stride), None)
 
     @property
-    def seen(self) -> tuple[slice, ...]:
-        """The taps along each axis that some window has on the image; of the others, all read zeros."""
-        return tuple(axis.seen for axis in self.axes)
+    def active_taps(self) -> tuple[slice, ...]:
+        """The taps along each axis that are on the image in some window; all others read only zeros."""
+        return tuple(axis.active_taps for axis in self.axes)
 
     @property
     def trimmed(self) -> "Form":
-        """The same convolution with the taps that are `seen`."""
+        """The same convolution with only the active taps."""
         return self._replace(axes=tuple(axis.trimmed for axis in self.axes))
 
     def image(self, result: Array, kernel: Array) -> Shape:
-        """The shape of the image that this kernel takes to this result."""
+        """The shape of the image that this kernel maps to this result."""
         return (result.shape[0], *self.spatial, kernel.shape[-2] * self.groups)
 
     def result(self, image: Array, kernel: Array) -> Shape:
-        """The shape of the result that this kernel takes this image to."""
+        """The shape of the result to which this kernel maps this image."""
         return (image.shape[0], *self.positions, kernel.shape[-1])
 
     def kernel(self, image: Array, result: Array) -> Shape:
-        """The shape of the kernel that takes this image to this result."""
+        """The shape of the kernel that maps this image to this result."""
         return (*self.window, image.shape[-1] // self.groups, result.shape[-1])
 
 
-Map: TypeAlias = Callable[[Array, Array, Form], Array]  # one of the three of a convolution, which are bilinear
+Map: TypeAlias = Callable[[Array, Array, Form], Array]  # a convolution, its input gradient or its kernel gradient

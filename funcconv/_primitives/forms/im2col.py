@@ -1,7 +1,7 @@
-"""A convolution as one product of gathered windows with the kernel.
+"""im2col: a convolution as one product of gathered windows with the kernel.
 
-Under a stack of kernels this is one batched product, where XLA's own way is a convolution with as many groups. With few
-channels it is faster than XLA's, and what is gathered is little.
+Under `jax.vmap` over both operands this is one batched product. XLA's own form would be a convolution with one group
+per example, which is slow.
 """
 
 from functools import partial
@@ -16,15 +16,20 @@ from .form import Form
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation in the dtype of accumulation."""
+    """Return the convolution, in the dtype of accumulation."""
     n = len(form.axes)
-    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)  # after the positions and the taps
     padded = pad(image, form.axes, ("zeros",) * n)
+    # Windows overlap, so the gradient of an input is a sum over copies, computed in float32 for 16-bit inputs.
     windows = in_wide(partial(patches, axes=form.axes), padded)  # (batch, *positions, *window, in)
+    # Labels of the axes for einsum: 0 to n - 1 are the positions, n to 2n - 1 the taps of the window.
+    batch, group, inputs, outputs = range(2 * n, 2 * n + 4)
     y = jnp.einsum(
-        windows.reshape(*windows.shape[:-1], form.groups, kernel.shape[-2]), [batch, *range(2 * n), group, inputs],
-        kernel.reshape(*kernel.shape[:-1], form.groups, -1), [*range(n, 2 * n), inputs, group, outputs],
+        windows.reshape(*windows.shape[:-1], form.groups, kernel.shape[-2]),
+        [batch, *range(2 * n), group, inputs],
+        kernel.reshape(*kernel.shape[:-1], form.groups, -1),
+        [*range(n, 2 * n), inputs, group, outputs],
         [batch, *range(n), group, outputs],
-        precision=form.precision, preferred_element_type=form.accumulate_dtype,
-    )  # fmt: skip
+        precision=form.precision,
+        preferred_element_type=form.accumulate_dtype,
+    )
     return y.reshape(form.result(image, kernel))

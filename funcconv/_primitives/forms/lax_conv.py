@@ -1,5 +1,6 @@
-"""XLA's own convolution: the reference, which the other forms must equal, and a way to the faster of two of them."""
+"""XLA's own convolution: the reference for all other forms, and a variant that avoids XLA's slow paths."""
 
+import jax
 from jax import lax
 
 from ..._common.types import Array
@@ -9,7 +10,7 @@ from .form import Form
 
 
 def reference(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation in the dtype of accumulation. Which padding is left to XLA, see `spare`."""
+    """Return the convolution, in the dtype of accumulation. XLA adds the padding that `spare` returns."""
     n = len(form.axes)
     margins = [spare(axis) for axis in form.axes]
     return lax.conv_general_dilated(
@@ -29,32 +30,37 @@ def reference(image: Array, kernel: Array, form: Form) -> Array:
     )
 
 
-def longer(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the same by a convolution whose result has a line more.
+def reference_input_grad(kernel: Array, g: Array, form: Form) -> Array:
+    """Return the transpose of `image -> reference(image, kernel, form)` at the cotangent `g`."""
+    image_type = jax.typeof(g).update(shape=form.image(g, kernel), dtype=kernel.dtype)
+    return jax.linear_transpose(lambda image: reference(image, kernel, form), image_type)(g)[0]  # type: ignore[no-any-return]
 
-    XLA 0.10 for the CPU has three ways for two axes. Without padding it uses a library that gathers all windows, which
-    takes up to thirty times as long; with padding, and a result that is not larger than the image, a way that is slow
-    for some numbers of channels. The line leads it to another one.
+
+def conv_with_extra_row(image: Array, kernel: Array, form: Form) -> Array:
+    """Return the convolution by one whose result has an extra row, which is dropped.
+
+    XLA of jax 0.10 has three paths for two axes on the CPU. Without padding it calls a library that gathers all
+    windows, which takes up to thirty times as long. With padding, and a result that is not larger than the image, its
+    path is slow for some numbers of channels. The extra row makes XLA choose the fast path.
     """
     i = form.overlapping or 0
     axis = form.axes[i]
-    lines = 1 + (max(axis.size, axis.outputs) if form.padded else axis.outputs)
-    more = axis._replace(outputs=lines)
-    axes = (*form.axes[:i], more._replace(hi=more.reach), *form.axes[i + 1 :])
+    rows = 1 + (max(axis.size, axis.outputs) if form.padded else axis.outputs)
+    longer = axis._replace(outputs=rows)
+    axes = (*form.axes[:i], longer._replace(hi=longer.hi_used), *form.axes[i + 1 :])
     y = reference(image, kernel, form._replace(axes=axes))
     return lax.slice_in_dim(y, 0, axis.outputs, axis=1 + i)
 
 
 def spare(axis: Axis) -> tuple[int, int]:
-    """Return how many of the zeros before and after an axis XLA is to add, so that it stays on ground that holds.
+    """Return the zeros before and after an axis that XLA adds itself, so that two of its bugs are avoided.
 
-    Only zeros that some window with a tap on the image reads, and only up to the last place that is read: then no
-    padding is negative, in this contraction or in its two transposes, which have `extent - 1 - spare` zeros. (XLA for
-    the CPU has read out of bounds where a negative padding comes before an axis and a positive one after it.)
-
-    And not all of those on both sides: where a transpose has no padding at all, XLA takes an axis with a window of two
-    and a stride of two for groups when it swaps the operands, and aborts the process.
+    1. XLA for the CPU (jax 0.10.2) reads out of bounds if an axis has negative padding before it and positive padding
+       after it. So XLA adds at most `extent - 1` zeros, and none beyond the last position that is read. Then no padding
+       is negative, neither here nor in the two transposes, which have `extent - 1 - spare` zeros.
+    2. If a transpose has no padding at all, XLA mistakes an axis with a window of two and a stride of two for groups
+       when it swaps the operands, and aborts the process. So XLA does not add all zeros on both sides.
     """
     most = axis.extent - 1
-    before, after = (min(max(margin, 0), most) for margin in (axis.lo, axis.reach))
+    before, after = (min(max(margin, 0), most) for margin in (axis.lo, axis.hi_used))
     return before, after - 1 if before == after == most > 0 else after

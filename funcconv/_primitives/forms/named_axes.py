@@ -1,7 +1,7 @@
-"""Convolutions for programs that leave JAX: XLA's, along one or two axes, with axes in orders that have names.
+"""Convolutions for programs that are converted to other formats: XLA's own, with axes in orders that have names.
 
-The transpose is one convolution of the cotangent with zeros between its places, as other libraries have it; along more
-axes convolutions are sums of those along two.
+Converters know convolutions along one or two axes only, so a convolution along more axes is a sum of those along two.
+The input gradient is one convolution of the cotangents, dilated by the stride, as in other libraries.
 """
 
 from jax import lax
@@ -18,14 +18,14 @@ _NAMED = {1: ("NWC", "WIO", "NWC"), 2: ("NHWC", "HWIO", "NHWC")}
 
 
 def named_conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type) -> Array:
-    """Return the convolution; with `stack` axes in front of both operands, of each image with its own kernel."""
+    """Return the convolution. `stack` leading axes of both operands give each image its own kernel."""
     if stack:
         return _maps.conv(image, kernel, form=form, stack=stack, out=out, where=Where(None))
     return _conv(image, kernel, form).astype(out.dtype)
 
 
 def named_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Type) -> Array:
-    """Return the transpose of the convolution by its image."""
+    """Return the input gradient."""
     if stack:
         return _maps.conv_input_grad(kernel, g, form=form, stack=stack, out=out, where=Where(None))
     if len(form.axes) not in _NAMED:
@@ -33,7 +33,7 @@ def named_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Ty
     margins = [
         (axis.extent - 1 - axis.lo, axis.size + axis.lo - (axis.outputs - 1) * axis.stride - 1) for axis in form.axes
     ]
-    if all(axis.stride == 1 for axis in form.axes):  # a convolution as any other, of which no padding is negative
+    if all(axis.stride == 1 for axis in form.axes):  # an ordinary convolution, which is cropped before it is padded
         g = lax.pad(g, g.dtype.type(0), [(0, 0, 0), *((min(lo, 0), min(hi, 0), 0) for lo, hi in margins), (0, 0, 0)])
         margins = [(max(lo, 0), max(hi, 0)) for lo, hi in margins]
     return lax.conv_general_dilated(

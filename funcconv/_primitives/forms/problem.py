@@ -1,6 +1,7 @@
-"""One map of one convolution, and what of it decides in which form it is computed.
+"""The properties of a convolution that decide in which form it is computed.
 
-The limits are the result of measurements on one processor, of some hundred shapes as `benchmarks/forms.py` draws them.
+The limits come from measurements on one processor, of some hundred random shapes drawn by `benchmarks/forms.py`. On
+another processor they are a guess. They affect the time, never the result.
 """
 
 import math
@@ -12,39 +13,40 @@ import numpy as np
 from ..._common.types import Shape
 from .form import Form
 
-_PLANE = 2  # axes
-_VECTOR = 4  # numbers that XLA's path takes at once
-_LEAST, _FEW, _MIDDLE = 2, 8, 16  # channels, windows or taps
-_DOZEN = 12  # positions
-_SHORT = 80  # numbers in a window
-_GATHERED = 2**18  # numbers in all windows together
-_LIGHT = 2**18  # numbers of images and results
-_HEAVY = 2**25  # products of two numbers
-_FILLED = 0.7  # of the taps of all windows are on the image
-_AS_MANY = 18  # products take as long as one number is gathered
+_XLA_AXES = 2  # spatial axes, for up to which XLA's CPU backend has a fast path
+_VECTOR = 4  # numbers that this path computes at once: it is fast if the number of channels is a multiple
+_VERY_FEW, _FEW, _SEVERAL = 2, 8, 16  # numbers of channels, windows or taps
+_FEW_POSITIONS = 12  # of the result
+_SHORT_WINDOW = 80  # taps times input channels of a window
+_MANY_WINDOWS = 2**18  # numbers in all windows of the batch, gathered side by side
+_SMALL_ARRAYS = 2**18  # numbers in all images and results of the batch
+_MANY_PRODUCTS = 2**25  # products of two numbers
+_MOSTLY_FILLED = 0.7  # fraction of the taps of all windows that are on the image
+_PRODUCTS_PER_GATHER = 18  # products that take as long as gathering one number
 
 
 class Where(NamedTuple):
-    """Where a program is to run."""
+    """Where a program will run."""
 
     platform: str | None  # None: any but the CPU
-    devices: int | None = 1  # None inside of jax.shard_map
-    parts: int | None = 1  # over so many devices XLA may spread an array; None: not known, as in exported programs
-    typed: bool = False  # whether types say what differs from device to device, as inside of jax.shard_map
-    old: bool = jax.__version_info__ < (0, 11)  # whether XLA has slow ways for some convolutions
+    devices: int | None = 1  # that run the program; None inside jax.shard_map
+    parts: int | None = 1  # devices over which XLA may partition an array; None: not known, as in exported programs
+    typed: bool = False  # whether types say what differs from device to device, as inside jax.shard_map
+    # XLA of jax 0.10 has slow paths for some convolutions that 0.11 does not have.
+    old: bool = jax.__version_info__ < (0, 11)
 
 
 class Problem(NamedTuple):
-    """One map of one convolution: what the choice knows of it."""
+    """One of the three maps of a convolution, with all that the choice of a form depends on."""
 
     form: Form
     batch: Any  # an integer, or a symbolic dimension
-    inputs: int  # of a group
-    outputs: int  # of a group
+    inputs: int  # channels of a group
+    outputs: int  # channels of a group
     dtype: np.dtype
-    stack: int  # axes of which each entry has a kernel of its own
+    stack: int  # number of leading axes along which each entry has a separate kernel
     where: Where
-    phases: int = 1  # convolutions like this one that are computed side by side, of the taps of one kernel
+    phases: int = 1  # number of convolutions like this one that use parts of one kernel, as the stride phases do
 
     @classmethod
     def of(cls, form: Form, image: Shape, kernel: Shape, dtype: np.dtype, stack: int, where: Where) -> "Problem":
@@ -53,169 +55,185 @@ class Problem(NamedTuple):
 
     @property
     def products(self) -> int:
-        """How many products of two numbers are summed, for one image where their number is symbolic."""
+        """The number of products of two numbers that are summed; for one image if the batch size is symbolic."""
         batch = self.batch if isinstance(self.batch, int) else 1
         form = self.form
         return batch * self.taps * math.prod(form.positions) * self.inputs * self.outputs * form.groups
 
     @property
-    def countable(self) -> bool:
-        """Whether the batch may be cut into blocks: its size is known, and it is not spread over devices."""
+    def can_cut_batch(self) -> bool:
+        """Whether a loop may compute the batch in blocks: its size is known, and it is not sharded over devices."""
         return isinstance(self.batch, int) and self.where.devices == 1
 
     @property
-    def wrongly_spread(self) -> bool:
-        """Whether XLA may spread arrays over devices, and would do so wrongly with its own form: there are groups.
+    def partitioned_wrongly(self) -> bool:
+        """Whether XLA's own convolution would be wrong on several devices: it has groups.
 
-        Where channels or images are spread, its partitioner returns wrong kernel gradients and sometimes wrong
-        convolutions of grouped kernels, or aborts the process.
+        If channels or images are sharded, XLA's partitioner (jax 0.10.2 and 0.12.0.1) returns wrong kernel gradients
+        and sometimes wrong convolutions of grouped kernels, or aborts the process.
         """
         return self.form.groups > 1 and self.where.parts != 1
 
     @property
     def depthwise(self) -> bool:
-        """Whether groups have one input channel."""
+        """Whether each group has one input channel."""
         return self.inputs == 1 and self.form.groups > 1
 
     @property
     def taps(self) -> int:
-        """The taps of the kernel."""
+        """The number of taps of the kernel."""
         return math.prod(self.form.window)
 
     @property
-    def line(self) -> bool:
+    def has_one_axis(self) -> bool:
         """Whether there is one spatial axis."""
         return len(self.form.axes) == 1
 
     @property
-    def deep(self) -> bool:
-        """Whether there are more spatial axes than XLA has a path for."""
-        return len(self.form.axes) > _PLANE
+    def has_many_axes(self) -> bool:
+        """Whether there are more spatial axes than XLA's fast path supports."""
+        return len(self.form.axes) > _XLA_AXES
 
     @property
-    def tall(self) -> bool:
-        """Whether there are more than a few windows along the first axis."""
-        return self.form.axes[0].outputs > _LEAST
+    def has_many_planes(self) -> bool:
+        """Whether there are more than two windows along the first axis."""
+        return self.form.axes[0].outputs > _VERY_FEW
 
     @property
-    def held(self) -> int:
-        """How many numbers the image and the result of one example are."""
+    def numbers_per_example(self) -> int:
+        """The numbers of channels times positions in the image and the result of one example."""
         return math.prod(self.form.spatial) * self.inputs + math.prod(self.form.positions) * self.outputs
 
     @property
-    def planar(self) -> bool:
-        """Whether XLA has a path of its own for this, which can be fast: up to two axes, and no library turned on."""
-        return self.dtype in (np.float32, np.float64) and not self.deep and self.form.library is None
+    def has_xla_path(self) -> bool:
+        """Whether XLA's CPU backend has a fast path: floats, up to two axes, and no library turned on instead."""
+        return self.dtype in (np.float32, np.float64) and not self.has_many_axes and self.form.library is None
 
     @property
-    def old(self) -> bool:
-        """Whether that path is of a version that has slow ways for some images, in float32."""
-        return self.single and self.where.old and self.where.devices == 1
+    def xla_path_is_old(self) -> bool:
+        """Whether that path, in float32, is of an XLA version that is slow for some images."""
+        return self.is_float32_plane and self.where.old and self.where.devices == 1
 
     @property
-    def single(self) -> bool:
-        """Whether it is the one for two axes in float32."""
-        return self.planar and not self.line and self.dtype == np.float32
+    def is_float32_plane(self) -> bool:
+        """Whether XLA's path is the one for two axes in float32."""
+        return self.has_xla_path and not self.has_one_axis and self.dtype == np.float32
 
     @property
-    def offered(self) -> bool:
-        """Whether oneDNN is to compute this convolution, and is fast with it."""
-        multiplied = self.inputs == 1 and self.form.groups > 1 and self.outputs > 1
-        fits = self.dtype == np.float32 and not self.line and not multiplied
+    def is_for_onednn(self) -> bool:
+        """Whether oneDNN is turned on and computes this convolution fast."""
+        # Depthwise kernels with several outputs per channel are slow there.
+        has_multiplier = self.depthwise and self.outputs > 1
+        fits = self.dtype == np.float32 and not self.has_one_axis and not has_multiplier
         return self.form.library == "onednn" and fits
 
     @property
     def filled(self) -> float:
-        """What part of the taps of all windows is on the image, rather than on padding."""
+        """The fraction of the taps of all windows that are on the image, not on padding."""
         return math.prod(axis.inside / (axis.outputs * axis.window) for axis in self.form.axes)
 
     @property
-    def short(self) -> bool:
-        """Whether products of gathered windows are faster than what XLA has.
+    def prefers_blocks(self) -> bool:
+        """Whether a convolution is faster as matrix products of gathered windows than with XLA's own form.
 
-        It multiplies number by number where a window is larger than the image, though none on the padding. And it is
-        slow where there are few positions, or few channels before.
+        XLA is slow if a window is larger than the image, if there are few positions, or if there are few channels.
         """
         form, window = self.form, self.taps * self.inputs
-        if not self.countable or self.dtype not in (np.float32, np.float64):
+        if not self.can_cut_batch or self.dtype not in (np.float32, np.float64):
             return False
-        few = math.prod(form.positions) <= _DOZEN and all(axis.dilation == 1 for axis in form.axes)
-        if not self.planar:
-            return few and self.outputs > _MIDDLE
+        few_positions = math.prod(form.positions) <= _FEW_POSITIONS and all(axis.dilation == 1 for axis in form.axes)
+        if not self.has_xla_path:
+            return few_positions and self.outputs > _SEVERAL
+        # For a window larger than the image, XLA multiplies number by number. It skips the taps on padding, which a
+        # product of gathered windows includes: so this is faster only if enough taps are on the image.
         if any(axis.window > axis.size for axis in form.axes):
-            return self.filled * self.outputs > _LEAST
-        if few and self.outputs > _MIDDLE:
+            return self.filled * self.outputs > _VERY_FEW
+        if few_positions and self.outputs > _SEVERAL:
             return True
-        if self.line and window <= 2 * _MIDDLE and self.outputs > 4 * _MIDDLE:
+        if self.has_one_axis and window <= 2 * _SEVERAL and self.outputs > 4 * _SEVERAL:
             return True
-        return window <= _SHORT and self.inputs * self.outputs <= _MIDDLE
+        return window <= _SHORT_WINDOW and self.inputs * self.outputs <= _SEVERAL
 
     @property
-    def bare(self) -> bool:
-        """Whether an old XLA gives this to a library that gathers all windows, and these are many: there is no padding.
+    def is_slow_unpadded(self) -> bool:
+        """Whether XLA 0.10 is slow for this image without padding.
 
-        Of few channels, only to some, and only long windows.
+        It then calls a library that gathers all windows first, so it is slow if the windows hold many numbers. With few
+        input channels, it is only slow for several output channels and long windows.
         """
-        if not self.old or self.form.padded or self.form.overlapping is None or not self.countable:
+        if not self.xla_path_is_old or self.form.padded or self.form.overlapping is None or not self.can_cut_batch:
             return False
-        gathered = self.products // self.outputs
-        if self.inputs > _MIDDLE:
-            return gathered >= _GATHERED
-        return gathered >= 4 * _GATHERED and self.outputs > _MIDDLE and self.taps * self.inputs > 4 * _MIDDLE
+        window_numbers = self.products // self.outputs
+        if self.inputs > _SEVERAL:
+            return window_numbers >= _MANY_WINDOWS
+        is_long = self.taps * self.inputs > 4 * _SEVERAL
+        return window_numbers >= 4 * _MANY_WINDOWS and self.outputs > _SEVERAL and is_long
 
     @property
-    def halting(self) -> bool:
-        """Whether XLA is slow as there is padding, and a result that is not larger than the image.
+    def is_slow_padded(self) -> bool:
+        """Whether XLA is slow for this padded image.
 
-        It is with a number of channels that its vectors do not hold, and an old one where there is much to compute.
+        It is if the result is not larger than the image and the input channels are not a multiple of its vectors. XLA
+        0.10 is slow for other numbers of channels too if there is much to compute.
         """
         form, i = self.form, self.form.overlapping
-        if not self.single or not self.countable or not form.padded or form.strided or i is None:
+        if not self.is_float32_plane or not self.can_cut_batch or not form.padded or form.strided or i is None:
             return False
-        if form.axes[i].outputs > form.axes[i].size or self.inputs <= _MIDDLE or self.outputs <= _FEW:
+        if form.axes[i].outputs > form.axes[i].size or self.inputs <= _SEVERAL or self.outputs <= _FEW:
             return False
-        return self.inputs % _VECTOR > 0 or (self.old and self.batch > 1 and self.products >= _HEAVY)
+        is_large = self.batch > 1 and self.products >= _MANY_PRODUCTS
+        return self.inputs % _VECTOR > 0 or (self.xla_path_is_old and is_large)
 
     @property
-    def turnable(self) -> bool:
-        """Whether XLA has a convolution of the image with the cotangents that is fast: not if these are the longer."""
-        fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
-        return self.planar and fits and self.form.overlapping is not None
+    def can_exchange_axes(self) -> bool:
+        """Whether the kernel gradient is fast as XLA's convolution of the image with the cotangents.
 
-    @property
-    def direct(self) -> bool:
-        """Whether that convolution is faster than the products of what is gathered, which mostly are whole windows.
-
-        The images are its channels: it is fast with a number of them that vectors hold, if there are many taps, or
-        little in all. It leaves out what is padding between strides. And an old XLA is slow without padding.
+        That convolution is slow if the cotangents, dilated by the stride, are longer than the image.
         """
-        gathering = self.gathering
-        if not self.turnable or gathering == "exchanged":
-            return False
-        vectors, many = self.batch % _VECTOR == 0, self.taps >= _MIDDLE
-        if self.line:
-            many = self.taps > _VECTOR or self.form.axes[0].dilation > 1
-            return gathering == "blocks" and vectors and many and self.inputs >= _FEW and self.outputs >= 2 * _MIDDLE
-        even = vectors and many and self.outputs % _VECTOR == 0 and (self.form.padded or not self.old)
-        if gathering == "mixed":
-            return self.old and even and self.outputs > self.inputs
-        hollow = self.form.strided and self.filled < _FILLED
-        return hollow or even or (self.batch * self.held <= _LIGHT and (vectors or self.old))
+        fits = all((axis.outputs - 1) * axis.stride < axis.size for axis in self.form.axes)
+        return self.has_xla_path and fits and self.form.overlapping is not None
 
     @property
-    def gathering(self) -> str:
-        """The form whose products gather the fewest numbers for a position, by what a number costs, as measured.
+    def prefers_exchanged_axes(self) -> bool:
+        """Whether the kernel gradient is faster as that convolution than as matrix products of gathered windows.
 
-        Where the taps along the first axis are read from the cotangents, what is gathered lies in longer rows.
+        The batch takes the place of the channels in that convolution. So it is fast if the batch size is a multiple of
+        XLA's vectors and there are many taps, or if the arrays are small. It skips the taps on padding, which is an
+        advantage for a stride and much padding. XLA 0.10 is slow without padding.
+        """
+        gathering = self.cheapest_gathering
+        if not self.can_exchange_axes or gathering == "exchanged":
+            return False
+        fills_vectors = self.batch % _VECTOR == 0
+        if self.has_one_axis:
+            many_taps = self.taps > _VECTOR or self.form.axes[0].dilation > 1
+            many_channels = self.inputs >= _FEW and self.outputs >= 2 * _SEVERAL
+            return gathering == "blocks" and fills_vectors and many_taps and many_channels
+        is_regular = fills_vectors and self.taps >= _SEVERAL and self.outputs % _VECTOR == 0
+        is_fast = is_regular and (self.form.padded or not self.xla_path_is_old)
+        if gathering == "mixed":
+            return self.xla_path_is_old and is_fast and self.outputs > self.inputs
+        if is_fast or (self.form.strided and self.filled < _MOSTLY_FILLED):
+            return True
+        is_small = self.batch * self.numbers_per_example <= _SMALL_ARRAYS
+        return is_small and (fills_vectors or self.xla_path_is_old)
+
+    @property
+    def cheapest_gathering(self) -> str:
+        """The form of a kernel gradient by matrix products that costs least.
+
+        The cost per position is that of the gathered numbers and the products, in units of one gathered number. The
+        factor 2 is measured: `mixed` gathers longer contiguous rows than `blocks` and `exchanged`.
         """
         first = self.form.axes[0]
-        places = math.prod(self.form.spatial) / math.prod(self.form.positions)
-        products = self.taps * self.inputs * self.outputs / _AS_MANY
-        numbers = {"blocks": 2 * self.taps * self.inputs + products}
-        wide = self.old and min(self.inputs, self.outputs) >= 8 * _MIDDLE
-        if first.stride == 1 and not self.line and not wide:
+        products = self.taps * self.inputs * self.outputs / _PRODUCTS_PER_GATHER
+        costs = {"blocks": 2 * self.taps * self.inputs + products}
+        is_wide = self.xla_path_is_old and min(self.inputs, self.outputs) >= 8 * _SEVERAL
+        if first.stride == 1 and not self.has_one_axis and not is_wide:
             gathered = self.taps // first.window * self.inputs + first.window * self.outputs
-            numbers["mixed"] = first.size / first.outputs * (gathered + products + _MIDDLE)
+            costs["mixed"] = first.size / first.outputs * (gathered + products + _SEVERAL)
         if not self.form.strided:
-            numbers["exchanged"] = places * (2 * self.taps * self.outputs + products)
-        return min(numbers, key=lambda form: numbers[form])
+            # One window of cotangents for each position of the image, which can have more positions than the result.
+            size_ratio = math.prod(self.form.spatial) / math.prod(self.form.positions)
+            costs["exchanged"] = size_ratio * (2 * self.taps * self.outputs + products)
+        return min(costs, key=lambda form: costs[form])

@@ -1,7 +1,7 @@
-"""Groups of one input channel: sums over taps, each a slice of the image that is scaled channel by channel.
+"""Shifted sum: a depthwise convolution as a sum over taps of shifted slices of the image times weights.
 
-A large kernel is taken block by block of its taps, and images that are mostly padding one after another. For the
-kernel gradient positions and taps change places: each cotangent scales the window that it belongs to.
+Large kernels are computed block by block of their taps, and images that are mostly padding in parts of the batch. In
+the kernel gradient, positions and taps change places: each cotangent scales the window of its position.
 """
 
 import itertools
@@ -16,66 +16,69 @@ from jax import lax
 from ..._common.types import Array, Shape
 from ..._windows.geometry import Axis
 from ..._windows.padding import pad
-from ..._windows.pieces import Cut, cuts, each, piece
+from ..._windows.pieces import Cut, cuts, loop_over, piece
 from ..._windows.taps import shifted
 from .form import Form, Map
 
-_READ = 2**18  # numbers of the image that are read at once
-_HELD = 2**20  # numbers of padded images that are held at once
-_TAPS = 32  # of a large kernel that are added at once
-_SPARE = 2  # times as many numbers as images and results have, which padded ones may have without that
-_POSITIONS = 8  # so many cotangents are added at once,
-_POSITIONS_OLD = 32  # or with an old XLA, which has slow loops for fewer
+# Measured limits, so that what a block reads stays in the cache (see docs/lowerings.md).
+_READ_NUMBERS = 2**18  # numbers of the image that a block of a kernel gradient reads (1 MB in float32)
+_PADDED_NUMBERS = 2**20  # numbers of padded images that exist at once (4 MB in float32)
+_BLOCK_TAPS = 32  # taps of a large kernel that are added in one pass of the loop
+# Images are padded in parts of the batch if they have more than this many times the numbers of images and results.
+_MOST_PADDING_FACTOR = 2
+_BLOCK_POSITIONS = 8  # positions of a kernel gradient that are added in one pass of the loop
+_BLOCK_POSITIONS_OLD_XLA = 32  # the same for XLA of jax 0.10, whose loops are slow for fewer positions
 
 
 def conv(image: Array, kernel: Array, form: Form, *, old: bool, blocks: bool) -> Array:
-    """Return the correlation, some images after the others where all would be much larger with their padding.
+    """Return the convolution. Images that are much larger with their padding are computed in parts of the batch.
 
     Args:
         image: `(batch, *spatial, groups)`.
         kernel: `(*window, 1, out)`.
         form: the convolution.
-        old: whether XLA is of a version that knows no barriers.
-        blocks: whether the batch may be cut, so that what is padded at once stays in the cache.
+        old: whether XLA is of jax 0.10, which ignores optimization barriers.
+        blocks: whether the batch may be cut into parts.
     """
-    if blocks and _sprawls(image, kernel, form):
+    if blocks and _is_mostly_padding(image, kernel, form):
         return _over_images(_conv, image, kernel, form)
-    # XLA computes a sum of slices again in each operation that uses it, unless there is a barrier or a branch between.
+    # XLA fuses a sum of slices into each operation that uses it, and so computes it several times. A barrier prevents
+    # this, or in old versions a branch whose condition is always true but depends on a value.
     y: Array
     if old and blocks:
-        unknown = jnp.ravel(kernel)[0] == 0
-        true = unknown | ~unknown  # which XLA does not know
+        is_zero = jnp.ravel(kernel)[0] == 0
+        always = is_zero | ~is_zero
         shape = form.result(image, kernel)
-        y = lax.cond(true, partial(_conv, form=form), lambda *_: jnp.zeros(shape, image.dtype), image, kernel)
+        y = lax.cond(always, partial(_conv, form=form), lambda *_: jnp.zeros(shape, image.dtype), image, kernel)
     else:
         y = lax.optimization_barrier(_conv(image, kernel, form))  # type: ignore[no-untyped-call]
     return y
 
 
 def conv_by_blocks(image: Array, kernel: Array, form: Form, *, blocks: bool) -> Array:
-    """Return the same as a sum over blocks of taps, in a loop, so that the program does not grow with the kernel."""
-    if blocks and _sprawls(image, kernel, form):
+    """Return the convolution with a loop over blocks of taps, so that the program does not grow with the kernel."""
+    if blocks and _is_mostly_padding(image, kernel, form):
         return _over_images(_conv_by_blocks, image, kernel, form)
     return _conv_by_blocks(image, kernel, form)
 
 
-def _sprawls(image: Array, kernel: Array, form: Form) -> bool:
-    """Return whether an image, each channel as often as it has outputs, is large with its padding."""
+def _is_mostly_padding(image: Array, kernel: Array, form: Form) -> bool:
+    """Return whether the padded image, whose channels are repeated for each output, is too large to make at once."""
     outputs = kernel.shape[-1]
-    held = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
-    return form.extended * outputs > _SPARE * held
+    operands = math.prod(form.spatial) * image.shape[-1] + math.prod(form.positions) * outputs
+    return form.extended * outputs > _MOST_PADDING_FACTOR * operands
 
 
 def _over_images(conv: Map, image: Array, kernel: Array, form: Form) -> Array:
-    """Return the correlation, as many images at once as the cache holds with their padding."""
+    """Return the convolution in a loop over parts of the batch whose padded images stay in the cache."""
     y = jnp.zeros(form.result(image, kernel), image.dtype)
-    for images in cuts(len(image), _HELD // (form.extended * kernel.shape[-1])):
+    for images in cuts(len(image), _PADDED_NUMBERS // (form.extended * kernel.shape[-1])):
 
         def put(begins: list[Any], y: Array, size: int = images.size) -> Array:
-            found = conv(piece(image, begins[0], size), kernel, form)
-            return lax.dynamic_update_slice_in_dim(y, found, begins[0], 0, allow_negative_indices=False)
+            result = conv(piece(image, begins[0], size), kernel, form)
+            return lax.dynamic_update_slice_in_dim(y, result, begins[0], 0, allow_negative_indices=False)
 
-        y = each([images], put, y)
+        y = loop_over([images], put, y)
     return y
 
 
@@ -89,7 +92,7 @@ def _conv(image: Array, kernel: Array, form: Form) -> Array:
 def _conv_by_blocks(image: Array, kernel: Array, form: Form) -> Array:
     x = pad(image, form.axes, ("zeros",) * len(form.axes))
     y = jnp.zeros(form.result(image, kernel), image.dtype)
-    for block in itertools.product(*_blocks(form.window, _TAPS)):
+    for block in itertools.product(*_blocks(form.window, _BLOCK_TAPS)):
         sizes = tuple(cut.size for cut in block)
 
         def add_taps(begins: list[Any], y: Array, sizes: Shape = sizes) -> Array:
@@ -104,73 +107,79 @@ def _conv_by_blocks(image: Array, kernel: Array, form: Form) -> Array:
             taps = lax.dynamic_slice(kernel, (*begins, 0, 0), shape, allow_negative_indices=False)
             return y + _conv(_cropped(x, starts, reads), taps, form._replace(axes=tuple(axes)))
 
-        y = each(block, add_taps, y)
+        y = loop_over(block, add_taps, y)
     return y
 
 
 def kernel_grad(image: Array, g: Array, form: Form, *, old: bool, blocks: bool) -> Array:
-    """Return the transpose by the kernel: block by block of the positions, each added to all taps of the kernel.
+    """Return the kernel gradient, block by block of the positions.
 
-    The cotangents of a block are the kernel of a convolution which has a position for each of these taps.
+    The cotangents of a block are the kernel of a convolution that has one position for each tap. So the same shifted
+    sum adds a block of positions to all taps.
 
     Args:
         image: `(batch, *spatial, groups)`.
         g: the cotangents, `(batch, *positions, out)`.
         form: the convolution.
-        old: whether XLA is of a version that has slow loops for few positions.
-        blocks: whether a block has only so many images that what it reads stays in the cache.
+        old: whether XLA is of jax 0.10, which is slow for loops over few positions.
+        blocks: whether the batch may be cut into parts that stay in the cache.
     """
-    positions = _blocks(form.positions, _POSITIONS_OLD if old else _POSITIONS)
-    read = math.prod(_reach(axis, found[0].size) for axis, found in zip(form.axes, positions, strict=True))
-    most = min(_READ // ((read + math.prod(form.window)) * g.shape[-1]), _HELD // form.extended // g.shape[-1])
-    total = jnp.zeros((*form.window, g.shape[-1]), g.dtype)
-    for images in cuts(len(image), most) if blocks else [Cut(0, 1, image.shape[0])]:
+    outputs = g.shape[-1]
+    position_cuts = _blocks(form.positions, _BLOCK_POSITIONS_OLD_XLA if old else _BLOCK_POSITIONS)
+    read = math.prod(_span(axis, pieces[0].size) for axis, pieces in zip(form.axes, position_cuts, strict=True))
+    image_numbers = (read + math.prod(form.window)) * outputs  # that a block reads and adds to, for one image
+    most_images = min(_READ_NUMBERS // image_numbers, _PADDED_NUMBERS // form.extended // outputs)
+    total = jnp.zeros((*form.window, outputs), g.dtype)
+    for images in cuts(len(image), most_images) if blocks else [Cut(0, 1, image.shape[0])]:
 
         def add_images(begins: list[Any], total: Array, size: int = images.size) -> Array:
-            x = _repeated(piece(image, begins[0], size), g.shape[-1], form)
-            taps = piece(g, begins[0], size)
-            for block in itertools.product(*positions):
+            x = _repeated(piece(image, begins[0], size), outputs, form)
+            part_g = piece(g, begins[0], size)
+            for block in itertools.product(*position_cuts):
+                # One sum per image, added up at the end: the loop then carries an elementwise sum.
                 sums = jnp.zeros((size, *total.shape), g.dtype)
-                total += each(block, partial(_add, x, taps, form.axes, tuple(cut.size for cut in block)), sums).sum(0)
+                add = partial(_add_block, x, part_g, form.axes, tuple(cut.size for cut in block))
+                total += loop_over(block, add, sums).sum(0)
             return total
 
-        total = each([images], add_images, total)
+        total = loop_over([images], add_images, total)
     return total.reshape(form.kernel(image, g))
 
 
-def _add(x: Array, g: Array, axes: Sequence[Axis], sizes: Shape, places: list[Any], sums: Array) -> Array:
-    """Add what so many positions from some places on give to the sums for each image."""
+def _add_block(x: Array, g: Array, axes: Sequence[Axis], sizes: Shape, begins: list[Any], sums: Array) -> Array:
+    """Add a block of `sizes` positions, which starts at `begins`, to the sum of each image."""
     pairs = tuple(zip(axes, sizes, strict=True))
-    starts = [place * axis.stride for place, axis in zip(places, axes, strict=True)]
-    reach = [_reach(axis, size) for axis, size in pairs]
-    windows = _cropped(x, starts, reach)
-    taps = _cropped(g, places, sizes)
-    taps = taps.reshape(g.shape[0], -1, *[1] * len(axes), g.shape[-1])
-    turned = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
-    parts = [part * taps[:, i] for i, part in enumerate(shifted(windows, turned))]
+    starts = [begin * axis.stride for begin, axis in zip(begins, axes, strict=True)]
+    spans = [_span(axis, size) for axis, size in pairs]
+    windows = _cropped(x, starts, spans)
+    cotangents = _cropped(g, begins, sizes)
+    cotangents = cotangents.reshape(g.shape[0], -1, *[1] * len(axes), g.shape[-1])
+    # Positions are the taps of this convolution, and taps its positions, so stride and dilation change places.
+    exchanged = [Axis(axis.size, size, axis.dilation, axis.stride, 0, 0, axis.window) for axis, size in pairs]
+    parts = [part * cotangents[:, i] for i, part in enumerate(shifted(windows, exchanged))]
     return sums + reduce(jnp.add, parts)
 
 
 def _cropped(array: Array, starts: Sequence[Any], sizes: Sequence[int]) -> Array:
-    """Return so many places along each spatial axis."""
+    """Return the part of an array from `starts` on with these sizes of its spatial axes."""
     sizes = (array.shape[0], *sizes, array.shape[-1])
     return lax.dynamic_slice(array, (0, *starts, 0), sizes, allow_negative_indices=False)
 
 
 def _blocks(sizes: Shape, most: int) -> list[list[Cut]]:
-    """Return how each axis is cut so that a block has at most so many places, the last axis first."""
-    found: list[list[Cut]] = []
+    """Return cuts of each axis such that a block has at most `most` entries. The last axis is cut least."""
+    axis_cuts: list[list[Cut]] = []
     for size in reversed(sizes):
-        found.insert(0, cuts(size, most))
-        most //= found[0][0].size
-    return found
+        axis_cuts.insert(0, cuts(size, most))
+        most //= axis_cuts[0][0].size
+    return axis_cuts
 
 
-def _reach(axis: Axis, positions: int) -> int:
-    """Return how many places are read by the windows at so many positions side by side."""
+def _span(axis: Axis, positions: int) -> int:
+    """Return the number of inputs from the first to the last that neighbouring windows read."""
     return (positions - 1) * axis.stride + axis.extent
 
 
 def _repeated(image: Array, outputs: int, form: Form) -> Array:
-    """Return the padded image with each channel as often as it has outputs."""
+    """Return the padded image with each channel repeated for each of its outputs."""
     return pad(jnp.repeat(image, outputs // form.groups, axis=-1), form.axes, ("zeros",) * len(form.axes))

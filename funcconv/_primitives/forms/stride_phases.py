@@ -1,10 +1,11 @@
-"""The input gradient as convolutions of the cotangent with a stride of one.
+"""Stride phases: the input gradient as convolutions of the cotangents with stride 1.
 
-Place `p` of the image takes part in the windows and taps with `position * stride + tap * dilation = p + lo`. So those
-places for which `p + lo` has the same rest by the stride, a phase, read the same taps, and do so by a convolution of
-stride one: no zeros are multiplied, and nothing is scattered.
+Input `p` of the image takes part in the windows and taps with `position * stride + tap * dilation = p + lo`. All inputs
+with the same remainder of `p + lo` by the stride form a phase. They use the same taps, so a phase is a convolution of
+the cotangents with stride 1. No zeros are multiplied, as they are in a convolution of dilated cotangents.
 
-The phases are convolutions of their own, or the channels of one, for which all have to have as many taps.
+The phases are separate convolutions, or the channels of one convolution (sub-pixel convolution). For the latter, zeros
+extend the kernels of all phases to the same number of taps.
 """
 
 import itertools
@@ -19,22 +20,23 @@ from ..._common.types import Array, Shape
 from ..._windows.geometry import Axis
 from .form import Form, Map
 
-_SPARE = 1.4  # zeros are added to the taps if they are multiplied by no more than this
-_FEW = 8  # or if phases have so few channels that convolutions of their own would be slow
-_SOME = 18  # or if with these the taps are not doubled
-_MANY = 16  # or if there would be more phases
+# Measured limits. All phases are the channels of one convolution if
+_MOST_ZEROS_FACTOR = 1.4  # the zeros increase the number of taps by less than this factor,
+_NARROW_CHANNELS = 18  # or by less than 2 with fewer channels than this,
+_FEW_CHANNELS = 8  # or phases have fewer channels than this, so that separate convolutions would be slow,
+_MOST_SEPARATE_PHASES = 16  # or there are more phases than this.
 
 
 class Phase(NamedTuple):
-    """The convolution along one axis that gives every `stride`-th place: which taps it has, and how they lie."""
+    """The convolution along one axis that gives every `stride`-th input."""
 
-    taps: slice
+    taps: slice  # the taps of the kernel that the phase uses
     axis: Axis
 
 
 def input_grad(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
-    """Return the transpose of the convolution by its image; `conv` computes convolutions of stride one."""
-    method = _as_channels if _merges(form, kernel.shape[-2]) else _by_themselves
+    """Return the input gradient. `conv` computes convolutions with stride 1."""
+    method = _as_channels if _merges(form, kernel.shape[-2]) else _separately
     x = method(swapped(kernel, form.groups), g, form, conv)
     for i, axis in enumerate(form.axes, start=1):
         begin = axis.lo % axis.stride
@@ -43,40 +45,43 @@ def input_grad(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
 
 
 def convolutions(form: Form, channels: int) -> int:
-    """Return how many convolutions the phases are, for an image of so many channels in each group."""
+    """Return the number of convolutions of the phases, for an image with this number of channels in each group."""
     return 1 if _merges(form, channels) else _count(form)
 
 
 def too_many(form: Form) -> bool:
-    """Return whether there are so many phases that nothing is gained, since they cannot be the channels of one."""
-    return _dilated(form) and _count(form) > _MANY
+    """Return whether there are too many separate convolutions for this form to save time."""
+    return _dilated(form) and _count(form) > _MOST_SEPARATE_PHASES
 
 
 def _merges(form: Form, channels: int) -> bool:
+    """Return whether the phases are the channels of one convolution."""
     if _dilated(form) or _count(form) == 1:
         return False
-    spare = math.prod(_rounds(axis) * min(axis.window, axis.stride) / axis.window for axis in form.axes)
-    return spare < (2 if channels < _SOME else _SPARE) or channels < _FEW or _count(form) > _MANY
+    zeros_factor = math.prod(_phase_taps(axis) * min(axis.window, axis.stride) / axis.window for axis in form.axes)
+    has_few_zeros = zeros_factor < (2 if channels < _NARROW_CHANNELS else _MOST_ZEROS_FACTOR)
+    return has_few_zeros or channels < _FEW_CHANNELS or _count(form) > _MOST_SEPARATE_PHASES
 
 
 def _dilated(form: Form) -> bool:
+    """Return whether an axis has both a stride and a dilation: the taps of its phases then have different dilations."""
     return any(axis.stride > 1 and axis.dilation > 1 for axis in form.axes)
 
 
 def _count(form: Form) -> int:
-    """Return how many phases have taps."""
+    """Return the number of phases that have taps."""
     return math.prod(min(axis.window, axis.stride) for axis in form.axes)
 
 
-def _by_themselves(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
-    """Return the image, from the first place that has the first phase; a convolution for each phase."""
+def _separately(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
+    """Return the image, with one convolution for each phase. The image starts at the first input of the first phase."""
     n, batch = len(form.axes), g.shape[0]
-    each = [_phases(axis) for axis in form.axes]
+    axis_phases = [_phases(axis) for axis in form.axes]
     parts = []
-    for chosen in itertools.product(*each):
-        phases = [phase for phase in chosen if phase is not None]
-        if len(phases) < n:
-            parts.append(jnp.zeros((batch, *map(_places, form.axes), kernel.shape[-1]), g.dtype))
+    for combination in itertools.product(*axis_phases):
+        phases = [phase for phase in combination if phase is not None]
+        if len(phases) < n:  # no tap reads these inputs
+            parts.append(jnp.zeros((batch, *map(_phase_size, form.axes), kernel.shape[-1]), g.dtype))
         else:
             taps = _reversed(kernel[tuple(phase.taps for phase in phases)], n)
             parts.append(conv(g, taps, form._replace(axes=tuple(phase.axis for phase in phases))))
@@ -86,77 +91,82 @@ def _by_themselves(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
 
 
 def _as_channels(kernel: Array, g: Array, form: Form, conv: Map) -> Array:
-    """Return the same by one convolution; where no axis has both a stride and a dilation."""
+    """Return the same with one convolution, if no axis has both a stride and a dilation."""
     n, axes = len(form.axes), []
     channels = kernel.shape[-1] // form.groups
-    parted: list[int] = []
+    tap_phase_sizes: list[int] = []  # for each axis the taps of a phase, and the phases
     margins = []
     for axis in form.axes:
-        rounds, phase = _rounds(axis), min(axis.window, axis.stride)
-        margins.append((0, rounds * phase - axis.window))
-        parted += (rounds, phase)
-        windows = Axis(axis.outputs, rounds, 1, axis.dilation, 0, 0, _places(axis))
+        taps, phases = _phase_taps(axis), min(axis.window, axis.stride)
+        margins.append((0, taps * phases - axis.window))
+        tap_phase_sizes += (taps, phases)
+        windows = Axis(axis.outputs, taps, 1, axis.dilation, 0, 0, _phase_size(axis))
         windows = windows._replace(lo=windows.extent - 1 - axis.lo // axis.stride)
-        axes.append(windows._replace(hi=windows.reach))
-    taps = jnp.pad(kernel, [*margins, (0, 0), (0, 0)]).reshape(*parted, kernel.shape[-2], form.groups, channels)
+        axes.append(windows._replace(hi=windows.hi_used))
+    # (*(taps, phases) of each axis, in, groups, out) -> (*taps, in, groups * phases * out)
+    kernel_shape = (*tap_phase_sizes, kernel.shape[-2], form.groups, channels)
+    phase_kernel = jnp.pad(kernel, [*margins, (0, 0), (0, 0)]).reshape(kernel_shape)
     order = (*range(0, 2 * n, 2), 2 * n, 2 * n + 1, *range(1, 2 * n, 2), 2 * n + 2)
-    taps = _reversed(taps.transpose(order), n).reshape(*parted[::2], kernel.shape[-2], -1)
-    x = conv(g, taps, form._replace(axes=tuple(axes)))  # (batch, *places, groups * phases * channels)
-    x = x.reshape(*x.shape[:-1], form.groups, *parted[1::2], channels)
+    phase_kernel = _reversed(phase_kernel.transpose(order), n)
+    phase_kernel = phase_kernel.reshape(*tap_phase_sizes[::2], kernel.shape[-2], -1)
+    x = conv(g, phase_kernel, form._replace(axes=tuple(axes)))  # (batch, *positions, groups * phases * channels)
+    x = x.reshape(*x.shape[:-1], form.groups, *tap_phase_sizes[1::2], channels)
+    # If the stride is larger than the window, the remaining phases have no taps and are zero.
     for i, axis in enumerate(form.axes):
-        rest = axis.stride - min(axis.window, axis.stride)
-        if rest:
-            x = lax.pad(x, jnp.zeros((), x.dtype), [(0, rest if j == n + 2 + i else 0, 0) for j in range(x.ndim)])
+        missing = axis.stride - min(axis.window, axis.stride)
+        if missing:
+            x = lax.pad(x, jnp.zeros((), x.dtype), [(0, missing if j == n + 2 + i else 0, 0) for j in range(x.ndim)])
     x = jnp.moveaxis(x, n + 1, -2)  # the groups to the channels
     strides = tuple(axis.stride for axis in form.axes)
     x = x.reshape(*x.shape[: n + 1], math.prod(strides), form.groups * channels)
     return _interleaved(x, strides)
 
 
-def _places(axis: Axis) -> int:
-    """Return how many places of each phase cover the image."""
+def _phase_size(axis: Axis) -> int:
+    """Return the number of inputs of each phase that cover the image."""
     return 1 + (axis.lo + axis.size - 1) // axis.stride - axis.lo // axis.stride
 
 
-def _rounds(axis: Axis) -> int:
-    """Return how many taps the first phase has, if the stride does not meet a dilation."""
+def _phase_taps(axis: Axis) -> int:
+    """Return the number of taps of the first phase, which has the most, on an axis without stride or dilation."""
     return -(-axis.window // axis.stride)
 
 
 def _phases(axis: Axis) -> list[Phase | None]:
-    """Return the phase of each rest by the stride, None where no tap reads it."""
+    """Return the phase of each remainder by the stride, or None if no tap reads it."""
     common = math.gcd(axis.stride, axis.dilation)
-    found: list[Phase | None] = []
-    for rest in range(axis.stride):
-        taps = [tap for tap in range(axis.window) if (tap * axis.dilation - rest) % axis.stride == 0]
+    phases: list[Phase | None] = []
+    for remainder in range(axis.stride):
+        taps = [tap for tap in range(axis.window) if (tap * axis.dilation - remainder) % axis.stride == 0]
         if not taps:
-            found.append(None)
+            phases.append(None)
             continue
-        lo = (taps[-1] * axis.dilation - rest) // axis.stride - axis.lo // axis.stride
+        lo = (taps[-1] * axis.dilation - remainder) // axis.stride - axis.lo // axis.stride
         dilation = axis.dilation // common if len(taps) > 1 else 1
-        windows = Axis(axis.outputs, len(taps), 1, dilation, lo, 0, _places(axis))
-        found.append(Phase(slice(taps[0], None, axis.stride // common), windows._replace(hi=windows.reach)))
-    return found
+        windows = Axis(axis.outputs, len(taps), 1, dilation, lo, 0, _phase_size(axis))
+        phases.append(Phase(slice(taps[0], None, axis.stride // common), windows._replace(hi=windows.hi_used)))
+    return phases
 
 
 def _reversed(kernel: Array, n: int) -> Array:
-    """Return the kernel with its taps in reverse, made an array of its own: else XLA would ask that of its library."""
+    """Return the kernel with its taps in reverse order."""
+    # The barrier makes it an array. Otherwise XLA merges the reversal into the convolution, for its library to do.
     taps: Array = lax.optimization_barrier(lax.rev(kernel, range(n)))  # type: ignore[no-untyped-call]
     return taps
 
 
 def swapped(kernel: Array, groups: int) -> Array:
-    """Return the kernel with the inputs and outputs of each group exchanged."""
+    """Return the kernel with the input and output channels of each group exchanged."""
     *window, inputs, outputs = kernel.shape
     n = len(window)
-    parted = kernel.reshape(*window, inputs, groups, outputs // groups)
-    return parted.transpose(*range(n), n + 2, n + 1, n).reshape(*window, outputs // groups, groups * inputs)
+    grouped = kernel.reshape(*window, inputs, groups, outputs // groups)
+    return grouped.transpose(*range(n), n + 2, n + 1, n).reshape(*window, outputs // groups, groups * inputs)
 
 
 def _interleaved(x: Array, strides: Shape) -> Array:
-    """Return the image whose phases are those of `x`, `(batch, *places, phases, channels)`."""
-    n, places = len(strides), x.shape[1:-2]
-    x = x.reshape(x.shape[0], *places, *strides, x.shape[-1])
+    """Return the image from its phases, `(batch, *positions, phases, channels)` (depth to space)."""
+    n, positions = len(strides), x.shape[1:-2]
+    x = x.reshape(x.shape[0], *positions, *strides, x.shape[-1])
     order: Sequence[int] = [axis for i in range(n) for axis in (1 + i, 1 + n + i)]
     x = x.transpose(0, *order, 2 * n + 1)
-    return x.reshape(x.shape[0], *map(math.prod, zip(places, strides, strict=True)), x.shape[-1])
+    return x.reshape(x.shape[0], *map(math.prod, zip(positions, strides, strict=True)), x.shape[-1])
