@@ -1,4 +1,4 @@
-"""What a network has learned, and what it sees in an image."""
+"""Pictures of kernels, activations and gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, Params
 from .._graph.use.graph import Graph
-from ._axes import as_image, axes_for, bare, tiled
+from ._axes import as_image, axes_for, remove_frame, tiled
 
 
 def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
@@ -55,7 +55,7 @@ def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
     drawn = ax.imshow(sheet, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
     ax.set(xlabel="output channel", ylabel="input channel" if kernel.ndim < 5 else "input channel, layer")
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -108,7 +108,7 @@ def activations(
     height = max(image.shape[1] for image in maps)
     ax = axes_for("plot.activations", ax, _size(sheet))
     ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    bare(ax)
+    remove_frame(ax)
     ax.set_yticks([i * (height + 2) + height / 2 for i in range(len(names))], names)
     ax.tick_params(length=0)
     return ax.figure
@@ -149,7 +149,7 @@ def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
     largest = size.max() or 1.0
     drawn = ax.imshow(size, cmap="inferno", alpha=np.clip(size / largest, 0.15, 0.85), interpolation="nearest")
     ax.figure.colorbar(drawn, ax=ax, label="|derivative|", shrink=0.8)
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 

@@ -1,4 +1,4 @@
-"""Where windows lie, and what a position sees."""
+"""Pictures of windows and receptive fields."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .._common.types import Padding, Params, Shape, Sizes
 from .._graph.use.graph import Graph
 from .._inspect.receptive_field import receptive_field as fields_of
 from .._windows.geometry import Axis, resolve
-from ._axes import as_image, axes_for, bare
+from ._axes import as_image, axes_for, remove_frame
 
 _INPUT, _PADDING, _WINDOW, _OUTPUT = "#9ad0f5", "#ececec", "#e08a2e", "#8fd3b6"
 
@@ -89,7 +89,7 @@ def windows(
     ax.title.set_fontsize(9)
     ax.autoscale_view()
     ax.invert_yaxis()
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -144,15 +144,14 @@ def receptive_field(
     pixels = as_image("plot.receptive_field", image)
     ax.imshow(pixels, cmap="gray", interpolation="nearest")
     (top, bottom), (left, right) = (axis.reaches(o) for axis, o in zip(seen, position, strict=True))
-    for colour, width in (("white", 4), (_WINDOW, 2)):
-        ax.add_patch(Rectangle(
-            (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, edgecolor=colour, linewidth=width,
-        ))  # fmt: skip
+    for colour, width in (("white", 4), (_WINDOW, 2)):  # the white edge keeps the frame visible on any image
+        frame: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": width}
+        ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, **frame))
     height, width = pixels.shape[:2]
     ax.set_xlim(min(left, 0) - 1, max(right + 1, width))
     ax.set_ylim(max(bottom + 1, height), min(top, 0) - 1)
     ax.set_title(f"{of}{list(position)} sees {seen[0].size}x{seen[1].size} pixels of {wrt}", fontsize=9)
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -168,7 +167,7 @@ def _title(axes: tuple[Axis, ...]) -> str:
 
 
 def _square(ax: Any, x: float, y: float, fill: str | None) -> None:
-    """Draw a place, or the frame around one."""
+    """Draw a filled square, or without `fill` the frame of one."""
     with needs("draw", "plot.windows"):
         from matplotlib.patches import Rectangle
     kind = {"facecolor": fill, "edgecolor": "white"} if fill else {"fill": False, "edgecolor": _WINDOW, "linewidth": 2}
