@@ -43,32 +43,34 @@ def snapshot(tree: Any, step: int) -> Any:
     )
 
 
-def _check_known(leaf: Any, where: str, call: str) -> None:
+def _check_known(leaf: Any, description: str, call: str) -> None:
     """Refuse an array whose numbers are not available."""
     if isinstance(leaf, jax.core.Tracer):
-        msg = f"train: {where} is not known while JAX traces a function; {call} outside of jax.jit"
+        msg = f"train: {description} is not known while JAX traces a function; {call} outside of jax.jit"
         raise FuncconvError(msg)
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         msg = (
-            f"train: {where} was deleted. A step that donates its arguments has taken over its memory: {call} the "
-            "state that the step returned."
+            f"train: {description} was deleted. A step that donates its arguments has taken over its memory: {call} "
+            "the state that the step returned."
         )
         raise FuncconvError(msg)
 
 
-def _snapshot_leaf(leaf: Any, where: str) -> Any:
-    _check_known(leaf, where, "save")
+def _snapshot_leaf(leaf: Any, description: str) -> Any:
+    _check_known(leaf, description, "save")
     if isinstance(leaf, jax.Array):
         copy: Any = jnp.copy(leaf)
     elif isinstance(leaf, np.ndarray | np.generic | bool | int | float | complex):
         copy = np.array(leaf)
         copy = copy.astype(copy.dtype.newbyteorder("="))
     else:
-        msg = f"train: {where} is a {type(leaf).__name__}; a checkpoint holds arrays and numbers"
+        msg = f"train: {description} is a {type(leaf).__name__}; a checkpoint holds arrays and numbers"
         raise FuncconvError(msg)
     name = str(copy.dtype)
     if not (_is_key(copy.dtype) or name in _ORBAX_DTYPES or name in _STORED_AS):
-        msg = f"train: {where} has dtype {name}, which a checkpoint cannot hold; convert it to another dtype first"
+        msg = (
+            f"train: {description} has dtype {name}, which a checkpoint cannot hold; convert it to another dtype first"
+        )
         raise FuncconvError(msg)
     return copy
 
@@ -215,16 +217,18 @@ def _keys(path: Any) -> list[str]:
     return [jax.tree_util.keystr((key,), simple=True) for key in path]
 
 
-def _order(found: Mapping[str, list[str]]) -> list[int] | None:
+def _order(keys_by_name: Mapping[str, list[str]]) -> list[int] | None:
     """Return a number for each leaf, in order of their names, or None where orbax tells the leaves apart by name.
 
     Orbax joins the keys of a path by dots, and cannot write a tree without a container.
     """
-    joined = {".".join(path) for path in found.values()}
-    if len(joined) == len(found) and all(path and not {"", ".", ".."} & {*path} for path in found.values()):
+    joined = {".".join(path) for path in keys_by_name.values()}
+    if len(joined) == len(keys_by_name) and all(
+        path and not {"", ".", ".."} & {*path} for path in keys_by_name.values()
+    ):
         return None
-    places = {name: number for number, name in enumerate(sorted(found))}
-    return [places[name] for name in found]
+    numbers = {name: number for number, name in enumerate(sorted(keys_by_name))}
+    return [numbers[name] for name in keys_by_name]
 
 
 def _named(tree: Any) -> Any:

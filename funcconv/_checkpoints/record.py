@@ -14,7 +14,7 @@ from .._common.errors import FuncconvError
 from .step_folders import OLD_RECORD, RECORD
 
 _FORMAT = 2  # the version that is written; files of version 1 are the `told` of funcconv 0.1
-_FIELDS = ("arrays", "digest", "run", "about", "versions")
+_FIELDS = ("arrays", "digest", "run", "about", "versions")  # in both formats
 
 
 def as_json(value: Any) -> Any:
@@ -69,22 +69,22 @@ def read_record(path: Path) -> dict[str, Any]:
     return {name: record[name] for name in (*_FIELDS, "paths", "keys", "metrics")}
 
 
-def check_alike(found: Mapping[str, Any], wanted: Mapping[str, Any], location: str) -> None:
+def check_alike(stored: Mapping[str, Any], expected: Mapping[str, Any], location: str) -> None:
     """Refuse a checkpoint with other entries than expected.
 
     Args:
-        found: its entries, by name.
-        wanted: the expected ones.
+        stored: its entries, by name.
+        expected: the expected ones.
         location: the checkpoint, for the message.
 
     Raises:
         FuncconvError: if there is a difference; the message lists all of them.
     """
     stored_texts, wanted_texts = (
-        {name: json.dumps(value, sort_keys=True) for name, value in values.items()} for values in (found, wanted)
+        {name: json.dumps(value, sort_keys=True) for name, value in values.items()} for values in (stored, expected)
     )
     differences = [
-        f"{name}: {_shown(found, name, 'missing')} there, {_shown(wanted, name, 'not known')} here"
+        f"{name}: {_shown(stored, name, 'missing')} there, {_shown(expected, name, 'not known')} here"
         for name in sorted({*stored_texts, *wanted_texts})
         if stored_texts.get(name) != wanted_texts.get(name)
     ]

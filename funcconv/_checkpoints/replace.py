@@ -19,6 +19,7 @@ def put_in_place(folder: Path, step: int) -> None:
         OSError: if this is not possible. Then the earlier checkpoint is still there.
     """
     written, target, earlier = (folder / f"{step}{ending}" for ending in (WRITING, "", REPLACED))
+    # Otherwise, if the machine goes down, the new name could be on the disk before the files are.
     _flush(written)
     if target.exists():
         shutil.rmtree(earlier, ignore_errors=True)

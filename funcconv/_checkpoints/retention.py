@@ -23,6 +23,7 @@ def kept(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, floa
     steps = sorted(steps)
     last = [step for step in steps if step <= newest][-keep:]
     later = [step for step in steps if step > newest]
+    # A score that is NaN does not equal itself.
     ranked = sorted((score, step) for step in steps if (score := scores.get(step)) is not None and score == score)
     return {*last, *later, *(step for _, step in ranked[:keep])}
 

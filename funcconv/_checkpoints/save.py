@@ -39,6 +39,7 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     """
     step = checked_step("train.save", step)
     checked_path("train.save", folder, wants="folder")
+    # The checkpoint is there when the call returns.
     with closing(Checkpoints(folder, keep=None, asynchronous=False)) as checkpoints:
         checkpoints.save(step, state)
 

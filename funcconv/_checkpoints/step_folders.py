@@ -48,7 +48,7 @@ def _folders_in(folder: Path) -> set[str]:
 
 def step_of(name: str, endings: tuple[str, ...]) -> tuple[int | None, str]:
     """Return the step and the ending of a name such as `5` or `5.funcconv-writing`; no step if it is another name."""
-    match = re.fullmatch(r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL)
+    match = re.fullmatch(r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL)  # no leading zeros, so that a step has one name
     if match is None or match[2] not in endings:
         return None, ""
     return int(match[1]), match[2]
@@ -76,7 +76,7 @@ def checked_step(op: str, step: object) -> int:
         number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
     except TypeError:
         number = -1
-    if not 0 <= number < 2**63:
+    if not 0 <= number < 2**63:  # the limit of int64, which a state can count to
         msg = f"{op}: step must be a whole number from 0 to 2**63 - 1; got {step!r:.100}"
         raise FuncconvError(msg)
     return number

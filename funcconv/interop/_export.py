@@ -69,12 +69,13 @@ def export(
     checked_state = kept_state("export", graph, state)
 
     def evaluate(*args: Any) -> Any:
-        given, *xs = args if params is None else (params, *args)
-        return graph.apply(given, checked_state, *xs)[0]
+        network_params, *xs = args if params is None else (params, *args)
+        return graph.apply(network_params, checked_state, *xs)[0]
 
     _check_flatbuffers()
     try:
         inputs = batched_inputs(graph, params, batch)
+        # Nothing is drawn.
         param_types = [jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))] if params is None else []
         exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*param_types, *inputs)
         return _with_checksum(bytes(exported.serialize(vjp_order=orders)))
@@ -137,7 +138,7 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
     _check_flatbuffers()
     content = _checked(program)
     try:
-        exported = jax_export.deserialize(bytearray(content))
+        exported = jax_export.deserialize(bytearray(content))  # the type that JAX documents
     except Exception as error:
         msg = f"load_exported: this JAX cannot read the program: {type(error).__name__}: {str(error)[:200]}"
         raise FuncconvError(msg) from error

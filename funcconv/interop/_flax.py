@@ -117,8 +117,9 @@ def from_nnx(
     def evaluate(modules: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
         own = jax.tree.map(lambda leaf: leaf, variables)
         nnx.replace_by_pure_dict(own, _with_arrays(tree, modules))
+        # A copy, because evaluation may change the state of a module.
         copy = nnx.merge(definition, own, other_state, copy=True)
-        copy.eval()
+        copy.eval()  # dropout must not draw, and batch norms must use their statistics
         return copy(*xs) if call is None else call(copy, *xs)
 
     return _converted("from_nnx", graph, [tree], names, evaluate, "call=lambda module, x: ...", transpose_kernel)

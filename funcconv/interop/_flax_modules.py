@@ -28,6 +28,7 @@ def _linen_graph() -> Any:
         @linen.compact
         def __call__(self, *xs: Any, train: bool = False) -> Any:
             """Evaluate the graph. In training, dropout uses the key `"dropout"`, and statistics are updated."""
+            # Outside of `init` the parameters are given, and the key is not used.
             key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
             names = dict.fromkeys(entry.partition("/")[0] for entry in self.graph.entries)
             params = {name: self.param(name, lambda _, name=name: self.graph.init(key)[name]) for name in names}
@@ -36,6 +37,7 @@ def _linen_graph() -> Any:
             drawing = self.make_rng("dropout") if train and self.has_rng("dropout") else None
             state = {name: variable.value for name, variable in statistics.items()}
             y, new_state = self.graph.apply(params, state, *xs, key=drawing, train=train)
+            # `init` must return the statistics with which training begins.
             if train and not self.is_initializing():
                 for name, variable in statistics.items():
                     variable.value = new_state[name]
@@ -68,6 +70,7 @@ def _nnx_graph() -> Any:
                 jax.tree.map(lambda variable: variable[...], tree, is_leaf=is_variable)
                 for tree in (self.params, self.batch_stats)
             )
+            # A key is taken only if a node draws, so that a graph without dropout needs no such stream.
             draws = any(row.op.random for row in self.graph.rows)
             key = self.rngs.dropout() if train and draws else None
             y, new_state = self.graph.apply(params, state, *xs, key=key, train=train)

@@ -105,6 +105,7 @@ def _write_orbax(path: str, tree: Any) -> None:
         raise FuncconvError(msg)
     target = os.path.abspath(path)
     try:
+        # In the same folder, because a folder cannot be renamed to another file system.
         with tempfile.TemporaryDirectory(prefix=".funcconv-", suffix=".tmp", dir=os.path.dirname(target)) as temporary:
             folder = Path(temporary) / "checkpoint"
             with ocp.StandardCheckpointer() as writer:
@@ -137,7 +138,7 @@ def _torch(path: str) -> Mapping[str, Any]:
         raise FuncconvError(msg) from error
     existing_file("convert", path)
     try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)  # with weights_only, reading runs no code
     except Exception as error:  # whatever is wrong with it
         msg = f"{path} is not a state dict of PyTorch: {_first_line(error)}"
         raise FuncconvError(msg) from error

@@ -29,14 +29,14 @@ class Entry(NamedTuple):
 
 def entries(graph: Graph) -> list[Entry]:
     """Return the entries of a graph in the order of first use."""
-    entries_found: dict[str, Entry] = {}
+    by_path: dict[str, Entry] = {}
     shapes, state = graph.shapes(), graph.init_state()
     for row, params in zip(graph.rows, graph.entry_shapes(), strict=True):
-        if row.params and row.params not in entries_found:
+        if row.params and row.params not in by_path:
             entry_state = get(state, tuple(row.params.split("/"))) if row.op.stateful else {}
             inputs = tuple(shapes[graph.nodes[i]].shape for i in row.inputs)
-            entries_found[row.params] = Entry(row.params, row, inputs, params, entry_state)
-    return list(entries_found.values())
+            by_path[row.params] = Entry(row.params, row, inputs, params, entry_state)
+    return list(by_path.values())
 
 
 def matched(
@@ -80,17 +80,17 @@ def matched(
     return [(entry, names[entry.path]) for entry in graph_entries]
 
 
-def _check_shapes(op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
+def _check_shapes(op: str, converted: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Refuse arrays of other names or shapes than the entries have; every difference is told."""
-    wrong = []
-    for entry, module, params, state in found:
-        for wanted, given in ((entry.params, params), (entry.state, state)):
-            for name in dict.fromkeys([*wanted, *given]):
-                sides = [shape_of(each.get(name)) for each in (wanted, given)]
+    problems = []
+    for entry, module, params, state in converted:
+        for expected, arrays in ((entry.params, params), (entry.state, state)):
+            for name in dict.fromkeys([*expected, *arrays]):
+                sides = [shape_of(side.get(name)) for side in (expected, arrays)]
                 if sides[0] != sides[1]:
-                    wrong.append(f"{entry.path}/{name} is {sides[0]}, that of {module!r} is {sides[1]}")
-    if wrong:
-        msg = f"{op}: the weights do not fit:\n  " + "\n  ".join(wrong)
+                    problems.append(f"{entry.path}/{name} is {sides[0]}, that of {module!r} is {sides[1]}")
+    if problems:
+        msg = f"{op}: the weights do not fit:\n  " + "\n  ".join(problems)
         raise FuncconvError(msg)
 
 
@@ -100,23 +100,23 @@ def check_params(graph: Graph, params: Params) -> None:
     A layer that does not declare a dtype takes floats of any precision: the inputs must share it when the graph is
     called.
     """
-    found = graph.entry_shapes(params)
-    first = {row.params: row for row in reversed(graph.rows) if row.params}
-    given: dict[str, Any] = {}
-    for path, row in first.items():
+    entry_shapes = graph.entry_shapes(params)
+    first_uses = {row.params: row for row in reversed(graph.rows) if row.params}
+    user_params: dict[str, Any] = {}
+    for path, row in first_uses.items():
         if not row.op.draws:
-            put(given, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
-    drawn = jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), given)
-    wrong: dict[str | None, str] = {}
-    for row, own, expected in zip(graph.rows, found, graph.entry_shapes(drawn), strict=True):
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (own, expected)]
+            put(user_params, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
+    drawn_params = jax.eval_shape(lambda user_params: graph.init(jax.random.key(0), **user_params), user_params)
+    problems: dict[str | None, str] = {}
+    for row, entry_types, expected in zip(graph.rows, entry_shapes, graph.entry_shapes(drawn_params), strict=True):
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (entry_types, expected)]
         if shapes[0] != shapes[1]:
-            wrong[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
+            problems[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
         elif row.params:
-            entry = get(params, tuple(row.params.split("/")))  # JAX narrows the dtypes in `found`
-            wrong |= _wrong_dtypes(row, entry, expected)
-    if wrong:
-        raise FuncconvError("\n  ".join(wrong.values()))
+            entry = get(params, tuple(row.params.split("/")))  # JAX narrows the dtypes in `entry_shapes`
+            problems |= _wrong_dtypes(row, entry, expected)
+    if problems:
+        raise FuncconvError("\n  ".join(problems.values()))
 
 
 def _wrong_dtypes(row: Row, entry: Any, drawn: Any) -> dict[str | None, str]:

@@ -75,13 +75,14 @@ def to_onnx(
     def evaluate(*xs: Any) -> Any:
         return graph.apply(params, checked_state, *xs)[0]
 
+    # The model must be in float32, because onnxruntime has convolutions in float32 only.
     with jax.enable_x64(False):  # noqa: FBT003
         names = _output_names(graph, jax.eval_shape(evaluate, *inputs))
         options = {} if opset is None else {"opset": opset}
         try:
             with _restored_packages():
                 model = jax2onnx.to_onnx(
-                    plain(evaluate, *inputs),
+                    plain(evaluate, *inputs),  # jax2onnx does not know the primitives of funcconv
                     inputs,
                     model_name=graph.name or "funcconv",
                     input_names=graph.inputs,
@@ -155,6 +156,7 @@ def _check(onnxruntime: Any, model: bytes, evaluate: Any, inputs: Sequence[Any],
             file_type = f"{onnx_output.dtype} {onnx_output.shape}"
             msg = f"to_onnx: {name!r} is {own_output.dtype} {own_output.shape} and the file's {file_type}"
             raise FuncconvError(msg)
+        # Both round differently, so half of the digits must agree.
         tolerance = np.sqrt(np.finfo(own_output.dtype).eps) if np.issubdtype(own_output.dtype, np.floating) else 0
         scale = np.abs(own_output).max(initial=0)
         if not np.allclose(onnx_output, own_output, rtol=0, atol=tolerance * scale, equal_nan=True):

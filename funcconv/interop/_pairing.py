@@ -156,7 +156,7 @@ def _by_use(
                 put(state, tuple(path.split("/")), dict(entry_state))
         return graph.apply(params, state, *xs)[0]
 
-    rng = np.random.default_rng(0)
+    rng = np.random.default_rng(0)  # so that the pairing is the same in every run
     shapes = graph.shapes()
     xs = [_drawn(rng, (_BATCH_SIZE, *shapes[name].shape), shapes[name].dtype) for name in graph.inputs]
     drawn = {
@@ -198,12 +198,12 @@ def _weights(rng: np.random.Generator, name: str, array: Any) -> Array:
     return jnp.asarray(numbers, jnp.asarray(array).dtype)
 
 
-def _agree(found: Any, expected: Any) -> bool:
+def _agree(graph_results: Any, module_results: Any) -> bool:
     """Return whether results are the same up to rounding: half of the digits are."""
-    found, expected = (jax.tree.leaves(result) for result in (found, expected))
-    if [jnp.shape(result) for result in found] != [jnp.shape(result) for result in expected]:
+    graph_results, module_results = (jax.tree.leaves(result) for result in (graph_results, module_results))
+    if [jnp.shape(result) for result in graph_results] != [jnp.shape(result) for result in module_results]:
         return False
-    for graph_result, module_result in zip(found, expected, strict=True):
+    for graph_result, module_result in zip(graph_results, module_results, strict=True):
         float_dtypes = [
             result.dtype for result in (graph_result, module_result) if jnp.issubdtype(result.dtype, jnp.inexact)
         ]

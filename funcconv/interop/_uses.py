@@ -10,6 +10,7 @@ from jax.extend import core
 from .._common.traced_programs import called
 
 
+# Compared by identity: two operations with equal operands are different values.
 @dataclass(eq=False)
 class _Value:
     """The result of an operation in a program, with its operands."""
@@ -81,6 +82,7 @@ def _walked(jaxpr: Any, arguments: Sequence[_Value], computed: list[_Value]) -> 
 def _depth_first(results: Sequence[_Value]) -> list[_Value]:
     """Return the values in an order in which operands come before results."""
     ordered: dict[_Value, None] = {}
+    # An explicit stack, because a program can be deeper than Python's recursion limit.
     stack = [(value, False) for value in reversed(results)]
     while stack:
         value, expanded = stack.pop()

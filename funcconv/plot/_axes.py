@@ -9,11 +9,11 @@ from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 
 
-def axes_for(where: str, ax: Any, size: tuple[float, float]) -> Any:
+def axes_for(function: str, ax: Any, size: tuple[float, float]) -> Any:
     """Return the given axes, or those of a new figure of this size in inches."""
     if ax is not None:
         return ax
-    with needs("draw", where):
+    with needs("draw", function):
         from matplotlib.figure import Figure
     # Not pyplot, which keeps every figure in memory until it is closed.
     figure = Figure(figsize=size, layout="constrained")
@@ -44,15 +44,15 @@ def remove_frame(ax: Any) -> None:
         side.set_visible(False)
 
 
-def as_image(where: str, x: Any) -> np.ndarray:
+def as_image(function: str, x: Any) -> np.ndarray:
     """Return an image `(height, width, channels)` as matplotlib draws it: grey or with three colours, in 0 to 1."""
     image = np.asarray(x, np.float64)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3:
-        msg = f"{where}: an image has shape (height, width, channels), got {image.shape}"
+        msg = f"{function}: an image has shape (height, width, channels), got {image.shape}"
         raise FuncconvError(msg)
     if image.shape[-1] != 3:
-        image = image.mean(-1)
+        image = image.mean(-1)  # only three channels can be shown as colours
     low, high = image.min(), image.max()
     return (image - low) / (high - low) if high > low else np.zeros_like(image)

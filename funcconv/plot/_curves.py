@@ -58,6 +58,7 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
     smallest = np.inf
     for i, name in enumerate(chosen):
         steps, values = np.asarray(history.steps(name)), np.asarray(history[name], float)
+        # NaN leaves a gap, but an infinite value would leave no range for the axis.
         values = np.where(np.isfinite(values), values, np.nan)
         smallest = min(smallest, np.nanmin(values, initial=np.inf))
         marker = "o" if name.startswith("eval/") else None
@@ -65,7 +66,7 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
             ax.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
             window = len(values) // 50
             means = np.convolve(values, np.ones(window) / window, "valid")
-            steps, values = steps[window - 1 :], means
+            steps, values = steps[window - 1 :], means  # the mean at a step is over the values up to it
         ax.plot(steps, values, color=f"C{i}", marker=marker, markersize=4, label=name)
     if log and 0 < smallest < np.inf:
         ax.set_yscale("log")

@@ -68,8 +68,9 @@ def windows(
         raise FuncconvError(msg)
     title = _title(axes)
     if len(axes) == 1:
-        axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)
+        axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)  # a 1-d image is drawn as one row
     rows, columns = axes
+    # The result is drawn to the right of the image and its padding.
     shift = columns.size + max(columns.lo, 0) + max(columns.reach, columns.hi, 0) + 1
     tall = rows.size + max(rows.lo, 0) + max(rows.reach, rows.hi, 0)
     ax = axes_for("plot.windows", ax, (max(0.35 * (shift + columns.outputs), 4), max(0.35 * tall, 1.2) + 0.6))
@@ -88,7 +89,7 @@ def windows(
     ax.set(aspect="equal", title=title)
     ax.title.set_fontsize(9)
     ax.autoscale_view()
-    ax.invert_yaxis()
+    ax.invert_yaxis()  # row 0 at the top, as in an image
     remove_frame(ax)
     return ax.figure
 

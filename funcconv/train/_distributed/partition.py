@@ -171,9 +171,11 @@ def placed(state: State, state_shardings: State) -> State:
 
 def _from_each_process(leaf: Any, sharding: NamedSharding) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+        # A key has no NumPy array, so its data is spread.
         data = _from_each_process(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     array = np.asarray(leaf)
+    # Each process passes the parts for its own devices.
     return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 

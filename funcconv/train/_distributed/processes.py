@@ -66,13 +66,15 @@ class Processes:
             return
         outcome = f"go on from the last whole checkpoint in {folder}" if folder else "begin anew, without checkpoint="
         self._resume = f"To resume, start all processes again with the same arguments. They {outcome}."
-        atexit.register(self.close)
-        self._listener = socket.create_server(("", 0))
+        atexit.register(self.close)  # else the helper would report a normal end
+        self._listener = socket.create_server(("", 0))  # any free port
         address = {"host": socket.gethostname(), "port": self._listener.getsockname()[1], "pid": os.getpid()}
         rows = self._exchange(address)
         self._stop_if_failed(rows)
         self._addresses = dict(zip(self._numbers, rows, strict=True))
-        if sys.executable:
+        if sys.executable:  # empty if Python is embedded in another program
+            # In a session of its own, so that Ctrl-C in a terminal does not end the helper. Isolated, so that it starts
+            # fast.
             self._helper = subprocess.Popen(
                 [sys.executable, "-I", "-S", _watch.__file__], stdin=subprocess.PIPE, text=True, start_new_session=True
             )
@@ -91,6 +93,7 @@ class Processes:
         if not self.together:
             return
         text = json.dumps(dict(values), sort_keys=True)
+        # Values are usually equal, so digests are enough. The texts are sent only if they differ.
         messages = self._exchange({"digest": hashlib.sha256(text.encode()).hexdigest()})
         self._stop_if_failed(messages)
         if len({message.get("digest") for message in messages}) > 1:

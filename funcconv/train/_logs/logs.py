@@ -27,6 +27,7 @@ def listed(log: Any) -> list[Any]:
     paths = set()
     for item in logs:
         if isinstance(item, str | os.PathLike):
+            # Two names of one file would write each record twice.
             path = os.path.realpath(checked_path("train: log", item, wants="file"))
             if path in paths:
                 msg = f"train: log names one file twice: {item}"
@@ -72,8 +73,8 @@ class Reports:
         for i, log in enumerate(self._logs):
             while self._passed[i] < len(self._records):
                 try:
-                    log(dict(self._records[self._passed[i]]))
-                except (Exception, SystemExit, GeneratorExit):
+                    log(dict(self._records[self._passed[i]]))  # a copy, because a function may change it
+                except (Exception, SystemExit, GeneratorExit):  # but a KeyboardInterrupt ends the run at once
                     if not after_error or isinstance(log, LogFile):
                         raise
                 self._passed[i] += 1
@@ -87,6 +88,6 @@ class Reports:
     def close(self) -> None:
         """Close all logs that have a method `close`, even if one of them fails."""
         with ExitStack() as closing:
-            for log in reversed(self._logs):
+            for log in reversed(self._logs):  # ExitStack calls the last one first
                 if hasattr(log, "close"):
                     closing.callback(log.close)

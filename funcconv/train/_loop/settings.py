@@ -16,7 +16,7 @@ from .._data.batches import Batches
 from .constants import constants_of, program_text, short
 
 OnChange: TypeAlias = Literal["warn", "raise", "ignore"]
-_OPTIMIZER = "optimizer: "
+_OPTIMIZER = "optimizer: "  # before the names of the constants of an optimizer
 _UNKNOWN = "not known"
 
 
@@ -96,8 +96,11 @@ class Changes:
             FuncconvError: if `on_change` is `"raise"` and the program is another one.
         """
         old_program = self._record.get("program")
+        # Another version of JAX may trace another program for the same step, and a changed setting explains another
+        # program.
         if not self._same_versions or self._said or not isinstance(old_program, dict):
             return
+        # A batch of another shape has another program, although nothing has changed.
         if old_program.get("batch") == program["batch"] and old_program.get("digest") != program["digest"]:
             self._say(["the compiled step: another program, so the loss, the model or the optimizer has changed"])
 

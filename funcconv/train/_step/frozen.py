@@ -14,9 +14,11 @@ from .._distributed.partition import check_patterns, meets, path_of
 def check_frozen(params: Any, model: Any, patterns: Sequence[str]) -> None:
     """Refuse a pattern that matches nothing in parameters and state, and integer parameters that are not frozen."""
     entries = [path_of(path) for path, _ in jax.tree.leaves_with_path(model)]
+    # A pattern may match statistics alone, which have no parameters.
     unmet = [pattern for pattern in patterns if not any(meets(entry, pattern) for entry in entries)]
     check_patterns(params, unmet, "frozen")
     for path, leaf in jax.tree.leaves_with_path(trained(params, patterns)):
+        # `jax.grad` would refuse integers without naming them.
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             name = path_of(path)
             msg = (

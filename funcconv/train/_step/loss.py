@@ -11,6 +11,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array
 
 _SIGNATURE = "loss(params, batch, *, key, state)"
+# A metric with one of these names would replace the one of the step or of the record.
 _OWN_METRICS = ("loss", "grad_norm", "skipped", "step")
 
 
@@ -84,6 +85,7 @@ def _is_array(value: Any) -> bool:
         jnp.result_type(value)
     except TypeError:
         return False
+    # `result_type` also accepts names of dtypes, their classes, and None.
     return not isinstance(value, str | type) and value is not None
 
 

@@ -25,6 +25,7 @@ def scale_and_norm(tree: Any) -> tuple[Array, Array]:
     Without the scale, squares would overflow, in float32 from 2e19 on. If all numbers are 0, derivatives are 0.
     """
     leaves = [leaf for leaf in jax.tree.leaves(widened(tree)) if leaf.size]
+    # The widest in the tree.
     dtype = max((leaf.dtype for leaf in leaves), key=lambda each: each.itemsize, default=jnp.dtype(jnp.float32))
     if not leaves:
         return jnp.ones((), dtype), jnp.zeros((), dtype)
@@ -38,6 +39,7 @@ def scale_and_norm(tree: Any) -> tuple[Array, Array]:
 def clipped(tree: Any, clip: Number, scale: Array, norm: Array) -> Any:
     """Return the tree, rescaled to the norm `clip` if its norm, `scale * norm`, is larger."""
     is_larger = scale * norm > clip
+    # Where the norm is not larger it may be 0, and a division by it would make the derivative NaN.
     factor = clip / jnp.where(is_larger, norm, 1)
     return jax.tree.map(
         lambda leaf: jnp.where(is_larger, leaf / scale.astype(leaf.dtype) * factor.astype(leaf.dtype), leaf), tree
