@@ -1,1 +1,1 @@
-"""Folders of checkpoints: written, read, and kept by rules."""
+"""Folders of checkpoints: how they are written, read, and removed."""

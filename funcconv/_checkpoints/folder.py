@@ -1,4 +1,4 @@
-"""Checkpoints of a run: written completely before they replace an earlier one, and checked when they are read."""
+"""The checkpoints of a run. Each is written completely before it replaces an earlier one, and checked when read."""
 
 import itertools
 import os
@@ -15,7 +15,7 @@ import numpy as np
 from .._common.errors import FuncconvError
 from .._common.paths import checked_path
 from .._common.types import Number
-from .leaves import described, digest, for_orbax, held, keys, paths
+from .leaves import described, digest, for_orbax, keys, paths, snapshot
 from .lock import FolderLock
 from .record import as_json, read_record, text_of, versions
 from .replace import clean, discard, put_in_place, remove
@@ -23,31 +23,35 @@ from .retention import kept, score
 from .step_folders import RECORD, WRITING, checked_step, is_checkpoint
 from .stored import StoredCheckpoints
 
-_saves = itertools.count()  # processes that save together count alike; it tells their barriers apart
-_SECONDS = 600  # how long they wait for each other, as in orbax
-_TEXT = 2000  # bytes of an error that process 0 tells the others
+_save_numbers = itertools.count()  # equal in all processes that save together, and so a name for their barriers
+_BARRIER_SECONDS = 600  # how long processes wait for each other, as in orbax
+_ERROR_BYTES = 2000  # of an error that process 0 sends to the others
 
 
 class Checkpoints(StoredCheckpoints):
-    """A folder of checkpoints, to write; no other writer can use it until `close`.
+    """A folder of checkpoints, for writing. No other writer can use it until `close`.
 
-    If several processes train one state, all of them call each method, and process 0 locks and changes the folder.
+    If several processes train one state, all of them call each method. Process 0 locks and changes the folder.
 
     Args:
         folder: it is created if it is missing.
-        keep: how many of the last are kept, and how many of the best if `best` is given. None keeps all.
+        keep: how many of the last checkpoints are kept; with `best`, also how many of the best. None keeps all.
         best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest. NaN is never
-            the best. None: the metrics do not matter.
-        asynchronous: whether to write while the run goes on.
+            the best. None: metrics are ignored.
+        asynchronous: whether to write in a thread, while the run continues.
 
     Raises:
         FuncconvError: if orbax is not installed, the folder cannot be created or written to, or another writer uses it.
     """
 
     def __init__(
-        self, folder: str | os.PathLike[str], *, keep: int | None = 3, best: str | None = None,
+        self,
+        folder: str | os.PathLike[str],
+        *,
+        keep: int | None = 3,
+        best: str | None = None,
         asynchronous: bool = True,
-    ) -> None:  # fmt: skip
+    ) -> None:
         super().__init__(checked_path("train: no checkpoints can be kept", folder, wants="folder").absolute())
         self._keep, self._best, self._asynchronous = keep, best, asynchronous
         self._scores: dict[int, float | None] = {}
@@ -71,7 +75,7 @@ class Checkpoints(StoredCheckpoints):
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """After which steps there is one, the last one last."""
+        """The steps of the checkpoints, in ascending order."""
         self.wait()
         return super().steps
 
@@ -83,16 +87,16 @@ class Checkpoints(StoredCheckpoints):
         metrics: Mapping[str, Number] | None = None,
         about: Mapping[str, Any] | None = None,
     ) -> None:
-        """Write a state, and replace an earlier one of this step once it is written.
+        """Write a state. Once it is written, it replaces an earlier one of this step.
 
-        The state is copied at once, so that the next step may take over its memory.
+        The state is copied immediately, so that the next step may overwrite its memory.
 
         Args:
             step: the number of steps that were taken.
             state: a tree of arrays and numbers.
-            run: what the loop needs to go on, as JSON has it.
+            run: what the loop needs to resume the run, as JSON can hold it.
             metrics: numbers by their names.
-            about: what else the checkpoint says about itself, as JSON has it.
+            about: a further description of the checkpoint, as JSON can hold it.
 
         Raises:
             FuncconvError: if the state cannot be saved, or this write, or the one before that went on meanwhile, fails.
@@ -100,14 +104,19 @@ class Checkpoints(StoredCheckpoints):
         """
         self.wait()
         step = checked_step("train", step)
-        state = held(state, step)
+        state = snapshot(state, step)
         record = {
-            "arrays": described(state), "paths": paths(state), "keys": keys(state),
-            "digest": digest(state), "run": as_json(dict(run or {})), "about": as_json(dict(about or {})),
-            "metrics": as_json(dict(metrics or {})), "versions": versions(),
-        }  # fmt: skip
+            "arrays": described(state),
+            "paths": paths(state),
+            "keys": keys(state),
+            "digest": digest(state),
+            "run": as_json(dict(run or {})),
+            "about": as_json(dict(about or {})),
+            "metrics": as_json(dict(metrics or {})),
+            "versions": versions(),
+        }
         try:
-            _check_place(self.folder / str(step))
+            _check_path(self.folder / str(step))
             finish = self._start(step, state)
         except FuncconvError:
             raise
@@ -115,12 +124,12 @@ class Checkpoints(StoredCheckpoints):
             if jax.process_index() == 0:
                 discard(self.folder, step)
             raise self._failed(step, error) from error
-        self._writing = self._thread.submit(self._finish, step, record, finish, next(_saves))
+        self._writing = self._thread.submit(self._finish, step, record, finish, next(_save_numbers))
         if not self._asynchronous:
             self.wait()
 
     def wait(self) -> None:
-        """Return when all is written; raise what went wrong."""
+        """Wait until everything is written, and raise an error of the writing thread."""
         if self._writing:
             try:
                 self._writing.result()
@@ -134,7 +143,7 @@ class Checkpoints(StoredCheckpoints):
                     self._writing = None
 
     def close(self) -> None:
-        """Wait, and let other writers use the folder."""
+        """Wait until everything is written, and release the folder for other writers."""
         try:
             self.wait()
         finally:
@@ -143,14 +152,14 @@ class Checkpoints(StoredCheckpoints):
                 self._release()
 
     def _start(self, step: int, state: Any) -> Callable[[], None]:
-        """Begin to write the arrays; return what waits until they are written."""
+        """Begin to write the arrays; return a function that waits until they are written."""
         written = self.folder / f"{step}{WRITING}"
         if jax.process_index() == 0:
             discard(self.folder, step)
             written.mkdir()
         if not jax.tree.leaves(state):
             return lambda: None
-        options = self._ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_SECONDS)
+        options = self._ocp.options.AsyncOptions(create_directories_asynchronously=False, timeout_secs=_BARRIER_SECONDS)
         writer = self._ocp.StandardCheckpointer(async_options=options)
         try:
             writer.save(written / "state", for_orbax(state))
@@ -168,7 +177,7 @@ class Checkpoints(StoredCheckpoints):
         return finish
 
     def _finish(self, step: int, record: Mapping[str, Any], finish: Callable[[], None], number: int) -> None:
-        """Wait for the arrays, put the checkpoint in its place and remove others; process 0 does so."""
+        """Wait for the arrays; then process 0 puts the checkpoint in place and removes old ones."""
         try:
             finish()
         except Exception as error:
@@ -185,7 +194,7 @@ class Checkpoints(StoredCheckpoints):
             raise self._failed(step, error) from error
         finally:  # the others go on only when the checkpoint is in its place
             wait = self._ocp.multihost.get_barrier_sync_fn()
-            wait(key=f"funcconv-checkpoint-{number}", timeout_ms=1000 * _SECONDS)
+            wait(key=f"funcconv-checkpoint-{number}", timeout_ms=1000 * _BARRIER_SECONDS)
 
     def _remove_others(self, step: int, record: Mapping[str, Any]) -> None:
         if self._keep is None:
@@ -204,9 +213,9 @@ class Checkpoints(StoredCheckpoints):
         return FuncconvError(f"train: the checkpoint of step {step} could not be written to {self.folder}: {why[0]}")
 
 
-def _check_place(place: Path) -> None:
-    if os.path.lexists(place) and not is_checkpoint(place):
-        msg = f"train: {place} is not a checkpoint, so that none can be written there; rename it"
+def _check_path(path: Path) -> None:
+    if os.path.lexists(path) and not is_checkpoint(path):
+        msg = f"train: {path} is not a checkpoint, so that none can be written there; rename it"
         raise FuncconvError(msg)
 
 
@@ -218,7 +227,7 @@ def _score_of(path: Path, best: str) -> float | None:
 
 
 def _on_process_0(action: Callable[[], None]) -> None:
-    """Do something in process 0, and raise its error in all processes."""
+    """Call a function in process 0, and raise its error in all processes."""
     error: FuncconvError | None = None
     if jax.process_index() == 0:
         try:
@@ -228,9 +237,9 @@ def _on_process_0(action: Callable[[], None]) -> None:
     if jax.process_count() > 1:
         from jax.experimental import multihost_utils
 
-        text = str(error or "").encode()[:_TEXT].ljust(_TEXT, b"\0")
-        told = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
-        if error is None and told.strip(b"\0"):
-            error = FuncconvError(told.rstrip(b"\0").decode(errors="replace"))
+        text = str(error or "").encode()[:_ERROR_BYTES].ljust(_ERROR_BYTES, b"\0")
+        received = bytes(multihost_utils.broadcast_one_to_all(np.frombuffer(text, np.uint8)))
+        if error is None and received.strip(b"\0"):
+            error = FuncconvError(received.rstrip(b"\0").decode(errors="replace"))
     if error:
         raise error

@@ -1,4 +1,4 @@
-"""A lock on a folder: one writer at a time, also if several processes or machines try."""
+"""A lock on a folder: one writer at a time, even if several processes or machines try."""
 
 import errno
 import json
@@ -15,16 +15,21 @@ if sys.platform != "win32":
     import fcntl
 
 _NAME = ".funcconv-lock"
-_NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.EINVAL)
-_held: set[int] = set()
+_NO_LOCKS = (  # errors of file systems without locks
+    errno.ENOLCK,
+    errno.ENOSYS,
+    errno.EOPNOTSUPP,
+    errno.EINVAL,
+)
+_held: set[int] = set()  # file descriptors of the locks of this process
 
 
 class FolderLock:
-    """The right to write to a folder, which one process has at a time.
+    """The right to write to a folder. One process has it at a time.
 
-    The system releases the lock when the process ends, whatever ends it. The lock is an advisory `flock` on a file in
-    the folder. The file says which process holds the lock; readers ignore it. NFS has these locks since version 4. On a
-    file system without them a warning says that nothing is locked. On Windows nothing is locked.
+    The lock is an advisory `flock` on a file in the folder. The system releases it when the process ends, whatever ends
+    it. The file names the process that holds the lock; readers ignore it. NFS has these locks since version 4. On a
+    file system without locks, a warning says so. On Windows nothing is locked.
 
     Args:
         folder: an existing folder.
@@ -53,14 +58,15 @@ class FolderLock:
                 os.close(file)
                 if error.errno not in _NO_LOCKS:
                     raise
-                warnings.warn(
+                msg = (
                     f"{folder} is on a file system without locks ({error.strerror}). Make sure that only one process "
-                    "writes checkpoints there.", stacklevel=5,
-                )  # fmt: skip
+                    "writes checkpoints there."
+                )
+                warnings.warn(msg, stacklevel=5)
                 return
             if self._is_in_place(file):
                 break
-            os.close(file)  # the holder before has deleted it
+            os.close(file)  # its last holder has deleted the file, so this is a lock on no file of the folder
         self._file = file
         _held.add(file)
         with suppress(OSError):  # a full disk: the lock holds without its text
@@ -84,11 +90,11 @@ class FolderLock:
 
 
 def _holder(file: int) -> str:
-    """Return who holds a lock, as far as its file says it."""
+    """Return the process that holds a lock, if its file names one."""
     try:
-        said = json.loads(os.read(file, 1000))
-        pid, host = int(said["pid"]), str(said["host"])
-    except (OSError, ValueError, KeyError, TypeError):  # its holder has not yet written it
+        content = json.loads(os.read(file, 1000))
+        pid, host = int(content["pid"]), str(content["host"])
+    except (OSError, ValueError, KeyError, TypeError):  # the holder has not written it yet
         return "another process"
     if (pid, host) == (os.getpid(), socket.gethostname()):
         return f"this process itself (process {pid} on {host}), by another call"
@@ -96,7 +102,7 @@ def _holder(file: int) -> str:
 
 
 def _forget() -> None:
-    """Close the files in a process that was forked, since the lock would otherwise last until both have ended."""
+    """Close the files in a forked process, because a lock lasts until all processes with its file have ended."""
     for file in _held:
         os.close(file)
     _held.clear()

@@ -1,4 +1,4 @@
-"""What a checkpoint says about itself: one line of JSON, and the SHA-256 of this line in the next one."""
+"""The record of a checkpoint, which describes it: one line of JSON, and a line with the SHA-256 of the first."""
 
 import hashlib
 import importlib.metadata
@@ -13,15 +13,15 @@ from typing import Any
 from .._common.errors import FuncconvError
 from .step_folders import OLD_RECORD, RECORD
 
-_FORMAT = 2
-_FIELDS = ("arrays", "digest", "run", "about", "versions")
+_FORMAT = 2  # the version that is written; files of version 1 are the `told` of funcconv 0.1
+_FIELDS = ("arrays", "digest", "run", "about", "versions")  # in both formats
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as JSON gives it back, with lists in place of tuples and texts as keys.
+    """Return a value as it comes back from JSON, with lists in place of tuples and texts as keys.
 
     Args:
-        value: what JSON can hold.
+        value: a value that JSON can hold.
 
     Returns:
         A copy.
@@ -37,7 +37,7 @@ def as_json(value: Any) -> Any:
 
 
 def text_of(record: Mapping[str, Any]) -> str:
-    """Return the text of a record: it in JSON, and its checksum."""
+    """Return the text of a record: the line of JSON, and the line with its checksum."""
     line = json.dumps({"format": _FORMAT, **record})
     return f"{line}\n{json.dumps({'sha256': _sha256(line)})}\n"
 
@@ -58,8 +58,8 @@ def read_record(path: Path) -> dict[str, Any]:
     if not (path / RECORD).exists() and (path / OLD_RECORD).exists():
         record = json.loads((path / OLD_RECORD / "metadata").read_bytes())
         return {"paths": {}, "keys": {}, "metrics": {}} | {name: record[name] for name in _FIELDS}
-    line, check, *rest = (path / RECORD).read_bytes().decode().split("\n")
-    if rest != [""] or check != json.dumps({"sha256": _sha256(line)}):
+    line, checksum_line, *further_lines = (path / RECORD).read_bytes().decode().split("\n")
+    if further_lines != [""] or checksum_line != json.dumps({"sha256": _sha256(line)}):
         msg = f"{RECORD} is not what was written"
         raise ValueError(msg)
     record = json.loads(line)
@@ -69,27 +69,27 @@ def read_record(path: Path) -> dict[str, Any]:
     return {name: record[name] for name in (*_FIELDS, "paths", "keys", "metrics")}
 
 
-def check_alike(found: Mapping[str, Any], wanted: Mapping[str, Any], where: str) -> None:
-    """Refuse a checkpoint that is not what is wanted.
+def check_alike(stored: Mapping[str, Any], expected: Mapping[str, Any], location: str) -> None:
+    """Refuse a checkpoint with other entries than expected.
 
     Args:
-        found: what it has, by names.
-        wanted: what it should have.
-        where: which checkpoint it is.
+        stored: its entries, by name.
+        expected: the expected ones.
+        location: the checkpoint, for the message.
 
     Raises:
-        FuncconvError: with each difference.
+        FuncconvError: if there is a difference; the message lists all of them.
     """
-    there, here = (
-        {name: json.dumps(value, sort_keys=True) for name, value in each.items()} for each in (found, wanted)
+    stored_texts, wanted_texts = (
+        {name: json.dumps(value, sort_keys=True) for name, value in values.items()} for values in (stored, expected)
     )
     differences = [
-        f"{name}: {_shown(found, name, 'missing')} there, {_shown(wanted, name, 'not known')} here"
-        for name in sorted({*there, *here})
-        if there.get(name) != here.get(name)
+        f"{name}: {_shown(stored, name, 'missing')} there, {_shown(expected, name, 'not known')} here"
+        for name in sorted({*stored_texts, *wanted_texts})
+        if stored_texts.get(name) != wanted_texts.get(name)
     ]
     if differences:
-        msg = f"train: the checkpoint in {where} is of something else:\n  " + "\n  ".join(differences)
+        msg = f"train: the checkpoint in {location} is of something else:\n  " + "\n  ".join(differences)
         if any("64[" in line or "128[" in line for line in differences):
             msg += "\nWithout jax_enable_x64, only NumPy arrays have 64 bits: pass these as like."
         raise FuncconvError(msg)
@@ -103,24 +103,25 @@ def _shown(values: Mapping[str, Any], name: str, otherwise: str) -> str:
 
 @cache
 def versions() -> dict[str, str]:
-    """Return the versions of what computes."""
+    """Return the versions of the packages that the numbers depend on."""
     packages = ("jax", "jaxlib", "optax", "flax")
     return {"python": platform.python_version()} | {name: importlib.metadata.version(name) for name in packages}
 
 
 def warn_of_versions(step: int, written_with: Mapping[str, str]) -> None:
-    """Warn if a checkpoint was written with other versions than are here."""
-    here = versions()
+    """Warn if a checkpoint was written with other versions."""
+    current = versions()
     changes = ", ".join(
-        f"{name} {written_with.get(name)} came to be {here[name]}"
-        for name in here
-        if written_with.get(name) != here[name]
+        f"{name} {written_with.get(name)} came to be {current[name]}"
+        for name in current
+        if written_with.get(name) != current[name]
     )
     if changes:
-        warnings.warn(
+        msg = (
             f"the checkpoint of step {step} was written with other versions, so what follows may differ in its last "
-            f"bits: {changes}", stacklevel=4,
-        )  # fmt: skip
+            f"bits: {changes}"
+        )
+        warnings.warn(msg, stacklevel=4)
 
 
 def _sha256(text: str) -> str:

@@ -1,4 +1,4 @@
-"""Changes in a folder of checkpoints that leave it whole at every moment, whatever ends the process."""
+"""Changes in a folder of checkpoints. At every moment it can be read, whatever ends the process."""
 
 import os
 import shutil
@@ -9,51 +9,52 @@ from .step_folders import REMOVED, REPLACED, WRITING, step_of
 
 
 def put_in_place(folder: Path, step: int) -> None:
-    """Make the checkpoint that was written the one of its step, in place of an earlier one.
+    """Rename a written checkpoint to its step, in place of an earlier one.
 
     Args:
         folder: the folder of checkpoints.
-        step: which one.
+        step: the step of the checkpoint.
 
     Raises:
-        OSError: if this is not possible; then the earlier checkpoint is still there.
+        OSError: if this is not possible. Then the earlier checkpoint is still there.
     """
-    written, place, earlier = (folder / f"{step}{ending}" for ending in (WRITING, "", REPLACED))
+    written, target, earlier = (folder / f"{step}{ending}" for ending in (WRITING, "", REPLACED))
+    # Otherwise, if the machine goes down, the new name could be on the disk before the files are.
     _flush(written)
-    if place.exists():
+    if target.exists():
         shutil.rmtree(earlier, ignore_errors=True)
-        place.rename(earlier)
+        target.rename(earlier)
     try:
-        written.rename(place)
+        written.rename(target)
         _flush_entry(folder)
     except OSError:
-        if place.exists():
-            place.rename(written)
+        if target.exists():
+            target.rename(written)
         if earlier.exists():
-            earlier.rename(place)
+            earlier.rename(target)
         raise
     shutil.rmtree(earlier, ignore_errors=True)
 
 
 def remove(folder: Path, step: int) -> None:
-    """Delete a checkpoint: first its name, so that no half of it is ever taken for one."""
-    place, removed = folder / str(step), folder / f"{step}{REMOVED}"
-    if place.is_symlink():  # it leads to what a user has put elsewhere
+    """Delete a checkpoint. It is renamed first, so that a reader never finds half of it."""
+    checkpoint, removed = folder / str(step), folder / f"{step}{REMOVED}"
+    if checkpoint.is_symlink():  # a user has put the checkpoint elsewhere
         return
     shutil.rmtree(removed, ignore_errors=True)
-    place.rename(removed)
+    checkpoint.rename(removed)
     shutil.rmtree(removed, ignore_errors=True)
 
 
 def discard(folder: Path, step: int) -> None:
-    """Delete what was written for a step and not put in place."""
+    """Delete the files that were written for a step, but not put in place."""
     shutil.rmtree(folder / f"{step}{WRITING}", ignore_errors=True)
 
 
 def clean(folder: Path) -> None:
-    """Delete what a killed writer has left, and bring back the checkpoint that it was about to replace.
+    """Delete the files that a killed writer has left, and bring back the checkpoint that it was replacing.
 
-    Only the one who holds the lock of the folder may call this. Nothing else in the folder is touched.
+    Call this only while you hold the lock of the folder. Nothing else in the folder is changed.
     """
     for path in list(folder.iterdir()):
         step, ending = step_of(path.name, (WRITING, REPLACED, REMOVED))
@@ -66,15 +67,15 @@ def clean(folder: Path) -> None:
 
 
 def _flush(folder: Path) -> None:
-    """Wait until all that is in a folder is on the disk."""
-    for place, _, names in os.walk(folder):
-        for name in names:
-            _flush_entry(Path(place) / name)
-        _flush_entry(Path(place))
+    """Wait until all files in a folder are on the disk."""
+    for subfolder, _, files in os.walk(folder):
+        for file in files:
+            _flush_entry(Path(subfolder) / file)
+        _flush_entry(Path(subfolder))
 
 
 def _flush_entry(path: Path) -> None:
-    if sys.platform == "win32":  # which cannot open a folder, and writes the names of files at once
+    if sys.platform == "win32":  # Windows cannot open a folder, and writes the names of files at once
         return
     file = os.open(path, os.O_RDONLY)
     try:

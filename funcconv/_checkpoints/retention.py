@@ -1,4 +1,4 @@
-"""Which checkpoints are kept: the last ones and the best ones."""
+"""The rule by which checkpoints are kept: the last ones and the best ones."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -10,12 +10,12 @@ def kept(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, floa
     """Return the steps to keep.
 
     Args:
-        steps: of all checkpoints.
-        newest: the step that was just written. Later ones are of a run that was continued from before them, because
-            they are damaged, for example. They are kept until the run comes to their steps.
+        steps: the steps of all checkpoints.
+        newest: the step that was just written. If there are later ones, the run was resumed before them, for example
+            because they are damaged. They are kept until the run comes to their steps.
         keep: how many of the last and how many of the best are kept.
-        scores: by step, the smallest is the best; None or NaN is never one of the best. Of equal scores, the earlier
-            step is the better one.
+        scores: a score for each step. The smallest is the best; None or NaN is never one of the best. Of two equal
+            scores, the earlier step is better.
 
     Returns:
         The steps to keep.
@@ -23,15 +23,16 @@ def kept(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, floa
     steps = sorted(steps)
     last = [step for step in steps if step <= newest][-keep:]
     later = [step for step in steps if step > newest]
+    # A score that is NaN does not equal itself.
     ranked = sorted((score, step) for step in steps if (score := scores.get(step)) is not None and score == score)
     return {*last, *later, *(step for _, step in ranked[:keep])}
 
 
 def score(metrics: Mapping[str, Number], best: str) -> float | None:
-    """Return how good a checkpoint is, the smallest the best, or None if its metrics do not say it.
+    """Return the score of a checkpoint, of which the smallest is the best; None if it does not have the metric.
 
     Args:
-        metrics: of the checkpoint.
+        metrics: the metrics of the checkpoint.
         best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest.
 
     Returns:

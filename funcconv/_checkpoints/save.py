@@ -1,4 +1,4 @@
-"""One checkpoint by hand: save a tree, read it, and read what it says about itself."""
+"""Functions for one checkpoint: save a tree, read it, and read its description."""
 
 import os
 from contextlib import closing
@@ -39,6 +39,7 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     """
     step = checked_step("train.save", step)
     checked_path("train.save", folder, wants="folder")
+    # The checkpoint is there when the call returns.
     with closing(Checkpoints(folder, keep=None, asynchronous=False)) as checkpoints:
         checkpoints.save(step, state)
 
@@ -69,10 +70,10 @@ def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) 
         train: there is no folder nowhere
     """
     stored = _stored("train.restore", folder)
-    found = stored.restore(like, None if step is None else checked_step("train.restore", step))
-    if found is None:
+    result = stored.restore(like, None if step is None else checked_step("train.restore", step))
+    if result is None:
         raise _none(stored, folder, step)
-    return found[1]
+    return result[1]
 
 
 def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
@@ -97,21 +98,21 @@ def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, 
         (7, {'w': 'float32[2]'})
     """
     stored = _stored("train.about", folder)
-    found = stored.about(None if step is None else checked_step("train.about", step))
-    if found is None:
+    result = stored.about(None if step is None else checked_step("train.about", step))
+    if result is None:
         raise _none(stored, folder, step)
-    number, record = found
+    number, record = result
     return {"step": number} | {name: record[name] for name in ("arrays", "digest", "versions", "about")}
 
 
 def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
     path = checked_path(op, folder, wants="folder")
     try:
-        there = path.is_dir()
+        exists = path.is_dir()
     except OSError as error:
         msg = f"train: the folder {folder} cannot be read: {error}"
         raise FuncconvError(msg) from error
-    if not there:
+    if not exists:
         msg = f"train: there is no folder {folder}"
         raise FuncconvError(msg)
     return StoredCheckpoints(path.absolute())

@@ -1,8 +1,8 @@
-"""The names in a folder of checkpoints: each checkpoint has a folder that is named by its step.
+"""The names in a folder of checkpoints. Each checkpoint is a folder that is named after its step.
 
-A new checkpoint is written to `5.funcconv-writing` and then renamed to `5`. If there is a `5` already, this one is
-renamed to `5.funcconv-replaced` first, because no system can rename a folder onto another one. So a complete checkpoint
-exists at every moment. Before a checkpoint is deleted, it is renamed to `5.funcconv-removed`.
+A new checkpoint is written to `5.funcconv-writing` and then renamed to `5`. If there is a `5` already, that one is
+renamed to `5.funcconv-replaced` first, because a folder cannot be renamed onto another one that has files. So a
+complete checkpoint exists at every moment. Before a checkpoint is deleted, it is renamed to `5.funcconv-removed`.
 """
 
 import operator
@@ -13,14 +13,14 @@ from pathlib import Path
 from .._common.errors import FuncconvError
 
 WRITING, REPLACED, REMOVED = ".funcconv-writing", ".funcconv-replaced", ".funcconv-removed"
-RECORD = "record.jsonl"  # what a checkpoint says about itself
+RECORD = "record.jsonl"  # the description of a checkpoint
 OLD_RECORD = "told"  # the same in checkpoints of funcconv 0.1
 
 
 def step_folders(folder: Path) -> dict[int, Path]:
-    """Return the folder of each complete checkpoint by its step, the last step last.
+    """Return the folder of each complete checkpoint by its step, in ascending order.
 
-    Nothing is written. Files and folders that are no checkpoints are left out.
+    Nothing is written. Files and folders that are not checkpoints are ignored.
 
     Args:
         folder: the folder of checkpoints.
@@ -31,15 +31,15 @@ def step_folders(folder: Path) -> dict[int, Path]:
     Raises:
         OSError: if the folder cannot be read.
     """
-    names, seen = _folders_in(folder), None
-    while names != seen:  # a list is right only if nothing was renamed while it was read
-        seen, names = names, _folders_in(folder)
-    found = {}
+    names, last_names = _folders_in(folder), None
+    while names != last_names:  # a rename while a folder is listed can hide an entry, so list until nothing changes
+        last_names, names = names, _folders_in(folder)
+    folders = {}
     for name in names:
         step, replaced = step_of(name, ("", REPLACED))
         if step is not None and not (replaced and str(step) in names) and is_checkpoint(folder / name):
-            found[step] = folder / name
-    return dict(sorted(found.items()))
+            folders[step] = folder / name
+    return dict(sorted(folders.items()))
 
 
 def _folders_in(folder: Path) -> set[str]:
@@ -48,14 +48,14 @@ def _folders_in(folder: Path) -> set[str]:
 
 def step_of(name: str, endings: tuple[str, ...]) -> tuple[int | None, str]:
     """Return the step and the ending of a name such as `5` or `5.funcconv-writing`; no step if it is another name."""
-    match = re.fullmatch(r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL)
+    match = re.fullmatch(r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL)  # no leading zeros, so that a step has one name
     if match is None or match[2] not in endings:
         return None, ""
     return int(match[1]), match[2]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint, perhaps a damaged one, and not a user's own folder."""
+    """Whether a folder is a checkpoint, perhaps a damaged one, and not a folder of the user."""
     return any((path / name).exists() for name in (RECORD, OLD_RECORD, "state"))
 
 
@@ -63,20 +63,20 @@ def checked_step(op: str, step: object) -> int:
     """Return the number of a step as an int; it must be a whole number of at least 0.
 
     Args:
-        op: what messages begin with.
-        step: what the caller passed.
+        op: the name of the calling function, for messages.
+        step: the argument of the caller.
 
     Returns:
         The number.
 
     Raises:
-        FuncconvError: if it is something else.
+        FuncconvError: if it is not such a number.
     """
     try:
         number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
     except TypeError:
         number = -1
-    if not 0 <= number < 2**63:
+    if not 0 <= number < 2**63:  # the limit of int64, which a state can count to
         msg = f"{op}: step must be a whole number from 0 to 2**63 - 1; got {step!r:.100}"
         raise FuncconvError(msg)
     return number

@@ -1,4 +1,4 @@
-"""Checkpoints as readers see them: nothing is written, created or deleted, and damage is noticed."""
+"""Reading of checkpoints. Nothing is written, created or deleted, and damage is detected."""
 
 import os
 import warnings
@@ -20,7 +20,7 @@ _Read = TypeVar("_Read")
 
 
 class StoredCheckpoints:
-    """The checkpoints in a folder, to read. A writer, in this process or another one, may change them meanwhile.
+    """The checkpoints in a folder, for reading. A writer in any process may change them at the same time.
 
     Args:
         folder: an absolute path.
@@ -36,7 +36,7 @@ class StoredCheckpoints:
 
     @property
     def steps(self) -> tuple[int, ...]:
-        """After which steps there is one, the last one last."""
+        """The steps of the checkpoints, in ascending order."""
         return tuple(self._folders())
 
     def told(self, step: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -52,45 +52,45 @@ class StoredCheckpoints:
     def restore(
         self, like: Any, step: int | None = None, about: Mapping[str, Any] | None = None
     ) -> tuple[int, Any, dict[str, Any]] | None:
-        """Read the last checkpoint that is whole, or a certain one.
+        """Read the last checkpoint that is complete, or the one of a step.
 
         Args:
-            like: a tree of arrays or of their types, with the names, shapes and dtypes that are expected.
-            step: which one; None is the last one that is whole. A warning names each one that is damaged.
-            about: what the checkpoint must say about itself; None accepts anything.
+            like: a tree of arrays or of their types, with the expected names, shapes and dtypes.
+            step: the step of the checkpoint. None: the last one that is complete; a warning names each damaged one.
+            about: the expected description of the checkpoint. None accepts any.
 
         Returns:
-            The step, the state and what the loop said, or None if there is no checkpoint.
+            The step, the state and what the loop saved, or None if there is no checkpoint.
 
         Raises:
-            FuncconvError: if the checkpoint has other names, shapes or dtypes than `like`, or says something else about
-                itself; or if `step` is given and its checkpoint is damaged.
+            FuncconvError: if the checkpoint has other names, shapes or dtypes than `like`, or another description; or
+                if the checkpoint of `step` is damaged.
         """
-        wanted = None if about is None else as_json(dict(about))
+        expected_about = None if about is None else as_json(dict(about))
 
         def read(path: Path, record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
-            where = f"{self.folder}, step {path.name.partition('.')[0]}"
+            location = f"{self.folder}, step {path.name.partition('.')[0]}"
             # Checkpoints of earlier versions have paths only in the digest. They hold Python's numbers as JAX has them.
             expected = like if record["paths"] else jax.tree.map(_number_of_jax, like)
-            check_alike(record["arrays"], described(expected), where)
-            if wanted is not None:
-                check_alike(record["about"], wanted, where)
+            check_alike(record["arrays"], described(expected), location)
+            if expected_about is not None:
+                check_alike(record["about"], expected_about, location)
             state = self._arrays(path, expected)
             _check_digest(digest_in_order(state, record["paths"]) if record["paths"] else digest(state), record)
             return state, record
 
-        found = self._last(step, read)
-        if found is None:
+        result = self._last(step, read)
+        if result is None:
             return None
-        number, (state, record) = found
+        number, (state, record) = result
         if record["versions"] != versions():
             warn_of_versions(number, record["versions"])
         return number, state, record["run"]
 
     def arrays(self) -> Any:
-        """Return the last state that is whole, as nested dicts and lists of NumPy arrays, whatever its structure was.
+        """Return the last complete state, as nested dicts and lists of NumPy arrays, whatever its structure was.
 
-        The arrays of a checkpoint of funcconv 0.1 are not checked, since it does not say in which order they were.
+        The arrays of a checkpoint of funcconv 0.1 are not checked, because it does not record their order.
         """
 
         def read(path: Path, record: dict[str, Any]) -> Any:
@@ -106,8 +106,8 @@ class StoredCheckpoints:
                 _check_digest(digest_in_order(state, record["paths"]), record)
             return state
 
-        found = self._last(None, read)
-        return None if found is None else found[1]
+        result = self._last(None, read)
+        return None if result is None else result[1]
 
     def _arrays(self, path: Path, like: Any) -> Any:
         if not jax.tree.leaves(like):
@@ -116,17 +116,17 @@ class StoredCheckpoints:
             return returned(reader.restore(path / "state", target(like)), like)
 
     def _last(self, step: int | None, read: Callable[[Path, dict[str, Any]], _Read]) -> tuple[int, _Read] | None:
-        """Return the step of the last whole checkpoint, or a certain step, and what `read` makes of it."""
+        """Return the step of the last complete checkpoint, or `step`, and the result of `read` for it."""
         while True:
             steps = self.steps
             for number in reversed(steps) if step is None else (step,):
-                if (found := self._read(number, read, skip=step is None)) is not None:
-                    return number, found
+                if (result := self._read(number, read, skip=step is None)) is not None:
+                    return number, result
             if step is not None or self.steps == steps:  # else a writer has removed those that were here
                 return None
 
     def _read(self, step: int, read: Callable[[Path, dict[str, Any]], _Read], *, skip: bool) -> _Read | None:
-        """Return what `read` makes of a checkpoint, or None if there is none, or it is damaged and to be skipped."""
+        """Return the result of `read` for a checkpoint; None if there is none, or it is damaged and `skip` is true."""
         while (path := self._folders().get(step)) is not None:
             identity = _identity(path)
             try:
@@ -152,8 +152,8 @@ class StoredCheckpoints:
             raise FuncconvError(msg) from error
 
 
-def _check_digest(found: str, record: Mapping[str, Any]) -> None:
-    if found != record["digest"]:
+def _check_digest(digest_read: str, record: Mapping[str, Any]) -> None:
+    if digest_read != record["digest"]:
         msg = "its arrays are not those that were written"
         raise ValueError(msg)
 
@@ -163,9 +163,9 @@ def _number_of_jax(leaf: Any) -> Any:
 
 
 def _identity(path: Path) -> tuple[int, ...] | None:
-    """Return what tells a folder from another one that is put in its place."""
+    """Return numbers that change if a folder is replaced by another one of the same name."""
     try:
-        found = os.stat(path)
+        status = os.stat(path)
     except FileNotFoundError:
         return None
-    return found.st_dev, found.st_ino, found.st_mtime_ns
+    return status.st_dev, status.st_ino, status.st_mtime_ns

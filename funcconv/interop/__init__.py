@@ -1,4 +1,4 @@
-"""Coming and going: weights of other libraries, files, and exported programs."""
+"""Weights of other libraries, files of weights and networks, and exported programs."""
 
 from ._export import export as export
 from ._export import load_exported as load_exported

@@ -1,4 +1,4 @@
-"""Networks as programs that need JAX alone to be run, on another machine and another kind of device."""
+"""Networks as compiled programs. They need only JAX to run, also on another machine and another kind of device."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from .._common.optional_packages import needs
 from .._common.types import Params
 from .._graph.use.graph import Graph
 
-_MARK = b"\nfuncconv program 1 sha256 "  # before the checksum at the end, with the version of this format
+_CHECKSUM_MARK = b"\nfuncconv program 1 sha256 "  # before the checksum; it has the version of this format
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -66,17 +66,18 @@ def export(
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         msg = f"export: unknown platform {unknown[0]!r}{suggest(unknown[0], PLATFORMS)}"
         raise FuncconvError(msg)
-    kept = kept_state("export", graph, state)
+    checked_state = kept_state("export", graph, state)
 
     def evaluate(*args: Any) -> Any:
-        given, *xs = args if params is None else (params, *args)
-        return graph.apply(given, kept, *xs)[0]
+        network_params, *xs = args if params is None else (params, *args)
+        return graph.apply(network_params, checked_state, *xs)[0]
 
     _check_flatbuffers()
     try:
         inputs = batched_inputs(graph, params, batch)
-        first = [jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))] if params is None else []
-        exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*first, *inputs)
+        # Nothing is drawn.
+        param_types = [jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))] if params is None else []
+        exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*param_types, *inputs)
         return _with_checksum(bytes(exported.serialize(vjp_order=orders)))
     except FuncconvError:
         raise
@@ -86,7 +87,7 @@ def export(
 
 
 def kept_state(op: str, graph: Graph, state: Params | None) -> Params:
-    """Return the state with which a graph is evaluated, which one that keeps none need not be given."""
+    """Return the state with which a graph is evaluated: {} if it has none. Refuse a missing one."""
     if state is None and graph.init_state():
         msg = f"{op}: the graph keeps a state; give it, state=..."
         raise FuncconvError(msg)
@@ -94,7 +95,7 @@ def kept_state(op: str, graph: Graph, state: Params | None) -> Params:
 
 
 def batched_inputs(graph: Graph, params: Params | None, batch: str | int | None) -> list[Any]:
-    """Return the types of the inputs, in front a batch axis: of any size if it is a name, none if it is None."""
+    """Return the types of the inputs with a batch axis, of any size if `batch` is a name; without it if it is None."""
     axes = () if batch is None else jax_export.symbolic_shape(batch) if isinstance(batch, str) else (batch,)
     shapes = graph.shapes(params)
     return [
@@ -104,7 +105,7 @@ def batched_inputs(graph: Graph, params: Params | None, batch: str | int | None)
 
 
 def _check_flatbuffers() -> None:
-    """JAX writes and reads programs by this package, which it does not install."""
+    """Refuse to continue without flatbuffers: JAX needs it for programs, but does not install it."""
     with needs("export", "an exported program"):
         import_module("flatbuffers")
 
@@ -137,7 +138,7 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
     _check_flatbuffers()
     content = _checked(program)
     try:
-        exported = jax_export.deserialize(bytearray(content))
+        exported = jax_export.deserialize(bytearray(content))  # the type that JAX documents
     except Exception as error:
         msg = f"load_exported: this JAX cannot read the program: {type(error).__name__}: {str(error)[:200]}"
         raise FuncconvError(msg) from error
@@ -147,7 +148,11 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
         _check_arguments(exported, args)
         try:
             return exported.call(*args)  # type: ignore[no-untyped-call]
-        except (ValueError, TypeError, NotImplementedError) as error:  # axes that must agree, or another platform
+        except (
+            ValueError,
+            TypeError,
+            NotImplementedError,
+        ) as error:  # axes that must have one size, or another platform
             msg = f"load_exported: the program cannot be called like this: {str(error)[:300]}"
             raise FuncconvError(msg) from error
 
@@ -155,19 +160,19 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
 
 
 def _with_checksum(program: bytes) -> bytes:
-    """Return a program with a checksum behind it, where a reader of flatbuffers does not look."""
-    content = program + _MARK
+    """Return a program with a checksum after its end, which readers of flatbuffers ignore."""
+    content = program + _CHECKSUM_MARK
     return content + hashlib.sha256(content).digest()
 
 
 def _checked(program: Any) -> bytes:
-    """Return a program without its checksum, if that is the right one."""
+    """Return a program without its checksum. Refuse a wrong checksum."""
     if not isinstance(program, bytes | bytearray | memoryview):
         msg = f"load_exported: this is not an exported program: bytes are expected; got a {type(program).__name__}"
         raise FuncconvError(msg)
     size = max(len(program) - hashlib.sha256().digest_size, 0)
     content, digest = bytes(program[:size]), bytes(program[size:])
-    if not content.endswith(_MARK):
+    if not content.endswith(_CHECKSUM_MARK):
         msg = (
             f"load_exported: this is not an exported program with a checksum, or its end is missing ({len(program)} "
             "bytes). If you trust it, jax.export.deserialize(bytearray(program)).call reads one without"
@@ -176,17 +181,17 @@ def _checked(program: Any) -> bytes:
     if hashlib.sha256(content).digest() != digest:
         msg = "load_exported: the program is damaged: its SHA-256 is not the one that export wrote"
         raise FuncconvError(msg)
-    return content[: -len(_MARK)]
+    return content[: -len(_CHECKSUM_MARK)]
 
 
 def _check_arguments(exported: jax_export.Exported, args: Sequence[Any]) -> None:
-    """Refuse arguments of another number, structure, shape or dtype than a program takes."""
-    wanted, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
-    if len(args) != len(wanted):
-        given = f"{len(wanted)} argument{'s' * (len(wanted) != 1)}, of {_types(wanted)}"
-        msg = f"load_exported: the program takes {given}; got {len(args)}"
+    """Refuse arguments whose number, structure, shapes or dtypes differ from those of the program."""
+    expected, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
+    if len(args) != len(expected):
+        arguments = f"{len(expected)} argument{'s' * (len(expected) != 1)}, of {_types(expected)}"
+        msg = f"load_exported: the program takes {arguments}; got {len(args)}"
         raise FuncconvError(msg)
-    for number, (arg, types) in enumerate(zip(args, wanted, strict=True)):
+    for number, (arg, types) in enumerate(zip(args, expected, strict=True)):
         if jax.tree.structure(arg) != jax.tree.structure(types):  # type: ignore[operator]
             msg = (
                 f"load_exported: argument {number} must be {_types(types)}; got a {type(arg).__name__} of another form"
@@ -195,18 +200,18 @@ def _check_arguments(exported: jax_export.Exported, args: Sequence[Any]) -> None
         for (path, leaf), aval in zip(jax.tree.leaves_with_path(arg), jax.tree.leaves(types), strict=True):
             name = f"argument {number}{jax.tree_util.keystr(path)}"
             try:
-                found = jax.typeof(leaf)
+                actual = jax.typeof(leaf)
             except TypeError as error:
                 msg = f"load_exported: {name} must be an array of {_types(aval)}; got a {type(leaf).__name__}"
                 raise FuncconvError(msg) from error
-            sizes = zip(found.shape, aval.shape, strict=False)
-            fits = found.ndim == aval.ndim and all(a == b for a, b in sizes if isinstance(b, int))
-            if not fits or found.dtype != aval.dtype:
-                msg = f"load_exported: {name} must be {_types(aval)}; got {_types(found)}"
+            sizes = zip(actual.shape, aval.shape, strict=False)
+            fits = actual.ndim == aval.ndim and all(a == b for a, b in sizes if isinstance(b, int))
+            if not fits or actual.dtype != aval.dtype:
+                msg = f"load_exported: {name} must be {_types(aval)}; got {_types(actual)}"
                 raise FuncconvError(msg)
 
 
 def _types(tree: Any) -> str:
-    """Return the types of the arrays of a tree, as far as they fit on a line."""
+    """Return the types of the arrays in a tree, cut after 300 letters."""
     text = ", ".join(f"{leaf.dtype}[{','.join(map(str, leaf.shape))}]" for leaf in jax.tree.leaves(tree))
     return text if len(text) < 300 else f"{text[:300]}…"

@@ -1,4 +1,4 @@
-"""Weights of Flax modules."""
+"""Weights of Flax modules, both of Linen and of NNX."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -61,10 +61,10 @@ def from_linen(
     trees = list(variables.values()) if collections else [variables]
 
     def evaluate(modules: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
-        own = [_replaced(tree, modules) for tree in trees]
+        own = [_with_arrays(tree, modules) for tree in trees]
         return apply and apply(dict(zip(variables, own, strict=True)) if collections else own[0], *xs)
 
-    return _taken(
+    return _converted(
         "from_linen", graph, trees, names, evaluate if apply else None, "apply=module.apply", transpose_kernel
     )
 
@@ -111,26 +111,27 @@ def from_nnx(
     """
     with needs("flax", "weights of NNX"):
         from flax import nnx
-    definition, kept, rest = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)  # type: ignore[misc]
-    tree = nnx.to_pure_dict(kept)
+    definition, variables, other_state = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)  # type: ignore[misc]
+    tree = nnx.to_pure_dict(variables)
 
     def evaluate(modules: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
-        own = jax.tree.map(lambda leaf: leaf, kept)
-        nnx.replace_by_pure_dict(own, _replaced(tree, modules))
-        copy = nnx.merge(definition, own, rest, copy=True)
-        copy.eval()
+        own = jax.tree.map(lambda leaf: leaf, variables)
+        nnx.replace_by_pure_dict(own, _with_arrays(tree, modules))
+        # A copy, because evaluation may change the state of a module.
+        copy = nnx.merge(definition, own, other_state, copy=True)
+        copy.eval()  # dropout must not draw, and batch norms must use their statistics
         return copy(*xs) if call is None else call(copy, *xs)
 
-    return _taken("from_nnx", graph, [tree], names, evaluate, "call=lambda module, x: ...", transpose_kernel)
+    return _converted("from_nnx", graph, [tree], names, evaluate, "call=lambda module, x: ...", transpose_kernel)
 
 
-def _taken(
+def _converted(
     op: str,
     graph: Graph,
     collections: Sequence[Mapping[str, Any]],
     names: Mapping[str, str] | None,
     evaluate: Callable[..., Any] | None,
-    remedy: str,
+    advice: str,
     transpose_kernel: bool,  # noqa: FBT001
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters and the state of a graph with the arrays of modules."""
@@ -139,38 +140,38 @@ def _taken(
         for module, arrays in _modules(collection).items():
             modules.setdefault(module, {}).update(arrays)
 
-    def taken(entry: Entry, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+    def from_module(entry: Entry, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         params = {name: array for name, array in arrays.items() if name not in entry.state}
         if isinstance(entry.row.op, ConvTranspose) and "kernel" in params and not transpose_kernel:
-            kernel = params["kernel"]  # of JAX or NumPy, which keeps its dtype
+            kernel = params["kernel"]  # of JAX or NumPy; its own methods keep the dtype
             if kernel.ndim > 2:
                 params["kernel"] = kernel.swapaxes(-1, -2)[(slice(None, None, -1),) * (kernel.ndim - 2)]
         return params, {name: array for name, array in arrays.items() if name in entry.state}
 
     if names is None:
-        pairs = paired(op, graph, modules, taken, evaluate, remedy)
+        pairs = paired(op, graph, modules, from_module, evaluate, advice)
     else:
         pairs = matched(op, entries(graph), modules, names)
-    return trees(op, [(entry, module, *taken(entry, modules[module])) for entry, module in pairs])
+    return trees(op, [(entry, module, *from_module(entry, modules[module])) for entry, module in pairs])
 
 
-def _replaced(tree: Mapping[Any, Any], modules: Mapping[str, Mapping[str, Any]], above: Sequence[str] = ()) -> Any:
-    """Return a tree of variables with the arrays of modules."""
+def _with_arrays(tree: Mapping[Any, Any], modules: Mapping[str, Mapping[str, Any]], path: Sequence[str] = ()) -> Any:
+    """Return a tree of variables with the arrays of `modules` in place of its own."""
     return {
-        name: _replaced(below, modules, (*above, str(name)))
-        if isinstance(below, Mapping)
-        else modules["/".join(above)][str(name)]
-        for name, below in tree.items()
+        name: _with_arrays(subtree, modules, (*path, str(name)))
+        if isinstance(subtree, Mapping)
+        else modules["/".join(path)][str(name)]
+        for name, subtree in tree.items()
     }
 
 
-def _modules(tree: Mapping[Any, Any], above: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
+def _modules(tree: Mapping[Any, Any], path: Sequence[str] = ()) -> dict[str, dict[str, Any]]:
     """Return the arrays of each module by its path."""
-    found: dict[str, dict[str, Any]] = {}
-    own = {str(name): value for name, value in tree.items() if not isinstance(value, Mapping)}
-    if own:
-        found["/".join(above)] = own
-    for name, below in tree.items():
-        if isinstance(below, Mapping):
-            found |= _modules(below, (*above, str(name)))
-    return found
+    modules: dict[str, dict[str, Any]] = {}
+    arrays = {str(name): value for name, value in tree.items() if not isinstance(value, Mapping)}
+    if arrays:
+        modules["/".join(path)] = arrays
+    for name, subtree in tree.items():
+        if isinstance(subtree, Mapping):
+            modules |= _modules(subtree, (*path, str(name)))
+    return modules

@@ -1,4 +1,4 @@
-"""Graphs as modules of Flax, and its modules as nodes."""
+"""Graphs as Flax modules, and Flax modules as nodes of a graph."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -16,7 +16,7 @@ from .._graph.use.graph import Graph
 
 @cache
 def _linen_graph() -> Any:
-    """Return the module of Linen that computes a graph."""
+    """Return the class of Linen modules that compute a graph. It is made on first use, because Flax is optional."""
     with needs("flax", "a module of Flax"):
         from flax import linen
 
@@ -27,18 +27,20 @@ def _linen_graph() -> Any:
 
         @linen.compact
         def __call__(self, *xs: Any, train: bool = False) -> Any:
-            """Evaluate; in training nodes draw with the `"dropout"` key and the state is that of the next step."""
+            """Evaluate the graph. In training, dropout uses the key `"dropout"`, and statistics are updated."""
+            # Outside of `init` the parameters are given, and the key is not used.
             key = self.make_rng("params") if self.is_initializing() else jax.random.key(0)
             names = dict.fromkeys(entry.partition("/")[0] for entry in self.graph.entries)
             params = {name: self.param(name, lambda _, name=name: self.graph.init(key)[name]) for name in names}
             first = self.graph.init_state()
-            kept = {name: self.variable("batch_stats", name, lambda name=name: first[name]) for name in first}
+            statistics = {name: self.variable("batch_stats", name, lambda name=name: first[name]) for name in first}
             drawing = self.make_rng("dropout") if train and self.has_rng("dropout") else None
-            state = {name: variable.value for name, variable in kept.items()}
-            y, after = self.graph.apply(params, state, *xs, key=drawing, train=train)
+            state = {name: variable.value for name, variable in statistics.items()}
+            y, new_state = self.graph.apply(params, state, *xs, key=drawing, train=train)
+            # `init` must return the statistics with which training begins.
             if train and not self.is_initializing():
-                for name, variable in kept.items():
-                    variable.value = after[name]
+                for name, variable in statistics.items():
+                    variable.value = new_state[name]
             return y
 
     return LinenGraph
@@ -46,12 +48,12 @@ def _linen_graph() -> Any:
 
 @cache
 def _nnx_graph() -> Any:
-    """Return the module of NNX that computes a graph."""
+    """Return the class of NNX modules that compute a graph. It is made on first use, because Flax is optional."""
     with needs("flax", "a module of Flax"):
         from flax import nnx
 
-    def is_variable(each: Any) -> bool:
-        return isinstance(each, nnx.Variable)
+    def is_variable(leaf: Any) -> bool:
+        return isinstance(leaf, nnx.Variable)
 
     class NnxGraph(nnx.Module):
         """A graph as a module, with an `nnx.Param` for each array of its parameters."""
@@ -63,17 +65,18 @@ def _nnx_graph() -> Any:
             self.batch_stats = nnx.data(jax.tree.map(nnx.BatchStat, graph.init_state()))
 
         def __call__(self, *xs: Any, train: bool = False) -> Any:
-            """Evaluate; in training nodes draw, and the running figures change."""
+            """Evaluate the graph. In training, dropout uses the stream `dropout`, and statistics are updated."""
             params, state = (
-                jax.tree.map(lambda each: each[...], tree, is_leaf=is_variable)
+                jax.tree.map(lambda variable: variable[...], tree, is_leaf=is_variable)
                 for tree in (self.params, self.batch_stats)
             )
+            # A key is taken only if a node draws, so that a graph without dropout needs no such stream.
             draws = any(row.op.random for row in self.graph.rows)
             key = self.rngs.dropout() if train and draws else None
-            y, after = self.graph.apply(params, state, *xs, key=key, train=train)
+            y, new_state = self.graph.apply(params, state, *xs, key=key, train=train)
             if train:
                 variables = jax.tree.leaves(self.batch_stats, is_leaf=is_variable)
-                for variable, value in zip(variables, jax.tree.leaves(after), strict=True):
+                for variable, value in zip(variables, jax.tree.leaves(new_state), strict=True):
                     variable[...] = value
             return y
 

@@ -1,4 +1,4 @@
-"""Files of weights by their endings: what they hold, read and written."""
+"""Files of weights, read and written in the format that their ending names."""
 
 import os
 import tempfile
@@ -25,7 +25,7 @@ WRITABLE = ".safetensors, .msgpack, a folder for orbax, or .onnx, which has the 
 
 
 class Weights(NamedTuple):
-    """What is in a file."""
+    """The content of a file."""
 
     params: dict[str, Any]
     state: dict[str, Any]
@@ -44,15 +44,15 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     if not path.endswith(".safetensors"):
         msg = f"{path!r} is not a network: pass a .safetensors file, or a .json file of Graph.to_json"
         raise FuncconvError(msg)
-    own, params, state = safetensors.read(path)
-    if own is None:
+    graph, params, state = safetensors.read(path)
+    if graph is None:
         msg = f"{path} has arrays, but not the network: write it with save_safetensors(..., graph=graph)"
         raise FuncconvError(msg)
-    return own, params, state
+    return graph, params, state
 
 
 def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
-    """Read weights, those of a graph where one is given."""
+    """Read weights. If a graph is given, they must be its weights."""
     suffix = Path(path).suffix
     if suffix in (".pt", ".pth"):
         if graph is None:
@@ -60,18 +60,18 @@ def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None 
             raise FuncconvError(msg)
         return Weights(*from_torch(graph, _torch(path), names=names), graph)
     if suffix == ".safetensors":
-        own, params, state = safetensors.read(path)
-        found = Weights(params, state, own if graph is None else graph)
+        file_graph, params, state = safetensors.read(path)
+        weights = Weights(params, state, file_graph if graph is None else graph)
     elif suffix == ".msgpack":
-        found = Weights(*_parted(_msgpack(path), path), graph)
+        weights = Weights(*_parted(_msgpack(path), path), graph)
     elif os.path.isdir(path):
-        found = Weights(*_parted(_orbax(path), path), graph)
+        weights = Weights(*_parted(_orbax(path), path), graph)
     else:
         msg = f"{path!r} is not of a format that is read here: {READABLE}"
         raise FuncconvError(msg)
     if graph is not None:
-        check_params(graph, found.params)
-    return found
+        check_params(graph, weights.params)
+    return weights
 
 
 def write(path: str, weights: Weights) -> None:
@@ -96,23 +96,24 @@ def write(path: str, weights: Weights) -> None:
 
 
 def _write_orbax(path: str, tree: Any) -> None:
-    """Write a new folder: completely under another name, which is then changed."""
+    """Write a new folder. It is written completely under another name, and then renamed."""
     with needs("train", "a folder of orbax"):
         import orbax.checkpoint as ocp
     if os.path.lexists(path) or not path or "\0" in path:
-        why = "exists; choose a new name" if path and "\0" not in path else "is no name"
-        msg = f"convert: a folder of orbax is written as a new folder, and {path!r} {why}"
+        reason = "exists; choose a new name" if path and "\0" not in path else "is no name"
+        msg = f"convert: a folder of orbax is written as a new folder, and {path!r} {reason}"
         raise FuncconvError(msg)
-    place = os.path.abspath(path)
+    target = os.path.abspath(path)
     try:
-        with tempfile.TemporaryDirectory(prefix=".funcconv-", suffix=".tmp", dir=os.path.dirname(place)) as temporary:
+        # In the same folder, because a folder cannot be renamed to another file system.
+        with tempfile.TemporaryDirectory(prefix=".funcconv-", suffix=".tmp", dir=os.path.dirname(target)) as temporary:
             folder = Path(temporary) / "checkpoint"
             with ocp.StandardCheckpointer() as writer:
                 writer.save(folder, tree)
-            for each in (*folder.rglob("*"), folder):
-                sync(each)
-            folder.rename(place)
-        sync(os.path.dirname(place))
+            for written in (*folder.rglob("*"), folder):
+                sync(written)
+            folder.rename(target)
+        sync(os.path.dirname(target))
     except Exception as error:
         msg = f"convert: {path} cannot be written: {_first_line(error)}"
         raise FuncconvError(msg) from error
@@ -137,34 +138,34 @@ def _torch(path: str) -> Mapping[str, Any]:
         raise FuncconvError(msg) from error
     existing_file("convert", path)
     try:
-        found = torch.load(path, map_location="cpu", weights_only=True)
+        state_dict = torch.load(path, map_location="cpu", weights_only=True)  # with weights_only, reading runs no code
     except Exception as error:  # whatever is wrong with it
         msg = f"{path} is not a state dict of PyTorch: {_first_line(error)}"
         raise FuncconvError(msg) from error
-    if not isinstance(found, Mapping) or not all(isinstance(name, str) for name in found):
-        msg = f"{path} holds a {type(found).__name__}, not a state dict of PyTorch"
+    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
+        msg = f"{path} holds a {type(state_dict).__name__}, not a state dict of PyTorch"
         raise FuncconvError(msg)
-    return dict(found)
+    return dict(state_dict)
 
 
 def _joined(weights: Weights) -> dict[str, Any]:
-    """Return the parameters, and where there is a state both, as Flax calls them."""
+    """Return the parameters; if there is a state, both, under the names that Flax uses."""
     if not weights.state:
         return weights.params
     return {"params": weights.params, "batch_stats": weights.state}
 
 
-def _parted(found: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a run, of variables of Flax, or of parameters alone."""
-    if not isinstance(found, Mapping):
-        msg = f"{path} holds a {type(found).__name__}, not a dict of arrays"
+def _parted(content: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state in a training state, in Flax variables, or in a tree of parameters."""
+    if not isinstance(content, Mapping):
+        msg = f"{path} holds a {type(content).__name__}, not a dict of arrays"
         raise FuncconvError(msg)
-    params: Any = found
+    params: Any = content
     state: Any = {}
-    if "params" in found and "optimizer" in found:
-        params, state = found["params"], found.get("model") or {}
-    elif "params" in found and set(found) <= {"params", "batch_stats"}:
-        params, state = found["params"], found.get("batch_stats", {})
+    if "params" in content and "optimizer" in content:
+        params, state = content["params"], content.get("model") or {}
+    elif "params" in content and set(content) <= {"params", "batch_stats"}:
+        params, state = content["params"], content.get("batch_stats", {})
     for tree in (params, state):
         if not isinstance(tree, Mapping):
             msg = f"{path} holds a {type(tree).__name__} where a dict of arrays is expected"
@@ -172,26 +173,26 @@ def _parted(found: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
     return _arrays(params, path, ""), _arrays(state, path, "")
 
 
-def _arrays(tree: Mapping[Any, Any], path: str, above: str) -> dict[str, Any]:
-    """Return nested dicts of arrays of NumPy, with the dtypes that they have in the file."""
-    found: dict[str, Any] = {}
+def _arrays(tree: Mapping[Any, Any], path: str, parent: str) -> dict[str, Any]:
+    """Return nested dicts of NumPy arrays, with the dtypes of the file."""
+    arrays: dict[str, Any] = {}
     for name, value in tree.items():
-        where = f"{above}/{name}" if above else str(name)
+        full_name = f"{parent}/{name}" if parent else str(name)
         if not isinstance(name, str):
-            msg = f"{path}: the names must be texts; got {where!r}, of type {type(name).__name__}"
+            msg = f"{path}: the names must be texts; got {full_name!r}, of type {type(name).__name__}"
             raise FuncconvError(msg)
         if isinstance(value, Mapping) or value is None:
-            found[name] = None if value is None else _arrays(value, path, where)
+            arrays[name] = None if value is None else _arrays(value, path, full_name)
         elif isinstance(value, np.ndarray | np.generic | jax.Array | bool | int | float | complex):
-            found[name] = np.asarray(value)
+            arrays[name] = np.asarray(value)
         else:
-            msg = f"{path}: {where!r} is a {type(value).__name__}, not an array"
+            msg = f"{path}: {full_name!r} is a {type(value).__name__}, not an array"
             raise FuncconvError(msg)
-    return found
+    return arrays
 
 
 def _orbax(path: str) -> Any:
-    """Return a checkpoint: of a run, the one of its last step."""
+    """Return the content of a checkpoint. In a folder of a run, this is the last complete one."""
     with needs("train", "a folder of orbax"):
         import orbax.checkpoint as ocp
     folder = Path(path).absolute()
@@ -200,7 +201,7 @@ def _orbax(path: str) -> Any:
             return _of_run(path, folder)
         with ocp.PyTreeCheckpointer() as reader:
             names = reader.metadata(folder).item_metadata.tree
-            # arrays of NumPy, because JAX would narrow 64 bits
+            # NumPy arrays, because JAX would narrow 64 bits
             kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
             return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
     except FuncconvError:
@@ -211,14 +212,14 @@ def _orbax(path: str) -> Any:
 
 
 def _of_run(path: str, folder: Path) -> Any:
-    """Return the last checkpoint of a run that is whole."""
-    found = StoredCheckpoints(folder).arrays()
-    if found is None:
+    """Return the last complete checkpoint of a run."""
+    state = StoredCheckpoints(folder).arrays()
+    if state is None:
         msg = f"{path} has no checkpoint that can be read"
         raise FuncconvError(msg)
-    return found
+    return state
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of what an error says, or what it is if it says nothing."""
+    """Return the first line of an error's text; its type if the text is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

@@ -1,4 +1,4 @@
-"""Whose weights are whose: the entries of a graph beside the modules of another library, by name or in order."""
+"""Pairing of the entries of a graph with the modules of another library, by name or in order."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -29,26 +29,26 @@ class Entry(NamedTuple):
 
 def entries(graph: Graph) -> list[Entry]:
     """Return the entries of a graph in the order of first use."""
-    found: dict[str, Entry] = {}
+    by_path: dict[str, Entry] = {}
     shapes, state = graph.shapes(), graph.init_state()
     for row, params in zip(graph.rows, graph.entry_shapes(), strict=True):
-        if row.params and row.params not in found:
-            own = get(state, tuple(row.params.split("/"))) if row.op.stateful else {}
+        if row.params and row.params not in by_path:
+            entry_state = get(state, tuple(row.params.split("/"))) if row.op.stateful else {}
             inputs = tuple(shapes[graph.nodes[i]].shape for i in row.inputs)
-            found[row.params] = Entry(row.params, row, inputs, params, own)
-    return list(found.values())
+            by_path[row.params] = Entry(row.params, row, inputs, params, entry_state)
+    return list(by_path.values())
 
 
 def matched(
-    op: str, own: Sequence[Entry], others: Mapping[str, Arrays], names: Mapping[str, str] | None
+    op: str, graph_entries: Sequence[Entry], modules: Mapping[str, Arrays], names: Mapping[str, str] | None
 ) -> list[tuple[Entry, str]]:
     """Pair the entries of a graph with modules.
 
     Args:
-        op: who asks, for messages.
-        own: the entries.
-        others: the arrays of each module, in the order of the modules.
-        names: of modules by those of entries; None pairs them in order.
+        op: the name of the public function, for messages.
+        graph_entries: the entries of the graph.
+        modules: the arrays of each module, in the order of the modules.
+        names: the name of a module for each entry; None pairs them in order.
 
     Returns:
         Pairs of an entry and the name of a module.
@@ -57,34 +57,40 @@ def matched(
         FuncconvError: if names are unknown, or without `names` there are not as many on both sides.
     """
     if names is None:
-        if len(own) != len(others):
-            lines = side_by_side([entry.path for entry in own], list(others))
-            msg = f"{op}: the graph has {len(own)} entries and the other side {len(others)} modules:\n{lines}"
+        if len(graph_entries) != len(modules):
+            lines = side_by_side([entry.path for entry in graph_entries], list(modules))
+            msg = (
+                f"{op}: the graph has {len(graph_entries)} entries and the other side {len(modules)} modules:\n{lines}"
+            )
             raise FuncconvError(msg)
-        return list(zip(own, others, strict=True))
-    wrong = [
-        *(f"the graph has no entry {name!r}" for name in names if name not in {entry.path for entry in own}),
-        *(f"the entry {entry.path!r} has no name on the other side" for entry in own if entry.path not in names),
-        *(f"there is no module {name!r}" for name in names.values() if name not in others),
-        *(f"the module {name!r} is nobody's" for name in others if name not in names.values()),
+        return list(zip(graph_entries, modules, strict=True))
+    problems = [
+        *(f"the graph has no entry {name!r}" for name in names if name not in {entry.path for entry in graph_entries}),
+        *(
+            f"the entry {entry.path!r} has no name on the other side"
+            for entry in graph_entries
+            if entry.path not in names
+        ),
+        *(f"there is no module {name!r}" for name in names.values() if name not in modules),
+        *(f"the module {name!r} belongs to no entry" for name in modules if name not in names.values()),
     ]
-    if wrong:
-        msg = f"{op}: the names do not fit:\n  " + "\n  ".join(wrong)
+    if problems:
+        msg = f"{op}: the names do not fit:\n  " + "\n  ".join(problems)
         raise FuncconvError(msg)
-    return [(entry, names[entry.path]) for entry in own]
+    return [(entry, names[entry.path]) for entry in graph_entries]
 
 
-def _check_shapes(op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
+def _check_shapes(op: str, converted: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
     """Refuse arrays of other names or shapes than the entries have; every difference is told."""
-    wrong = []
-    for entry, module, params, state in found:
-        for wanted, given in ((entry.params, params), (entry.state, state)):
-            for name in dict.fromkeys([*wanted, *given]):
-                sides = [shape_of(each.get(name)) for each in (wanted, given)]
+    problems = []
+    for entry, module, params, state in converted:
+        for expected, arrays in ((entry.params, params), (entry.state, state)):
+            for name in dict.fromkeys([*expected, *arrays]):
+                sides = [shape_of(side.get(name)) for side in (expected, arrays)]
                 if sides[0] != sides[1]:
-                    wrong.append(f"{entry.path}/{name} is {sides[0]}, that of {module!r} is {sides[1]}")
-    if wrong:
-        msg = f"{op}: the weights do not fit:\n  " + "\n  ".join(wrong)
+                    problems.append(f"{entry.path}/{name} is {sides[0]}, that of {module!r} is {sides[1]}")
+    if problems:
+        msg = f"{op}: the weights do not fit:\n  " + "\n  ".join(problems)
         raise FuncconvError(msg)
 
 
@@ -94,23 +100,23 @@ def check_params(graph: Graph, params: Params) -> None:
     A layer that does not declare a dtype takes floats of any precision: the inputs must share it when the graph is
     called.
     """
-    found = graph.entry_shapes(params)
-    first = {row.params: row for row in reversed(graph.rows) if row.params}
-    given: dict[str, Any] = {}
-    for path, row in first.items():
+    entry_shapes = graph.entry_shapes(params)
+    first_uses = {row.params: row for row in reversed(graph.rows) if row.params}
+    user_params: dict[str, Any] = {}
+    for path, row in first_uses.items():
         if not row.op.draws:
-            put(given, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
-    drawn = jax.eval_shape(lambda given: graph.init(jax.random.key(0), **given), given)
-    wrong: dict[str | None, str] = {}
-    for row, own, expected in zip(graph.rows, found, graph.entry_shapes(drawn), strict=True):
-        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (own, expected)]
+            put(user_params, tuple(str(path).split("/")), get(params, tuple(str(path).split("/"))))
+    drawn_params = jax.eval_shape(lambda user_params: graph.init(jax.random.key(0), **user_params), user_params)
+    problems: dict[str | None, str] = {}
+    for row, entry_types, expected in zip(graph.rows, entry_shapes, graph.entry_shapes(drawn_params), strict=True):
+        shapes = [jax.tree.map(lambda leaf: leaf.shape, tree) for tree in (entry_types, expected)]
         if shapes[0] != shapes[1]:
-            wrong[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
+            problems[row.params] = f"{row.params} has shapes {shapes[0]}, but needs {shapes[1]}"
         elif row.params:
-            entry = get(params, tuple(row.params.split("/")))  # JAX narrows the dtypes in `found`
-            wrong |= _wrong_dtypes(row, entry, expected)
-    if wrong:
-        raise FuncconvError("\n  ".join(wrong.values()))
+            entry = get(params, tuple(row.params.split("/")))  # JAX narrows the dtypes in `entry_shapes`
+            problems |= _wrong_dtypes(row, entry, expected)
+    if problems:
+        raise FuncconvError("\n  ".join(problems.values()))
 
 
 def _wrong_dtypes(row: Row, entry: Any, drawn: Any) -> dict[str | None, str]:
@@ -129,22 +135,22 @@ def _wrong_dtypes(row: Row, entry: Any, drawn: Any) -> dict[str | None, str]:
 
 
 def trees(
-    op: str, found: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]
+    op: str, converted: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a graph, made of those of each entry; what does not fit is told."""
-    _check_shapes(op, found)
+    """Return the parameters and the state of a graph, from those of each entry. Refuse arrays of the wrong shape."""
+    _check_shapes(op, converted)
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
-    for entry, _, own, kept in found:
+    for entry, _, entry_params, entry_state in converted:
         path = tuple(entry.path.split("/"))
-        put(params, path, jax.tree.map(copied, dict(own)))  # the other library may change its arrays
+        put(params, path, jax.tree.map(copied, dict(entry_params)))  # the other library may change its arrays
         if entry.state:
-            put(state, path, jax.tree.map(copied, dict(kept)))
+            put(state, path, jax.tree.map(copied, dict(entry_state)))
     return params, state
 
 
 def copied(x: Any) -> Any:
-    """Return an array with memory of its own and the same dtype, of NumPy where JAX would narrow it."""
+    """Return a copy of an array with the same dtype: a JAX array, or a NumPy array if JAX would narrow it."""
     return exact(x if hasattr(x, "dtype") else np.asarray(x), copy=True)
 
 

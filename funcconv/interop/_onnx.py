@@ -1,4 +1,4 @@
-"""Networks as ONNX files, by jax2onnx."""
+"""Networks as ONNX files, written by the package jax2onnx."""
 
 import os
 from collections.abc import Iterator, Sequence
@@ -19,7 +19,7 @@ from .._graph.use.graph import Graph
 from .._primitives.plain import plain
 from ._export import batched_inputs, kept_state
 
-_BATCH = 2  # of the images that a file is tried on
+_BATCH_SIZE = 2  # of the random inputs on which a file is checked
 
 
 def to_onnx(
@@ -63,25 +63,26 @@ def to_onnx(
         ...     fc.interop.to_onnx(graph, graph.init(jax.random.key(0)), os.path.join(folder, "net.onnx"))
         ('max_pool1',)
     """
-    place = str(checked_path("to_onnx", path, wants="file"))
-    kept = kept_state("to_onnx", graph, state)
+    checked = str(checked_path("to_onnx", path, wants="file"))
+    checked_state = kept_state("to_onnx", graph, state)
     with needs("onnx", "to_onnx"):
         jax2onnx, onnxruntime = import_module("jax2onnx"), import_module("onnxruntime")
     _check_dtypes("parameter", params)
-    _check_dtypes("state", kept)
+    _check_dtypes("state", checked_state)
     inputs = batched_inputs(graph, params, batch)
     _check_dtypes("input", dict(zip(graph.inputs, inputs, strict=True)))
 
     def evaluate(*xs: Any) -> Any:
-        return graph.apply(params, kept, *xs)[0]
+        return graph.apply(params, checked_state, *xs)[0]
 
+    # The model must be in float32, because onnxruntime has convolutions in float32 only.
     with jax.enable_x64(False):  # noqa: FBT003
         names = _output_names(graph, jax.eval_shape(evaluate, *inputs))
         options = {} if opset is None else {"opset": opset}
         try:
-            with _undisturbed():
+            with _restored_packages():
                 model = jax2onnx.to_onnx(
-                    plain(evaluate, *inputs),
+                    plain(evaluate, *inputs),  # jax2onnx does not know the primitives of funcconv
                     inputs,
                     model_name=graph.name or "funcconv",
                     input_names=graph.inputs,
@@ -92,32 +93,32 @@ def to_onnx(
             msg = f"to_onnx: jax2onnx cannot express the network: {type(error).__name__}: {str(error)[:300]}"
             raise FuncconvError(msg) from error
         _check(onnxruntime, model, evaluate, inputs, names)
-    write_file("to_onnx", place, model)
+    write_file("to_onnx", checked, model)
     return names
 
 
 @contextmanager
-def _undisturbed() -> Iterator[None]:
-    """Put back what jax2onnx 0.17 replaces in other packages and leaves there, `jnp.cumsum` among it."""
+def _restored_packages() -> Iterator[None]:
+    """Restore functions such as `jnp.cumsum`, which jax2onnx 0.17 replaces in other packages and leaves replaced."""
     linen = import_module("flax.linen")
-    owners = [jnp, jax.lax, jax.nn, *(each for each in vars(linen).values() if isinstance(each, type))]
-    before = [(owner, dict(vars(owner))) for owner in owners]
+    owners = [jnp, jax.lax, jax.nn, *(value for value in vars(linen).values() if isinstance(value, type))]
+    saved = [(owner, dict(vars(owner))) for owner in owners]
     try:
         yield
     finally:
-        for owner, names in before:
+        for owner, names in saved:
             for name, value in names.items():
                 if vars(owner).get(name) is not value:
                     setattr(owner, name, value)
             for name in vars(owner).keys() - names.keys() if isinstance(owner, type) else ():
-                delattr(owner, name)  # what it inherits is hidden by it
+                delattr(owner, name)  # it would hide an inherited attribute
 
 
-def _check_dtypes(what: str, tree: Any) -> None:
+def _check_dtypes(kind: str, tree: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype != jnp.float32:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            msg = f"to_onnx: {what} {name!r} is {leaf.dtype}, and onnxruntime has convolutions in float32 only"
+            msg = f"to_onnx: {kind} {name!r} is {leaf.dtype}, and onnxruntime has convolutions in float32 only"
             raise FuncconvError(msg)
 
 
@@ -125,38 +126,42 @@ def _output_names(graph: Graph, outputs: Any) -> tuple[str, ...]:
     """Return a name for each array that the graph returns."""
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
     names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") or graph.outputs[0] for path in paths)
-    if taken := set(names) & set(graph.inputs):
-        msg = f"to_onnx: {sorted(taken)[0]!r} names an input and an output; in a file these must differ"
+    if shared_names := set(names) & set(graph.inputs):
+        msg = f"to_onnx: {sorted(shared_names)[0]!r} names an input and an output; in a file these must differ"
         raise FuncconvError(msg)
     return names
 
 
 def _check(onnxruntime: Any, model: bytes, evaluate: Any, inputs: Sequence[Any], names: Sequence[str]) -> None:
-    """Run the model on random inputs, and compare."""
+    """Run the model on random inputs, and compare its outputs with those of the graph."""
     rng = np.random.default_rng(0)
-    xs = []
-    for each in inputs:
-        shape = [size if isinstance(size, int) else _BATCH for size in each.shape]
-        floating = jnp.issubdtype(each.dtype, np.floating)
-        xs.append((rng.normal(size=shape) if floating else np.zeros(shape)).astype(each.dtype))
-    expected = jax.tree.leaves(jax.jit(evaluate)(*xs))
+    random_inputs = []
+    for item in inputs:
+        shape = [size if isinstance(size, int) else _BATCH_SIZE for size in item.shape]
+        floating = jnp.issubdtype(item.dtype, np.floating)
+        random_inputs.append((rng.normal(size=shape) if floating else np.zeros(shape)).astype(item.dtype))
+    expected = jax.tree.leaves(jax.jit(evaluate)(*random_inputs))
     try:
         options = onnxruntime.SessionOptions()
-        options.log_severity_level = 3
+        options.log_severity_level = 3  # errors only
         session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
-        found = session.run(list(names), dict(zip((each.name for each in session.get_inputs()), xs, strict=True)))
+        onnx_outputs = session.run(
+            list(names), dict(zip((item.name for item in session.get_inputs()), random_inputs, strict=True))
+        )
     except Exception as error:
         msg = f"to_onnx: onnxruntime cannot run what jax2onnx has made: {str(error)[:300]}"
         raise FuncconvError(msg) from error
-    for name, ours, theirs in zip(names, map(np.asarray, expected), found, strict=True):
-        if ours.shape != theirs.shape or ours.dtype != theirs.dtype:
-            msg = f"to_onnx: {name!r} is {ours.dtype} {ours.shape} and the file's {theirs.dtype} {theirs.shape}"
+    for name, own_output, onnx_output in zip(names, map(np.asarray, expected), onnx_outputs, strict=True):
+        if own_output.shape != onnx_output.shape or own_output.dtype != onnx_output.dtype:
+            file_type = f"{onnx_output.dtype} {onnx_output.shape}"
+            msg = f"to_onnx: {name!r} is {own_output.dtype} {own_output.shape} and the file's {file_type}"
             raise FuncconvError(msg)
-        allowed = np.sqrt(np.finfo(ours.dtype).eps) if np.issubdtype(ours.dtype, np.floating) else 0
-        scale = np.abs(ours).max(initial=0)
-        if not np.allclose(theirs, ours, rtol=0, atol=allowed * scale, equal_nan=True):
+        # Both round differently, so half of the digits must agree.
+        tolerance = np.sqrt(np.finfo(own_output.dtype).eps) if np.issubdtype(own_output.dtype, np.floating) else 0
+        scale = np.abs(own_output).max(initial=0)
+        if not np.allclose(onnx_output, own_output, rtol=0, atol=tolerance * scale, equal_nan=True):
             msg = (
                 f"to_onnx: on random inputs {name!r} of the file differs by "
-                f"{np.abs(theirs - ours).max():.3g}, where values are up to {scale:.3g}"
+                f"{np.abs(onnx_output - own_output).max():.3g}, where values are up to {scale:.3g}"
             )
             raise FuncconvError(msg)

@@ -1,4 +1,4 @@
-"""Weights and architectures as safetensors files, which hold arrays by name and run nothing when they are read."""
+"""Weights and architectures as safetensors files. They hold arrays by name, and reading them runs no code."""
 
 import json
 import os
@@ -17,11 +17,11 @@ from .._graph.use.graph import Graph
 from . import _safetensors_format as safetensors_format
 from ._matching import check_params
 
-_ARCHITECTURE = "funcconv"  # the entry of the metadata
+_ARCHITECTURE = "funcconv"  # the entry of the metadata with the JSON of the graph
 _HASH = "funcconv-hash"
-_EMPTY = "funcconv-empty"  # {} or None, where the tree has them in place of an array
-_OWN = (_EMPTY, safetensors_format.CHECKSUMS, safetensors_format.SHA256)
-_STATE = "@state/"  # before the names of a state
+_EMPTY = "funcconv-empty"  # the names under which the tree has {} or None in place of an array
+_RESERVED = (_EMPTY, safetensors_format.CHECKSUMS, safetensors_format.SHA256)
+_STATE_PREFIX = "@state/"  # of the names in a state
 _ESCAPE = "@"  # doubled in front of a name that starts with it, so that no parameter is taken for a state
 
 
@@ -70,17 +70,19 @@ def save_safetensors(
         (True, (3, 3, 1, 4))
     """
     arrays, empty = _named(params, "parameters", "")
-    for found, more in zip((arrays, empty), _named({} if state is None else state, "state", _STATE), strict=True):
-        found |= more
+    for collected, state_part in zip(
+        (arrays, empty), _named({} if state is None else state, "state", _STATE_PREFIX), strict=True
+    ):
+        collected |= state_part
     texts = _texts(metadata)
-    own = {} if graph is None else {_ARCHITECTURE: graph.to_json(), _HASH: graph.content_hash}
+    own_texts = {} if graph is None else {_ARCHITECTURE: graph.to_json(), _HASH: graph.content_hash}
     for name in texts:
-        if name in _OWN or own.get(name, texts[name]) != texts[name]:
+        if name in _RESERVED or own_texts.get(name, texts[name]) != texts[name]:
             msg = f"save_safetensors: the name {name!r} in metadata is reserved for what funcconv writes"
             raise FuncconvError(msg)
-    own |= {_EMPTY: json.dumps(empty)} if empty else {}
+    own_texts |= {_EMPTY: json.dumps(empty)} if empty else {}
     try:
-        buffers = safetensors_format.encoded(arrays, texts | own)
+        buffers = safetensors_format.encoded(arrays, texts | own_texts)
     except FuncconvError as error:
         msg = f"save_safetensors: {path} cannot be written: {error}"
         raise FuncconvError(msg) from None
@@ -177,7 +179,7 @@ def load_state(path: str | os.PathLike[str]) -> dict[str, Any]:
 
 
 def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], dict[str, Any]]:
-    """Return the network, None where the file says nothing of it, its parameters and its state."""
+    """Return the network (None if the file does not have it), its parameters and its state."""
     params, state, metadata = _arrays(path)
     if _ARCHITECTURE not in metadata:
         return None, params, state
@@ -186,7 +188,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], di
         msg = f"load: the network in {path} is not the one that was written: its hash is {graph.content_hash}"
         raise FuncconvError(msg)
     try:
-        for entry in graph.entries:  # that of a layer without parameters, {}, is no array
+        for entry in graph.entries:  # the entry of a layer without parameters is {}, which is not stored
             _put(params, entry, {}, once=False)
         check_params(graph, params)
     except FuncconvError as error:
@@ -197,33 +199,33 @@ def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], di
 
 def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any], dict[str, str]]:
     """Return the parameters, the state and the metadata."""
-    place = existing_file("load_safetensors", path)
+    existing = existing_file("load_safetensors", path)
     try:
-        arrays, metadata, checked = safetensors_format.read(place)
+        arrays, metadata, checked = safetensors_format.read(existing)
         empty = json.loads(metadata.pop(_EMPTY, "{}")) if checked else {}
     except (OSError, FuncconvError) as error:
-        msg = f"load_safetensors: {place} cannot be read: {error}"
+        msg = f"load_safetensors: {existing} cannot be read: {error}"
         raise FuncconvError(msg) from error
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
     for name in [*empty, *arrays]:
         value = exact(arrays.pop(name)) if name in arrays else empty[name]
-        if name.startswith(_STATE):
-            _put(state, name.removeprefix(_STATE), value)
+        if name.startswith(_STATE_PREFIX):
+            _put(state, name.removeprefix(_STATE_PREFIX), value)
         else:
             _put(params, name.removeprefix(_ESCAPE) if checked else name, value)
     return params, state, metadata
 
 
 def _put(tree: dict[str, Any], name: str, value: Any, *, once: bool = True) -> None:
-    """Put a value where its name says; without `once`, only where nothing is."""
-    *above, last = name.split("/")
-    for part in above:
+    """Put a value at its path. A value that is already there is an error, or with `once=False` it stays."""
+    *parents, leaf_name = name.split("/")
+    for part in parents:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
             msg = f"load_safetensors: {name!r} would lie inside of another array"
             raise FuncconvError(msg)
-    if tree.setdefault(last, value) is not value and once:
+    if tree.setdefault(leaf_name, value) is not value and once:
         msg = f"load_safetensors: {name!r} is an array, and a part of the names of others"
         raise FuncconvError(msg)
 
@@ -237,45 +239,51 @@ def _texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
     return dict(metadata or {})
 
 
-def _named(tree: Any, what: str, prefix: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
-    """Return the arrays of a tree by their names in a file, and what is empty in it."""
+def _named(tree: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+    """Return the arrays of a tree by their names in a file, and the empty dicts and None in it."""
     arrays: dict[str, np.ndarray] = {}
     empty: dict[str, Any] = {}
 
-    def walk(below: Any, name: str) -> None:
-        if isinstance(below, Mapping) and (below or not name):
-            for key, value in below.items():
+    def walk(subtree: Any, name: str) -> None:
+        if isinstance(subtree, Mapping) and (subtree or not name):
+            for key, value in subtree.items():
                 if not isinstance(key, str) or not key or "/" in key:
-                    where = f"the entry {name!r}" if name else f"the {what}"
+                    location = f"the entry {name!r}" if name else f"the {kind}"
                     rule = "must be nested dicts, with names without '/' that are not empty"
-                    msg = f"save_safetensors: {where} {rule}; got the name {key!r}"
+                    msg = f"save_safetensors: {location} {rule}; got the name {key!r}"
                     raise FuncconvError(msg)
                 escaped = _ESCAPE + key if not name and key.startswith(_ESCAPE) and not prefix else key
                 walk(value, f"{name}/{escaped}" if name else escaped)
-        elif below is None or isinstance(below, Mapping):
-            empty[prefix + name] = None if below is None else {}
+        elif subtree is None or isinstance(subtree, Mapping):
+            empty[prefix + name] = None if subtree is None else {}
         else:
-            arrays[prefix + name] = _array(below, name)
+            arrays[prefix + name] = _array(subtree, name)
 
     if not isinstance(tree, Mapping):
-        msg = f"save_safetensors: the {what} must be nested dicts of arrays; got a value of type {type(tree).__name__}"
+        msg = f"save_safetensors: the {kind} must be nested dicts of arrays; got a value of type {type(tree).__name__}"
         raise FuncconvError(msg)
     walk(tree, "")
     return arrays, empty
 
 
 def _array(leaf: Any, name: str) -> np.ndarray:
-    """Return a leaf as an array of NumPy of the same dtype, contiguous and in the order of bytes of the format."""
-    why: object = ""
+    """Return a leaf as a contiguous NumPy array of the same dtype, in the byte order of the format."""
+    reason: object = ""
     if not hasattr(leaf, "dtype") and not isinstance(leaf, bool | int | float | complex):
-        why = "the tree must be nested dicts of arrays"
+        reason = "the tree must be nested dicts of arrays"
     elif isinstance(leaf, jax.Array) and jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        why = "this is a random key; jax.random.key_data(key) can be saved, and jax.random.wrap_key_data takes it back"
+        reason = (
+            "this is a random key; jax.random.key_data(key) can be saved, and jax.random.wrap_key_data takes it back"
+        )
     else:
         try:
             array = np.asarray(leaf, order="C")
             return array.astype(array.dtype.newbyteorder("<"), copy=False)
-        except (RuntimeError, TypeError, ValueError) as error:  # of JAX: deleted, traced, or on other hosts
-            why = str(error).splitlines()[0]
-    msg = f"save_safetensors: {name!r}, of type {type(leaf).__name__}, cannot be saved: {why}"
+        except (
+            RuntimeError,
+            TypeError,
+            ValueError,
+        ) as error:  # a JAX array that was deleted, is traced, or is on other hosts
+            reason = str(error).splitlines()[0]
+    msg = f"save_safetensors: {name!r}, of type {type(leaf).__name__}, cannot be saved: {reason}"
     raise FuncconvError(msg)

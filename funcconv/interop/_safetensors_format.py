@@ -1,7 +1,7 @@
-"""The format safetensors: a header of JSON, which names the arrays, and then their bytes, one after another.
+"""The safetensors format: a header in JSON that names the arrays, followed by the bytes of each array.
 
-funcconv reads and writes it itself, so that every dtype stays what it is, and memory holds each array once. Files of
-funcconv also have checksums in the metadata of the header. Other libraries ignore them.
+funcconv has its own reader and writer, so that every dtype is kept and each array is in memory once. Files of funcconv
+also have checksums in the metadata of the header. Other libraries ignore them.
 
 - `funcconv-checksums`: the CRC-32 of each array, with its name, dtype and shape.
 - `funcconv-sha256`: the SHA-256 of the rest of the header. This covers the checksums of the arrays, and so the file.
@@ -30,12 +30,12 @@ DTYPES = {
 }  # fmt: skip
 CHECKSUMS, SHA256 = "funcconv-checksums", "funcconv-sha256"
 _METADATA = "__metadata__"
-_LONGEST = 100_000_000  # bytes of a header, a limit of the format
-_SHOWN = 5  # names in a message
+_MAX_HEADER_BYTES = 100_000_000  # a limit of the format
+_MAX_NAMES = 5  # of damaged arrays in a message
 
 
 class Content(NamedTuple):
-    """What a file has in it."""
+    """The content of a file."""
 
     arrays: dict[str, np.ndarray]
     metadata: dict[str, str]  # without checksums
@@ -74,30 +74,30 @@ def encoded(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> It
         msg = f"no array can have the name {_METADATA!r}, which the format uses for texts"
         raise FuncconvError(msg)
     # Larger items come first, so that every array begins at a multiple of its item's size.
-    ordered = sorted(arrays.items(), key=lambda each: (-each[1].dtype.itemsize, each[0]))
+    ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
     header: dict[str, Any] = {}
-    sums, begin = {}, 0
+    checksums, begin = {}, 0
     for name, array in ordered:
         entry = _Entry(name, codes[array.dtype], array.shape, begin, begin + array.nbytes)
-        sums[name] = _checksum(entry, _bytes(array))
+        checksums[name] = _checksum(entry, _bytes(array))
         header[name] = {"dtype": entry.code, "shape": list(entry.shape), "data_offsets": [entry.begin, entry.end]}
         begin = entry.end
-    told = {**metadata, CHECKSUMS: json.dumps(sums)}
-    told[SHA256] = _digest(header, told)
+    texts = {**metadata, CHECKSUMS: json.dumps(checksums)}
+    texts[SHA256] = _digest(header, texts)
     try:
-        text = json.dumps({_METADATA: told, **header}, ensure_ascii=False, separators=(",", ":")).encode()
+        text = json.dumps({_METADATA: texts, **header}, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
         msg = f"a name or a text has a character that UTF-8 does not have: {error}"
         raise FuncconvError(msg) from error
-    text += b" " * (-len(text) % 8)
-    if len(text) > _LONGEST:
-        msg = f"the header would have {len(text):,} bytes, and the format has at most {_LONGEST:,}"
+    text += b" " * (-len(text) % 8)  # so that the first array is aligned to 8 bytes
+    if len(text) > _MAX_HEADER_BYTES:
+        msg = f"the header would have {len(text):,} bytes, and the format has at most {_MAX_HEADER_BYTES:,}"
         raise FuncconvError(msg)
     return iter([len(text).to_bytes(8, "little"), text, *(_bytes(array) for _, array in ordered)])
 
 
 def read(path: str) -> Content:
-    """Return the content of a file, if it is a whole one.
+    """Return the content of a file, after all checks.
 
     Args:
         path: of the file.
@@ -106,7 +106,7 @@ def read(path: str) -> Content:
         The arrays, the texts, and whether checksums were there.
 
     Raises:
-        FuncconvError: if the file is not one of the format, or not the one that was written; the array is named.
+        FuncconvError: if the file is not in this format, or is damaged. The message names the array.
         OSError: if the file cannot be read.
     """
     with open(path, "rb") as file:
@@ -114,14 +114,14 @@ def read(path: str) -> Content:
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
             _refuse(f"it ends after {size} bytes, before its header does")
-        if length > _LONGEST:
-            _refuse(f"its header has {length:,} bytes, and the format allows {_LONGEST:,}")
+        if length > _MAX_HEADER_BYTES:
+            _refuse(f"its header has {length:,} bytes, and the format allows {_MAX_HEADER_BYTES:,}")
         header = _parsed(file.read(length))
         metadata = _metadata(header.pop(_METADATA, {}))
         entries = _entries(header, size - 8 - length)
-        sums, whole = metadata.pop(CHECKSUMS, None), metadata.get(SHA256)
+        checksums, header_digest = metadata.pop(CHECKSUMS, None), metadata.get(SHA256)
         arrays, damaged = {}, []
-        expected = _sums(sums)
+        expected = _sums(checksums)
         for entry in entries:
             buffer = np.empty(entry.end - entry.begin, np.uint8)
             if file.readinto(buffer.data) != buffer.size:
@@ -129,15 +129,19 @@ def read(path: str) -> Content:
             if expected is not None and _checksum(entry, buffer.data) != expected.get(entry.name):
                 damaged.append(entry)
             arrays[entry.name] = _array(entry, buffer)
-    if sums is None and whole is None:
+    if checksums is None and header_digest is None:
         return Content(arrays, metadata, checked=False)
     if damaged:
-        listed = ", ".join(f"{each.name!r} ({DTYPES[each.code]}, shape {each.shape})" for each in damaged[:_SHOWN])
-        more = f" and {len(damaged) - _SHOWN} more" if len(damaged) > _SHOWN else ""
-        _refuse(f"the checksums of its arrays are not those that were written, so these are damaged: {listed}{more}")
+        listed = ", ".join(f"{item.name!r} ({DTYPES[item.code]}, shape {item.shape})" for item in damaged[:_MAX_NAMES])
+        further = f" and {len(damaged) - _MAX_NAMES} more" if len(damaged) > _MAX_NAMES else ""
+        _refuse(f"the checksums of its arrays are not those that were written, so these are damaged: {listed}{further}")
     if missing := [name for name in expected or () if name not in arrays]:
         _refuse(f"the array {missing[0]!r} is missing")
-    if sums is None or whole is None or _digest(header, {**metadata, CHECKSUMS: sums}) != whole:
+    if (
+        checksums is None
+        or header_digest is None
+        or _digest(header, {**metadata, CHECKSUMS: checksums}) != header_digest
+    ):
         _refuse("its header is damaged: the names, shapes or texts in it are not those that were written")
     del metadata[SHA256]
     return Content(arrays, metadata, checked=True)
@@ -153,7 +157,7 @@ def _checksum(entry: _Entry, content: memoryview) -> str:
 
 
 def _digest(header: Mapping[str, Any], metadata: Mapping[str, str]) -> str:
-    """Return the SHA-256 of a header and its texts, whatever their order and spaces are."""
+    """Return the SHA-256 of a header and its texts, which does not depend on their order and on spaces."""
     texts = {name: text for name, text in metadata.items() if name != SHA256}
     return hashlib.sha256(json.dumps([header, texts], sort_keys=True).encode()).hexdigest()
 
@@ -169,35 +173,35 @@ def _parsed(text: bytes) -> dict[str, Any]:
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    if len(found) < len(pairs):
+    result = dict(pairs)
+    if len(result) < len(pairs):
         msg = "a name is there twice"
         raise ValueError(msg)
-    return found
+    return result
 
 
-def _metadata(found: Any) -> dict[str, str]:
-    if not isinstance(found, dict) or not all(isinstance(text, str) for text in found.values()):
+def _metadata(metadata: Any) -> dict[str, str]:
+    if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
         _refuse("its metadata must be texts by name")
-    return found
+    return metadata
 
 
 def _sums(text: str | None) -> dict[str, Any] | None:
-    """Return the checksums of arrays; None where there are none, or what is there cannot be read."""
+    """Return the checksums of arrays; None if there are none, or they cannot be read."""
     try:
-        found = json.loads(text or "null")
+        checksums = json.loads(text or "null")
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return checksums if isinstance(checksums, dict) else None
 
 
 def _entries(header: Mapping[str, Any], size: int) -> list[_Entry]:
     """Return the arrays in the order of their bytes, which must fill the file."""
     entries = []
-    for name, told in header.items():
-        if not isinstance(told, dict) or set(told) != {"dtype", "shape", "data_offsets"}:
+    for name, description in header.items():
+        if not isinstance(description, dict) or set(description) != {"dtype", "shape", "data_offsets"}:
             _refuse(f"the array {name!r} must have a dtype, a shape and data_offsets")
-        code, shape, offsets = told["dtype"], told["shape"], told["data_offsets"]
+        code, shape, offsets = description["dtype"], description["shape"], description["data_offsets"]
         if not isinstance(code, str) or code not in DTYPES:
             _refuse(f"the array {name!r} has the dtype {str(code)[:20]!r}; known are {', '.join(DTYPES)}")
         if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
@@ -207,19 +211,19 @@ def _entries(header: Mapping[str, Any], size: int) -> list[_Entry]:
         if end - begin != needed:
             _refuse(f"the array {name!r} needs {needed} bytes, and {end - begin} are said to be there")
         entries.append(_Entry(name, code, tuple(shape), begin, end))
-    entries.sort(key=lambda each: (each.begin, each.end))
+    entries.sort(key=lambda entry: (entry.begin, entry.end))
     position = 0
-    for each in entries:
-        if each.begin != position:
-            _refuse(f"the array {each.name!r} begins at byte {each.begin}, and the one before it ends at {position}")
-        position = each.end
+    for entry in entries:
+        if entry.begin != position:
+            _refuse(f"the array {entry.name!r} begins at byte {entry.begin}, and the one before it ends at {position}")
+        position = entry.end
     if position != size:
         _refuse(f"its arrays have {position} bytes, but {size} follow the header")
     return entries
 
 
-def _are_sizes(found: Any) -> bool:
-    return isinstance(found, list) and all(type(each) is int and each >= 0 for each in found)
+def _are_sizes(values: Any) -> bool:
+    return isinstance(values, list) and all(type(value) is int and value >= 0 for value in values)
 
 
 def _array(entry: _Entry, buffer: np.ndarray) -> np.ndarray:
@@ -231,5 +235,5 @@ def _array(entry: _Entry, buffer: np.ndarray) -> np.ndarray:
         _refuse(f"the array {entry.name!r} has the shape {str(entry.shape)[:100]}: {error}")
 
 
-def _refuse(why: str) -> NoReturn:
-    raise FuncconvError(why)
+def _refuse(reason: str) -> NoReturn:
+    raise FuncconvError(reason)

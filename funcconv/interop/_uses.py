@@ -1,4 +1,4 @@
-"""In which order a traced program uses its weights."""
+"""The order in which a traced program uses its weights."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -10,19 +10,20 @@ from jax.extend import core
 from .._common.traced_programs import called
 
 
+# Compared by identity: two operations with equal operands are different values.
 @dataclass(eq=False)
 class _Value:
-    """A number of a program, with those that it is computed of."""
+    """The result of an operation in a program, with its operands."""
 
     operands: Sequence["_Value"]
     data: bool = False  # whether it depends on the inputs
-    owners: tuple[str, ...] = ()  # whose weights it depends on, if it depends on nothing else
+    owners: tuple[str, ...] = ()  # the owners of the weights that it depends on, if it does not depend on inputs
 
 
 def orders_of_use(program: Callable[..., Any], weights: Mapping[str, Any], xs: Sequence[Any]) -> list[list[str]]:
     """Return the owners of weights in the order in which a program uses them.
 
-    A weight is used where it first meets a number that depends on the inputs.
+    A weight is used by the first operation that combines it with a value that depends on the inputs.
 
     Args:
         program: called as `program(weights, *xs)`.
@@ -35,54 +36,59 @@ def orders_of_use(program: Callable[..., Any], weights: Mapping[str, Any], xs: S
     """
     traced = jax.make_jaxpr(program)(dict(weights), *xs).jaxpr
     owners = [path[0].key for path, _ in jax.tree.leaves_with_path(dict(weights))]
-    first = [_Value((), owners=(owner,)) for owner in owners]
-    inputs = [_Value((), data=True) for _ in traced.invars[len(first) :]]
-    run: list[_Value] = []
-    results = _walked(traced, [*first, *inputs], run)
-    rest = [owner for owner in weights]
+    weight_values = [_Value((), owners=(owner,)) for owner in owners]
+    inputs = [_Value((), data=True) for _ in traced.invars[len(weight_values) :]]
+    computed: list[_Value] = []
+    results = _walked(traced, [*weight_values, *inputs], computed)
+    all_owners = [owner for owner in weights]
     return [
-        list(dict.fromkeys([*(owner for value in values for owner in _met(value)), *rest]))
-        for values in (run, _depth_first(results))
+        list(dict.fromkeys([*(owner for value in values for owner in _met(value)), *all_owners]))
+        for values in (computed, _depth_first(results))
     ]
 
 
 def _met(value: _Value) -> Iterable[str]:
-    """Return whose weights meet data where this value is computed."""
-    return (owner for each in value.operands if value.data and not each.data for owner in each.owners)
+    """Return the owners of weights that this operation combines with a value that depends on the inputs."""
+    return (owner for operand in value.operands if value.data and not operand.data for owner in operand.owners)
 
 
-def _walked(jaxpr: Any, given: Sequence[_Value], run: list[_Value]) -> list[_Value]:
-    """Return the results of a program, and add the values that it computes, calls inlined, to those that ran."""
-    known: dict[Any, _Value] = dict(zip(jaxpr.invars, given, strict=True))
+def _walked(jaxpr: Any, arguments: Sequence[_Value], computed: list[_Value]) -> list[_Value]:
+    """Return the results of a program. Append the results of its operations, also of inner calls, to `computed`."""
+    values: dict[Any, _Value] = dict(zip(jaxpr.invars, arguments, strict=True))
     constant = _Value(())
 
     def read(atom: Any) -> _Value:
-        return constant if isinstance(atom, core.Literal) else known.get(atom, constant)
+        return constant if isinstance(atom, core.Literal) else values.get(atom, constant)
 
     for eqn in jaxpr.eqns:
         operands = [read(atom) for atom in eqn.invars]
         inner = called(eqn)
         if inner is not None:
-            results = _walked(inner, operands, run)
+            results = _walked(inner, operands, computed)
         else:
-            data = any(each.data for each in operands)
-            owners = () if data else tuple(dict.fromkeys(owner for each in operands for owner in each.owners))
-            value = _Value(operands, data, owners)
-            run.append(value)
+            depends_on_inputs = any(operand.data for operand in operands)
+            owners = (
+                ()
+                if depends_on_inputs
+                else tuple(dict.fromkeys(owner for operand in operands for owner in operand.owners))
+            )
+            value = _Value(operands, depends_on_inputs, owners)
+            computed.append(value)
             results = [value] * len(eqn.outvars)
-        known |= zip(eqn.outvars, results, strict=True)
+        values |= zip(eqn.outvars, results, strict=True)
     return [read(atom) for atom in jaxpr.outvars]
 
 
 def _depth_first(results: Sequence[_Value]) -> list[_Value]:
-    """Return values after those that they are computed of."""
-    found: dict[_Value, None] = {}
+    """Return the values in an order in which operands come before results."""
+    ordered: dict[_Value, None] = {}
+    # An explicit stack, because a program can be deeper than Python's recursion limit.
     stack = [(value, False) for value in reversed(results)]
     while stack:
         value, expanded = stack.pop()
         if expanded:
-            found[value] = None
-        elif value not in found:
+            ordered[value] = None
+        elif value not in ordered:
             stack.append((value, True))
-            stack += [(each, False) for each in reversed(value.operands) if each not in found]
-    return list(found)
+            stack += [(operand, False) for operand in reversed(value.operands) if operand not in ordered]
+    return list(ordered)

@@ -1,4 +1,4 @@
-"""What the pictures have in common: the axes they are drawn on, and images side by side."""
+"""Shared parts of the pictures: the axes they are drawn on, and images side by side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,18 +9,19 @@ from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 
 
-def axes_for(where: str, ax: Any, size: tuple[float, float]) -> Any:
-    """Return the axes given, or those of a new figure of this size in inches."""
+def axes_for(function: str, ax: Any, size: tuple[float, float]) -> Any:
+    """Return the given axes, or those of a new figure of this size in inches."""
     if ax is not None:
         return ax
-    with needs("draw", where):
+    with needs("draw", function):
         from matplotlib.figure import Figure
+    # Not pyplot, which keeps every figure in memory until it is closed.
     figure = Figure(figsize=size, layout="constrained")
     return figure.subplots()
 
 
 def tiled(images: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
-    """Return rows of images as one, with gaps of NaN between; smaller ones are enlarged by whole factors."""
+    """Return rows of images as one image, with gaps of NaN. Smaller images are enlarged by integer factors."""
     height = max(image.shape[0] for row in images for image in row)
     width = max(image.shape[1] for row in images for image in row)
     columns = max(map(len, images))
@@ -35,23 +36,23 @@ def tiled(images: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
     return sheet
 
 
-def bare(ax: Any) -> None:
-    """Leave out ticks and frame."""
+def remove_frame(ax: Any) -> None:
+    """Remove ticks and frame."""
     ax.set_xticks([])
     ax.set_yticks([])
     for side in ax.spines.values():
         side.set_visible(False)
 
 
-def as_image(where: str, x: Any) -> np.ndarray:
+def as_image(function: str, x: Any) -> np.ndarray:
     """Return an image `(height, width, channels)` as matplotlib draws it: grey or with three colours, in 0 to 1."""
     image = np.asarray(x, np.float64)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3:
-        msg = f"{where}: an image has shape (height, width, channels), got {image.shape}"
+        msg = f"{function}: an image has shape (height, width, channels), got {image.shape}"
         raise FuncconvError(msg)
     if image.shape[-1] != 3:
-        image = image.mean(-1)
+        image = image.mean(-1)  # only three channels can be shown as colours
     low, high = image.min(), image.max()
     return (image - low) / (high - low) if high > low else np.zeros_like(image)

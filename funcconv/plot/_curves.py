@@ -1,4 +1,4 @@
-"""What a run reported, step by step."""
+"""Curves of the metrics of a run."""
 
 from collections.abc import Sequence
 from typing import Any, Protocol, runtime_checkable
@@ -9,12 +9,12 @@ from .._common.errors import FuncconvError, suggest
 from .._common.types import Number
 from ._axes import axes_for
 
-_MANY = 200  # reports, beyond which their running mean is drawn over them
+_MAX_VALUES = 200  # of a curve; beyond them, a running mean is drawn over it
 
 
 @runtime_checkable
 class Reports(Protocol):
-    """A `train.History`, as far as it is asked here."""
+    """The part of `train.History` that is used here, as public namespaces do not import each other."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -55,19 +55,20 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
             msg = f"plot.history: the run reported no {name!r}{suggest(name, history.names)}"
             raise FuncconvError(msg)
     ax = axes_for("plot.history", ax, (7.0, 4.0))
-    lowest = np.inf
+    smallest = np.inf
     for i, name in enumerate(chosen):
         steps, values = np.asarray(history.steps(name)), np.asarray(history[name], float)
+        # NaN leaves a gap, but an infinite value would leave no range for the axis.
         values = np.where(np.isfinite(values), values, np.nan)
-        lowest = min(lowest, np.nanmin(values, initial=np.inf))
+        smallest = min(smallest, np.nanmin(values, initial=np.inf))
         marker = "o" if name.startswith("eval/") else None
-        if len(values) > _MANY:
+        if len(values) > _MAX_VALUES:
             ax.plot(steps, values, color=f"C{i}", alpha=0.25, linewidth=0.8)
-            width = len(values) // 50
-            means = np.convolve(values, np.ones(width) / width, "valid")
-            steps, values = steps[width - 1 :], means
+            window = len(values) // 50
+            means = np.convolve(values, np.ones(window) / window, "valid")
+            steps, values = steps[window - 1 :], means  # the mean at a step is over the values up to it
         ax.plot(steps, values, color=f"C{i}", marker=marker, markersize=4, label=name)
-    if log and 0 < lowest < np.inf:
+    if log and 0 < smallest < np.inf:
         ax.set_yscale("log")
     ax.set(xlabel="step")
     if chosen:

@@ -1,4 +1,4 @@
-"""What a network has learned, and what it sees in an image."""
+"""Pictures of kernels, activations and gradients."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ import numpy as np
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, Params
 from .._graph.use.graph import Graph
-from ._axes import as_image, axes_for, bare, tiled
+from ._axes import as_image, axes_for, remove_frame, tiled
 
 
 def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
@@ -43,6 +43,7 @@ def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
             f"plot.filters: a kernel has shape (*window, in // groups, out) with one to three axes; got {kernel.shape}"
         )
         raise FuncconvError(msg)
+    # (slices, rows, columns, in, out): a 2-d kernel has one slice, and a 1-d kernel one row.
     layers = kernel.reshape((-1, *kernel.shape[-4:])) if kernel.ndim > 3 else kernel[None, None]
     rows = [
         [layer[:, :, i, o] for o in range(min(kernel.shape[-1], most))]
@@ -52,10 +53,11 @@ def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
     sheet = tiled(rows)
     ax = axes_for("plot.filters", ax, _size(sheet))
     largest = np.abs(kernel).max() or 1.0
+    # Symmetric limits, so that white is zero.
     drawn = ax.imshow(sheet, cmap="RdBu_r", vmin=-largest, vmax=largest, interpolation="nearest")
     ax.figure.colorbar(drawn, ax=ax, shrink=0.8)
     ax.set(xlabel="output channel", ylabel="input channel" if kernel.ndim < 5 else "input channel, layer")
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -108,7 +110,8 @@ def activations(
     height = max(image.shape[1] for image in maps)
     ax = axes_for("plot.activations", ax, _size(sheet))
     ax.imshow(sheet, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
-    bare(ax)
+    remove_frame(ax)
+    # The labels are at the middle of the rows, which have the gap of the sheet between them.
     ax.set_yticks([i * (height + 2) + height / 2 for i in range(len(names))], names)
     ax.tick_params(length=0)
     return ax.figure
@@ -137,7 +140,7 @@ def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
         >>> figure.axes[0].images[1].get_array()[:, 0].tolist()
         [0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
     """
-    shape = jax.eval_shape(f, x).shape
+    shape = jax.eval_shape(f, x).shape  # nothing is computed for a function that is refused
     if shape != ():
         msg = f"plot.saliency: the function must give one number for the image; its result has shape {shape}"
         raise FuncconvError(msg)
@@ -147,9 +150,10 @@ def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
     ax = axes_for("plot.saliency", ax, (4.5, 4))
     ax.imshow(image, cmap="gray", interpolation="nearest")
     largest = size.max() or 1.0
+    # The opacity is limited, so that the image stays visible everywhere.
     drawn = ax.imshow(size, cmap="inferno", alpha=np.clip(size / largest, 0.15, 0.85), interpolation="nearest")
     ax.figure.colorbar(drawn, ax=ax, label="|derivative|", shrink=0.8)
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -161,5 +165,5 @@ def _stretched(image: np.ndarray) -> np.ndarray:
 def _size(sheet: np.ndarray) -> tuple[float, float]:
     """Return the inches of a figure for a sheet of images."""
     height, width = sheet.shape[:2]
-    wide = min(max(width / 8, 4.0), 10.0)
+    wide = min(max(width / 8, 4.0), 10.0)  # inches, for any number of channels
     return wide, min(max(wide * height / width, 1.5), 12.0)

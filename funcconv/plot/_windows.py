@@ -1,4 +1,4 @@
-"""Where windows lie, and what a position sees."""
+"""Pictures of windows and receptive fields."""
 
 from typing import Any
 
@@ -10,7 +10,7 @@ from .._common.types import Padding, Params, Shape, Sizes
 from .._graph.use.graph import Graph
 from .._inspect.receptive_field import receptive_field as fields_of
 from .._windows.geometry import Axis, resolve
-from ._axes import as_image, axes_for, bare
+from ._axes import as_image, axes_for, remove_frame
 
 _INPUT, _PADDING, _WINDOW, _OUTPUT = "#9ad0f5", "#ececec", "#e08a2e", "#8fd3b6"
 
@@ -68,8 +68,9 @@ def windows(
         raise FuncconvError(msg)
     title = _title(axes)
     if len(axes) == 1:
-        axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)
+        axes, at = (Axis(1, 1, 1, 1, 0, 0, 1), *axes), (0, *at)  # a 1-d image is drawn as one row
     rows, columns = axes
+    # The result is drawn to the right of the image and its padding.
     shift = columns.size + max(columns.lo, 0) + max(columns.hi_used, columns.hi, 0) + 1
     tall = rows.size + max(rows.lo, 0) + max(rows.hi_used, rows.hi, 0)
     ax = axes_for("plot.windows", ax, (max(0.35 * (shift + columns.outputs), 4), max(0.35 * tall, 1.2) + 0.6))
@@ -88,8 +89,8 @@ def windows(
     ax.set(aspect="equal", title=title)
     ax.title.set_fontsize(9)
     ax.autoscale_view()
-    ax.invert_yaxis()
-    bare(ax)
+    ax.invert_yaxis()  # row 0 at the top, as in an image
+    remove_frame(ax)
     return ax.figure
 
 
@@ -144,15 +145,14 @@ def receptive_field(
     pixels = as_image("plot.receptive_field", image)
     ax.imshow(pixels, cmap="gray", interpolation="nearest")
     (top, bottom), (left, right) = (axis.reaches(o) for axis, o in zip(seen, position, strict=True))
-    for colour, width in (("white", 4), (_WINDOW, 2)):
-        ax.add_patch(Rectangle(
-            (left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, fill=False, edgecolor=colour, linewidth=width,
-        ))  # fmt: skip
+    for colour, width in (("white", 4), (_WINDOW, 2)):  # the white edge keeps the frame visible on any image
+        frame: dict[str, Any] = {"fill": False, "edgecolor": colour, "linewidth": width}
+        ax.add_patch(Rectangle((left - 0.5, top - 0.5), right - left + 1, bottom - top + 1, **frame))
     height, width = pixels.shape[:2]
     ax.set_xlim(min(left, 0) - 1, max(right + 1, width))
     ax.set_ylim(max(bottom + 1, height), min(top, 0) - 1)
     ax.set_title(f"{of}{list(position)} sees {seen[0].size}x{seen[1].size} pixels of {wrt}", fontsize=9)
-    bare(ax)
+    remove_frame(ax)
     return ax.figure
 
 
@@ -168,7 +168,7 @@ def _title(axes: tuple[Axis, ...]) -> str:
 
 
 def _square(ax: Any, x: float, y: float, fill: str | None) -> None:
-    """Draw a place, or the frame around one."""
+    """Draw a filled square, or without `fill` the frame of one."""
     with needs("draw", "plot.windows"):
         from matplotlib.patches import Rectangle
     kind = {"facecolor": fill, "edgecolor": "white"} if fill else {"fill": False, "edgecolor": _WINDOW, "linewidth": 2}

@@ -1,4 +1,4 @@
-"""Training: a pure step, and a loop that can be killed at any moment and goes on as if nothing had been."""
+"""Training: a step that is a pure function, and a loop that can be resumed exactly after any interruption."""
 
 from .._checkpoints.leaves import digest as digest
 from .._checkpoints.save import about as about

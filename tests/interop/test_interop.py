@@ -178,7 +178,7 @@ SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np
         (SMALL | {"a.weight": np.ones((4, 3, 3, 2))}, None, r"conv1/kernel is \(3, 3, 3, 4\), that of 'a' is \(3, 2"),
         (SMALL | {"a.gain": np.ones(1)}, None, r"'a' has gain, which Conv\(4, 3\) has not"),
         (SMALL, {"conv1": "a", "dense2": "b"}, "the graph has no entry 'dense2'\n  the entry 'dense1' has no name"),
-        (SMALL, {"conv1": "a", "dense1": "c"}, "there is no module 'c'\n  the module 'b' is nobody's"),
+        (SMALL, {"conv1": "a", "dense1": "c"}, "there is no module 'c'\n  the module 'b' belongs to no entry"),
         (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"a weight of shape \(2, 64, 1\) is not one of it"),
         ({k: v for k, v in SMALL.items() if k != "b.bias"}, None, r"dense1/bias is \(2,\), that of 'b' is missing"),
     ],

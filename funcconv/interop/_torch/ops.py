@@ -1,6 +1,6 @@
-"""What PyTorch's functions do that no function of JAX does alike, as functions with names, so that files can tell them.
+"""PyTorch functions that differ from the JAX function of the same purpose, for one example with its channels last.
 
-They are written for one example, with its channels last.
+They are registered by name, because the architecture file of a graph stores the names of its functions.
 """
 
 from collections.abc import Callable
@@ -26,13 +26,13 @@ def to_first(x: Array) -> Array:
 
 
 def channels_first(op: Callable[..., Array], x: Array) -> Array:
-    """Do an op on an array whose channels are first."""
+    """Apply an op that expects its channels first, to an array with its channels last."""
     y = op(to_first(x) if x.ndim > 1 else x)
     return to_last(y) if y.ndim > 1 else y
 
 
 def with_weights_channels_first(op: Callable[..., Array], params: Params, x: Array) -> Array:
-    """Do an op with weights on an array whose channels are first."""
+    """Apply an op with weights that expects its channels first, to an array with its channels last."""
     y = op(params, to_first(x) if x.ndim > 1 else x)
     return to_last(y) if y.ndim > 1 else y
 
@@ -43,28 +43,28 @@ def concatenate(*xs: Array, axis: int) -> Array:
 
 
 def part(x: Array, *, axis: int, start: int, stop: int) -> Array:
-    """Return a part of an axis."""
+    """Return the entries `start` to `stop` of an axis."""
     return jax.lax.slice_in_dim(x, start, stop, axis=axis)
 
 
 def index(x: Array, *, parts: tuple[Any, ...]) -> Array:
-    """Index by numbers and by slices `(start, stop, step)`."""
-    return x[tuple(slice(*each) if isinstance(each, tuple) else each for each in parts)]
+    """Index by integers and by slices, which are given as tuples `(start, stop, step)`."""
+    return x[tuple(slice(*item) if isinstance(item, tuple) else item for item in parts)]
 
 
 def repeat(x: Array, *, times: Shape) -> Array:
-    """Repeat each number so many times along each of the first axes."""
+    """Repeat each entry `times[i]` times along axis `i`, which enlarges an image by its nearest neighbours."""
 
     def repeated(x: Array) -> Array:
         for axis, k in enumerate(times):
             x = jnp.repeat(x, k, axis=axis)
         return x
 
-    return in_wide(repeated, x)
+    return in_wide(repeated, x)  # the gradient sums over the repeats, in float32 for 16-bit numbers
 
 
 def pad(x: Array, *, pairs: tuple[tuple[int, int], ...], value: Number) -> Array:
-    """Pad with a number, or crop."""
+    """Pad each axis with a number, or crop it if an entry of a pair is negative."""
     return jax.lax.pad(x, jnp.asarray(value, x.dtype), [(lo, hi, 0) for lo, hi in pairs])
 
 
@@ -73,7 +73,7 @@ def instance_norm(params: Params, x: Array, *, epsilon: Number) -> Array:
     return group_norm(params, x, x.shape[-1], epsilon=epsilon, spatial=x.ndim - 1)
 
 
-# activations, with the derivatives that PyTorch has at their kinks
+# activations, with the derivatives of PyTorch at their kinks
 
 
 def relu6(x: Array) -> Array:
@@ -97,25 +97,26 @@ def absolute(x: Array) -> Array:
 
 
 def leaky_relu(x: Array, *, negative_slope: Number) -> Array:
-    """Return x above 0, and the slope times x from there on, with the slope as derivative at 0."""
+    """Return x if it is above 0, otherwise the slope times x; the derivative at 0 is the slope."""
     return jnp.where(x > 0, x, negative_slope * x)
 
 
 def clamp(x: Array, *, low: Number | None, high: Number | None) -> Array:
-    """Return x between two bounds, with the derivative 1 at both."""
+    """Return x, limited to two bounds; the derivative at both is 1."""
     if low is not None:
         x = jnp.where(x < low, jnp.asarray(low, x.dtype), x)
     return x if high is None else jnp.where(x > high, jnp.asarray(high, x.dtype), x)
 
 
 def softplus(x: Array, *, beta: Number, threshold: Number) -> Array:
-    """Return log(1 + exp(beta x)) / beta, and x where beta x is above the threshold."""
+    """Return log(1 + exp(beta x)) / beta, or x if beta x is above the threshold."""
     return jnp.where(x * beta > threshold, x, jax.nn.softplus(x * beta) / beta)
 
 
 for _op in (
-    to_last, to_first, channels_first, with_weights_channels_first, concatenate, part, index, repeat, pad,
-    instance_norm, relu6, hardsigmoid, hardswish, absolute, leaky_relu, clamp, softplus,
-):  # fmt: skip
+    *(to_last, to_first, channels_first, with_weights_channels_first, concatenate, part, index, repeat, pad),
+    *(instance_norm, relu6, hardsigmoid, hardswish, absolute, leaky_relu, clamp, softplus),
+):
+    # The names are in files, so a function must not be renamed.
     register_op(f"funcconv.torch.{_op.__name__}", _op)
 register_op("jax.lax.stop_gradient", jax.lax.stop_gradient)

@@ -42,14 +42,14 @@ for _axes in (1, 2, 3):
     _ALIASES[f"dropout{_axes}d"] = "dropout_of_channels"
 
 # The result may share the memory of the input. Dropout returns its input itself in evaluation mode.
-_MAY_SHARE_MEMORY = frozenset({
-    "identity", "contiguous", "detach", "reshape", "flatten", "permute", "transpose", "chunk", "split", "getitem",
-    "dropout", "dropout_of_channels",
-})  # fmt: skip
+_MAY_SHARE_MEMORY = {
+    *("identity", "contiguous", "detach", "dropout", "dropout_of_channels"),
+    *("reshape", "flatten", "permute", "transpose", "chunk", "split", "getitem"),
+}
 
 # The two programs add the same numbers in different orders, and errors grow through the layers. A wrong translation
 # differs in the first digits; so half of the digits, with a margin, is a safe bound.
-_MARGIN = 30
+_ERROR_MARGIN = 30
 
 
 def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Graph, dict[str, Any], dict[str, Any]]:
@@ -221,18 +221,18 @@ def _copied(arrays: Arrays) -> Arrays:
 def _check_same(outputs: Any, torch_outputs: Any) -> None:
     """Refuse a graph whose results differ from the module's, as if the module runs code that `torch.fx` cannot see."""
     for output, torch_output in zip(jax.tree.leaves(outputs), jax.tree.leaves(torch_outputs), strict=True):
-        own, theirs = np.asarray(output, np.float64), np.asarray(torch_output, np.float64)
-        largest = np.abs(theirs).max(initial=0)
-        bound = _MARGIN * float(jnp.finfo(output.dtype).eps) ** 0.5 * largest  # type: ignore[no-untyped-call]
-        if own.shape != theirs.shape:
-            difference = f"in shape: {own.shape}"
-        elif not np.allclose(own, theirs, rtol=0, atol=bound, equal_nan=True):
-            difference = f"by {np.abs(own - theirs).max():.2g}"
+        graph_array, torch_array = np.asarray(output, np.float64), np.asarray(torch_output, np.float64)
+        largest = np.abs(torch_array).max(initial=0)
+        bound = _ERROR_MARGIN * float(jnp.finfo(output.dtype).eps) ** 0.5 * largest  # type: ignore[no-untyped-call]
+        if graph_array.shape != torch_array.shape:
+            difference = f"in shape: {graph_array.shape}"
+        elif not np.allclose(graph_array, torch_array, rtol=0, atol=bound, equal_nan=True):
+            difference = f"by {np.abs(graph_array - torch_array).max():.2g}"
         else:
             continue
         msg = (
             f"trace_torch: the graph and the module differ {difference}, for the example, whose output has shape "
-            f"{theirs.shape} and values up to {largest:.2g}: torch.fx does not see all that "
+            f"{torch_array.shape} and values up to {largest:.2g}: torch.fx does not see all that "
             "the module does, or it draws numbers where it is not in training"
         )
         raise FuncconvError(msg)

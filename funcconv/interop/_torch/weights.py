@@ -1,4 +1,4 @@
-"""Weights of PyTorch: the same numbers in another order of axes."""
+"""Weights of PyTorch, which are the same numbers with another order of axes."""
 
 from collections.abc import Mapping
 from math import prod
@@ -18,7 +18,7 @@ from .._matching import Entry, entries, matched, trees
 
 _NORMS = {"weight": "scale", "bias": "bias"}
 _STATE = {"running_mean": "mean", "running_var": "var"}
-_COUNTER = "num_batches_tracked"
+_COUNTER = "num_batches_tracked"  # of batch norms; graphs have no such counter
 
 
 def from_torch(
@@ -53,26 +53,26 @@ def from_torch(
     """
     modules: dict[str, dict[str, np.ndarray]] = {}
     for name, value in state_dict.items():
-        module, _, last = name.rpartition(".")
-        if last != _COUNTER:
+        module, _, array_name = name.rpartition(".")
+        if array_name != _COUNTER:
             try:
-                modules.setdefault(module, {})[last] = as_numpy(value)
+                modules.setdefault(module, {})[array_name] = as_numpy(value)
             except FuncconvError as error:
                 msg = f"from_torch: {name!r}: {error}"
                 raise FuncconvError(msg) from None
-    found = []
+    converted = []
     for entry, module in matched("from_torch", entries(graph), modules, names):
         arrays = modules[module]
-        known = _NORMS | (_STATE if entry.state else {})
-        if unknown := [name for name in arrays if name not in known]:
+        own_names = _NORMS | (_STATE if entry.state else {})
+        if unknown := [name for name in arrays if name not in own_names]:
             msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} has not"
             raise FuncconvError(msg)
-        learnt = [name for name in arrays if name in _NORMS]
-        params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in learnt}
+        weight_names = [name for name in arrays if name in _NORMS]
+        params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in weight_names}
         order = _features(graph, entry)
         state = {_STATE[name]: arrays[name][order] for name in arrays if name in _STATE}
-        found.append((entry, module, params, state))
-    return trees("from_torch", found)
+        converted.append((entry, module, params, state))
+    return trees("from_torch", converted)
 
 
 def to_torch(
@@ -104,39 +104,42 @@ def to_torch(
         >>> sorted(found), found["features.0.weight"].shape
         (['features.0.bias', 'features.0.weight'], (4, 3, 3, 2))
     """
-    own = entries(graph)
-    names = {entry.path: entry.path.replace("/", ".") for entry in own} if names is None else names
-    found: dict[str, np.ndarray] = {}
-    for entry, module in matched("to_torch", own, {name: {} for name in names.values()}, names):
+    graph_entries = entries(graph)
+    names = {entry.path: entry.path.replace("/", ".") for entry in graph_entries} if names is None else names
+    arrays: dict[str, np.ndarray] = {}
+    for entry, module in matched("to_torch", graph_entries, {name: {} for name in names.values()}, names):
         for name, value in get(params, tuple(entry.path.split("/"))).items():
             if value is None:
                 continue
-            last = "bias" if name == "bias" else "weight"
-            found[f"{module}.{last}"] = np.array(_from_own(graph, entry, last, np.asarray(value)))
+            array_name = "bias" if name == "bias" else "weight"
+            arrays[f"{module}.{array_name}"] = np.array(_from_own(graph, entry, array_name, np.asarray(value)))
         if entry.state:
-            kept = get(graph.init_state() if state is None else state, tuple(entry.path.split("/")))
+            statistics = get(graph.init_state() if state is None else state, tuple(entry.path.split("/")))
             order = np.argsort(_features(graph, entry))
-            found |= {f"{module}.{theirs}": np.array(kept[ours])[order] for theirs, ours in _STATE.items()}
-            found[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
-    return found
+            arrays |= {
+                f"{module}.{torch_name}": np.array(statistics[own_name])[order]
+                for torch_name, own_name in _STATE.items()
+            }
+            arrays[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
+    return arrays
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """Return a tensor or an array as an array of NumPy of the same dtype."""
-    found = value
+    """Return a tensor or an array as a NumPy array of the same dtype."""
+    array = value
     if hasattr(value, "detach"):
         try:
             tensor = value.detach().cpu().resolve_conj().resolve_neg()
-            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX tells NumPy of bfloat16 and float8
-            found = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
+            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX adds bfloat16 and float8 to NumPy
+            array = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
         except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
             msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} is no array: {str(error).splitlines()[0]}"
             raise FuncconvError(msg) from error
-    found = np.asarray(found)
-    if not (found.dtype.kind in "biufc" or jnp.issubdtype(found.dtype, jnp.number)):
+    array = np.asarray(array)
+    if not (array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.number)):
         msg = f"weights must be tensors or arrays of numbers; got a {type(value).__name__}, {str(value)[:50]!r}"
         raise FuncconvError(msg)
-    return found
+    return array
 
 
 def _own_name(entry: Entry, name: str) -> str:
@@ -183,32 +186,35 @@ def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.nd
     raise FuncconvError(msg)
 
 
-def _features(graph: Graph, entry: Entry, count: int | None = None) -> np.ndarray:
-    """Return where each feature that a layer takes is among PyTorch's: elsewhere, if they are a flattened image."""
-    own = entry.inputs[0][-1]
+def _features(graph: Graph, entry: Entry, torch_features: int | None = None) -> np.ndarray:
+    """Return the position in PyTorch of each input feature of a layer. It differs if they are a flattened image.
+
+    PyTorch flattens an image with its channels first.
+    """
+    features = entry.inputs[0][-1]
     image = _flattened(graph, entry)
-    if image is None or count not in (None, own):  # what does not fit is told later, by shapes
-        return np.arange(own if count is None else count)
+    if image is None or torch_features not in (None, features):  # a wrong count is reported later, with all shapes
+        return np.arange(features if torch_features is None else torch_features)
     if isinstance(entry.row.op, GroupNorm) and entry.row.op.groups > 1:
         msg = f"the entry {entry.path!r} has groups of a flattened image: flatten it with order='channels_first'"
         raise FuncconvError(msg)
-    return np.moveaxis(np.arange(own).reshape(image[-1], *image[:-1]), 0, -1).ravel()
+    return np.moveaxis(np.arange(features).reshape(image[-1], *image[:-1]), 0, -1).ravel()
 
 
 def _flattened(graph: Graph, entry: Entry) -> Shape | None:
-    """Return the shape of the image that was flattened, channels last, into the features that a layer takes."""
-    shapes, first = graph.shapes(), len(graph.inputs)
-    (at_input,) = entry.row.inputs
-    size = shapes[graph.nodes[at_input]].shape
-    while at_input >= first:
-        row = graph.rows[at_input - first]
-        came = shapes[graph.nodes[row.inputs[0]]].shape if len(row.inputs) == 1 else None
-        if came is None:
+    """Return the shape of the image, channels last, that was flattened into the input features of a layer, or None."""
+    shapes, input_count = graph.shapes(), len(graph.inputs)
+    (index,) = entry.row.inputs
+    size = shapes[graph.nodes[index]].shape
+    while index >= input_count:
+        row = graph.rows[index - input_count]
+        shape_before = shapes[graph.nodes[row.inputs[0]]].shape if len(row.inputs) == 1 else None
+        if shape_before is None:
             return None
-        if len(came) > 1 and size == (prod(came),):
-            first_order = isinstance(row.op, Flatten) and row.op.order == "channels_first"
-            return None if first_order else came
-        if came != size:  # not one of what changes numbers in their places
+        if len(shape_before) > 1 and size == (prod(shape_before),):
+            is_channels_first = isinstance(row.op, Flatten) and row.op.order == "channels_first"
+            return None if is_channels_first else shape_before
+        if shape_before != size:  # only elementwise functions between the flattening and the layer keep the positions
             return None
-        (at_input,) = row.inputs
+        (index,) = row.inputs
     return None

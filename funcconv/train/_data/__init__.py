@@ -1,1 +1,1 @@
-"""Batches, and where a run is among them."""
+"""Batches of training data, and the position of a run in them."""

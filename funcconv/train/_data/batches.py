@@ -1,4 +1,4 @@
-"""Batches of arrays in memory, in an order that depends on a key and an epoch alone."""
+"""Batches of arrays in memory, in an order that depends only on a key and the epoch."""
 
 import mmap
 from collections.abc import Iterator
@@ -13,7 +13,7 @@ from ..._common.types import Array
 
 
 class Batches(Iterator[Any]):
-    """An iterator over batches that knows where it is: see `batches`."""
+    """An iterator over batches that can be set to any position; `batches` makes one."""
 
     def __init__(
         self,
@@ -32,11 +32,11 @@ class Batches(Iterator[Any]):
         self._count = len(jax.tree.leaves(self._arrays)[0])
         self._size, self._epochs, self._shard = size, epochs, shard
         self._sharding, self._prefetch = sharding, prefetch
-        whole, rest = divmod(self._count, size)
-        self.per_epoch = whole + bool(rest and not drop_last)
+        full_batches, remaining = divmod(self._count, size)
+        self.per_epoch = full_batches + bool(remaining and not drop_last)
         self._seed = None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
-        self._ahead: dict[int, Any] = {}  # by the number, so that an interrupt at any line skips none
-        self._orders: dict[int, np.ndarray] = {}
+        self._ahead: dict[int, Any] = {}  # by number, so that an interrupt between two lines skips no batch
+        self._orders: dict[int, np.ndarray] = {}  # of the current epoch alone, to save memory
         self.position = 0
 
     def __next__(self) -> Any:
@@ -45,11 +45,11 @@ class Batches(Iterator[Any]):
                 self._ahead[number] = self._placed(number)
         if not self._known(self.position):
             raise StopIteration
-        found = self._ahead.pop(self.position, None)
-        if found is None:
-            found = self._placed(self.position)
+        batch = self._ahead.pop(self.position, None)
+        if batch is None:
+            batch = self._placed(self.position)
         self.position += 1
-        return found
+        return batch
 
     def seek(self, position: int) -> "Batches":
         """Go to a batch by its number from the beginning, and return self."""
@@ -61,34 +61,43 @@ class Batches(Iterator[Any]):
         return self
 
     def common(self) -> dict[str, Any]:
-        """Return what the iterators of processes that train together have in common."""
-        found: dict[str, Any] = {"batch_size": self._size, "batches per epoch": self.per_epoch, "epochs": self._epochs}
-        if self._shard[1] > 1:  # each takes its part of the same examples in the same order
-            found |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
-        return found
+        """Return the settings that must be equal in all processes that train together."""
+        settings: dict[str, Any] = {
+            "batch_size": self._size,
+            "batches per epoch": self.per_epoch,
+            "epochs": self._epochs,
+        }
+        if self._shard[1] > 1:  # each process takes its part of the same examples in the same order
+            settings |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
+        return settings
 
     def options(self) -> dict[str, Any]:
-        """Return what the batches depend on, but for the values in the arrays and what differs between processes."""
+        """Return the settings of the batches, except for those that may differ between processes."""
         arrays = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): f"{each.dtype}{list(each.shape)}"
-            for path, each in jax.tree.leaves_with_path(self._arrays)
+            jax.tree_util.keystr(path, simple=True, separator="/"): f"{array.dtype}{list(array.shape)}"
+            for path, array in jax.tree.leaves_with_path(self._arrays)
         }
-        last = self.per_epoch * self._size <= self._count
+        drops_last = self.per_epoch * self._size <= self._count
+        # Checkpoints record these names and compare the values, so they must not change.
         return {
-            "batch_size": self._size, "key": self._seed, "drop_last": last, "parts of a batch": self._shard[1],
+            "batch_size": self._size,
+            "key": self._seed,
+            "drop_last": drops_last,
+            "parts of a batch": self._shard[1],
             "arrays": arrays,
-        }  # fmt: skip
+        }
 
     def __getitem__(self, number: int) -> Any:
-        """Return a batch by its number, in memory of the host."""
+        """Return a batch by its number, in the memory of the host."""
         if not self._known(number):
             msg = f"batches: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
             raise IndexError(msg)
-        epoch, place = divmod(number, self.per_epoch)
-        chosen = self._order(epoch)[place * self._size : (place + 1) * self._size]
+        epoch, number_in_epoch = divmod(number, self.per_epoch)
+        examples = self._order(epoch)[number_in_epoch * self._size : (number_in_epoch + 1) * self._size]
         index, count = self._shard
         return jax.tree.map(
-            lambda each: each[chosen[index * len(chosen) // count : (index + 1) * len(chosen) // count]], self._arrays
+            lambda array: array[examples[index * len(examples) // count : (index + 1) * len(examples) // count]],
+            self._arrays,
         )
 
     def _known(self, number: int) -> bool:
@@ -105,8 +114,8 @@ class Batches(Iterator[Any]):
         batch = self[number]
         if self._sharding is None:
             return jax.tree.map(jax.device_put, batch)
-        place = partial(jax.make_array_from_process_local_data, self._sharding)
-        return jax.tree.map(place, batch)
+        put = partial(jax.make_array_from_process_local_data, self._sharding)
+        return jax.tree.map(put, batch)
 
 
 def batches(
@@ -157,37 +166,43 @@ def batches(
         >>> bool((next(data.seek(1))["x"] == second["x"]).all())
         True
     """
-    lengths = {np.shape(each)[:1] for each in jax.tree.leaves(arrays)}
+    lengths = {np.shape(array)[:1] for array in jax.tree.leaves(arrays)}
     if len(lengths) != 1 or not min(lengths):
-        found = ", ".join(str(np.shape(each)) for each in jax.tree.leaves(arrays))
-        msg = f"batches: the arrays must have one length, (examples, ...); their shapes are {found or 'none'}"
+        shapes = ", ".join(str(np.shape(array)) for array in jax.tree.leaves(arrays))
+        msg = f"batches: the arrays must have one length, (examples, ...); their shapes are {shapes or 'none'}"
         raise FuncconvError(msg)
     ((count,),) = lengths
     if shard is None:
         shard = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
     index, parts = shard
-    for name, value, right, what in (
+    for name, value, is_valid, expected in (
         ("batch_size", batch_size, batch_size >= 1, "at least 1"),
         ("batch_size", batch_size, batch_size <= count or not drop_last, f"at most the {count} examples there are"),
         ("epochs", epochs, epochs is None or epochs >= 1, "at least 1"),
         ("shard", shard, 0 <= index < parts and batch_size % parts == 0, "(i, n) with i below n, which cuts a batch"),
         ("prefetch", prefetch, prefetch >= 0, "at least 0"),
     ):
-        if not right:
-            msg = f"batches: {name} must be {what}; got {value}"
+        if not is_valid:
+            msg = f"batches: {name} must be {expected}; got {value}"
             raise FuncconvError(msg)
     return Batches(
-        arrays, batch_size, key,
-        epochs=epochs, drop_last=drop_last, shard=shard, sharding=sharding, prefetch=prefetch,
+        arrays,
+        batch_size,
+        key,
+        epochs=epochs,
+        drop_last=drop_last,
+        shard=shard,
+        sharding=sharding,
+        prefetch=prefetch,
         copy=copy,
-    )  # fmt: skip
+    )
 
 
 def _unchanging(array: Any) -> np.ndarray:
-    """Return an array that nobody else can write to: the same one, or a copy."""
+    """Return the array itself if nobody can write to its memory, otherwise a copy."""
     if isinstance(array, jax.Array):
         return np.asarray(array)
-    memory = array
+    memory = array  # a read-only view may be of an array that can be written to, so follow the views to their end
     while isinstance(memory, np.ndarray):
         if memory.flags.writeable:
             return np.array(array)

@@ -11,8 +11,9 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 
+# By the third byte of the file; numbers are big-endian.
 _TYPES = {0x08: "u1", 0x09: "i1", 0x0B: ">i2", 0x0C: ">i4", 0x0D: ">f4", 0x0E: ">f8"}
-_CHUNK = 1 << 24
+_CHUNK = 1 << 24  # bytes; a damaged header may announce more than fits into memory
 
 
 def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
@@ -42,7 +43,7 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
     path = Path(path)
     try:
         with path.open("rb") as file:
-            gzipped = file.read(2) == b"\x1f\x8b"
+            gzipped = file.read(2) == b"\x1f\x8b"  # the magic number of gzip
             file.seek(0)
             with gzip.open(file) if gzipped else file as content:
                 return _read(path, cast("BinaryIO", content))
@@ -60,6 +61,7 @@ def _read(path: Path, file: BinaryIO) -> np.ndarray:
     shape = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
     expected = math.prod(shape) * dtype.itemsize
     content = bytearray()
+    # One byte more than announced shows that the file is too long.
     while len(content) <= expected and (chunk := file.read(min(_CHUNK, expected + 1 - len(content)))):
         content += chunk
     if len(shape) != head[3] or len(content) != expected:
@@ -68,4 +70,5 @@ def _read(path: Path, file: BinaryIO) -> np.ndarray:
             f"read_idx: {path} is damaged: its header promises {expected} bytes for shape {tuple(shape)}, it has {many}"
         )
         raise FuncconvError(msg)
+    # JAX takes native byte order only.
     return np.frombuffer(content, dtype).reshape(shape).astype(dtype.newbyteorder("="))

@@ -1,4 +1,4 @@
-"""The batches of a run, and the place in them to which a later call returns."""
+"""The batches of a run, and the position in them at which a later call continues."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -7,20 +7,21 @@ from typing import Any
 from ..._common.errors import FuncconvError
 from .batches import Batches
 
-END: Any = object()  # instead of a batch: there are no more
+END: Any = object()  # returned in place of a batch if there are no more
 
 
 class Source:
     """Batches that are taken one after the other, one for each step.
 
-    A place is a state of the iterator and how many batches to pass over from there. So a place can be told even if a
-    batch was taken that no step was trained on: it is counted from the last state that was asked for.
+    A position has two parts: a state of the iterator, and how many batches to skip from there. An iterator can only
+    give its state after the batch that it returned last. If no step was trained on that batch, the position is counted
+    from an earlier state.
 
     Args:
-        batches: what the user gave to `fit`.
+        batches: the argument of `fit`.
 
     Raises:
-        FuncconvError: if it is no iterator.
+        FuncconvError: if it is not an iterator.
     """
 
     def __init__(self, batches: Any) -> None:
@@ -33,26 +34,27 @@ class Source:
         self._batches = batches
         self._settable = isinstance(batches, Batches) or _has_state(batches)
         self._iterator: Iterator[Any] | None = None
-        self._taken = 0  # the number of the step that the last batch was asked for
-        self._known: tuple[int, Any] = (0, None)  # after which step the iterator had which state
+        self._taken = 0  # the number of the step that the last batch is for
+        self._known: tuple[int, Any] = (0, None)  # a step, and the state that the iterator had after it
 
     def begin(self, done: int) -> None:
-        """Begin where the iterator is: its next batch is that of step `done + 1`."""
+        """Begin at the current position of the iterator: its next batch is for step `done + 1`."""
         self._taken, self._known = done, (done, None)
 
-    def go_to(self, done: int, place: Mapping[str, Any] | None) -> None:
-        """Make the next batch the one of step `done + 1`.
+    def go_to(self, done: int, position: Mapping[str, Any] | None) -> None:
+        """Make the next batch the one for step `done + 1`.
 
         Args:
-            done: after how many steps the place was told.
-            place: what `place` returned; None if it is not known. An iterator that cannot be set is at its beginning.
+            done: the number of steps before that batch.
+            position: the result of `place`; None if it is not known. An iterator that cannot be set is at its
+                beginning.
         """
-        state, pass_over = (None, done) if place is None else (place["state"], int(place["pass_over"]))
+        state, pass_over = (None, done) if position is None else (position["state"], int(position["pass_over"]))
         if isinstance(self._batches, Batches):
             self._batches.seek(state["position"] + pass_over if state and "position" in state else done)
         else:
             if not self._set_state(state) and state is not None:
-                pass_over = done  # the state is one of another iterator
+                pass_over = done  # the state is that of another kind of iterator, so count from the beginning
             for _ in range(pass_over):
                 self._next()
         self._taken, self._known = done, (done - pass_over, None)
@@ -63,18 +65,18 @@ class Source:
         return self._next()
 
     def note(self, done: int) -> None:
-        """Ask for the state of the iterator after a step, unless a later batch was taken."""
+        """Remember the state of the iterator after a step, unless a later batch was already taken."""
         if self._settable and self._taken == done:
             self._known = done, self._state()
 
     def place(self, done: int) -> dict[str, Any]:
-        """Return the place of the batch of step `done + 1`, as JSON has it."""
+        """Return the position of the batch for step `done + 1`, in the form in which checkpoints store it."""
         self.note(done)
         known, state = self._known
         return {"state": state, "pass_over": done - known}
 
     def put_back(self, done: int) -> None:
-        """Return to the place after a step, if the iterator can be set: no step was trained on the batch taken."""
+        """Return to the position after a step, if the iterator can be set, because no step used the last batch."""
         if self._settable:
             self.go_to(done, self.place(done))
 
@@ -88,7 +90,7 @@ class Source:
             return {"position": self._batches.position}
         state = self._batches.get_state()
         if isinstance(state, bytes):
-            return {"bytes": state.decode("latin-1")}
+            return {"bytes": state.decode("latin-1")}  # which has a character for each byte, as JSON needs
         try:
             return {"value": json.loads(json.dumps(state))}  # a copy, since the iterator may go on to change it
         except (TypeError, ValueError) as error:
@@ -96,7 +98,7 @@ class Source:
             raise FuncconvError(msg) from error
 
     def _set_state(self, state: Any) -> bool:
-        """Set an iterator to a state that it had; return whether this is possible."""
+        """Set the iterator to an earlier state; return whether it can be set."""
         if not (_has_state(self._batches) and isinstance(state, dict) and ("bytes" in state or "value" in state)):
             return False
         self._batches.set_state(state["bytes"].encode("latin-1") if "bytes" in state else state["value"])

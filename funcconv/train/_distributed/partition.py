@@ -1,4 +1,4 @@
-"""Parameters by patterns of their paths, and how parameters and batches are sharded over a mesh."""
+"""Patterns of parameter paths, and how parameters and batches are spread over a mesh of devices."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -25,22 +25,22 @@ def path_of(path: Sequence[Any]) -> str:
 
 
 def meets(path: str, pattern: str) -> bool:
-    """Whether a pattern is that of a path or of a part of the tree above it."""
+    """Whether a pattern matches a path, or a subtree that contains it."""
     names = path.split("/")
     return any(fnmatchcase("/".join(names[:i]), pattern) for i in range(1, len(names) + 1))
 
 
-def check_patterns(params: Any, patterns: Sequence[str], what: str) -> None:
-    """Refuse a pattern that meets no parameter."""
+def check_patterns(params: Any, patterns: Sequence[str], purpose: str) -> None:
+    """Refuse a pattern that matches no parameter; `purpose` says in the message what it is for."""
     paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in patterns:
         if not any(meets(path, pattern) for path in paths):
-            msg = f"train: no parameter is called {pattern!r}, which was to be {what}; there are {', '.join(paths)}"
+            msg = f"train: no parameter is called {pattern!r}, which was to be {purpose}; there are {', '.join(paths)}"
             raise FuncconvError(msg)
 
 
 def check_options(mesh: Any, partition: Any) -> None:
-    """Refuse options of the wrong type; axes are checked with the parameters, by `shardings`."""
+    """Refuse options of the wrong type. `shardings` checks the axes, because it knows the parameters."""
     if mesh is not None and not (isinstance(mesh, Mesh) and mesh.axis_names):
         msg = f"train: mesh must be a jax.sharding.Mesh with at least one axis, from jax.make_mesh; got {mesh!r}"
         raise FuncconvError(msg)
@@ -55,9 +55,13 @@ def check_options(mesh: Any, partition: Any) -> None:
         raise FuncconvError(msg)
     for pattern, spec in partition.items():
         if not isinstance(spec, PartitionSpec):
-            axes = ", ".join(map(repr, spec)) if isinstance(spec, tuple | list) else repr(spec)
-            write = f"jax.P({axes})" if isinstance(spec, tuple | list | str) else "jax.P(...) with the axes of the mesh"
-            msg = f"train: partition[{pattern!r}] must be a PartitionSpec; got {spec!r}. Write {write}."
+            axis_names = ", ".join(map(repr, spec)) if isinstance(spec, tuple | list) else repr(spec)
+            advice = (
+                f"jax.P({axis_names})"
+                if isinstance(spec, tuple | list | str)
+                else "jax.P(...) with the axes of the mesh"
+            )
+            msg = f"train: partition[{pattern!r}] must be a PartitionSpec; got {spec!r}. Write {advice}."
             raise FuncconvError(msg)
     if partition and mesh is None:
         msg = "train: partition= says how to spread parameters over a mesh; give mesh="
@@ -65,23 +69,23 @@ def check_options(mesh: Any, partition: Any) -> None:
 
 
 def with_auto_axes(mesh: Mesh) -> Mesh:
-    """Return a mesh of the same devices and names on which XLA decides how intermediate results are sharded."""
+    """Return the same mesh with Auto axes: every op works, and XLA decides how intermediate results are sharded."""
     return Mesh(mesh.devices, mesh.axis_names, axis_types=(AxisType.Auto,) * len(mesh.axis_names))
 
 
 def spread_batch(batch: Any, mesh: Mesh) -> Any:
-    """Return a batch of which each device along the first axis of the mesh has an equal share of the examples."""
-    where = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))  # type: ignore[no-untyped-call]
-    return lax.with_sharding_constraint(batch, where)  # type: ignore[no-untyped-call]
+    """Spread a batch, so that each device along the first axis of the mesh has an equal share of the examples."""
+    sharding = NamedSharding(mesh, PartitionSpec(mesh.axis_names[0]))  # type: ignore[no-untyped-call]
+    return lax.with_sharding_constraint(batch, sharding)  # type: ignore[no-untyped-call]
 
 
 def check_batch(batch: Any, parts: int, mesh: Mesh | None) -> None:
-    """Refuse a batch that cannot be cut into equal parts, each of which is shared equally by the devices.
+    """Refuse a batch that cannot be cut into equal micro-batches, each of which is spread evenly over the devices.
 
     Args:
         batch: a tree of arrays, `(examples, ...)`.
-        parts: how many parts follow each other.
-        mesh: of devices, or None.
+        parts: the number of micro-batches.
+        mesh: the devices, or None.
     """
     shapes = {path_of(path) or "batch": jnp.shape(leaf) for path, leaf in jax.tree.leaves_with_path(batch)}
     for name, shape in shapes.items():
@@ -111,79 +115,85 @@ def check_batch(batch: Any, parts: int, mesh: Mesh | None) -> None:
 
 
 def shardings(state: State, mesh: Mesh, partition: Partition) -> State:
-    """Return where each array of a state lies.
+    """Return the sharding of each array of a state.
 
     Args:
-        state: a state. What the optimizer keeps under the name of a parameter, of its shape, lies where that does.
-        mesh: of devices.
-        partition: by patterns, of which the first that meets a parameter counts; others are whole on every device.
+        state: a state. An array of the optimizer that has the name and shape of a parameter is spread as it is.
+        mesh: the devices.
+        partition: a `PartitionSpec` for each pattern. The first pattern that matches a parameter counts. All other
+            arrays are replicated.
 
     Returns:
-        A state of shardings.
+        A state with shardings in place of arrays.
 
     Raises:
-        FuncconvError: if a pattern meets nothing, or an array cannot be cut as it says.
+        FuncconvError: if a pattern matches nothing, or an array cannot be cut as its `PartitionSpec` says.
     """
     check_patterns(state.params, tuple(partition), "spread")
-    whole = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-    known: dict[tuple[str, tuple[int, ...]], NamedSharding] = {}
+    replicated = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    by_name_and_shape: dict[tuple[str, tuple[int, ...]], NamedSharding] = {}
 
     def of_parameter(path: Sequence[Any], leaf: Any) -> NamedSharding:
         name, shape = path_of(path), jnp.shape(leaf)
         for pattern, spec in partition.items():
             if meets(name, pattern):
                 _check(name, shape, spec, mesh)
-                return known.setdefault((name, shape), NamedSharding(mesh, spec))
-        return whole
+                return by_name_and_shape.setdefault((name, shape), NamedSharding(mesh, spec))
+        return replicated
 
     def of_optimizer(path: Sequence[Any], leaf: Any) -> NamedSharding:
-        names = path_of(path).split("/")
-        ends = (("/".join(names[i:]), jnp.shape(leaf)) for i in range(len(names)))
-        return next((known[end] for end in ends if end in known), whole)
+        # Optax keeps trees like the parameters inside of its own, so the end of a path is the name of a parameter.
+        keys = path_of(path).split("/")
+        suffixes = (("/".join(keys[i:]), jnp.shape(leaf)) for i in range(len(keys)))
+        return next((by_name_and_shape[suffix] for suffix in suffixes if suffix in by_name_and_shape), replicated)
 
     params = jax.tree.map_with_path(of_parameter, state.params)
-    everywhere: State = jax.tree.map(lambda _: whole, state)
+    everywhere: State = jax.tree.map(lambda _: replicated, state)
     return replace(
-        everywhere, params=params, ema=None if state.ema is None else params,
+        everywhere,
+        params=params,
+        ema=None if state.ema is None else params,
         ema_float32=None if state.ema_float32 is None else params,
         optimizer=jax.tree.map_with_path(of_optimizer, state.optimizer),
-    )  # fmt: skip
+    )
 
 
-def placed(state: State, where: State) -> State:
-    """Return a state that lies where its shardings say; every process has all of it before."""
-    processes = Processes(where.step.mesh.devices.flat)  # type: ignore[attr-defined]
+def placed(state: State, state_shardings: State) -> State:
+    """Spread a state as its shardings say. Before, every process has the whole state."""
+    processes = Processes(state_shardings.step.mesh.devices.flat)  # type: ignore[attr-defined]
     if processes.together:
         with processes.guard():
             processes.check(digests(state, "state"))
     put = _from_each_process if jax.process_count() > 1 else jax.device_put
-    there: State = jax.tree.map(put, state, where)
-    return there
+    spread: State = jax.tree.map(put, state, state_shardings)
+    return spread
 
 
-def _from_each_process(leaf: Any, where: NamedSharding) -> Any:
+def _from_each_process(leaf: Any, sharding: NamedSharding) -> Any:
     if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
-        data = _from_each_process(jax.random.key_data(leaf), where)
+        # A key has no NumPy array, so its data is spread.
+        data = _from_each_process(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))
     array = np.asarray(leaf)
-    return jax.make_array_from_callback(array.shape, where, lambda index: array[index])
+    # Each process passes the parts for its own devices.
+    return jax.make_array_from_callback(array.shape, sharding, lambda index: array[index])
 
 
 def _check(name: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> None:
     if len(spec) > len(shape):
         msg = f"train: {name!r} has shape {tuple(shape)}, which has fewer axes than {spec}"
         raise FuncconvError(msg)
-    axes = [axis if isinstance(axis, tuple) else (axis,) for axis in spec]
-    names = [each for axis in axes for each in axis if each is not None]
-    for each in names:
-        if each not in mesh.shape:
-            msg = f"train: {name!r} was to be spread over {each!r}; the axes of the mesh are {mesh.axis_names}"
+    entries = [axis if isinstance(axis, tuple) else (axis,) for axis in spec]
+    axis_names = [axis_name for axis in entries for axis_name in axis if axis_name is not None]
+    for axis_name in axis_names:
+        if axis_name not in mesh.shape:
+            msg = f"train: {name!r} was to be spread over {axis_name!r}; the axes of the mesh are {mesh.axis_names}"
             raise FuncconvError(msg)
-        if names.count(each) > 1:
-            msg = f"train: {name!r} was to be spread by {spec}, which names {each!r} more than once; name it once"
+        if axis_names.count(axis_name) > 1:
+            msg = f"train: {name!r} was to be spread by {spec}, which names {axis_name!r} more than once; name it once"
             raise FuncconvError(msg)
-    for size, axis in zip(shape, axes, strict=False):
-        parts = math.prod(mesh.shape[each] for each in axis if each is not None)
+    for size, axis in zip(shape, entries, strict=False):
+        parts = math.prod(mesh.shape[axis_name] for axis_name in axis if axis_name is not None)
         if size % parts:
             msg = (
                 f"train: {name!r} has shape {tuple(shape)}, of which {size} cannot be cut into {parts} parts, as {spec}"

@@ -1,8 +1,8 @@
-"""Which process is gone: asked by those that train together, and by a helper that outlives a process.
+"""Find out which process is gone, in the processes that train together and in a helper that outlives its process.
 
 JAX's coordination service aborts a process from C++ when another one is gone, before Python can say why. So each
-process starts this file as a small helper, which imports the standard library alone. It writes to the standard error if
-its process ends without telling it so.
+process starts this file as a small helper, which imports only the standard library. The helper writes to the standard
+error if its process ends without a message.
 """
 
 import json
@@ -12,10 +12,10 @@ from collections.abc import Mapping
 from typing import Any
 
 Addresses = Mapping[int, Mapping[str, Any]]  # of each process: "host", "port" and "pid"
-_SECONDS = 5  # for another host to answer
+_ANSWER_SECONDS = 5  # how long another host may take to answer
 
 
-def missing(addresses: Addresses, own: int, *, silent: bool = True) -> list[int]:
+def missing(addresses: Addresses, own_number: int, *, silent: bool = True) -> list[int]:
     """Return the numbers of the other processes that no longer listen.
 
     The system closes the port of a process when it ends, however it ends. If none is closed and `silent` is true,
@@ -24,9 +24,9 @@ def missing(addresses: Addresses, own: int, *, silent: bool = True) -> list[int]
     closed, unreachable = [], []
     for number, address in addresses.items():
         host = "127.0.0.1" if address["host"] == socket.gethostname() else address["host"]
-        if number != own:
+        if number != own_number:
             try:
-                socket.create_connection((host, address["port"]), timeout=_SECONDS).close()
+                socket.create_connection((host, address["port"]), timeout=_ANSWER_SECONDS).close()
             except ConnectionError:
                 closed.append(number)
             except OSError:
@@ -36,19 +36,19 @@ def missing(addresses: Addresses, own: int, *, silent: bool = True) -> list[int]
 
 def describe(gone: list[int], addresses: Addresses, resume: str) -> str:
     """Return which processes are gone and how to resume."""
-    names = ", ".join(f"process {i} (pid {addresses[i]['pid']} on {addresses[i]['host']})" for i in gone)
-    return f"{names} {'are' if len(gone) > 1 else 'is'} gone. {resume}"
+    processes = ", ".join(f"process {i} (pid {addresses[i]['pid']} on {addresses[i]['host']})" for i in gone)
+    return f"{processes} {'are' if len(gone) > 1 else 'is'} gone. {resume}"
 
 
 def main() -> None:
-    """Wait for the end of the process, which writes what it knows to standard input, and "done" before it ends."""
-    told = json.loads(sys.stdin.readline())
+    """Wait for the end of the process. It writes the addresses to standard input, and "done" before it ends."""
+    message = json.loads(sys.stdin.readline())
     if sys.stdin.readline() == "done\n":
         return
-    addresses = {int(number): address for number, address in told["addresses"].items()}
-    gone = missing(addresses, told["own"])
-    why = describe(gone, addresses, told["resume"]) if gone else f"The others still run. {told['resume']}"
-    print(f"train: process {told['own']} was ended by a signal or by JAX. {why}", file=sys.stderr, flush=True)
+    addresses = {int(number): address for number, address in message["addresses"].items()}
+    gone = missing(addresses, message["own"])
+    why = describe(gone, addresses, message["resume"]) if gone else f"The others still run. {message['resume']}"
+    print(f"train: process {message['own']} was ended by a signal or by JAX. {why}", file=sys.stderr, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,1 +1,1 @@
-"""What a run reports."""
+"""Reports of a run: history, log files, TensorBoard and the progress bar."""

@@ -1,4 +1,4 @@
-"""A file of JSON lines, one for each record of a run, in which nothing is lost."""
+"""A log file with one line of JSON for each record of a run. Nothing is lost or written twice."""
 
 import io
 import json
@@ -17,20 +17,20 @@ from ..._common.errors import FuncconvError
 from ..._common.files import sync, write_file
 from ..._common.types import Number
 
-_NOT_FINITE = ("nan", "inf", "-inf")  # as strings, since JSON has no numbers for them
-_FIRST = b'{"step": '  # how each line begins that is written here
-_SHOWN = 5  # numbers of lines in a warning
+_NOT_FINITE = ("nan", "inf", "-inf")  # as strings, because JSON has no numbers for them
+_RECORD_START = b'{"step": '  # of every line that this file writes
+_MAX_LINE_NUMBERS = 5  # in a warning
 
 
 @dataclass(frozen=True)
 class Beginning:
-    """Where a run begins or goes on, and so which of its records stay in a log. Later ones are reported again.
+    """The point at which a run begins or is resumed. Earlier records stay in a log; later ones are reported again.
 
     Args:
-        step: after which step.
+        step: the number of steps that were taken.
         evaluated: whether the evaluation after this step was made.
-        folder: of the checkpoints, or None. A file in it says at which byte of each log this run begins, so that the
-            records of other runs are left alone.
+        folder: the folder of checkpoints, or None. A file in it stores at which byte of each log this run begins, so
+            that records of other runs in the same file are not changed.
     """
 
     step: int
@@ -38,26 +38,26 @@ class Beginning:
     folder: Path | None
 
     def keeps(self, record: dict[str, Number]) -> bool:
-        """Whether a record stays."""
+        """Whether a record stays in the log."""
         if record["step"] == self.step and not self.evaluated:
             return not any(name.startswith("eval/") for name in record)
         return record["step"] <= self.step
 
     def byte(self, log: Path) -> int | None:
-        """Return at which byte of a log this run begins; None if it was not written to by this run."""
-        found = self._bytes().get(self._name(log))
-        return found if isinstance(found, int) and found >= 0 else None
+        """Return the byte of a log at which this run begins; None if this run has not written to it."""
+        byte = self._bytes().get(self._name(log))
+        return byte if isinstance(byte, int) and byte >= 0 else None
 
     def set_byte(self, log: Path, byte: int) -> None:
-        """Write down at which byte of a log this run begins."""
+        """Store the byte of a log at which this run begins."""
         if self.folder is not None:
             write_file("train", self._file(self.folder), json.dumps(self._bytes() | {self._name(log): byte}).encode())
 
     def _bytes(self) -> dict[str, Any]:
         if self.folder is not None:
             with suppress(OSError, ValueError):  # it is missing or damaged
-                found = json.loads(self._file(self.folder).read_bytes())
-                return found if isinstance(found, dict) else {}
+                content = json.loads(self._file(self.folder).read_bytes())
+                return content if isinstance(content, dict) else {}
         return {}
 
     def _file(self, folder: Path) -> Path:
@@ -65,21 +65,21 @@ class Beginning:
 
     def _name(self, log: Path) -> str:
         """Return the path as seen from the folder, since both may be moved together."""
-        place = os.path.realpath(log)
+        path = os.path.realpath(log)
         with suppress(ValueError):  # they are on two drives of Windows
-            place = os.path.relpath(place, os.path.realpath(self.folder or ""))
-        return place
+            path = os.path.relpath(path, os.path.realpath(self.folder or ""))
+        return path
 
 
 class LogFile:
-    """A file that gets one JSON line for each record.
+    """A file that gets one line of JSON for each record.
 
-    A file that exists is appended to, with a warning if it is no log. Of what it has, only records of this run that
-    come after `beginning` are cut.
+    An existing file is appended to, with a warning if it has no records. Only records of this run after `beginning`
+    are cut from it.
 
     Args:
-        path: of the file; its folders are made if they are missing.
-        beginning: where the run begins or goes on.
+        path: the path of the file; missing folders are created.
+        beginning: the point at which the run begins or is resumed.
 
     Raises:
         FuncconvError: if the file cannot be read or written.
@@ -88,7 +88,7 @@ class LogFile:
     def __init__(self, path: str | os.PathLike[str], beginning: Beginning) -> None:
         self.path = Path(path)
         self.kept: list[dict[str, Number]] = []
-        self._last = (0, b"")  # at which byte the last line begins, and the line
+        self._last = (0, b"")  # the byte at which the last line begins, and the line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._regular = not self.path.exists() or self.path.is_file()
@@ -99,20 +99,20 @@ class LogFile:
             raise self._failure(error) from error
 
     def __call__(self, record: dict[str, Number]) -> None:
-        """Add a record. It is added once, also if an interrupt or an error ended an earlier call with it."""
+        """Add a record. It is added once, even if an interrupt or an error ended an earlier call with it."""
         line = _line(record)
         try:
-            begun, last = self._last
-            if line != last:
+            begin, last_line = self._last
+            if line != last_line:
                 self._last = os.fstat(self._file.fileno()).st_size, line
             elif self._regular:
                 with self.path.open("rb") as file:
-                    file.seek(begun)
+                    file.seek(begin)
                     written = file.read()
                 if written == line:
                     return
                 if written and line.startswith(written):
-                    self._file.truncate(begun)
+                    self._file.truncate(begin)
             _write(self._file, line)
         except OSError as error:
             raise self._failure(error) from error
@@ -136,18 +136,19 @@ class LogFile:
             self._cut(data, min(byte, len(data)), beginning)
             return
         if data.strip() and not any(_record(line) for line in io.BytesIO(data)):
-            warnings.warn(
+            msg = (
                 f"the log {self.path} exists and none of its lines is a record of a run. They stay in the file, and "
-                "records are added after them. Pass the path of a new file if you did not mean this one.", stacklevel=6,
-            )  # fmt: skip
+                "records are added after them. Pass the path of a new file if you did not mean this one."
+            )
+            warnings.warn(msg, stacklevel=6)
         if data and not data.endswith(b"\n"):
             data += b"\n"
             self._append(b"\n")
         beginning.set_byte(self.path, len(data))
 
     def _cut(self, data: bytes, byte: int, beginning: Beginning) -> None:
-        """Read the records of this run, which begin at a byte, and cut those that are reported again."""
-        left, unreadable = [], []
+        """Read the records of this run, which begin at a byte, and cut those that will be reported again."""
+        lines_left, unreadable = [], []
         for number, line in enumerate(io.BytesIO(data[byte:]), data.count(b"\n", 0, byte) + 1):
             record = _record(line)
             if record is not None and beginning.keeps(record):
@@ -156,23 +157,26 @@ class LogFile:
                 continue
             else:
                 unreadable.append(number)
-            left.append(line)
-        rest = b"".join(left)
-        if rest and not rest.endswith(b"\n"):
-            rest += b"\n"
-        kept = data[:byte] + rest
-        if data != kept and data.startswith(kept):
-            os.truncate(self.path, len(kept))
-        elif data + b"\n" == kept:
+            lines_left.append(line)
+        rest_of_run = b"".join(lines_left)
+        if rest_of_run and not rest_of_run.endswith(b"\n"):
+            rest_of_run += b"\n"
+        new_data = data[:byte] + rest_of_run
+        if data != new_data and data.startswith(new_data):
+            os.truncate(self.path, len(new_data))
+        elif data + b"\n" == new_data:
             self._append(b"\n")
-        elif data != kept:
-            write_file("train: log", self.path, kept)
+        elif data != new_data:
+            write_file("train: log", self.path, new_data)
         if unreadable:
-            numbers = ", ".join(map(str, unreadable[:_SHOWN])) + (", ..." if len(unreadable) > _SHOWN else "")
-            warnings.warn(
+            numbers = ", ".join(map(str, unreadable[:_MAX_LINE_NUMBERS])) + (
+                ", ..." if len(unreadable) > _MAX_LINE_NUMBERS else ""
+            )
+            msg = (
                 f"the log {self.path} has lines that are no records, {len(unreadable)} in all: line {numbers}. They "
-                "stay in the file and are left out of the history.", stacklevel=6,
-            )  # fmt: skip
+                "stay in the file and are left out of the history."
+            )
+            warnings.warn(msg, stacklevel=7)
 
     def _append(self, data: bytes) -> None:
         with self.path.open("ab", buffering=0) as file:
@@ -183,7 +187,7 @@ class LogFile:
 
 
 def _write(file: io.FileIO, data: bytes) -> None:
-    while data:  # a disk that is almost full takes a part
+    while data:  # a disk that is almost full may write only a part
         data = data[file.write(data) :]
 
 
@@ -193,20 +197,20 @@ def _line(record: dict[str, Number]) -> bytes:
 
 
 def _record(line: bytes) -> dict[str, Number] | None:
-    """Return the record of a line; None if it has none."""
+    """Return the record of a line; None if the line is not a record."""
     try:
-        found = json.loads(line.decode())
+        content = json.loads(line.decode())
     except (ValueError, RecursionError):
         return None
-    if not isinstance(found, dict) or type(found.get("step")) is not int or found["step"] < 0:
+    if not isinstance(content, dict) or type(content.get("step")) is not int or content["step"] < 0:
         return None
-    record = {name: float(value) if value in _NOT_FINITE else value for name, value in found.items()}
+    record = {name: float(value) if value in _NOT_FINITE else value for name, value in content.items()}
     return record if all(type(value) in (int, float) for value in record.values()) else None
 
 
 def _is_torn(line: bytes, beginning: Beginning) -> bool:
-    """Whether a line is the first part of a record that is reported again: the process ended while it was written."""
-    if line.endswith(b"\n") or not (line.startswith(_FIRST) or _FIRST.startswith(line)):
+    """Whether a line is the first part of a record that will be reported again: the process ended in between."""
+    if line.endswith(b"\n") or not (line.startswith(_RECORD_START) or _RECORD_START.startswith(line)):
         return False
-    number = re.match(rb"(\d{1,18}),", line[len(_FIRST) :])
+    number = re.match(rb"(\d{1,18}),", line[len(_RECORD_START) :])
     return number is None or int(number[1]) >= beginning.step + beginning.evaluated

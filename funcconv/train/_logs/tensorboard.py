@@ -1,4 +1,4 @@
-"""Records of a run as TensorBoard reads them."""
+"""A log in the format of TensorBoard."""
 
 import os
 from collections.abc import Mapping
@@ -40,13 +40,14 @@ class TensorBoard:
         """Write a record."""
         step = int(record["step"])
         if self._writer is None:
+            # Opened at the first record, because a resumed run replaces what earlier files have from its step on.
             self._writer = self._open(os.fspath(self._folder), purge_step=step)
         for name, value in record.items():
             if name != "step":
                 self._writer.add_scalar(name, value, step)
 
     def close(self) -> None:
-        """Write what is not yet written; a later record opens another file."""
+        """Write all records to the disk. A later record opens another file."""
         if self._writer is not None:
             self._writer.close()
             self._writer = None

@@ -1,4 +1,4 @@
-"""The constants that functions and traced programs hold, as texts that can be compared between two processes."""
+"""Texts of the constants in functions and traced programs, which can be compared between two processes."""
 
 import dataclasses
 import enum
@@ -13,17 +13,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.extend import core
 
-_LONGEST = 200  # letters of a text that is shown
-_FEW = 16  # numbers of an array that are shown
-_MANY = 1 << 20  # numbers of an array, above which its values are not compared
+_MAX_TEXT_LETTERS = 200  # longer texts are cut, and get a digest
+_MAX_SHOWN_NUMBERS = 16  # of an array; larger arrays are shown by their digest
+_MAX_HASHED_NUMBERS = 1 << 20  # of an array; the values of larger ones are not compared, to save time
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), np.generic, np.dtype)
 
 
 def constants_of(value: Any) -> dict[str, str]:
-    """Return the numbers, texts and arrays that functions such as those of an optimizer were made with.
+    """Return the numbers, texts and arrays that functions, such as those of an optimizer, were made with.
 
-    They are the variables of closures and the arguments of `functools.partial`, found in tuples, dicts and other
-    functions too.
+    These are the variables of closures and the arguments of `functools.partial`, also inside tuples, dicts and other
+    functions.
 
     Args:
         value: a function or a container of functions, such as `optax.adam(0.1)`.
@@ -31,30 +31,30 @@ def constants_of(value: Any) -> dict[str, str]:
     Returns:
         A text for each, by names such as `"b1 of scale_by_adam"`. The learning rate is called `"learning_rate"`.
     """
-    found: dict[str, str] = {}
+    texts: dict[str, str] = {}
     for owner, name, constant in _constants(value, "", "", set()):
         text = f"{name} of {owner}" if owner else name
         if text == "step_size of scale" and isinstance(constant, float | int) and constant < 0:
             text, constant = "learning_rate", -constant  # optax scales by the negative one
         number = 1
-        while (unique := text if number == 1 else f"{text} ({number})") in found:
+        while (unique := text if number == 1 else f"{text} ({number})") in texts:
             number += 1
-        found[unique] = short(constant)
-    return found
+        texts[unique] = short(constant)
+    return texts
 
 
 def short(value: Any) -> str:
-    """Return a text of a value that is the same in each process, with a digest of what is too long to show."""
+    """Return a text of a value that is the same in each process; a long text is cut and gets a digest."""
     text = _text(value)
-    if len(text) <= _LONGEST:
+    if len(text) <= _MAX_TEXT_LETTERS:
         return text
-    return f"{text[:_LONGEST]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]})"
+    return f"{text[:_MAX_TEXT_LETTERS]}... (sha256 {hashlib.sha256(text.encode()).hexdigest()[:16]})"
 
 
 def program_text(program: Any) -> str:
-    """Return a text that tells traced programs apart: operations, how they are connected, options and constants.
+    """Return a text that differs if two programs differ: in operations, their operands, options or constants.
 
-    It has no names of functions and no addresses, and does not depend on the devices.
+    It contains no names of functions and no addresses, and does not depend on the devices.
 
     Args:
         program: a `ClosedJaxpr`.
@@ -73,19 +73,19 @@ def _constants(value: Any, owner: str, name: str, seen: set[int]) -> Iterator[tu
         return
     seen.add(id(value))  # functions may refer to each other; what is shared counts once
     if isinstance(value, Mapping):
-        for key, each in value.items():
-            yield from _constants(each, owner, f"{name}[{key!r}]" if name else str(key), seen)
+        for key, item in value.items():
+            yield from _constants(item, owner, f"{name}[{key!r}]" if name else str(key), seen)
     elif isinstance(value, tuple | list):
-        plain = all(isinstance(each, _PLAIN) for each in value)
-        if plain and name:
+        is_plain = all(isinstance(item, _PLAIN) for item in value)
+        if is_plain and name:
             yield owner, name, value
             return
-        for each in value:
-            yield from _constants(each, owner, name, seen)
+        for item in value:
+            yield from _constants(item, owner, name, seen)
     elif isinstance(value, functools.partial):
         owner = _name(value.func)
-        for i, each in enumerate(value.args):
-            yield from _constants(each, owner, f"argument {i + 1}", seen)
+        for i, item in enumerate(value.args):
+            yield from _constants(item, owner, f"argument {i + 1}", seen)
         yield from _constants(value.keywords, owner, "", seen)
         yield from _constants(value.func, owner, "", seen)
     elif inspect.ismethod(value):
@@ -105,7 +105,7 @@ def _constants(value: Any, owner: str, name: str, seen: set[int]) -> Iterator[tu
 
 
 def _name(function: Any) -> str:
-    """Return the name of the outermost function that another one was made in, such as `scale_by_adam`."""
+    """Return the name of the outermost function in which a function was made, such as `scale_by_adam`."""
     return str(getattr(function, "__qualname__", type(function).__name__)).split(".<locals>")[0]
 
 
@@ -123,14 +123,14 @@ def _text(value: Any) -> str:
     if _is_array(value):
         return _array_text(value)
     if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{_text(key)}: {_text(each)}" for key, each in value.items()) + "}"
+        return "{" + ", ".join(f"{_text(key)}: {_text(item)}" for key, item in value.items()) + "}"
     if isinstance(value, tuple | list):
         return "(" + ", ".join(map(_text, value)) + ")"
     if isinstance(value, set | frozenset):
         return "{" + ", ".join(sorted(map(_text, value))) + "}"
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         fields = ((field.name, getattr(value, field.name, None)) for field in dataclasses.fields(value))
-        return f"{type(value).__name__}({', '.join(f'{name}={_text(each)}' for name, each in fields)})"
+        return f"{type(value).__name__}({', '.join(f'{name}={_text(item)}' for name, item in fields)})"
     if isinstance(value, type) or callable(value):
         return _name(value)
     return type(value).__name__
@@ -142,10 +142,10 @@ def _array_text(array: Any) -> str:
         return kind
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):
         array = jax.random.key_data(array)
-    if array.size > _MANY:
+    if array.size > _MAX_HASHED_NUMBERS:
         return kind
     values = np.asarray(array)
-    if values.size <= _FEW and values.dtype != object:
+    if values.size <= _MAX_SHOWN_NUMBERS and values.dtype != object:
         return f"{kind} {values.tolist()}"
     return f"{kind} sha256 {hashlib.sha256(values.tobytes()).hexdigest()[:16]}"
 
@@ -171,7 +171,7 @@ def _add_program(program: Any, lines: list[str]) -> None:
 
 
 def _options(eqn: Any) -> str:
-    """Return the options of an operation, but for programs, which follow, and the names of functions."""
+    """Return the options of an operation, without inner programs, names of functions and shardings."""
     return ", ".join(
         f"{name}={_text(value)}"
         for name, value in sorted(eqn.params.items())

@@ -1,4 +1,4 @@
-"""What `evaluate` returns, as plain numbers."""
+"""The numbers that the `evaluate` of `fit` returns."""
 
 import numbers
 from collections.abc import Mapping
@@ -20,7 +20,7 @@ def numbers_of(returned: Any) -> dict[str, Number]:
         returned: a mapping from names to real numbers or to arrays of shape `()`.
 
     Raises:
-        FuncconvError: if it is something else; the name of the wrong entry is in the message.
+        FuncconvError: if it is anything else. The message names the wrong entry.
     """
     if not isinstance(returned, Mapping):
         msg = f"{_EXPECTED}; got {type(returned).__name__}"
@@ -33,7 +33,7 @@ def numbers_of(returned: Any) -> dict[str, Number]:
 
 
 def monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
-    """Return the value that `monitor` names, of which the smallest is the best."""
+    """Return the value of the monitored metric, with the sign for which the smallest is the best."""
     name = monitor.removeprefix("-")
     if name not in evaluated:
         msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
@@ -66,4 +66,4 @@ def _number(name: str, value: Any) -> float:
 
 def _is_real(dtype: Any) -> bool:
     real = any(jnp.issubdtype(dtype, kind) for kind in (jnp.bool_, jnp.integer, jnp.floating))
-    return real and dtype.kind != "m"  # NumPy takes time spans for integers
+    return real and dtype.kind != "m"  # NumPy counts time spans as integers

@@ -1,4 +1,4 @@
-"""The settings of a run: recorded with each checkpoint, and compared when a run goes on."""
+"""The settings of a run, which each checkpoint records, and which are compared when a run is resumed."""
 
 import hashlib
 import importlib.metadata
@@ -16,7 +16,7 @@ from .._data.batches import Batches
 from .constants import constants_of, program_text, short
 
 OnChange: TypeAlias = Literal["warn", "raise", "ignore"]
-_OPTIMIZER = "optimizer: "
+_OPTIMIZER = "optimizer: "  # before the names of the constants of an optimizer
 _UNKNOWN = "not known"
 
 
@@ -24,81 +24,84 @@ def settings_of(step: Any, state: Any, batches: Any, **options: Any) -> dict[str
     """Return a text for each setting that the result of a run depends on, by its name.
 
     Args:
-        step: of `make_step`, whose options and optimizer are known; of other functions nothing is.
-        state: the first one, of which the key is taken.
-        batches: of `batches`; of other iterators nothing is known.
-        **options: of `fit`.
+        step: the step of `make_step`, whose options and optimizer are known. Other functions have no settings.
+        state: the first state, for its key.
+        batches: the result of `train.batches`. Other iterators have no settings.
+        **options: options of `fit`.
     """
-    found = dict(options)
+    settings = dict(options)
     for name, value in getattr(step, "options", {}).items():
         if name == "optimizer":
-            found |= {_OPTIMIZER + name: constant for name, constant in constants_of(value).items()}
+            settings |= {_OPTIMIZER + name: constant for name, constant in constants_of(value).items()}
         else:
-            found[name] = value
+            settings[name] = value
     if isinstance(batches, Batches):
-        found |= {f"batches: {name}": value for name, value in batches.options().items()}
+        settings |= {f"batches: {name}": value for name, value in batches.options().items()}
     key = getattr(state, "key", None)
     if isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key):
-        found["key of the state"] = np.asarray(jax.random.key_data(key)).ravel().tolist()
-    return {name: value if isinstance(value, str) else short(value) for name, value in found.items()}
+        settings["key of the state"] = np.asarray(jax.random.key_data(key)).ravel().tolist()
+    return {name: value if isinstance(value, str) else short(value) for name, value in settings.items()}
 
 
 def program_of(compiled: Any, state: Any, batch: Any) -> dict[str, str]:
-    """Return a digest of the program of a step, and of all that it depends on beside the settings."""
-    shapes = jax.tree.map(lambda each: f"{each.dtype}{list(each.shape)}" if hasattr(each, "dtype") else "", batch)
+    """Return a digest of the traced program of a step, and the shapes and dtypes of its batch."""
+    shapes = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}" if hasattr(leaf, "dtype") else "", batch)
     digest = hashlib.sha256(program_text(compiled.trace(state, batch).jaxpr).encode()).hexdigest()
     return {"digest": digest, "batch": str(shapes)}
 
 
 def record_of(settings: Mapping[str, str], program: Mapping[str, str] | None) -> dict[str, Any]:
-    """Return what a checkpoint says of the settings, as JSON has it."""
+    """Return the record of the settings in a checkpoint, which JSON can hold."""
     return {"settings": dict(settings), "program": program, "versions": _versions()}
 
 
 class Changes:
-    """Compares the settings of a run that goes on with those that its checkpoint recorded.
+    """Compares the settings of a resumed run with those that its checkpoint recorded.
 
     Args:
-        then: the record of the checkpoint, of `record_of`; None if the run begins, or nothing was recorded.
+        record: the record in the checkpoint, from `record_of`. None or empty if there is none.
         on_change: `"warn"`, `"raise"` or `"ignore"`.
-        where: the folder, for the message.
+        folder: the folder of checkpoints, for the message.
     """
 
-    def __init__(self, then: Any, on_change: OnChange, where: object) -> None:
-        self._then: dict[str, Any] = then if isinstance(then, dict) else {}
-        self._on_change, self._where = on_change, where
-        self._same_versions = self._then.get("versions") == _versions()
+    def __init__(self, record: Any, on_change: OnChange, folder: object) -> None:
+        self._record: dict[str, Any] = record if isinstance(record, dict) else {}
+        self._on_change, self._folder = on_change, folder
+        self._same_versions = self._record.get("versions") == _versions()
         self._said = False
 
     def check(self, settings: Mapping[str, str]) -> None:
-        """Warn of settings that changed, or raise.
+        """Warn about changed settings, or raise.
 
-        Other versions may name the constants of an optimizer otherwise, so names that only one of them knows are then
-        left out.
+        Another version of optax may use other names for the constants of an optimizer. So if versions differ, names
+        that only one side has are ignored.
 
         Raises:
             FuncconvError: if `on_change` is `"raise"` and there is a difference.
         """
-        then = self._then.get("settings")
-        if not isinstance(then, dict):
+        old_settings = self._record.get("settings")
+        if not isinstance(old_settings, dict):
             return
         lines = []
-        for name in dict.fromkeys([*settings, *then]):
-            was, now = then.get(name, _UNKNOWN), settings.get(name, _UNKNOWN)
-            if was != now and (self._same_versions or _UNKNOWN not in (was, now)):
-                lines.append(f"{name}: {was} then, {now} now")
+        for name in dict.fromkeys([*settings, *old_settings]):
+            old, new = old_settings.get(name, _UNKNOWN), settings.get(name, _UNKNOWN)
+            if old != new and (self._same_versions or _UNKNOWN not in (old, new)):
+                lines.append(f"{name}: {old} then, {new} now")
         self._say(lines)
 
     def check_program(self, program: Mapping[str, str]) -> None:
-        """Warn if the step computes something else, or raise; only if no other change was said.
+        """Warn if the step is another program, or raise. Nothing is said if a changed setting explains it.
 
         Raises:
             FuncconvError: if `on_change` is `"raise"` and the program is another one.
         """
-        then = self._then.get("program")
-        if not self._same_versions or self._said or not isinstance(then, dict):
+        old_program = self._record.get("program")
+        # Another version of JAX may trace another program for the same step, and a changed setting explains another
+        # program.
+        if not self._same_versions or self._said or not isinstance(old_program, dict):
             return
-        if then.get("batch") == program["batch"] and then.get("digest") != program["digest"]:
+        # A batch of another shape has another program, although nothing has changed.
+        if old_program.get("batch") == program["batch"] and old_program.get("digest") != program["digest"]:
             self._say(["the compiled step: another program, so the loss, the model or the optimizer has changed"])
 
     def _say(self, lines: list[str]) -> None:
@@ -106,7 +109,7 @@ class Changes:
             return
         self._said = True
         changes = "\n  ".join(lines)
-        msg = f"train: the run in {self._where} was saved with other settings:\n  {changes}\n"
+        msg = f"train: the run in {self._folder} was saved with other settings:\n  {changes}\n"
         if self._on_change == "raise":
             msg += 'Pass the settings of then, or on_change="warn" or "ignore" to go on with those of now.'
             raise FuncconvError(msg)
@@ -116,10 +119,10 @@ class Changes:
 
 @cache
 def _versions() -> dict[str, str]:
-    found = {}
+    versions = {}
     for name in ("funcconv", "jax", "jaxlib", "optax"):
         try:
-            found[name] = importlib.metadata.version(name)
-        except importlib.metadata.PackageNotFoundError:  # it is used from its source
-            found[name] = _UNKNOWN
-    return found
+            versions[name] = importlib.metadata.version(name)
+        except importlib.metadata.PackageNotFoundError:  # it runs from a checkout that is not installed
+            versions[name] = _UNKNOWN
+    return versions

@@ -1,1 +1,1 @@
-"""One step of training."""
+"""A training step: its options, the gradient, the update."""

@@ -1,4 +1,4 @@
-"""Parameters that training leaves as they are, and the statistics that belong to them."""
+"""Parameters that are not trained, and the statistics that belong to them."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,11 +12,13 @@ from .._distributed.partition import check_patterns, meets, path_of
 
 
 def check_frozen(params: Any, model: Any, patterns: Sequence[str]) -> None:
-    """Refuse a pattern that meets nothing in parameters and state, and integers that are not frozen."""
+    """Refuse a pattern that matches nothing in parameters and state, and integer parameters that are not frozen."""
     entries = [path_of(path) for path, _ in jax.tree.leaves_with_path(model)]
+    # A pattern may match statistics alone, which have no parameters.
     unmet = [pattern for pattern in patterns if not any(meets(entry, pattern) for entry in entries)]
     check_patterns(params, unmet, "frozen")
     for path, leaf in jax.tree.leaves_with_path(trained(params, patterns)):
+        # `jax.grad` would refuse integers without naming them.
         if not jnp.issubdtype(leaf.dtype, jnp.inexact):
             name = path_of(path)
             msg = (
@@ -26,7 +28,7 @@ def check_frozen(params: Any, model: Any, patterns: Sequence[str]) -> None:
 
 
 def trained(params: Any, patterns: Sequence[str]) -> Any:
-    """Return the parameters with `MaskedNode()`, which has no leaves, in the place of each frozen one."""
+    """Return the parameters with optax's `MaskedNode()`, which has no leaves, in place of each frozen one."""
     if not patterns:
         return params
     return jax.tree.map_with_path(
@@ -35,29 +37,30 @@ def trained(params: Any, patterns: Sequence[str]) -> Any:
 
 
 def with_frozen(part: Any, params: Any) -> Any:
-    """Return what `trained` returned, or new values for it, with the frozen ones of `params` in their places."""
-    return jax.tree.map(
-        lambda leaf, old: old if isinstance(leaf, MaskedNode) else leaf, part, params,
-        is_leaf=lambda leaf: isinstance(leaf, MaskedNode),
-    )  # fmt: skip
+    """Put the frozen parameters of `params` back into a tree of the trained ones, which `trained` returned."""
+
+    def is_masked(leaf: Any) -> bool:
+        return isinstance(leaf, MaskedNode)
+
+    return jax.tree.map(lambda leaf, old: old if is_masked(leaf) else leaf, part, params, is_leaf=is_masked)
 
 
 def next_model(old: Any, new: Any, params: Any, patterns: Sequence[str]) -> Any:
-    """Return the model's next state, with the old statistics of what is frozen.
+    """Return the next state of the model, with the old statistics of frozen layers.
 
-    An entry such as `"trunk/batch_norm1/mean"` is frozen if a pattern meets it, or if `params` has an entry
-    `"trunk/batch_norm1"` of which every parameter is frozen.
+    An entry such as `"trunk/batch_norm1/mean"` is frozen if a pattern matches it, or if `params` has an entry
+    `"trunk/batch_norm1"` and all parameters in it are frozen.
     """
     if not patterns:
         return new
-    all_frozen: dict[str, bool] = {}
+    is_frozen: dict[str, bool] = {}
     for path, _ in jax.tree.leaves_with_path(params):
         entry = path_of(path[:-1])
-        all_frozen[entry] = all_frozen.get(entry, True) and _meets_any(path_of(path), patterns)
+        is_frozen[entry] = is_frozen.get(entry, True) and _meets_any(path_of(path), patterns)
 
-    def choose(path: Sequence[Any], before: Any, after: Any) -> Any:
-        stays = _meets_any(path_of(path), patterns) or (len(path) > 1 and all_frozen.get(path_of(path[:-1]), False))
-        return before if stays else after
+    def choose(path: Sequence[Any], old_leaf: Any, new_leaf: Any) -> Any:
+        stays = _meets_any(path_of(path), patterns) or (len(path) > 1 and is_frozen.get(path_of(path[:-1]), False))
+        return old_leaf if stays else new_leaf
 
     return jax.tree.map_with_path(choose, old, new)
 

@@ -20,48 +20,49 @@ def cast(tree: Any, dtype: Any) -> Any:
 
 
 def cast_inputs(batch: Any, dtype: Any, inputs: Sequence[str] | None) -> Any:
-    """Return the batch with the model's inputs in another dtype; targets and all else that is no input stay.
+    """Return the batch with the model's inputs in another dtype. Targets and all other entries stay as they are.
 
     Args:
         batch: a tree of arrays.
         dtype: of the inputs that are floating numbers.
-        inputs: patterns of the paths of the inputs. None takes the names `_INPUTS`, the first of a pair, and a batch
-            that is a single array as inputs; the names `_TARGETS` and the second of a pair as targets.
+        inputs: patterns of the paths of the inputs. With None, the inputs are the entries with names in `_INPUTS`, the
+            first entry of a tuple, or a batch that is a single array. Targets are the entries with names in
+            `_TARGETS` and the second entry of a pair.
 
     Raises:
-        FuncconvError: if a pattern meets no entry, or `inputs` is None and a floating entry has another name.
+        FuncconvError: if a pattern matches no entry, or `inputs` is None and a floating entry has another name.
     """
     entries = [(path, path_of(path)) for path, leaf in jax.tree.leaves_with_path(batch) if _is_float(leaf)]
     if inputs is None:
-        chosen = {name: _by_convention(path, batch) for path, name in entries}
-        unknown = [name for name, is_input in chosen.items() if is_input is None]
-        if unknown:
+        is_input_by_path = {name: _by_convention(path, batch) for path, name in entries}
+        unknown_paths = [name for name, is_input in is_input_by_path.items() if is_input is None]
+        if unknown_paths:
             msg = (
                 f"train: compute_dtype={jnp.dtype(dtype).name} casts the model's inputs and no targets, but which is "
-                f"{', '.join(map(repr, unknown))} of the batch? Name the inputs in make_step, such as "
-                f"inputs={unknown[0]!r}, or inputs=() for none; the floating entries are "
+                f"{', '.join(map(repr, unknown_paths))} of the batch? Name the inputs in make_step, such as "
+                f"inputs={unknown_paths[0]!r}, or inputs=() for none; the floating entries are "
                 f"{', '.join(repr(name) for _, name in entries)}"
             )
             raise FuncconvError(msg)
     else:
-        names = [path_of(path) for path, _ in jax.tree.leaves_with_path(batch)]
+        paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(batch)]
         for pattern in inputs:
-            if not any(meets(name, pattern) for name in names):
-                msg = f"train: inputs={pattern!r} is no entry of the batch, which has {', '.join(map(repr, names))}"
+            if not any(meets(name, pattern) for name in paths):
+                msg = f"train: inputs={pattern!r} is no entry of the batch, which has {', '.join(map(repr, paths))}"
                 raise FuncconvError(msg)
-        chosen = {name: any(meets(name, pattern) for pattern in inputs) for _, name in entries}
+        is_input_by_path = {name: any(meets(name, pattern) for pattern in inputs) for _, name in entries}
 
-    def one(path: Sequence[Any], leaf: Any) -> Any:
+    def cast_leaf(path: Sequence[Any], leaf: Any) -> Any:
         if not _is_float(leaf):
             return leaf
         # With a dtype of its own, a target that `jnp.full` made is not promoted to the dtype of the model's outputs.
-        return jnp.asarray(leaf, dtype if chosen[path_of(path)] else jnp.result_type(leaf))
+        return jnp.asarray(leaf, dtype if is_input_by_path[path_of(path)] else jnp.result_type(leaf))
 
-    return jax.tree.map_with_path(one, batch)
+    return jax.tree.map_with_path(cast_leaf, batch)
 
 
 def _by_convention(path: Sequence[Any], batch: Any) -> bool | None:
-    """Return whether an entry is an input, by its first known name or its place; None if that does not say it."""
+    """Return whether an entry is an input, by its first known name or its position; None if neither decides."""
     if not path:
         return True
     if isinstance(path[0], SequenceKey):

@@ -1,4 +1,4 @@
-"""What a loss function takes and returns, checked while a step is traced."""
+"""Checks of the arguments and results of a loss function, made while a step is traced."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -11,6 +11,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array
 
 _SIGNATURE = "loss(params, batch, *, key, state)"
+# A metric with one of these names would replace the one of the step or of the record.
 _OWN_METRICS = ("loss", "grad_norm", "skipped", "step")
 
 
@@ -18,7 +19,7 @@ def check_signature(loss: Callable[..., Any]) -> None:
     """Refuse a loss that cannot be called as a step calls it."""
     try:
         signature = inspect.signature(loss)
-    except (TypeError, ValueError):  # of some callables Python does not know it
+    except (TypeError, ValueError):  # some callables, such as those written in C, have no known signature
         return
     try:
         signature.bind(None, None, key=None, state=None)
@@ -61,7 +62,7 @@ def value_and_metrics(returned: Any, *, has_aux: bool) -> tuple[Array, dict[str,
 
 
 def check_state(old: Any, new: Any) -> None:
-    """Refuse a state of the model with other entries, shapes or dtypes than the one before."""
+    """Refuse a state of the model with other entries, shapes or dtypes than the one before, as `scan` would."""
     structures = [str(jax.tree.structure(state)) for state in (old, new)]
     if structures[0] != structures[1]:
         msg = (
@@ -69,12 +70,12 @@ def check_state(old: Any, new: Any) -> None:
             f"got {structures[1]}"
         )
         raise FuncconvError(msg)
-    for (path, before), after in zip(jax.tree.leaves_with_path(old), jax.tree.leaves(new), strict=True):
-        if _described(before) != _described(after):
+    for (path, old_leaf), new_leaf in zip(jax.tree.leaves_with_path(old), jax.tree.leaves(new), strict=True):
+        if _described(old_leaf) != _described(new_leaf):
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             msg = (
                 f'train: the loss must return a "state" with the shapes and dtypes that it was given; '
-                f"{name!r} was {_described(before)}, got {_described(after)}"
+                f"{name!r} was {_described(old_leaf)}, got {_described(new_leaf)}"
             )
             raise FuncconvError(msg)
 
@@ -84,6 +85,7 @@ def _is_array(value: Any) -> bool:
         jnp.result_type(value)
     except TypeError:
         return False
+    # `result_type` also accepts names of dtypes, their classes, and None.
     return not isinstance(value, str | type) and value is not None
 
 

@@ -1,4 +1,4 @@
-"""Arrays that a compiled step may overwrite: copies of what others hold, and states that others may keep."""
+"""Memory that a compiled step may overwrite: it must not belong to the caller, or to what the caller kept."""
 
 from typing import Any
 
@@ -10,16 +10,16 @@ from ..._common.types import Array
 
 
 def copied(tree: Any) -> Any:
-    """Return a tree of JAX arrays in memory of their own.
+    """Return a tree of JAX arrays that share their memory with no other array.
 
     JAX may use the memory of a NumPy array instead of copying it, and may read it after a call has returned. A compiled
-    step overwrites the memory of its state. So whatever comes from a caller is copied before it becomes a state.
+    step overwrites the memory of its state. So arrays of a caller are copied before they become a state.
     """
     return jax.tree.map(_copied, tree)
 
 
 def copied_batch(batch: Any) -> Any:
-    """Return a batch with its NumPy arrays copied, since a step reads them later than the iterator may refill them."""
+    """Return a batch with copies of its NumPy arrays, because an iterator may refill them before a step reads them."""
     return jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
 
 
@@ -31,22 +31,22 @@ def lent(tree: Any) -> Any:
 def taken_back(tree: Any) -> Any:
     """Return the tree with a copy of each array whose memory another array uses, and the others as they are.
 
-    It is called on a tree after a function was given `lent(tree)`. If the function kept any of it, the copies are
-    overwritten by the next step instead. If it kept nothing, nothing is copied.
+    Call it on a tree after a user's function got `lent(tree)`. If the function kept an array, the next step overwrites
+    the copy instead of it. If it kept nothing, nothing is copied.
     """
     leaves = jax.tree.leaves(tree)
-    own = {id(array) for leaf in leaves for array in (leaf, *_pieces(leaf))}
+    own_ids = {id(array) for leaf in leaves for array in (leaf, *_pieces(leaf))}
     platforms = {device.platform for leaf in leaves for device in leaf.devices()}
     try:
         used = {
             address
             for platform in platforms
             for array in jax.live_arrays(platform)  # type: ignore[no-untyped-call]
-            if id(array) not in own
+            if id(array) not in own_ids
             for address in _addresses(array)
         }
         return jax.tree.map(lambda leaf: leaf if used.isdisjoint(_addresses(leaf)) else _copied(leaf), tree)
-    except jax.errors.JaxRuntimeError:  # not every platform tells addresses
+    except jax.errors.JaxRuntimeError:  # not every platform gives addresses
         return copied(tree)
 
 
@@ -55,7 +55,9 @@ def _copied(leaf: Any) -> Array:
         leaf = np.array(leaf)
     if _is_key(leaf):
         return jnp.copy(leaf)
-    return jnp.array(leaf, jnp.result_type(leaf), copy=True)  # a dtype makes the type strong, as a step returns it
+    return jnp.array(
+        leaf, jnp.result_type(leaf), copy=True
+    )  # a dtype makes the type strong, as in the result of a step
 
 
 def _lent(leaf: Array) -> Array:
@@ -66,7 +68,7 @@ def _lent(leaf: Array) -> Array:
 
 
 def _pieces(leaf: Array) -> list[Array]:
-    """Return the arrays of each device of this process."""
+    """Return the parts of an array on the devices of this process."""
     return [] if _is_key(leaf) else [shard.data for shard in leaf.addressable_shards]
 
 
