@@ -20,6 +20,7 @@ from ._common.optional_packages import needs
 from ._inspect.draw import draw, to_mermaid
 from ._inspect.render import FORMATS
 from ._inspect.summary import summary
+from ._inspect.versions import versions
 from ._primitives.compiler import compiled_with, compiler_options
 from .interop import _formats as formats
 
@@ -78,9 +79,11 @@ def _parser() -> argparse.ArgumentParser:
     looked.add_argument("file", help=network)
     looked.add_argument("--batch", type=int, default=1, help="examples that the figures are for (default: %(default)s)")
     looked.add_argument("--json", action="store_true", help="print JSON instead")
-    drawn = command("draw", _draw, "Draw a network.")
+    drawn = command("draw", _draw, f"Draw a network, in one of the formats {_ENDINGS}.")
     drawn.add_argument("file", help=network)
-    drawn.add_argument("-o", "--out", required=True, help=f"a file that ends in {_ENDINGS}")
+    drawn.add_argument(
+        "-o", "--out", help=f"the file to write, in the format of its ending: {_ENDINGS} (Mermaid in Markdown)"
+    )
     converted = command("convert", _convert, "Convert weights from one format to another.")
     converted.add_argument("source", help=f"weights: {formats.READABLE}")
     converted.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
@@ -96,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     timed = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
     timed.add_argument("file", help=network)
     timed.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
+    command("versions", _versions, "Print versions, devices, processor and options, for a bug report.")
     return parser
 
 
@@ -106,6 +110,9 @@ def _summary(options: argparse.Namespace) -> None:
 
 
 def _draw(options: argparse.Namespace) -> None:
+    if options.out is None:
+        msg = f"draw: --out is missing; give it the file to write, which ends in {_ENDINGS}"
+        raise FuncconvError(msg)
     graph, params, _ = formats.network(options.file)
     suffix = Path(options.out).suffix.lower()
     if suffix == ".md":
@@ -155,6 +162,10 @@ def _predict(options: argparse.Namespace) -> None:
     for row in values.reshape(-1, *shapes[graph.outputs[0]].shape[-1:] or (1,)):
         best = np.argsort(-row.astype(np.result_type(row.real.astype(np.float32), np.float64)))[:5]
         print("  ".join(f"{place}: {row[place]:.4g}" for place in best))
+
+
+def _versions(_: argparse.Namespace) -> None:
+    print(versions())
 
 
 def _check_precision(path: str, *trees: Any) -> None:

@@ -77,13 +77,15 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
     The norm has a kink where the gradient is zero. Its derivatives of every order are 0 there.
 
     Args:
-        f: as for `per_example_grad`.
+        f: `f(params, *example)` gives one floating number, the loss of one example.
 
     Returns:
-        A function of `(params, *examples)` as that of `per_example_grad`; it gives `(n,)`.
+        A function of `(params, *examples)`, where each leaf of the examples has one more axis in front, of one size
+        `n`; it gives the norms `(n,)`.
 
     Raises:
-        FuncconvError: as `per_example_grad`.
+        FuncconvError: when called, if the examples do not share their first axis or there are none, `f` does not give a
+            scalar, or a leaf of `params` is not real and floating.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -28,9 +28,9 @@ def draw(
 
     Args:
         graph: a `Graph`.
-        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`; None writes none.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, or `"BT"` or `"RL"`.
-        params: the parameters or their shapes; needed for shapes where nothing draws them.
+        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         A `Drawing`, which shows itself in a notebook; `.dot` is its text and `.save(path)` writes it.
@@ -56,8 +56,8 @@ def to_dot(graph: Network, *, direction: str = "TB", params: Params | None = Non
 
     Args:
         graph: a `Graph`.
-        direction: see `draw`.
-        params: see `draw`.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The text, which ends with a newline.
@@ -79,8 +79,8 @@ def to_mermaid(graph: Network, *, direction: str = "TB", params: Params | None =
 
     Args:
         graph: a `Graph`.
-        direction: see `draw`.
-        params: see `draw`.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The text, which ends with a newline.
@@ -104,7 +104,7 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
 
     Args:
         graph: a `Graph`.
-        params: see `draw`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The drawing, without a newline at the end.

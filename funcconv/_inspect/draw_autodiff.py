@@ -42,17 +42,18 @@ def draw_autodiff(
     Args:
         f: a function of arrays or trees of them; any JAX function will do.
         *args: what it is called with; `jax.ShapeDtypeStruct` will do.
-        path: of the file to write, as for `draw`.
+        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
         opened: whether functions that are called (`jax.jit`, `jax.nn.relu`, `jax.checkpoint`) are drawn in a frame
-            with what they compute; else each call is one box. Loops are one box either way.
-        direction: as for `draw`.
+            with what they compute; False draws each call as one box. Loops are one box either way. Default: True.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
         limit: the most operations that are drawn.
 
     Returns:
         A `Drawing`.
 
     Raises:
-        FuncconvError: if there are more operations than `limit`, or as `draw` does.
+        FuncconvError: if there are more operations than `limit`, the direction or the ending of the path is another, or
+            no program is there to draw with.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -38,7 +38,7 @@ class SummaryRow(NamedTuple):
         gradient_flops: of those of the backward pass, by its parameters and by those inputs that depend on parameters.
         real_flops: as `flops`, without multiplications by padding.
         bytes: of its value.
-        receptive_field: what it sees of the inputs, see `receptive_field`.
+        receptive_field: what it sees of each input, as `fc.receptive_field` returns it.
     """
 
     name: str
@@ -123,8 +123,8 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
 
     Args:
         graph: a `Graph`.
-        batch: the number of examples.
-        params: the parameters or their shapes, needed where nothing draws them.
+        batch: the number of examples, a positive integer. Default: 1.
+        params: the parameters or their shapes, needed only where nothing draws them. Default: None.
 
     Returns:
         A `Summary`, which prints as a table, draws itself in a notebook, and has `.parameters`, `.flops`, `.rows`,
@@ -133,7 +133,8 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         norms and pools are left out.
 
     Raises:
-        FuncconvError: if the batch is not a positive integer, or as `Graph.init` does.
+        FuncconvError: if the batch is not a positive integer, an op does not accept its inputs, or nothing
+            draws an entry and `params` is None.
 
     Example:
         >>> import funcconv as fc
