@@ -89,9 +89,12 @@ def _parser() -> argparse.ArgumentParser:
     converted.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
     converted.add_argument("--graph", metavar="FILE", help=f"{network}; needed for weights of PyTorch")
     converted.add_argument(
-        "--name", metavar="ENTRY=MODULE", action="append", default=[],
+        "--name",
+        metavar="ENTRY=MODULE",
+        action="append",
+        default=[],
         help="which module of PyTorch an entry of the graph is, for every entry; without, they are paired in order",
-    )  # fmt: skip
+    )
     predicted = command("predict", _predict, "Evaluate a network on an array or an image.")
     predicted.add_argument("file", help="a network with its weights, in safetensors")
     predicted.add_argument("input", help=_INPUT)

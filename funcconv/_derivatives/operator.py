@@ -175,9 +175,15 @@ class Operator(LinearMap):
         Source: Lin, Saad and Yang, "Approximating spectral densities of large matrices", SIAM Review 58, 2016.
         """
         return lanczos_density(
-            f"{self.name}.density", self._on_vectors, Flat(self.rows).zeros(), key,
-            order=order, samples=samples, smoothing=smoothing, points=points,
-        )  # fmt: skip
+            f"{self.name}.density",
+            self._on_vectors,
+            Flat(self.rows).zeros(),
+            key,
+            order=order,
+            samples=samples,
+            smoothing=smoothing,
+            points=points,
+        )
 
     def block(self, row: str, column: str | None = None) -> Any:
         """Return a block of the operator, for parameters that are nested dicts.

@@ -209,10 +209,19 @@ def _reduce_window(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     if any(step != 1 for step in params["base_dilation"]):
         return _everything(eqn, operands)
     for axis, (lo, hi) in enumerate(params["padding"]):
-        seen = windows(seen, axis, Axis(
-            var.aval.shape[axis], params["window_dimensions"][axis], params["window_strides"][axis],
-            params["window_dilation"][axis], lo, hi, eqn.outvars[0].aval.shape[axis],
-        ))  # fmt: skip
+        seen = windows(
+            seen,
+            axis,
+            Axis(
+                var.aval.shape[axis],
+                params["window_dimensions"][axis],
+                params["window_strides"][axis],
+                params["window_dilation"][axis],
+                lo,
+                hi,
+                eqn.outvars[0].aval.shape[axis],
+            ),
+        )
     return [seen]
 
 
@@ -242,10 +251,19 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     numbers = params["dimension_numbers"]
     seen = over(seen, numbers.lhs_spec[1])
     for i, (axis, (lo, hi)) in enumerate(zip(numbers.lhs_spec[2:], params["padding"], strict=True)):
-        seen = windows(seen, axis, Axis(
-            shapes[0][axis], shapes[1][numbers.rhs_spec[2 + i]], params["window_strides"][i],
-            params["rhs_dilation"][i], lo, hi, eqn.outvars[0].aval.shape[numbers.out_spec[2 + i]],
-        ))  # fmt: skip
+        seen = windows(
+            seen,
+            axis,
+            Axis(
+                shapes[0][axis],
+                shapes[1][numbers.rhs_spec[2 + i]],
+                params["window_strides"][i],
+                params["rhs_dilation"][i],
+                lo,
+                hi,
+                eqn.outvars[0].aval.shape[numbers.out_spec[2 + i]],
+            ),
+        )
     axes = [numbers.lhs_spec[numbers.out_spec.index(i)] for i in range(len(numbers.out_spec))]
     return [seen and (seen[0].transpose(axes), seen[1].transpose(axes))]
 
@@ -259,10 +277,20 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(REDUCED, _reduced),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
-    "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "transpose": _transpose, "squeeze": _squeeze,
-    "rev": _rev, "slice": _slice, "split": _split, "pad": _pad, "concatenate": _concatenate,
-    "dot_general": _dot_general, "conv_general_dilated": _lax_convolution, "optimization_barrier": _passed_on,
+    "broadcast_in_dim": _broadcast_in_dim,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "rev": _rev,
+    "slice": _slice,
+    "split": _split,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _lax_convolution,
+    "optimization_barrier": _passed_on,
     _family.conv_p.name: partial(_convolution, windows),
     _family.conv_input_grad_p.name: partial(_convolution, windows_back),
-    _select.extreme_p.name: _select_window, _select.pick_p.name: _select_window,
-}  # fmt: skip
+    _select.extreme_p.name: _select_window,
+    _select.pick_p.name: _select_window,
+}

@@ -178,10 +178,15 @@ def _boxes(graph: Network, params: Params | None) -> Picture:
         row = graph.rows[number - first] if number >= first else None
         *group, short = name.split("/")
         entry = row.params if row else None
-        boxes.append(Box(
-            (short, *(line for text in texts for line in textwrap.wrap(text, 40) or [""])),
-            tints.get(entry or "", PLAIN if row else MARKED), tuple(group), row is None, name in outputs,
-        ))  # fmt: skip
+        boxes.append(
+            Box(
+                (short, *(line for text in texts for line in textwrap.wrap(text, 40) or [""])),
+                tints.get(entry or "", PLAIN if row else MARKED),
+                tuple(group),
+                row is None,
+                name in outputs,
+            )
+        )
         arrows += [Arrow(i, number) for i in (row.inputs if row else ())]
     return Picture(boxes, arrows)
 

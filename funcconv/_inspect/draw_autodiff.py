@@ -149,9 +149,10 @@ def _names(f: Callable[..., Any], args: Sequence[Any]) -> list[str]:
     """Return a name for each leaf of the arguments: the argument's and the path to the leaf."""
     try:
         declared = [
-            each.name for each in inspect.signature(f).parameters.values()
+            each.name
+            for each in inspect.signature(f).parameters.values()
             if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        ]  # fmt: skip
+        ]
     except (TypeError, ValueError):  # a builtin without a signature
         declared = []
     names = [*declared, *(f"argument {i + 1}" for i in range(len(declared), len(args)))]

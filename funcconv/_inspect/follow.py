@@ -103,9 +103,12 @@ class FieldsOfGraph:
         for name, operation, operands in steps:
             found = operation.run([leaf for each in operands for leaf in self._exact[each]])
             inexact = {
-                key for each in operands for seen, exact in zip(self._seen[each], self._exact[each], strict=True)
-                for key in seen if key not in exact
-            }  # fmt: skip
+                key
+                for each in operands
+                for seen, exact in zip(self._seen[each], self._exact[each], strict=True)
+                for key in seen
+                if key not in exact
+            }
             self._exact[name] = [
                 {key: pair for key, pair in exact.items() if key not in inexact and not _is_long(seen.get(key), leaf)}
                 for exact, seen, leaf in zip(found, self._seen[name], jax.tree.leaves(shapes[name]), strict=True)
@@ -223,9 +226,7 @@ def _record(seen: Seen, exact: Interval | None, pixels: int, shape: Shape) -> Re
         reach = reach._replace(firsts=(first,), lasts=(last,))
     if exact is None:
         phases = min(len(reach.firsts), count)
-        whole = all(
-            reach.interval(count - 1 - i)[0] <= 0 and reach.interval(i)[1] >= pixels - 1 for i in range(phases)
-        )  # fmt: skip
+        whole = all(reach.interval(count - 1 - i)[0] <= 0 and reach.interval(i)[1] >= pixels - 1 for i in range(phases))
     else:
         others = tuple(other for other in range(exact[0].ndim) if other != axis)
         lows, highs = exact[0].min(others, initial=NOWHERE), exact[1].max(others, initial=-NOWHERE)
@@ -240,5 +241,10 @@ def _record(seen: Seen, exact: Interval | None, pixels: int, shape: Shape) -> Re
         offset=sum(reach.interval(0)) / 2,
         padding=(max(-first, 0), max(last - pixels + 1, 0)),
         whole=whole,
-        aligned=reach.aligned, wraps=reach.wraps, _reach=reach, _count=count, _pixels=pixels, _exact=exact,
-    )  # fmt: skip
+        aligned=reach.aligned,
+        wraps=reach.wraps,
+        _reach=reach,
+        _count=count,
+        _pixels=pixels,
+        _exact=exact,
+    )

@@ -187,13 +187,21 @@ def _selection(eqn: Any, i: int, axis: int) -> Seen:
 
 
 _RULES: dict[str, Callable[[Any, int, int], Seen | None]] = {
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "transpose": _transpose, "squeeze": _reduced,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _reduced,
     "rev": lambda eqn, i, axis: None if axis in eqn.params["dimensions"] else Seen(axis, IDENTITY),  # noqa: ARG005
-    "slice": _slice, "split": _along_others, "pad": _pad, "concatenate": _along_others, "dot_general": _dot_general,
+    "slice": _slice,
+    "split": _along_others,
+    "pad": _pad,
+    "concatenate": _along_others,
+    "dot_general": _dot_general,
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along_others),
     "conv_general_dilated": _lax_convolution,
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _reduce_window),
     _family.conv_p.name: lambda eqn, i, axis: _convolution(of_window, 0, eqn, i, axis),
     _family.conv_input_grad_p.name: lambda eqn, i, axis: _convolution(of_transpose, 1, eqn, i, axis),
-    _select.extreme_p.name: _selection, _select.pick_p.name: _selection,
-}  # fmt: skip
+    _select.extreme_p.name: _selection,
+    _select.pick_p.name: _selection,
+}

@@ -54,8 +54,10 @@ class Drawing:
             return _pdf(self.rendered("png"), self._dots)
         done = subprocess.run(
             [program, f"-T{format}", *([f"-Gdpi={self._dots}"] if format == "png" else [])],
-            input=self.dot.encode(), capture_output=True, check=False,
-        )  # fmt: skip
+            input=self.dot.encode(),
+            capture_output=True,
+            check=False,
+        )
         if done.returncode or not done.stdout:
             msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
             raise FuncconvError(msg)

@@ -128,9 +128,15 @@ class ConvTranspose(ConvolutionLayer):
         """Return how the windows lie on the image that is the result."""
         window = per_axis(self.label, "window", self.window, len(sizes), least=1)
         image = transposed_sizes(
-            self.label, sizes, window, size=self.size, output_padding=self.output_padding, stride=self.stride,
-            padding=self.padding, dilation=self.dilation,
-        )  # fmt: skip
+            self.label,
+            sizes,
+            window,
+            size=self.size,
+            output_padding=self.output_padding,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
         axes = super().axes(image)  # which a large output_padding gives further windows
         return tuple(axis._replace(outputs=count) for axis, count in zip(axes, sizes, strict=True))
 

@@ -135,9 +135,14 @@ class Pool(Layer):
         n = len(self.window) if isinstance(self.window, Sequence) else len(sizes)
         stride = self.window if self.stride is None else self.stride
         axes = resolve(
-            self.label, tuple(sizes[-n:]), self.window, stride=stride, padding=self.padding, dilation=self.dilation,
+            self.label,
+            tuple(sizes[-n:]),
+            self.window,
+            stride=stride,
+            padding=self.padding,
+            dilation=self.dilation,
             ceil_mode=self.ceil_mode,
-        )  # fmt: skip
+        )
         found = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
         return along_axes(self, len(shape), found, IDENTITY)
 
@@ -147,11 +152,22 @@ class Pool(Layer):
         (x,) = xs
         spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
         return pool(
-            x, self.window, reduce=self.reduce, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            pad_mode=self.pad_mode, ties=self.ties, p=self.p, temperature=self.temperature,
-            count_include_pad=self.count_include_pad, ceil_mode=self.ceil_mode,
-            return_indices=self.return_indices, spatial=spatial, layout=self.layout,
-        )  # fmt: skip
+            x,
+            self.window,
+            reduce=self.reduce,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            pad_mode=self.pad_mode,
+            ties=self.ties,
+            p=self.p,
+            temperature=self.temperature,
+            count_include_pad=self.count_include_pad,
+            ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices,
+            spatial=spatial,
+            layout=self.layout,
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -214,9 +214,15 @@ class BatchNorm(_Norm):
         del batch, key
         (x,) = xs
         return batch_norm(
-            params, state, x, train=train, momentum=self.momentum, epsilon=self.epsilon, unbiased=self.unbiased,
+            params,
+            state,
+            x,
+            train=train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            unbiased=self.unbiased,
             axis_name=self.axis_name,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, repr=False)

@@ -43,8 +43,16 @@ class ConvolutionLayer(Layer):
 
     parametric: ClassVar[bool] = True
     _options: ClassVar[tuple[str, ...]] = (
-        "stride", "padding", "dilation", "groups", "pad_mode", "layout", "flip", "precision", "accumulate_dtype",
-    )  # fmt: skip
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "pad_mode",
+        "layout",
+        "flip",
+        "precision",
+        "accumulate_dtype",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -92,9 +92,11 @@ def _place(told: Any, nested: list[Any], uses: dict[Any, object], name: str) -> 
     graph, use, inner, entry = _list(told)
     _strings([inner] + ([] if entry is None else [entry]))
     return Place(
-        nested[_number(graph, len(nested), f"node {name!r}")], uses.setdefault(_number(use, 1 << 31, name), object()),
-        inner, entry,
-    )  # fmt: skip
+        nested[_number(graph, len(nested), f"node {name!r}")],
+        uses.setdefault(_number(use, 1 << 31, name), object()),
+        inner,
+        entry,
+    )
 
 
 def _read_structure(told: Any, count: int, depth: int) -> Any:
