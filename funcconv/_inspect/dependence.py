@@ -39,7 +39,7 @@ def run(jaxpr: Any, seen: Sequence[Seen]) -> list[Seen]:
 
 def _elementwise(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     rank = len(eqn.outvars[0].aval.shape)
-    spread = [each and (_ranked(each[0], rank), _ranked(each[1], rank)) for each in operands]
+    spread = [operand and (_ranked(operand[0], rank), _ranked(operand[1], rank)) for operand in operands]
     return [union(spread)] * len(eqn.outvars)
 
 
@@ -48,8 +48,8 @@ def _ranked(low: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _everything(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    low = min((each[0].min(initial=NOWHERE) for each in operands if each), default=NOWHERE)
-    high = max((each[1].max(initial=-NOWHERE) for each in operands if each), default=-NOWHERE)
+    low = min((operand[0].min(initial=NOWHERE) for operand in operands if operand), default=NOWHERE)
+    high = max((operand[1].max(initial=-NOWHERE) for operand in operands if operand), default=-NOWHERE)
     ranks = (len(var.aval.shape) for var in eqn.outvars)
     return [(np.full((1,) * rank, low), np.full((1,) * rank, high)) for rank in ranks]
 
@@ -80,7 +80,7 @@ def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     for before, after in _groups(old, new):
         sizes, own = [old[axis] for axis in before], [low.shape[axis] for axis in before]
         lengths = [[size for size in group if size != 1] for group in (sizes, [new[axis] for axis in after])]
-        if math.prod(own) == 1 or [len(each) for each in lengths] == [1, 1]:  # nothing changes along it, or one axis
+        if math.prod(own) == 1 or [len(group) for group in lengths] == [1, 1]:  # nothing changes along it, or one axis
             target += [1 if new[axis] == 1 else math.prod(own) for axis in after]
         elif math.prod(sizes) > LARGE:
             low, high = over((low, high), before)  # type: ignore[misc]
@@ -200,7 +200,7 @@ def _dot_general(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
         middle = len(batched[i])
         others = [1] * len(free[1 - i])
         shape = sizes[:middle] + (others + sizes[middle:] if i else sizes[middle:] + others)
-        found.append(tuple(each.transpose(order).reshape(shape) for each in rest))  # type: ignore[union-attr]
+        found.append(tuple(array.transpose(order).reshape(shape) for array in rest))  # type: ignore[union-attr]
     return [union(found)]  # type: ignore[arg-type]
 
 

@@ -149,9 +149,9 @@ def _names(f: Callable[..., Any], args: Sequence[Any]) -> list[str]:
     """Return a name for each leaf of the arguments: the argument's and the path to the leaf."""
     try:
         declared = [
-            each.name
-            for each in inspect.signature(f).parameters.values()
-            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
+            parameter.name
+            for parameter in inspect.signature(f).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
         ]
     except (TypeError, ValueError):  # a builtin without a signature
         declared = []

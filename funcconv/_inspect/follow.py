@@ -67,7 +67,7 @@ class ReceptiveField:
         if self._exact is None:
             first, last = clipped(self._reach.interval(position), self._pixels)
         else:
-            first, last = (int(each[position]) for each in self._exact)
+            first, last = (int(array[position]) for array in self._exact)
         return (first, last) if first <= last else None
 
 
@@ -101,11 +101,11 @@ class FieldsOfGraph:
             keys = [(name, axis) for axis in range(len(shape)) if (name, axis) not in self._channels]
             self._exact[name] = [{key: along(shape, key[1]) for key in keys if shape[key[1]] <= LARGE}]
         for name, operation, operands in steps:
-            found = operation.run([leaf for each in operands for leaf in self._exact[each]])
+            found = operation.run([leaf for operand in operands for leaf in self._exact[operand]])
             inexact = {
                 key
-                for each in operands
-                for seen, exact in zip(self._seen[each], self._exact[each], strict=True)
+                for operand in operands
+                for seen, exact in zip(self._seen[operand], self._exact[operand], strict=True)
                 for key in seen
                 if key not in exact
             }
@@ -121,14 +121,14 @@ class FieldsOfGraph:
         for out, spec in enumerate(specs):
             ways: dict[Key, list[Seen]] = {}
             for leaf, seen in enumerate(leaf for name in operands for leaf in self._seen[name]):
-                for key, each in seen.items():
-                    step = operation.sees(leaf, each.axis, out)
+                for key, before_step in seen.items():
+                    step = operation.sees(leaf, before_step.axis, out)
                     if step is None:
                         continue
-                    if step.mixes and each.reach == IDENTITY:
+                    if step.mixes and before_step.reach == IDENTITY:
                         self._channels.add(key)
-                    ways.setdefault(key, []).append(composed(each, step, before[leaf].shape))
-            results.append({key: joined(each, spec.shape) for key, each in ways.items()})
+                    ways.setdefault(key, []).append(composed(before_step, step, before[leaf].shape))
+            results.append({key: joined(seen_each_way, spec.shape) for key, seen_each_way in ways.items()})
         return results
 
     def __call__(self, node: str, names: Sequence[str]) -> dict[str, tuple[ReceptiveField, ...]]:

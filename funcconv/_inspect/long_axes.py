@@ -42,7 +42,7 @@ def joined(ways: Sequence[Seen], shape: Shape) -> Any:
         if one.axis == other.axis and one.axis is not None:
             one = Seen(one.axis, merged(one.reach, other.reach, shape[one.axis]))
         else:  # along no axis is it less than for all positions together
-            (first, last), (start, stop) = (places(each, shape) for each in (one, other))
+            (first, last), (start, stop) = (places(seen, shape) for seen in (one, other))
             wraps = one.reach.wraps or other.reach.wraps
             one = Seen(None, Reach(0, (min(first, start),), (max(last, stop),), wraps=wraps))
     return one
@@ -81,7 +81,7 @@ def _results(eqn: Any, operands: Sequence[Seen | None]) -> list[Seen | None]:
         return _run(inner, operands)
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name in ELEMENTWISE:
-        return [joined([each for each in operands if each], shape)]
+        return [joined([operand for operand in operands if operand], shape)]
     if name == "optimization_barrier":
         return list(operands)
     rule = _RULES.get(name, _reduced if name in REDUCED else None)
@@ -106,7 +106,7 @@ def _results(eqn: Any, operands: Sequence[Seen | None]) -> list[Seen | None]:
 
 def _reduced(eqn: Any, _: int, axis: int) -> Seen | None:
     axes = eqn.params["axes"] if "axes" in eqn.params else eqn.params["dimensions"]
-    return None if axis in axes else Seen(axis - sum(each < axis for each in axes), IDENTITY)
+    return None if axis in axes else Seen(axis - sum(other < axis for other in axes), IDENTITY)
 
 
 def _broadcast(eqn: Any, _: int, axis: int) -> Seen:
@@ -149,7 +149,7 @@ def _dot_general(eqn: Any, i: int, axis: int) -> Seen | None:
         return Seen(batched[i].index(axis), IDENTITY)
     taken = (*contracted[i], *batched[i])
     others = len(eqn.invars[0].aval.shape) - len(contracted[0]) if i else len(batched[0])
-    return Seen(others + len([each for each in range(axis) if each not in taken]), IDENTITY)
+    return Seen(others + len([other for other in range(axis) if other not in taken]), IDENTITY)
 
 
 def _convolution(reach: Callable[..., Reach], image: int, eqn: Any, i: int, axis: int) -> Seen | None:

@@ -232,19 +232,19 @@ def _flops(row: Row, entry: Any, xs: Sequence[Any], wanted: Sequence[bool], batc
         return NONE, NONE
     leaves, tree = jax.tree.flatten((entry, list(xs)))
     asked = [True] * len(jax.tree.leaves(entry)) + [
-        each for each, x in zip(wanted, xs, strict=True) for _ in jax.tree.leaves(x)
+        is_wanted for is_wanted, x in zip(wanted, xs, strict=True) for _ in jax.tree.leaves(x)
     ]
-    asked = [each and jnp.issubdtype(leaf.dtype, jnp.inexact) for each, leaf in zip(asked, leaves, strict=True)]
+    asked = [is_asked and jnp.issubdtype(leaf.dtype, jnp.inexact) for is_asked, leaf in zip(asked, leaves, strict=True)]
 
     def pulled_back(leaves: Sequence[Any]) -> Any:
-        fixed = [None if each else leaf for each, leaf in zip(asked, leaves, strict=True)]
+        fixed = [None if is_asked else leaf for is_asked, leaf in zip(asked, leaves, strict=True)]
 
-        def value(some: Sequence[Any]) -> Any:
-            rest = iter(some)
+        def value(differentiated: Sequence[Any]) -> Any:
+            rest = iter(differentiated)
             entry, xs = jax.tree.unflatten(tree, [next(rest) if leaf is None else leaf for leaf in fixed])
             return [y for y in jax.tree.leaves(apply(entry, *xs)) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
-        y, pullback = jax.vjp(value, [leaf for each, leaf in zip(asked, leaves, strict=True) if each])
+        y, pullback = jax.vjp(value, [leaf for is_asked, leaf in zip(asked, leaves, strict=True) if is_asked])
         return y, pullback(jax.tree.map(jnp.ones_like, y))
 
     traced = jax.make_jaxpr(pulled_back)(leaves).jaxpr

@@ -143,8 +143,8 @@ class Pool(Layer):
             dilation=self.dilation,
             ceil_mode=self.ceil_mode,
         )
-        found = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
-        return along_axes(self, len(shape), found, IDENTITY)
+        reaches = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
+        return along_axes(self, len(shape), reaches, IDENTITY)
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Reduce the windows."""
