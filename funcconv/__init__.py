@@ -76,5 +76,6 @@ from ._graph.declare.training_layers import GroupNorm as GroupNorm
 from ._graph.declare.training_layers import LayerNorm as LayerNorm
 from ._graph.declare.training_layers import WeightStandardize as WeightStandardize
 from ._ops.unpool import max_unpool as max_unpool
+from ._inspect.versions import versions as versions
 
 __version__ = "0.1.0"

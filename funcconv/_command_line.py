@@ -20,15 +20,16 @@ from ._common.optional_packages import needs
 from ._inspect.draw import draw, to_mermaid
 from ._inspect.render import FORMATS
 from ._inspect.summary import summary
+from ._inspect.versions import versions
 from ._primitives.compiler import compiled_with, compiler_options
 from .interop import _formats as formats
 
-_ROUNDS = 20
+_TIMED_RUNS = 20
 _INPUT = (
     "an .npy file, (*batch, *spatial, channels), of numbers that the network's dtype holds exactly; or an image, "
     "scaled to 0 to 1"
 )
-_KINDS = "biufc"  # of dtypes that NumPy itself has, so that .npy files do
+_NUMPY_KINDS = "biufc"  # of dtypes that NumPy itself has, so that .npy files do
 _ENDINGS = f".{', .'.join(FORMATS)} or .md"
 
 
@@ -69,43 +70,56 @@ def _parser() -> argparse.ArgumentParser:
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
     def command(name: str, run: Callable[[argparse.Namespace], None], text: str) -> argparse.ArgumentParser:
-        found = commands.add_parser(name, help=text, description=text)
-        found.set_defaults(run=run)
-        return found
+        subparser = commands.add_parser(name, help=text, description=text)
+        subparser.set_defaults(run=run)
+        return subparser
 
     network = "a network: safetensors as `fc.interop.save_safetensors(graph=...)` writes it, or JSON of `Graph.to_json`"
-    looked = command("summary", _summary, "Print a table of a network's nodes.")
-    looked.add_argument("file", help=network)
-    looked.add_argument("--batch", type=int, default=1, help="examples that the figures are for (default: %(default)s)")
-    looked.add_argument("--json", action="store_true", help="print JSON instead")
-    drawn = command("draw", _draw, "Draw a network.")
-    drawn.add_argument("file", help=network)
-    drawn.add_argument("-o", "--out", required=True, help=f"a file that ends in {_ENDINGS}")
-    converted = command("convert", _convert, "Convert weights from one format to another.")
-    converted.add_argument("source", help=f"weights: {formats.READABLE}")
-    converted.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
-    converted.add_argument("--graph", metavar="FILE", help=f"{network}; needed for weights of PyTorch")
-    converted.add_argument(
-        "--name", metavar="ENTRY=MODULE", action="append", default=[],
+    summary_parser = command("summary", _summary, "Print a table of a network's nodes.")
+    summary_parser.add_argument("file", help=network)
+    summary_parser.add_argument(
+        "--batch", type=int, default=1, help="examples that the figures are for (default: %(default)s)"
+    )
+    summary_parser.add_argument("--json", action="store_true", help="print JSON instead")
+    draw_parser = command("draw", _draw, f"Draw a network, in one of the formats {_ENDINGS}.")
+    draw_parser.add_argument("file", help=network)
+    draw_parser.add_argument(
+        "-o", "--out", help=f"the file to write, in the format of its ending: {_ENDINGS} (Mermaid in Markdown)"
+    )
+    convert_parser = command("convert", _convert, "Convert weights from one format to another.")
+    convert_parser.add_argument("source", help=f"weights: {formats.READABLE}")
+    convert_parser.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
+    convert_parser.add_argument("--graph", metavar="FILE", help=f"{network}; needed for weights of PyTorch")
+    convert_parser.add_argument(
+        "--name",
+        metavar="ENTRY=MODULE",
+        action="append",
+        default=[],
         help="which module of PyTorch an entry of the graph is, for every entry; without, they are paired in order",
-    )  # fmt: skip
-    predicted = command("predict", _predict, "Evaluate a network on an array or an image.")
-    predicted.add_argument("file", help="a network with its weights, in safetensors")
-    predicted.add_argument("input", help=_INPUT)
-    predicted.add_argument("-o", "--out", help="an .npy file for the result; without, its largest entries are printed")
-    timed = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
-    timed.add_argument("file", help=network)
-    timed.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
+    )
+    predict_parser = command("predict", _predict, "Evaluate a network on an array or an image.")
+    predict_parser.add_argument("file", help="a network with its weights, in safetensors")
+    predict_parser.add_argument("input", help=_INPUT)
+    predict_parser.add_argument(
+        "-o", "--out", help="an .npy file for the result; without, its largest entries are printed"
+    )
+    bench_parser = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
+    bench_parser.add_argument("file", help=network)
+    bench_parser.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
+    command("versions", _versions, "Print versions, devices, processor and options, for a bug report.")
     return parser
 
 
 def _summary(options: argparse.Namespace) -> None:
     graph, params, _ = formats.network(options.file)
-    found = summary(graph, options.batch, params=params)
-    print(found.to_json(indent=1) if options.json else found)
+    table = summary(graph, options.batch, params=params)
+    print(table.to_json(indent=1) if options.json else table)
 
 
 def _draw(options: argparse.Namespace) -> None:
+    if options.out is None:
+        msg = f"draw: --out is missing; give it the file to write, which ends in {_ENDINGS}"
+        raise FuncconvError(msg)
     graph, params, _ = formats.network(options.file)
     suffix = Path(options.out).suffix.lower()
     if suffix == ".md":
@@ -119,8 +133,8 @@ def _draw(options: argparse.Namespace) -> None:
 
 
 def _convert(options: argparse.Namespace) -> None:
-    names = dict(each.partition("=")[::2] for each in options.name) or None
-    if len(names or ()) < len(options.name) or not all("=" in each for each in options.name):
+    names = dict(pair.partition("=")[::2] for pair in options.name) or None
+    if len(names or ()) < len(options.name) or not all("=" in pair for pair in options.name):
         msg = f"convert: each --name must be ENTRY=MODULE, once for an entry; got {', '.join(options.name)}"
         raise FuncconvError(msg)
     graph = formats.network(options.graph)[0] if options.graph is not None else None
@@ -145,7 +159,7 @@ def _predict(options: argparse.Namespace) -> None:
     y, _ = jax.jit(graph.apply)(params, state, jnp.asarray(read(options.input, x)))
     values = np.asarray(jax.tree.leaves(y)[0])
     if options.out is not None:
-        if values.dtype.kind not in _KINDS:
+        if values.dtype.kind not in _NUMPY_KINDS:
             msg = f"predict: the result is {values.dtype}, which an .npy file does not have; leave out --out"
             raise FuncconvError(msg)
         content = io.BytesIO()
@@ -155,6 +169,10 @@ def _predict(options: argparse.Namespace) -> None:
     for row in values.reshape(-1, *shapes[graph.outputs[0]].shape[-1:] or (1,)):
         best = np.argsort(-row.astype(np.result_type(row.real.astype(np.float32), np.float64)))[:5]
         print("  ".join(f"{place}: {row[place]:.4g}" for place in best))
+
+
+def _versions(_: argparse.Namespace) -> None:
+    print(versions())
 
 
 def _check_precision(path: str, *trees: Any) -> None:
@@ -177,7 +195,7 @@ def _numbers(path: str, wanted: Any) -> np.ndarray:
         found = "an archive of arrays" if size else "empty"
         msg = f"{path} cannot be read: it is {found}, and should be an .npy file, as numpy.save writes it"
         raise FuncconvError(msg)
-    if array.dtype.kind not in _KINDS or array.offset + array.nbytes != size:
+    if array.dtype.kind not in _NUMPY_KINDS or array.offset + array.nbytes != size:
         msg = f"{path} cannot be read: it should be {array.dtype} {array.shape}, and has {size - array.offset} bytes"
         raise FuncconvError(msg)
     if not _fits(array, wanted.dtype):
@@ -249,7 +267,7 @@ def _bench(options: argparse.Namespace) -> None:
         seconds = time.perf_counter() - begun
         jax.block_until_ready(compiled(params, *xs))  # type: ignore[no-untyped-call]
         taken = []
-        for _ in range(_ROUNDS):
+        for _ in range(_TIMED_RUNS):
             begun = time.perf_counter()
             jax.block_until_ready(compiled(params, *xs))  # type: ignore[no-untyped-call]
             taken.append(time.perf_counter() - begun)

@@ -61,6 +61,21 @@ def test_files_of_other_kinds_are_refused_by_their_endings(saved, capsys):
     assert "ends in .svg, .png, .pdf, .dot or .md; got" in capsys.readouterr().err
 
 
+def test_draw_lists_its_formats(saved, capsys):
+    folder, *_ = saved
+    with pytest.raises(SystemExit):
+        called("draw", "--help")
+    formats = ".svg, .png, .pdf, .dot or .md"
+    assert formats in " ".join(capsys.readouterr().out.split())
+    assert called("draw", folder / "net.json") == 2
+    assert f"draw: --out is missing; give it the file to write, which ends in {formats}" in capsys.readouterr().err
+
+
+def test_versions(capsys):
+    assert called("versions") == 0
+    assert capsys.readouterr().out == f"{fc.versions()}\n"
+
+
 def test_predicting(saved, capsys, rng):
     folder, graph, params, state = saved
     x = rng.normal(size=(2, 8, 8, 1)).astype(np.float32)

@@ -60,9 +60,11 @@ PUBLIC |= {f"interop.{name}": value for name, value in vars(fc.interop).items() 
 PUBLIC |= {f"spatial.{name}": value for name, value in vars(fc.spatial).items() if inspect.isfunction(value)}
 PUBLIC |= {f"train.{name}": value for name, value in vars(fc.train).items() if name[0] != "_"}
 METHODS = {
-    f"{kind.__name__}.{name}": value for kind in (fc.Graph, fc.Operator) for name, value in inspect.getmembers(kind)
+    f"{kind.__name__}.{name}": value
+    for kind in (fc.Graph, fc.Operator)
+    for name, value in inspect.getmembers(kind)
     if not name.startswith("_") and (inspect.isfunction(value) or isinstance(value, property))
-}  # fmt: skip
+}
 EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
 EXTRAS = {
     "flax",

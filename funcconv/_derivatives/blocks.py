@@ -34,14 +34,14 @@ class Part:
 def part(where: str, tree: Tree, name: str) -> Part:
     """Return the part that a name such as `"conv1"` or `"trunk/conv1/kernel"` says."""
     leaves, structure = jax.tree.flatten(tree)
-    found: Any = jax.tree.unflatten(structure, range(len(leaves)))
-    known = list(_names(found))
+    subtree: Any = jax.tree.unflatten(structure, range(len(leaves)))
+    known = list(_names(subtree))
     if name not in known:
         msg = f"{where}: params have no entry {name!r}"
         raise FuncconvError(msg + (suggest(name, known) or "; they are no nested dict"))
     for word in name.split("/"):
-        found = next(value for key, value in found.items() if str(key) == word)
-    places, structure = jax.tree.flatten(found)
+        subtree = next(value for key, value in subtree.items() if str(key) == word)
+    places, structure = jax.tree.flatten(subtree)
     return Part(tuple(places), structure)
 
 

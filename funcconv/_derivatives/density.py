@@ -57,9 +57,16 @@ class Density(NamedTuple):
 
 
 def lanczos_density(
-    where: str, product: Callable[[Array], Array], like: Array, key: Array, *,
-    order: int, samples: int, smoothing: float, points: int,
-) -> Density:  # fmt: skip
+    where: str,
+    product: Callable[[Array], Array],
+    like: Array,
+    key: Array,
+    *,
+    order: int,
+    samples: int,
+    smoothing: float,
+    points: int,
+) -> Density:
     """Estimate the density; see `Operator.density`."""
     with needs("curvature", where):
         from matfree import decomp, stochtrace

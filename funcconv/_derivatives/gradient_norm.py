@@ -57,13 +57,13 @@ class _Sum(NamedTuple):
         _, rows, columns, _ = self.products[0].kind
         if places * (rows + columns) >= rows * columns:
             return _squared_norms(self.formed())
-        a, g = (jnp.concatenate(each, axis=1) for each in zip(*(p.factors() for p in self.products), strict=True))
-        a, g = (each.astype(wide(each.dtype)) for each in (a, g))
+        a, g = (jnp.concatenate(array, axis=1) for array in zip(*(p.factors() for p in self.products), strict=True))
+        a, g = (array.astype(wide(array.dtype)) for array in (a, g))
         # Each place has scales of its own: one factor may be as large as the other is small.
-        of_a, of_g = (scale_of(each, (3,), keepdims=True) for each in (a, g))
+        of_a, of_g = (scale_of(array, (3,), keepdims=True) for array in (a, g))
         scale = scale_of(of_a * of_g, (1, 2, 3), keepdims=True)
         a, g = a / of_a, g / of_g * (of_a * of_g / scale)
-        a_a, g_g = (jnp.einsum("erni,esni->ersn", each, each) for each in (a, g))
+        a_a, g_g = (jnp.einsum("erni,esni->ersn", array, array) for array in (a, g))
         return scale.reshape(-1), (a_a * g_g).sum((1, 2, 3))
 
 
@@ -77,13 +77,15 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
     The norm has a kink where the gradient is zero. Its derivatives of every order are 0 there.
 
     Args:
-        f: as for `per_example_grad`.
+        f: `f(params, *example)` gives one floating number, the loss of one example.
 
     Returns:
-        A function of `(params, *examples)` as that of `per_example_grad`; it gives `(n,)`.
+        A function of `(params, *examples)`, where each leaf of the examples has one more axis in front, of one size
+        `n`; it gives the norms `(n,)`.
 
     Raises:
-        FuncconvError: as `per_example_grad`.
+        FuncconvError: when called, if the examples do not share their first axis or there are none, `f` does not give a
+            scalar, or a leaf of `params` is not real and floating.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -98,9 +100,9 @@ def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
     def norms(params: Any, *examples: Any) -> Array:
         closed = jax.make_jaxpr(gradient)(params, *examples)
         results = _follow(closed.jaxpr, closed.consts, jax.tree.leaves((params, *examples)))
-        pairs = [each.squared_norms() if isinstance(each, _Sum) else _squared_norms(each) for each in results]
+        pairs = [result.squared_norms() if isinstance(result, _Sum) else _squared_norms(result) for result in results]
         widest = max((square.dtype for _, square in pairs), key=lambda dtype: dtype.itemsize)
-        scales, squares = (jnp.stack([each.astype(widest) for each in part]) for part in zip(*pairs, strict=True))
+        scales, squares = (jnp.stack([array.astype(widest) for array in part]) for part in zip(*pairs, strict=True))
         scale = scales.max(0)
         return scale * _root((squares * (scales / scale[None]) ** 2).sum(0))
 
@@ -128,14 +130,14 @@ def _follow(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]
 
 def _apply(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     """Return the results of one operation, a `_Sum` where it is a product for each example or a sum of such."""
-    name, sums = eqn.primitive.name, [each for each in operands if isinstance(each, _Sum)]
-    if name == "add_any" and len(sums) == 2 and len({each.products[0].kind for each in sums}) == 1:
+    name, sums = eqn.primitive.name, [operand for operand in operands if isinstance(operand, _Sum)]
+    if name == "add_any" and len(sums) == 2 and len({term.products[0].kind for term in sums}) == 1:
         return [_Sum(sums[0].products + sums[1].products)]
     if name == "transpose" and sums:
         swapped = tuple(_swapped(product, eqn.params["permutation"]) for product in sums[0].products)
         if None not in swapped:
             return [_Sum(swapped)]  # type: ignore[arg-type]
-    operands = [each.formed() if isinstance(each, _Sum) else each for each in operands]
+    operands = [operand.formed() if isinstance(operand, _Sum) else operand for operand in operands]
     params = eqn.primitive.get_bind_params(eqn.params)
     bind = functools.partial(eqn.primitive.bind, *operands, **params)
     if eqn.primitive is _family.conv_kernel_grad_p and params["stack"] == 1:
@@ -171,7 +173,7 @@ def _of_product(
         return array.transpose(0, *axes, *free).reshape(array.shape[0], places, 1, -1)
 
     places = math.prod(a.shape[i] for i in contracted[0])
-    rows, columns = (math.prod(each.shape[1:]) // places for each in (a, g))
+    rows, columns = (math.prod(array.shape[1:]) // places for array in (a, g))
     kind = (1, rows, columns, a.ndim - 1 - len(contracted[0]))
     return _Product(kind, places, bind, lambda: (factor(a, contracted[0]), factor(g, contracted[1])))
 

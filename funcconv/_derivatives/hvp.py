@@ -21,7 +21,7 @@ def hvp(f: Callable[[Tree], Any], params: Tree, v: Tree, mode: str = "forward-ov
         v: the vector: a tree of the same structure, shapes and dtypes.
         mode: `"forward-over-reverse"`, the derivative of the gradient along `v` and mostly the best;
             `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
-            of `<grad f, v>`, for an `f` that has no forward mode.
+            of `<grad f, v>`, for an `f` that has no forward mode. Default: `"forward-over-reverse"`.
 
     Returns:
         A tree like `params`.
@@ -55,15 +55,16 @@ def linearize_hvp(f: Callable[[Tree], Any], params: Tree) -> tuple[Tree, Callabl
     of what was computed on the way.
 
     Args:
-        f: as for `hvp`.
-        params: as for `hvp`.
+        f: a function of a tree, closed over its data, that gives one floating number.
+        params: the point: any tree of real floating arrays.
 
     Returns:
         `(gradient, product)`: a tree like `params`, and a function of such a tree that gives such a tree. The function
         is a pytree of arrays, so it can be an argument or a result of a jitted function.
 
     Raises:
-        FuncconvError: as `hvp`; the product does if its argument is not like `params`.
+        FuncconvError: if `f` does not give a scalar, or a leaf is not real and floating. The product raises it if its
+            argument is not like `params`.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

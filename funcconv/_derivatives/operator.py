@@ -80,10 +80,10 @@ class Operator(LinearMap):
 
         Args:
             method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
-                `z * A z` over random signs `z`.
-            chunk: how many products are computed at once, which bounds the memory.
-            key: for the random signs.
-            samples: how many of them, at least 2.
+                `z * A z` over random signs `z`. Default: `"exact"`.
+            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
+            samples: how many vectors of random signs, at least 2. Default: 64.
 
         Returns:
             A tree like the parameters; for `"hutchinson"` an `Estimate` with two such trees, `value` and its standard
@@ -106,16 +106,18 @@ class Operator(LinearMap):
         """Compute or estimate the trace.
 
         Args:
-            method: as for `diag`; `"hutchinson"` is the mean of `<z, A z>`.
-            chunk: as for `diag`.
-            key: as for `diag`.
-            samples: as for `diag`.
+            method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
+                `<z, A z>` over random signs `z`. Default: `"exact"`.
+            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
+            samples: how many vectors of random signs, at least 2. Default: 64.
 
         Returns:
             A number; for `"hutchinson"` an `Estimate` with two, `value` and its standard `error`.
 
         Raises:
-            FuncconvError: as `diag`.
+            FuncconvError: if the method is unknown, a number is too small, or for `"hutchinson"` the key or matfree is
+                missing.
 
         Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
         """
@@ -128,11 +130,11 @@ class Operator(LinearMap):
         """Compute some eigenvalues and eigenvectors, by `scipy.sparse.linalg.eigsh` on the compiled product.
 
         Args:
-            k: how many.
+            k: how many, from 1 to `size`.
             which: `"LA"` the largest, `"SA"` the smallest, `"LM"` and `"SM"` the largest and smallest in absolute
-                value, `"BE"` some from both ends.
-            tol: the relative accuracy of the eigenvalues; 0 is that of the dtype.
-            maxiter: how many restarts; None is `10 * size`.
+                value, `"BE"` some from both ends. Default: `"LA"`.
+            tol: the relative accuracy of the eigenvalues. Default: 0, the accuracy of the dtype.
+            maxiter: the most restarts. Default: None, `10 * size`.
 
         Returns:
             The eigenvalues `(k,)` in ascending order, and the eigenvectors: a tree like the parameters, each leaf with
@@ -155,12 +157,14 @@ class Operator(LinearMap):
         is the mean of these, each node spread to a normal density.
 
         Args:
-            key: for the random signs.
-            order: the products for each of them, as many vectors in memory; no more than `size` are made.
-            samples: the number of vectors of signs.
+            key: a JAX random key for the random signs.
+            order: how many products for each vector of signs; as many vectors are in memory, and at most `size`.
+                Default: 64.
+            samples: the number of vectors of signs. Default: 8.
             smoothing: the standard deviation of a peak, as a part of the spectrum's width (if all eigenvalues are
-                equal, of their size; if all are zero, of 1).
-            points: the points of the grid, which is even and goes beyond the spectrum by 8 standard deviations.
+                equal, of their size; if all are zero, of 1). Default: 0.01.
+            points: the number of points of the grid, which is even and goes beyond the spectrum by 8 standard
+                deviations. Default: 1024.
 
         Returns:
             A `Density` of `grid` and `density`, both `(points,)`; `.plot(ax)` draws it.
@@ -171,9 +175,15 @@ class Operator(LinearMap):
         Source: Lin, Saad and Yang, "Approximating spectral densities of large matrices", SIAM Review 58, 2016.
         """
         return lanczos_density(
-            f"{self.name}.density", self._on_vectors, Flat(self.rows).zeros(), key,
-            order=order, samples=samples, smoothing=smoothing, points=points,
-        )  # fmt: skip
+            f"{self.name}.density",
+            self._on_vectors,
+            Flat(self.rows).zeros(),
+            key,
+            order=order,
+            samples=samples,
+            smoothing=smoothing,
+            points=points,
+        )
 
     def block(self, row: str, column: str | None = None) -> Any:
         """Return a block of the operator, for parameters that are nested dicts.
@@ -182,7 +192,7 @@ class Operator(LinearMap):
 
         Args:
             row: an entry of the parameters, such as `"conv1"`, `"trunk/conv1"` or `"conv1/kernel"`.
-            column: another; None is the same.
+            column: another entry. Default: None, the same entry.
 
         Returns:
             For the diagonal an `Operator` on that part of the tree. Off it a linear map from the column's part to the

@@ -83,8 +83,8 @@ def check_like(where: str, what: str, tree: Tree, form: Tree, batch: tuple[int, 
     structures: list[Any] = [jax.tree.structure(form), jax.tree.structure(tree)]
     if structures[0] != structures[1]:
         missing, extra = ([*one.keys() - other.keys()] for one, other in ((expected, leaves), (leaves, expected)))
-        difference = "".join(f"; it has no {sorted(each)[0]!r}" for each in [missing] if each)
-        difference += "".join(f"; it has {sorted(each)[0]!r}, which is not there" for each in [extra] if each)
+        difference = "".join(f"; it has no {sorted(names)[0]!r}" for names in [missing] if names)
+        difference += "".join(f"; it has {sorted(names)[0]!r}, which is not there" for names in [extra] if names)
         difference = difference or f": expected {structures[0]}, got {structures[1]}"
         msg = f"{where}: {what} must have the structure of the parameters{difference}"
         raise FuncconvError(msg)

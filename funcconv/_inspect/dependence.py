@@ -39,7 +39,7 @@ def run(jaxpr: Any, seen: Sequence[Seen]) -> list[Seen]:
 
 def _elementwise(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     rank = len(eqn.outvars[0].aval.shape)
-    spread = [each and (_ranked(each[0], rank), _ranked(each[1], rank)) for each in operands]
+    spread = [operand and (_ranked(operand[0], rank), _ranked(operand[1], rank)) for operand in operands]
     return [union(spread)] * len(eqn.outvars)
 
 
@@ -48,8 +48,8 @@ def _ranked(low: np.ndarray, rank: int) -> np.ndarray:
 
 
 def _everything(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    low = min((each[0].min(initial=NOWHERE) for each in operands if each), default=NOWHERE)
-    high = max((each[1].max(initial=-NOWHERE) for each in operands if each), default=-NOWHERE)
+    low = min((operand[0].min(initial=NOWHERE) for operand in operands if operand), default=NOWHERE)
+    high = max((operand[1].max(initial=-NOWHERE) for operand in operands if operand), default=-NOWHERE)
     ranks = (len(var.aval.shape) for var in eqn.outvars)
     return [(np.full((1,) * rank, low), np.full((1,) * rank, high)) for rank in ranks]
 
@@ -80,7 +80,7 @@ def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     for before, after in _groups(old, new):
         sizes, own = [old[axis] for axis in before], [low.shape[axis] for axis in before]
         lengths = [[size for size in group if size != 1] for group in (sizes, [new[axis] for axis in after])]
-        if math.prod(own) == 1 or [len(each) for each in lengths] == [1, 1]:  # nothing changes along it, or one axis
+        if math.prod(own) == 1 or [len(group) for group in lengths] == [1, 1]:  # nothing changes along it, or one axis
             target += [1 if new[axis] == 1 else math.prod(own) for axis in after]
         elif math.prod(sizes) > LARGE:
             low, high = over((low, high), before)  # type: ignore[misc]
@@ -200,7 +200,7 @@ def _dot_general(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
         middle = len(batched[i])
         others = [1] * len(free[1 - i])
         shape = sizes[:middle] + (others + sizes[middle:] if i else sizes[middle:] + others)
-        found.append(tuple(each.transpose(order).reshape(shape) for each in rest))  # type: ignore[union-attr]
+        found.append(tuple(array.transpose(order).reshape(shape) for array in rest))  # type: ignore[union-attr]
     return [union(found)]  # type: ignore[arg-type]
 
 
@@ -209,10 +209,19 @@ def _reduce_window(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     if any(step != 1 for step in params["base_dilation"]):
         return _everything(eqn, operands)
     for axis, (lo, hi) in enumerate(params["padding"]):
-        seen = windows(seen, axis, Axis(
-            var.aval.shape[axis], params["window_dimensions"][axis], params["window_strides"][axis],
-            params["window_dilation"][axis], lo, hi, eqn.outvars[0].aval.shape[axis],
-        ))  # fmt: skip
+        seen = windows(
+            seen,
+            axis,
+            Axis(
+                var.aval.shape[axis],
+                params["window_dimensions"][axis],
+                params["window_strides"][axis],
+                params["window_dilation"][axis],
+                lo,
+                hi,
+                eqn.outvars[0].aval.shape[axis],
+            ),
+        )
     return [seen]
 
 
@@ -242,10 +251,19 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     numbers = params["dimension_numbers"]
     seen = over(seen, numbers.lhs_spec[1])
     for i, (axis, (lo, hi)) in enumerate(zip(numbers.lhs_spec[2:], params["padding"], strict=True)):
-        seen = windows(seen, axis, Axis(
-            shapes[0][axis], shapes[1][numbers.rhs_spec[2 + i]], params["window_strides"][i],
-            params["rhs_dilation"][i], lo, hi, eqn.outvars[0].aval.shape[numbers.out_spec[2 + i]],
-        ))  # fmt: skip
+        seen = windows(
+            seen,
+            axis,
+            Axis(
+                shapes[0][axis],
+                shapes[1][numbers.rhs_spec[2 + i]],
+                params["window_strides"][i],
+                params["rhs_dilation"][i],
+                lo,
+                hi,
+                eqn.outvars[0].aval.shape[numbers.out_spec[2 + i]],
+            ),
+        )
     axes = [numbers.lhs_spec[numbers.out_spec.index(i)] for i in range(len(numbers.out_spec))]
     return [seen and (seen[0].transpose(axes), seen[1].transpose(axes))]
 
@@ -259,10 +277,20 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(REDUCED, _reduced),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
-    "broadcast_in_dim": _broadcast_in_dim, "reshape": _reshape, "transpose": _transpose, "squeeze": _squeeze,
-    "rev": _rev, "slice": _slice, "split": _split, "pad": _pad, "concatenate": _concatenate,
-    "dot_general": _dot_general, "conv_general_dilated": _lax_convolution, "optimization_barrier": _passed_on,
+    "broadcast_in_dim": _broadcast_in_dim,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _squeeze,
+    "rev": _rev,
+    "slice": _slice,
+    "split": _split,
+    "pad": _pad,
+    "concatenate": _concatenate,
+    "dot_general": _dot_general,
+    "conv_general_dilated": _lax_convolution,
+    "optimization_barrier": _passed_on,
     _family.conv_p.name: partial(_convolution, windows),
     _family.conv_input_grad_p.name: partial(_convolution, windows_back),
-    _select.extreme_p.name: _select_window, _select.pick_p.name: _select_window,
-}  # fmt: skip
+    _select.extreme_p.name: _select_window,
+    _select.pick_p.name: _select_window,
+}

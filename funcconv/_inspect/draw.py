@@ -28,9 +28,9 @@ def draw(
 
     Args:
         graph: a `Graph`.
-        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`; None writes none.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, or `"BT"` or `"RL"`.
-        params: the parameters or their shapes; needed for shapes where nothing draws them.
+        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         A `Drawing`, which shows itself in a notebook; `.dot` is its text and `.save(path)` writes it.
@@ -56,8 +56,8 @@ def to_dot(graph: Network, *, direction: str = "TB", params: Params | None = Non
 
     Args:
         graph: a `Graph`.
-        direction: see `draw`.
-        params: see `draw`.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The text, which ends with a newline.
@@ -79,8 +79,8 @@ def to_mermaid(graph: Network, *, direction: str = "TB", params: Params | None =
 
     Args:
         graph: a `Graph`.
-        direction: see `draw`.
-        params: see `draw`.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The text, which ends with a newline.
@@ -104,7 +104,7 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
 
     Args:
         graph: a `Graph`.
-        params: see `draw`.
+        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
 
     Returns:
         The drawing, without a newline at the end.
@@ -178,10 +178,15 @@ def _boxes(graph: Network, params: Params | None) -> Picture:
         row = graph.rows[number - first] if number >= first else None
         *group, short = name.split("/")
         entry = row.params if row else None
-        boxes.append(Box(
-            (short, *(line for text in texts for line in textwrap.wrap(text, 40) or [""])),
-            tints.get(entry or "", PLAIN if row else MARKED), tuple(group), row is None, name in outputs,
-        ))  # fmt: skip
+        boxes.append(
+            Box(
+                (short, *(line for text in texts for line in textwrap.wrap(text, 40) or [""])),
+                tints.get(entry or "", PLAIN if row else MARKED),
+                tuple(group),
+                row is None,
+                name in outputs,
+            )
+        )
         arrows += [Arrow(i, number) for i in (row.inputs if row else ())]
     return Picture(boxes, arrows)
 

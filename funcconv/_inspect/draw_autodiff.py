@@ -42,17 +42,18 @@ def draw_autodiff(
     Args:
         f: a function of arrays or trees of them; any JAX function will do.
         *args: what it is called with; `jax.ShapeDtypeStruct` will do.
-        path: of the file to write, as for `draw`.
+        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
         opened: whether functions that are called (`jax.jit`, `jax.nn.relu`, `jax.checkpoint`) are drawn in a frame
-            with what they compute; else each call is one box. Loops are one box either way.
-        direction: as for `draw`.
+            with what they compute; False draws each call as one box. Loops are one box either way. Default: True.
+        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
         limit: the most operations that are drawn.
 
     Returns:
         A `Drawing`.
 
     Raises:
-        FuncconvError: if there are more operations than `limit`, or as `draw` does.
+        FuncconvError: if there are more operations than `limit`, the direction or the ending of the path is another, or
+            no program is there to draw with.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -148,9 +149,10 @@ def _names(f: Callable[..., Any], args: Sequence[Any]) -> list[str]:
     """Return a name for each leaf of the arguments: the argument's and the path to the leaf."""
     try:
         declared = [
-            each.name for each in inspect.signature(f).parameters.values()
-            if each.kind in (each.POSITIONAL_ONLY, each.POSITIONAL_OR_KEYWORD)
-        ]  # fmt: skip
+            parameter.name
+            for parameter in inspect.signature(f).parameters.values()
+            if parameter.kind in (parameter.POSITIONAL_ONLY, parameter.POSITIONAL_OR_KEYWORD)
+        ]
     except (TypeError, ValueError):  # a builtin without a signature
         declared = []
     names = [*declared, *(f"argument {i + 1}" for i in range(len(declared), len(args)))]

@@ -67,7 +67,7 @@ class ReceptiveField:
         if self._exact is None:
             first, last = clipped(self._reach.interval(position), self._pixels)
         else:
-            first, last = (int(each[position]) for each in self._exact)
+            first, last = (int(array[position]) for array in self._exact)
         return (first, last) if first <= last else None
 
 
@@ -101,11 +101,14 @@ class FieldsOfGraph:
             keys = [(name, axis) for axis in range(len(shape)) if (name, axis) not in self._channels]
             self._exact[name] = [{key: along(shape, key[1]) for key in keys if shape[key[1]] <= LARGE}]
         for name, operation, operands in steps:
-            found = operation.run([leaf for each in operands for leaf in self._exact[each]])
+            found = operation.run([leaf for operand in operands for leaf in self._exact[operand]])
             inexact = {
-                key for each in operands for seen, exact in zip(self._seen[each], self._exact[each], strict=True)
-                for key in seen if key not in exact
-            }  # fmt: skip
+                key
+                for operand in operands
+                for seen, exact in zip(self._seen[operand], self._exact[operand], strict=True)
+                for key in seen
+                if key not in exact
+            }
             self._exact[name] = [
                 {key: pair for key, pair in exact.items() if key not in inexact and not _is_long(seen.get(key), leaf)}
                 for exact, seen, leaf in zip(found, self._seen[name], jax.tree.leaves(shapes[name]), strict=True)
@@ -118,14 +121,14 @@ class FieldsOfGraph:
         for out, spec in enumerate(specs):
             ways: dict[Key, list[Seen]] = {}
             for leaf, seen in enumerate(leaf for name in operands for leaf in self._seen[name]):
-                for key, each in seen.items():
-                    step = operation.sees(leaf, each.axis, out)
+                for key, before_step in seen.items():
+                    step = operation.sees(leaf, before_step.axis, out)
                     if step is None:
                         continue
-                    if step.mixes and each.reach == IDENTITY:
+                    if step.mixes and before_step.reach == IDENTITY:
                         self._channels.add(key)
-                    ways.setdefault(key, []).append(composed(each, step, before[leaf].shape))
-            results.append({key: joined(each, spec.shape) for key, each in ways.items()})
+                    ways.setdefault(key, []).append(composed(before_step, step, before[leaf].shape))
+            results.append({key: joined(seen_each_way, spec.shape) for key, seen_each_way in ways.items()})
         return results
 
     def __call__(self, node: str, names: Sequence[str]) -> dict[str, tuple[ReceptiveField, ...]]:
@@ -223,9 +226,7 @@ def _record(seen: Seen, exact: Interval | None, pixels: int, shape: Shape) -> Re
         reach = reach._replace(firsts=(first,), lasts=(last,))
     if exact is None:
         phases = min(len(reach.firsts), count)
-        whole = all(
-            reach.interval(count - 1 - i)[0] <= 0 and reach.interval(i)[1] >= pixels - 1 for i in range(phases)
-        )  # fmt: skip
+        whole = all(reach.interval(count - 1 - i)[0] <= 0 and reach.interval(i)[1] >= pixels - 1 for i in range(phases))
     else:
         others = tuple(other for other in range(exact[0].ndim) if other != axis)
         lows, highs = exact[0].min(others, initial=NOWHERE), exact[1].max(others, initial=-NOWHERE)
@@ -240,5 +241,10 @@ def _record(seen: Seen, exact: Interval | None, pixels: int, shape: Shape) -> Re
         offset=sum(reach.interval(0)) / 2,
         padding=(max(-first, 0), max(last - pixels + 1, 0)),
         whole=whole,
-        aligned=reach.aligned, wraps=reach.wraps, _reach=reach, _count=count, _pixels=pixels, _exact=exact,
-    )  # fmt: skip
+        aligned=reach.aligned,
+        wraps=reach.wraps,
+        _reach=reach,
+        _count=count,
+        _pixels=pixels,
+        _exact=exact,
+    )

@@ -31,11 +31,11 @@ def along(shape: Shape, axis: int) -> Interval:
 
 def union(seen: Sequence[Seen]) -> Seen:
     """Return the pair of an array that depends on what any of these does."""
-    lows, highs = [each[0] for each in seen if each], [each[1] for each in seen if each]
+    lows, highs = [operand[0] for operand in seen if operand], [operand[1] for operand in seen if operand]
     if not lows:
         return None
     if len(lows) > 1 and math.prod(np.broadcast_shapes(*(low.shape for low in lows))) > _MOST_NUMBERS:
-        lows, highs = zip(*(over(each, range(each[0].ndim)) for each in seen if each), strict=True)
+        lows, highs = zip(*(over(operand, range(operand[0].ndim)) for operand in seen if operand), strict=True)
     low, high = lows[0], highs[0]
     for other_low, other_high in zip(lows[1:], highs[1:], strict=True):
         low, high = np.minimum(low, other_low), np.maximum(high, other_high)

@@ -42,7 +42,7 @@ def joined(ways: Sequence[Seen], shape: Shape) -> Any:
         if one.axis == other.axis and one.axis is not None:
             one = Seen(one.axis, merged(one.reach, other.reach, shape[one.axis]))
         else:  # along no axis is it less than for all positions together
-            (first, last), (start, stop) = (places(each, shape) for each in (one, other))
+            (first, last), (start, stop) = (places(seen, shape) for seen in (one, other))
             wraps = one.reach.wraps or other.reach.wraps
             one = Seen(None, Reach(0, (min(first, start),), (max(last, stop),), wraps=wraps))
     return one
@@ -81,7 +81,7 @@ def _results(eqn: Any, operands: Sequence[Seen | None]) -> list[Seen | None]:
         return _run(inner, operands)
     name, shape = eqn.primitive.name, eqn.outvars[0].aval.shape
     if name in ELEMENTWISE:
-        return [joined([each for each in operands if each], shape)]
+        return [joined([operand for operand in operands if operand], shape)]
     if name == "optimization_barrier":
         return list(operands)
     rule = _RULES.get(name, _reduced if name in REDUCED else None)
@@ -106,7 +106,7 @@ def _results(eqn: Any, operands: Sequence[Seen | None]) -> list[Seen | None]:
 
 def _reduced(eqn: Any, _: int, axis: int) -> Seen | None:
     axes = eqn.params["axes"] if "axes" in eqn.params else eqn.params["dimensions"]
-    return None if axis in axes else Seen(axis - sum(each < axis for each in axes), IDENTITY)
+    return None if axis in axes else Seen(axis - sum(other < axis for other in axes), IDENTITY)
 
 
 def _broadcast(eqn: Any, _: int, axis: int) -> Seen:
@@ -149,7 +149,7 @@ def _dot_general(eqn: Any, i: int, axis: int) -> Seen | None:
         return Seen(batched[i].index(axis), IDENTITY)
     taken = (*contracted[i], *batched[i])
     others = len(eqn.invars[0].aval.shape) - len(contracted[0]) if i else len(batched[0])
-    return Seen(others + len([each for each in range(axis) if each not in taken]), IDENTITY)
+    return Seen(others + len([other for other in range(axis) if other not in taken]), IDENTITY)
 
 
 def _convolution(reach: Callable[..., Reach], image: int, eqn: Any, i: int, axis: int) -> Seen | None:
@@ -187,13 +187,21 @@ def _selection(eqn: Any, i: int, axis: int) -> Seen:
 
 
 _RULES: dict[str, Callable[[Any, int, int], Seen | None]] = {
-    "broadcast_in_dim": _broadcast, "reshape": _reshape, "transpose": _transpose, "squeeze": _reduced,
+    "broadcast_in_dim": _broadcast,
+    "reshape": _reshape,
+    "transpose": _transpose,
+    "squeeze": _reduced,
     "rev": lambda eqn, i, axis: None if axis in eqn.params["dimensions"] else Seen(axis, IDENTITY),  # noqa: ARG005
-    "slice": _slice, "split": _along_others, "pad": _pad, "concatenate": _along_others, "dot_general": _dot_general,
+    "slice": _slice,
+    "split": _along_others,
+    "pad": _pad,
+    "concatenate": _along_others,
+    "dot_general": _dot_general,
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along_others),
     "conv_general_dilated": _lax_convolution,
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _reduce_window),
     _family.conv_p.name: lambda eqn, i, axis: _convolution(of_window, 0, eqn, i, axis),
     _family.conv_input_grad_p.name: lambda eqn, i, axis: _convolution(of_transpose, 1, eqn, i, axis),
-    _select.extreme_p.name: _selection, _select.pick_p.name: _selection,
-}  # fmt: skip
+    _select.extreme_p.name: _selection,
+    _select.pick_p.name: _selection,
+}

@@ -13,16 +13,17 @@ def receptive_field(
 ) -> dict[str, tuple[ReceptiveField, ...]]:
     """Return which pixels of the inputs the positions of a node see.
 
-    Convolutions and pools are known by their geometry, every other operation by its program: so a function of one's own
-    counts like a layer, and one whose program has operations that are not known to be local sees everything.
+    Convolutions and pools are known by their geometry, every other operation by its program: so your own
+    function counts like a layer. A function whose program has operations that are not known to be local sees
+    everything.
 
     Where branches merge, a position sees what any of them shows it.
 
     Args:
         graph: a `Graph`.
-        of: a node; by default the output, where there is one.
-        wrt: an input, or several; by default all.
-        params: the parameters or their shapes, needed where nothing draws them.
+        of: the name of a node. Default: None, the output; there must be one.
+        wrt: the name of an input, or several. Default: None, all inputs.
+        params: the parameters or their shapes, needed only where nothing draws them. Default: None.
 
     Returns:
         For each input that the node sees, one `ReceptiveField` for each spatial axis: all axes but that of the

@@ -12,7 +12,7 @@ from .._common.optional_packages import needs
 from .._common.paths import checked_path
 
 FORMATS = ("svg", "png", "pdf", "dot")
-_MANY = 200  # arrows, beyond which a sharp bitmap is larger than what shows it
+_MOST_SHARP_ARROWS = 200  # beyond which a sharp bitmap is larger than a screen
 _PROGRAMS = ("dot", "graphviz-pure")  # Graphviz itself, and its port that comes as a wheel
 
 
@@ -54,8 +54,10 @@ class Drawing:
             return _pdf(self.rendered("png"), self._dots)
         done = subprocess.run(
             [program, f"-T{format}", *([f"-Gdpi={self._dots}"] if format == "png" else [])],
-            input=self.dot.encode(), capture_output=True, check=False,
-        )  # fmt: skip
+            input=self.dot.encode(),
+            capture_output=True,
+            check=False,
+        )
         if done.returncode or not done.stdout:
             msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
             raise FuncconvError(msg)
@@ -64,7 +66,7 @@ class Drawing:
     @property
     def _dots(self) -> int:
         """Dots of a bitmap to an inch."""
-        return 144 if self.dot.count(" -> ") < _MANY else 60
+        return 144 if self.dot.count(" -> ") < _MOST_SHARP_ARROWS else 60
 
     def _repr_svg_(self) -> str | None:
         """Return the picture for a notebook, None where no program draws it."""
@@ -80,9 +82,9 @@ class Drawing:
 def _program() -> Path:
     """Return the path of a program that draws."""
     for name in _PROGRAMS:
-        found = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
-        if found:
-            return Path(found)
+        path = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
+        if path:
+            return Path(path)
     msg = "draw: no program to draw with; pip install 'funcconv[draw]', or install Graphviz (https://graphviz.org)"
     raise FuncconvError(msg)
 

@@ -38,7 +38,7 @@ class SummaryRow(NamedTuple):
         gradient_flops: of those of the backward pass, by its parameters and by those inputs that depend on parameters.
         real_flops: as `flops`, without multiplications by padding.
         bytes: of its value.
-        receptive_field: what it sees of the inputs, see `receptive_field`.
+        receptive_field: what it sees of each input, as `fc.receptive_field` returns it.
     """
 
     name: str
@@ -123,8 +123,8 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
 
     Args:
         graph: a `Graph`.
-        batch: the number of examples.
-        params: the parameters or their shapes, needed where nothing draws them.
+        batch: the number of examples, a positive integer. Default: 1.
+        params: the parameters or their shapes, needed only where nothing draws them. Default: None.
 
     Returns:
         A `Summary`, which prints as a table, draws itself in a notebook, and has `.parameters`, `.flops`, `.rows`,
@@ -133,7 +133,8 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         norms and pools are left out.
 
     Raises:
-        FuncconvError: if the batch is not a positive integer, or as `Graph.init` does.
+        FuncconvError: if the batch is not a positive integer, an op does not accept its inputs, or nothing
+            draws an entry and `params` is None.
 
     Example:
         >>> import funcconv as fc
@@ -231,19 +232,19 @@ def _flops(row: Row, entry: Any, xs: Sequence[Any], wanted: Sequence[bool], batc
         return NONE, NONE
     leaves, tree = jax.tree.flatten((entry, list(xs)))
     asked = [True] * len(jax.tree.leaves(entry)) + [
-        each for each, x in zip(wanted, xs, strict=True) for _ in jax.tree.leaves(x)
+        is_wanted for is_wanted, x in zip(wanted, xs, strict=True) for _ in jax.tree.leaves(x)
     ]
-    asked = [each and jnp.issubdtype(leaf.dtype, jnp.inexact) for each, leaf in zip(asked, leaves, strict=True)]
+    asked = [is_asked and jnp.issubdtype(leaf.dtype, jnp.inexact) for is_asked, leaf in zip(asked, leaves, strict=True)]
 
     def pulled_back(leaves: Sequence[Any]) -> Any:
-        fixed = [None if each else leaf for each, leaf in zip(asked, leaves, strict=True)]
+        fixed = [None if is_asked else leaf for is_asked, leaf in zip(asked, leaves, strict=True)]
 
-        def value(some: Sequence[Any]) -> Any:
-            rest = iter(some)
+        def value(differentiated: Sequence[Any]) -> Any:
+            rest = iter(differentiated)
             entry, xs = jax.tree.unflatten(tree, [next(rest) if leaf is None else leaf for leaf in fixed])
             return [y for y in jax.tree.leaves(apply(entry, *xs)) if jnp.issubdtype(y.dtype, jnp.inexact)]
 
-        y, pullback = jax.vjp(value, [leaf for each, leaf in zip(asked, leaves, strict=True) if each])
+        y, pullback = jax.vjp(value, [leaf for is_asked, leaf in zip(asked, leaves, strict=True) if is_asked])
         return y, pullback(jax.tree.map(jnp.ones_like, y))
 
     traced = jax.make_jaxpr(pulled_back)(leaves).jaxpr

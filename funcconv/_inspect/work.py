@@ -52,15 +52,15 @@ def flops(jaxpr: Any) -> Flops:
 def _of_family(eqn: Any) -> Flops:
     """Count the trilinear form, of which each of the three maps forms all products but one factor's."""
     types = [*(operand.aval for operand in eqn.invars), eqn.outvars[0].aval]
-    shapes = {part: each.shape for part, each in zip(_family.PRIMITIVES[eqn.primitive], types, strict=True)}
+    shapes = {part: array.shape for part, array in zip(_family.PRIMITIVES[eqn.primitive], types, strict=True)}
     axes, n = eqn.params["form"].axes, len(eqn.params["form"].axes)
     images, channels = math.prod(shapes["x"][: -n - 1]), math.prod(shapes["w"][-2:])
     return _counted(images * channels, [(axis.outputs * axis.window, axis.inside) for axis in axes])
 
 
-def _counted(each: int, pairs: Sequence[tuple[int, int]]) -> Flops:
+def _counted(array: int, pairs: Sequence[tuple[int, int]]) -> Flops:
     """Return two operations for each pair of a window and a tap, of all on an axis, and of those not on padding."""
-    return Flops(2 * each * math.prod(a for a, _ in pairs), 2 * each * math.prod(b for _, b in pairs))
+    return Flops(2 * array * math.prod(a for a, _ in pairs), 2 * array * math.prod(b for _, b in pairs))
 
 
 def _of_product(eqn: Any) -> Flops:
@@ -73,7 +73,7 @@ def _of_product(eqn: Any) -> Flops:
 def _of_lax(eqn: Any) -> Flops:
     params, (x, w), y = eqn.params, (var.aval.shape for var in eqn.invars), eqn.outvars[0].aval.shape
     numbers = params["dimension_numbers"]
-    each = y[numbers.out_spec[0]] * y[numbers.out_spec[1]] * w[numbers.rhs_spec[1]]
+    array = y[numbers.out_spec[0]] * y[numbers.out_spec[1]] * w[numbers.rhs_spec[1]]
     pairs = []
     for i, (lo, hi) in enumerate(params["padding"]):
         size, window, outputs = x[numbers.lhs_spec[2 + i]], w[numbers.rhs_spec[2 + i]], y[numbers.out_spec[2 + i]]
@@ -84,4 +84,4 @@ def _of_lax(eqn: Any) -> Flops:
         else:  # of a transposed convolution: windows on the result, or, by its kernel, of its image's places
             axis = Axis(outputs, window, between, dilation, (window - 1) * dilation - lo, 0, size)
             pairs.append((size * min(window, outputs), axis.inside))
-    return _counted(each, pairs)
+    return _counted(array, pairs)

@@ -12,11 +12,12 @@ from jax.nn import initializers
 from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, DTypeLike, Initializer, Shape, Sizes
 from .._windows.geometry import per_axis
+from .initializers import glorot_uniform, normal
 
 INITS = {
-    "lecun_normal": initializers.lecun_normal(),
-    "glorot_uniform": initializers.glorot_uniform(),
-    "he_normal": initializers.he_normal(),
+    "lecun_normal": normal(1, initializers.lecun_normal()),
+    "glorot_uniform": glorot_uniform,
+    "he_normal": normal(2, initializers.he_normal()),
 }
 
 

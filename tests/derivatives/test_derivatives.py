@@ -224,8 +224,10 @@ def test_operators_inside_jit(which):
     close(flat(product(PARAMS, v)), flat(operator.mv(v)))
     product(PARAMS, direction(PARAMS, 2))
     assert len(traces) == 1
-    close(jax.jit(lambda p: curvatures(MODEL, LOSS, p)[which].diag()["dense1"]["bias"])(PARAMS),
-          operator.diag()["dense1"]["bias"])  # fmt: skip
+    close(
+        jax.jit(lambda p: curvatures(MODEL, LOSS, p)[which].diag()["dense1"]["bias"])(PARAMS),
+        operator.diag()["dense1"]["bias"],
+    )
 
 
 def test_a_second_product_traces_nothing():
@@ -344,10 +346,12 @@ def total(x):
 # name: (what is done, parts of the message in order)
 CASES = {
     "unknown mode": (
-        lambda: fc.hvp(total, X, X, "forward-over-backward"), ["hvp: unknown mode", "did you mean 'forward-over-rev"],
+        lambda: fc.hvp(total, X, X, "forward-over-backward"),
+        ["hvp: unknown mode", "did you mean 'forward-over-rev"],
     ),
     "missing leaf": (
-        lambda: fc.hvp(total, X, {"a": X["a"]}), ["hvp: v must have the structure of the parameters", "no 'b/0'"],
+        lambda: fc.hvp(total, X, {"a": X["a"]}),
+        ["hvp: v must have the structure of the parameters", "no 'b/0'"],
     ),
     "extra leaf": (lambda: fc.hvp(total, X, X | {"c": 1.0}), ["it has 'c', which is not there"]),
     "other structure": (lambda: fc.hvp(total, X, X | {"b": (X["b"][0],)}), ["expected PyTreeDef", "got PyTreeDef"]),
@@ -356,7 +360,8 @@ CASES = {
         ["v must be float64[3] at 'b/0', like the parameters; got float64[4]"],
     ),
     "dtype of v": (
-        lambda: fc.hvp(total, X, jax.tree.map(lambda x: x.astype(jnp.float32), X)), ["float64[2, 3] at 'a'", "float32"],
+        lambda: fc.hvp(total, X, jax.tree.map(lambda x: x.astype(jnp.float32), X)),
+        ["float64[2, 3] at 'a'", "float32"],
     ),
     "v of strings": (lambda: fc.hvp(total, X, X | {"b": ["one"]}), ["at 'b/0'", "got a value of type str"]),
     "bare v": (lambda: fc.hvp(total, jnp.ones(2), jnp.ones(3)), ["v must be float64[2], like", "got float64[3]"]),
@@ -365,7 +370,8 @@ CASES = {
     "a tuple": (lambda: fc.hessian(lambda x: (total(x), 1), X), ["hessian: f must give", "got a tuple"]),
     "nothing": (lambda: fc.hessian(lambda _: None, X), ["hessian: f must give", "got a NoneType"]),
     "integer leaf": (
-        lambda: fc.hessian(total, X | {"n": jnp.arange(2)}), ["real floating", "int64[2] at 'n'", "Close over"],
+        lambda: fc.hessian(total, X | {"n": jnp.arange(2)}),
+        ["real floating", "int64[2] at 'n'", "Close over"],
     ),
     "complex leaf": (lambda: fc.hessian(total, jnp.ones(2, complex)), ["got complex128[2]. Close"]),
     "string leaf": (lambda: fc.linearize_hvp(total, {"a": "one"}), ["linearize_hvp", "type str at 'a'"]),
@@ -373,7 +379,8 @@ CASES = {
     "linearised": (lambda: fc.linearize_hvp(total, X)[1](X["a"]), ["linearize_hvp: v", "it has no 'a'"]),
     "loss of a tree": (lambda: fc.gauss_newton(lambda x: x, lambda y: y, X), ["gauss_newton: loss", "got a dict"]),
     "integer outputs": (
-        lambda: fc.gauss_newton(lambda x: {"y": x["a"], "n": 1}, total, X), ["model(params)", "[] at 'n'"],
+        lambda: fc.gauss_newton(lambda x: {"y": x["a"], "n": 1}, total, X),
+        ["model(params)", "[] at 'n'"],
     ),
     "likelihood": (lambda: fc.fisher(total, X, "normal"), ["unknown likelihood 'normal'", "'categorical'"]),
     "outputs in a tree": (lambda: fc.fisher(lambda x: x, X), ["fisher: model(params) must give one array", "a dict"]),
@@ -389,14 +396,15 @@ CASES = {
     "of size 0": (lambda: fc.per_example_grad(jnp.dot)(X["a"], jnp.ones((0, 2))), ["at least one", "got 0"]),
     "loss of a batch": (lambda: fc.per_example_grad(jnp.multiply)(jnp.ones(2), X["a"].T), ["f must give one", "[2]"]),
     "batch size": (
-        lambda: fc.value_and_grad_in_batches(total, 0), ["batch_size must be an integer of at least 1; got 0"],
+        lambda: fc.value_and_grad_in_batches(total, 0),
+        ["batch_size must be an integer of at least 1; got 0"],
     ),
     "batch of a float": (lambda: fc.value_and_grad_in_batches(total, 2.0), ["integer", "got 2.0"]),
     "batches of sizes": (
         lambda: fc.value_and_grad_in_batches(jnp.dot, 2)(X["a"], X["b"], jnp.ones(4)),
         ["value_and_grad_in_batches: the examples"],
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -102,9 +102,13 @@ def test_inside_of_other_programs(rng):
 
     expected = jnp.linalg.norm(jax.vmap(jax.grad(loss), (None, 0))(w, xs).reshape(3, -1), axis=1)
     close(jax.jit(fc.per_example_grad_norm(loss))(w, xs), expected)
-    close(jax.grad(lambda w: fc.per_example_grad_norm(loss)(w, xs).sum())(w).sum(), jax.grad(
-        lambda w: jnp.linalg.norm(jax.vmap(jax.grad(loss), (None, 0))(w, xs).reshape(3, -1), axis=1).sum()
-    )(w).sum(), ulps=4096)  # fmt: skip
+    close(
+        jax.grad(lambda w: fc.per_example_grad_norm(loss)(w, xs).sum())(w).sum(),
+        jax.grad(lambda w: jnp.linalg.norm(jax.vmap(jax.grad(loss), (None, 0))(w, xs).reshape(3, -1), axis=1).sum())(
+            w
+        ).sum(),
+        ulps=4096,
+    )
 
 
 def test_sixteen_bits(rng):

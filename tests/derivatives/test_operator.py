@@ -147,9 +147,13 @@ def test_estimates_have_the_dtype_of_the_parameters(dtype):
 
 @pytest.mark.parametrize(
     ("which", "expected"),
-    [("LA", lambda e: e[-4:]), ("SA", lambda e: e[:4]), ("LM", lambda e: np.sort(e[np.argsort(abs(e))[-4:]])),
-     ("BE", lambda e: np.concatenate([e[:2], e[-2:]]))],
-)  # fmt: skip
+    [
+        ("LA", lambda e: e[-4:]),
+        ("SA", lambda e: e[:4]),
+        ("LM", lambda e: np.sort(e[np.argsort(abs(e))[-4:]])),
+        ("BE", lambda e: np.concatenate([e[:2], e[-2:]])),
+    ],
+)
 def test_eigenvalues(matrix, which, expected):
     values, vectors = HESSIAN.eigsh(4, which)
     close(values, expected(np.linalg.eigvalsh(matrix)), ulps=1024)
@@ -233,9 +237,16 @@ def test_the_density_of_a_known_spectrum(rng):
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("values", "width"),
-    [([0, 0, 0], 0.01), ([2, 2, 2], 0.02), ([-3, -3], 0.03), ([1, 0, 0, 0, 0, 0], 0.01), ([1, 1, 1, 2, 2, 3], 0.02),
-     ([5, 6], 0.01), ([1e-6, 1e-6, 3e-6], 2e-8)],
-)  # fmt: skip
+    [
+        ([0, 0, 0], 0.01),
+        ([2, 2, 2], 0.02),
+        ([-3, -3], 0.03),
+        ([1, 0, 0, 0, 0, 0], 0.01),
+        ([1, 1, 1, 2, 2, 3], 0.02),
+        ([5, 6], 0.01),
+        ([1e-6, 1e-6, 3e-6], 2e-8),
+    ],
+)
 @pytest.mark.parametrize("turned", [False, True])
 def test_an_exhausted_krylov_space(rng, values, width, dtype, turned):
     """Few different eigenvalues end the iteration early; what comes after is neither nan nor in the density."""
@@ -326,8 +337,10 @@ def test_blocks_off_the_diagonal(matrix, row, column):
     for word in column.split("/"):
         v = v[word]
     close(flat(block.mv(v)), expected @ flat(v))
-    close(flat(jax.tree.map(lambda leaf: leaf[1], block.mm(jax.tree.map(lambda p: jnp.stack([p, -p]), v)))),
-          -expected @ flat(v))  # fmt: skip
+    close(
+        flat(jax.tree.map(lambda leaf: leaf[1], block.mm(jax.tree.map(lambda p: jnp.stack([p, -p]), v)))),
+        -expected @ flat(v),
+    )
 
 
 def test_blocks_of_blocks_and_of_curvatures():
@@ -439,8 +452,10 @@ def test_leaves_of_several_dtypes():
     form = jax.tree.map(lambda leaf: leaf.dtype, x)
     for tree in (h.mv(x), h.diag(), h.diag("hutchinson", key=KEY).error, h.eigsh(2)[1]):
         assert jax.tree.map(lambda leaf: leaf.dtype, tree) == form
-    halves = fc.hessian(lambda x: (x["a"] * x["b"].astype(jnp.float16)).sum(),
-                        {"a": jnp.ones(2, jnp.float16), "b": jnp.ones(2, jnp.bfloat16)})  # fmt: skip
+    halves = fc.hessian(
+        lambda x: (x["a"] * x["b"].astype(jnp.float16)).sum(),
+        {"a": jnp.ones(2, jnp.float16), "b": jnp.ones(2, jnp.bfloat16)},
+    )
     close(halves.dense(), np.kron([[0, 1], [1, 0]], np.eye(2)), np.float32)
 
 
@@ -479,7 +494,8 @@ CASES = {
     "large k": (lambda: HESSIAN.eigsh(48), ["an operator of size 47 has no 48 eigenvalues"]),
     "not converged": (lambda: HESSIAN.eigsh(3, "SM", maxiter=1), ["of 3 eigenvalues converged; raise maxiter="]),
     "not finite": (
-        lambda: fc.hessian(lambda x: (x**1.5).sum(), jnp.array([0.0, 1.0])).eigsh(1), ["eigsh: the product", "finite"],
+        lambda: fc.hessian(lambda x: (x**1.5).sum(), jnp.array([0.0, 1.0])).eigsh(1),
+        ["eigsh: the product", "finite"],
     ),
     "eigsh in jit": (inside_jit(lambda f: f.eigsh(1)), ["fisher.eigsh works on numbers", "inside jax.jit", "use mv"]),
     "scipy in jit": (inside_jit(lambda f: f.to_scipy() @ np.ones(47)), ["fisher.to_scipy works on numbers"]),
@@ -493,7 +509,7 @@ CASES = {
     "below a leaf": (lambda: HESSIAN.block("trunk/conv1/kernel/0"), ["no entry 'trunk/conv1/kernel/0'"]),
     "no dict": (lambda: fc.hessian(jnp.sum, jnp.ones(3)).block("a"), ["no entry 'a'; they are no nested dict"]),
     "lists": (lambda: fc.hessian(lambda x: x["a"][0] ** 2, {"a": [1.0]}).block("a/0"), ["did you mean 'a'?"]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", CASES)

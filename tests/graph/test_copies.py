@@ -278,9 +278,13 @@ def test_all_travel_to_another_process_and_back(tmp_path):
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
     done = subprocess.run(
-        [sys.executable, "elsewhere.py"], cwd=tmp_path, env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        [sys.executable, "elsewhere.py"],
+        cwd=tmp_path,
+        env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.stdout.split() == ["read", str(len(things))], done.stderr[-2000:]
     assert pickle.loads((tmp_path / "back.pickle").read_bytes()) == things
 
@@ -296,10 +300,12 @@ def test_all_travel_by_cloudpickle():
 def test_equal_options_have_equal_json():
     x = fc.Input("x", IMAGE)
     for one, two in (
-        (fc.Dropout(0), fc.Dropout(0.0)), (fc.Pool(p=2.0, reduce="lp"), fc.Pool(p=2, reduce="lp")),
-        (fc.Conv(2, 1, bias=0), fc.Conv(2, 1, bias=False)), (fc.BatchNorm(momentum=1), fc.BatchNorm(momentum=1.0)),
+        (fc.Dropout(0), fc.Dropout(0.0)),
+        (fc.Pool(p=2.0, reduce="lp"), fc.Pool(p=2, reduce="lp")),
+        (fc.Conv(2, 1, bias=0), fc.Conv(2, 1, bias=False)),
+        (fc.BatchNorm(momentum=1), fc.BatchNorm(momentum=1.0)),
         (fc.GroupNorm(2, epsilon=np.float64(0.5)), fc.GroupNorm(2, epsilon=0.5)),
-    ):  # fmt: skip
+    ):
         graphs = fc.Graph(x, one(x)), fc.Graph(x, two(x))
         assert graphs[0] == graphs[1]
         assert graphs[0].to_json() == graphs[1].to_json()

@@ -163,8 +163,12 @@ def test_a_node_has_a_shape():
     c = fc.Conv(4, 3)(x)
     pair = fc.Pool(2, return_indices=True)(c)
     assert (x.shape, c.shape, (2 * c).shape, pair.shape, pair[0].shape) == (
-        IMAGE, (6, 6, 4), (6, 6, 4), ((3, 3, 4), (3, 3, 4)), (3, 3, 4),
-    )  # fmt: skip
+        IMAGE,
+        (6, 6, 4),
+        (6, 6, 4),
+        ((3, 3, 4), (3, 3, 4)),
+        (3, 3, 4),
+    )
     assert fc.node(lambda x: {"a": x, "b": x[..., 0]}, x).shape == {"a": IMAGE, "b": IMAGE[:-1]}
     assert fc.Graph(x, fc.Dense(5)(x), name="g")(x).shape == (8, 8, 5)
     given = fc.node(jnp.matmul, x, params="w")

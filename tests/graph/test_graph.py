@@ -180,9 +180,12 @@ def test_a_window_of_fewer_axes_leaves_the_others_to_the_batch(rng):
 def test_layers_of_channels_first_images(rng):
     x = inputs("x", shape=(2, 8, 6))
     layers = fc.serial(
-        fc.Conv(4, 3, layout="NCHW"), fc.Pool(2, layout="NCHW"), fc.ConvTranspose(3, 2, stride=2, layout="NCHW"),
-        fc.LocalConv(2, 3, layout="NCHW"), fc.Flatten(layout="NCHW"),
-    )  # fmt: skip
+        fc.Conv(4, 3, layout="NCHW"),
+        fc.Pool(2, layout="NCHW"),
+        fc.ConvTranspose(3, 2, stride=2, layout="NCHW"),
+        fc.LocalConv(2, 3, layout="NCHW"),
+        fc.Flatten(layout="NCHW"),
+    )
     last = inputs("x", shape=(8, 6, 2))
     plain = fc.serial(fc.Conv(4, 3), fc.Pool(2), fc.ConvTranspose(3, 2, stride=2), fc.LocalConv(2, 3), fc.Flatten())
     first, second = fc.Graph(x, layers(x)), fc.Graph(last, plain(last))

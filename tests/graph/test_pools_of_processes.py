@@ -15,8 +15,11 @@ TESTS = Path(__file__).parents[1]
 def test_spawned_and_forked_processes_compute_a_graph():
     paths = os.pathsep.join([str(TESTS.parent), os.environ.get("PYTHONPATH", "")])
     done = subprocess.run(
-        [sys.executable, str(TESTS / "pools.py")], check=False, capture_output=True, text=True,
+        [sys.executable, str(TESTS / "pools.py")],
+        check=False,
+        capture_output=True,
+        text=True,
         env=os.environ | {"PYTHONPATH": paths, "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.split() == [m for m in ("spawn", "fork") if m in multiprocessing.get_all_start_methods()]

@@ -28,8 +28,9 @@ def serial(*layers):
 LAYERS = {
     "Conv": fc.Conv(HUGE, 3, padding="SAME"),
     "Conv of many channels, in many groups": serial(fc.Conv(HUGE, 3, groups=HUGE, padding=1, pad_mode="reflect")),
-    "Conv with a layout": fc.serial(fc.node(partial(jnp.moveaxis, source=-1, destination=-3), batched=False),
-                                    fc.Conv(HUGE, 3, layout="NCHW")),
+    "Conv with a layout": fc.serial(
+        fc.node(partial(jnp.moveaxis, source=-1, destination=-3), batched=False), fc.Conv(HUGE, 3, layout="NCHW")
+    ),
     "ConvTranspose": serial(fc.ConvTranspose(HUGE, 3, stride=2)),
     "LocalConv": serial(fc.LocalConv(HUGE, 3)),
     "WeightStandardize": serial(fc.WeightStandardize(fc.Conv(HUGE, 3))),
@@ -42,7 +43,7 @@ LAYERS = {
     "_Arithmetic, of many channels": lambda x: (2 * fc.Conv(HUGE, 1)(x) - 1) * fc.Conv(HUGE, 1)(x),
     "concat": fc.parallel(fc.Conv(HUGE, 1), fc.Conv(HUGE, 1), merge=fc.concat),
     "many features": fc.serial(fc.Flatten(), fc.Dense(HUGE), fc.Dense(HUGE), jnp.tanh, fc.Dropout()),
-}  # fmt: skip
+}
 
 WIDE = 10**6
 SPATIAL = {
@@ -120,9 +121,14 @@ def test_counts_are_exact_where_they_exceed_64_bits():
 
 def test_a_long_axis_is_seen_as_a_short_one():
     layers = fc.serial(
-        fc.Conv(4, 3, stride=2, padding=1), jax.nn.relu, fc.Pool(2), fc.ConvTranspose(4, 4, stride=2, padding=1),
-        jnp.tanh, fc.residual(fc.Conv(4, 3, padding="SAME")), lambda node: 2 * node,
-    )  # fmt: skip
+        fc.Conv(4, 3, stride=2, padding=1),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.ConvTranspose(4, 4, stride=2, padding=1),
+        jnp.tanh,
+        fc.residual(fc.Conv(4, 3, padding="SAME")),
+        lambda node: 2 * node,
+    )
     long, short = (fc.receptive_field(over(layers, (size, 8, 2)))["x"][0] for size in (2**20, 64))
     assert (long.size, long.stride, long.offset, long.padding) == (
         short.size,

@@ -181,8 +181,12 @@ def test_the_norm():
     drawing = fc.draw_autodiff(lambda x: jnp.sqrt((x * x).sum()), jnp.ones(3))
     assert boxes(drawing) == ["x", "mul", "reduce_sum", "sqrt", "output"]
     assert arrows(drawing) == [
-        ("x", "mul"), ("x", "mul"), ("mul", "reduce_sum"), ("reduce_sum", "sqrt"), ("sqrt", "output"),
-    ]  # fmt: skip
+        ("x", "mul"),
+        ("x", "mul"),
+        ("mul", "reduce_sum"),
+        ("reduce_sum", "sqrt"),
+        ("sqrt", "output"),
+    ]
 
 
 def two_layers(params, x):

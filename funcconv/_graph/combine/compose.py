@@ -40,8 +40,11 @@ def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
     """Apply each layer to the same inputs.
 
     Args:
-        *layers: as for `serial`.
-        merge: called on all results, `merge(a, b, ...)`, such as `concat` or `operator.add`; None keeps the tuple.
+        *layers: the branches: layers, graphs, compositions or plain functions of arrays. A function must compute the
+            same for one example and for a batch; `fc.node(f, batched=True)` is a layer of one that is written for a
+            batch.
+        merge: called on all results, `merge(a, b, ...)`, such as `concat` or `operator.add`. Default: None, a tuple
+            of the results.
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
@@ -66,8 +69,9 @@ def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composit
     """Add a shortcut to a layer: `layer(x) + shortcut(x)`.
 
     Args:
-        layer: as for `serial`.
-        shortcut: likewise; None is the input itself.
+        layer: a layer, a graph, a composition or a plain function of arrays, which computes the same for one example
+            and for a batch.
+        shortcut: one of these as well. Default: None, the input itself.
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
@@ -93,7 +97,8 @@ def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
     """Apply one trunk to each input, with the same weights, and a head to all results: `head(trunk(a), trunk(b))`.
 
     Args:
-        trunk: as for `serial`; called once for each input.
+        trunk: a layer, a graph, a composition or a plain function of arrays, which computes the same for one example
+            and for a batch. It is called once for each input.
         head: a layer or a function of the trunk's results, such as their distance.
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 

@@ -67,15 +67,15 @@ def call_part(where: str, layer: Any, *nodes: Any) -> Any:
     # Outside of jax.shard_map, JAX raises NameError for the axis of a mesh; JAXTypeError, if it needs values.
     if known and problem and not isinstance(problem.error, NameError | jax.errors.JAXTypeError):
         node = problem.node
-        inputs = [each for each in post_order([node]) if isinstance(each, Input)]
+        inputs = [needed for needed in post_order([node]) if isinstance(needed, Input)]
         rows, _, _ = flatten(inputs, [node])
-        msg = f"{where}: {retold(rows[-1].name, node.layer, [each.spec for each in node.inputs], problem.error)}"
+        msg = f"{where}: {retold(rows[-1].name, node.layer, [operand.spec for operand in node.inputs], problem.error)}"
         raise FuncconvError(msg) from problem.error
     return result
 
 
 def _nodes(tree: Any) -> list[Any]:
-    return jax.tree.leaves(tree, is_leaf=lambda each: isinstance(each, Node))
+    return jax.tree.leaves(tree, is_leaf=lambda leaf: isinstance(leaf, Node))
 
 
 def described(part: Any) -> str:
@@ -100,7 +100,7 @@ def call_on_results(layer: Any, results: Any) -> Any:
 def _value(part: Any, identities: dict[int, int]) -> Hashable:
     """Return what a part is compared by; what has parameters is numbered by identity in order of appearance."""
     if isinstance(part, Composition):
-        return (part._kind, *(_value(each, identities) for each in part._parts))
+        return (part._kind, *(_value(inner, identities) for inner in part._parts))
     if part is None or (isinstance(part, Layer) and not part.parametric):
         return part
     return part, identities.setdefault(id(part), len(identities))

@@ -57,10 +57,10 @@ def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
         >>> fc.add(jnp.ones(2), jnp.ones(2), jnp.ones(2)).tolist()
         [3.0, 3.0]
     """
-    if any(isinstance(each, Node) for each in (x, *others)):
+    if any(isinstance(operand, Node) for operand in (x, *others)):
         return as_layer(add)(x, *others)
     values: tuple[Any, ...] = (x, *others)
-    total, *terms = (as_array("add", "every input", each) for each in values)
+    total, *terms = (as_array("add", "every input", value) for value in values)
     for term in terms:
         if (term.shape, term.dtype) != (total.shape, total.dtype):
             one, two = (f"{array.dtype}{list(array.shape)}" for array in (total, term))

@@ -33,5 +33,5 @@ def by_value(op: Any) -> Hashable:
     while isinstance(op.func, partial):  # one that has attributes of its own, such as documentation
         op = op.func
         args, keywords = (*op.args, *args), op.keywords | keywords
-    options = (*args, *(each for item in sorted(keywords.items()) for each in item))
-    return (by_value(op.func), len(args), tuple((type(each), by_value(each)) for each in options))
+    options = (*args, *(option for item in sorted(keywords.items()) for option in item))
+    return (by_value(op.func), len(args), tuple((type(option), by_value(option)) for option in options))

@@ -15,26 +15,38 @@ from .windowed import ConvolutionLayer
 
 @dataclass(frozen=True, repr=False)
 class Conv(ConvolutionLayer):
-    """`conv` as a layer that draws its kernel for the channels that come.
+    """A convolution as a layer: `conv`, with a kernel that is drawn for the channels of the input.
 
     Args:
-        out_channels: channels of the result.
-        window: taps on each spatial axis, or on all.
-        stride: see `conv`, like those that follow.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`.
-        layout: see `conv`.
-        flip: see `conv`.
-        precision: see `conv`.
-        accumulate_dtype: see `conv`.
-        implementation: see `conv`.
-        bias: whether there is one.
-        init: see `init_conv`.
-        dtype: of the parameters; None is JAX's default float.
-        name: of its nodes and its entry in the parameters; by default `conv1`, `conv2`, ... in order of first use.
-        params: the name of its entry; layers that give the same share it.
+        out_channels: the number of channels of the result.
+        window: taps of the kernel: an integer for all spatial axes, or one for each.
+        stride: places from one window to the next: an integer, or one for each spatial axis. Default: 1.
+        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
+            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
+            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
+            Negative numbers crop. Default: 0.
+        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
+        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
+            channels and `out_channels`; as many groups as input channels make a depthwise convolution. Default: 1.
+        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
+            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
+        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
+            None, channels last.
+        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
+            cross-correlation.
+        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
+        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
+            input. Default: None, the platform's.
+        implementation: None for the form that fits the shape and the platform, or `"lax"` for the operations of
+            `jax.lax`. Default: None.
+        bias: whether a bias is added. Default: True.
+        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
+            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `conv1`, `conv2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -61,28 +73,43 @@ class Conv(ConvolutionLayer):
 
 @dataclass(frozen=True, repr=False)
 class ConvTranspose(ConvolutionLayer):
-    """`conv_transpose` as a layer.
+    """A transposed convolution as a layer: `conv_transpose`, the transpose of `conv` with the same options.
 
     Args:
-        out_channels: channels of the result.
-        window: taps on each spatial axis, or on all.
-        size: see `conv_transpose`.
-        output_padding: see `conv_transpose`.
-        stride: see `conv`, like those that follow: they are the options of the convolution that is transposed.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`.
-        layout: see `conv`.
-        flip: see `conv`.
-        precision: see `conv`.
-        accumulate_dtype: see `conv`.
-        implementation: see `conv`.
-        bias: whether there is one.
-        init: see `init_conv_transpose`.
-        dtype: see `Conv`.
-        name: see `Conv`; by default `conv_transpose1` and so on.
-        params: see `Conv`.
+        out_channels: the number of channels of the result.
+        window: taps of the kernel: an integer for all spatial axes, or one for each.
+        size: the spatial sizes of the result. A stride above 1 takes images of several sizes to the same positions;
+            this says which one is meant. Default: None, the smallest, or `positions * stride` for the paddings
+            `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
+        output_padding: PyTorch's way to choose the size: by how much the result exceeds the smallest. Default: None.
+        stride: of the convolution that is transposed, like the options that follow: places from one window to the
+            next: an integer, or one for each spatial axis. Default: 1.
+        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
+            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
+            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
+            Negative numbers crop. Default: 0.
+        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
+        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
+            channels and `out_channels`. Default: 1.
+        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
+            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
+        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
+            None, channels last.
+        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
+            cross-correlation.
+        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
+        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
+            input. Default: None, the platform's.
+        implementation: None for the form that fits the shape and the platform, or `"lax"` for the operations of
+            `jax.lax`. Default: None.
+        bias: whether a bias is added. Default: True.
+        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
+            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `conv_transpose1`, `conv_transpose2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -102,9 +129,15 @@ class ConvTranspose(ConvolutionLayer):
         """Return how the windows lie on the image that is the result."""
         window = per_axis(self.label, "window", self.window, len(sizes), least=1)
         image = transposed_sizes(
-            self.label, sizes, window, size=self.size, output_padding=self.output_padding, stride=self.stride,
-            padding=self.padding, dilation=self.dilation,
-        )  # fmt: skip
+            self.label,
+            sizes,
+            window,
+            size=self.size,
+            output_padding=self.output_padding,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+        )
         axes = super().axes(image)  # which a large output_padding gives further windows
         return tuple(axis._replace(outputs=count) for axis, count in zip(axes, sizes, strict=True))
 
@@ -125,25 +158,36 @@ class ConvTranspose(ConvolutionLayer):
 
 @dataclass(frozen=True, repr=False)
 class LocalConv(ConvolutionLayer):
-    """`local_conv` as a layer.
+    """A convolution with another kernel at every position as a layer: `local_conv`.
 
     Args:
-        out_channels: channels of the result.
-        window: taps on each spatial axis, or on all.
-        stride: see `conv`, like those that follow.
-        padding: see `conv`.
-        dilation: see `conv`.
-        groups: see `conv`.
-        pad_mode: see `conv`.
-        layout: see `conv`.
-        flip: see `conv`.
-        precision: see `conv`.
-        accumulate_dtype: see `conv`.
-        bias: whether there is one, of its own at every position.
-        init: see `init_conv`.
-        dtype: see `Conv`.
-        name: see `Conv`; by default `local_conv1` and so on.
-        params: see `Conv`.
+        out_channels: the number of channels of the result.
+        window: taps of the kernel: an integer for all spatial axes, or one for each.
+        stride: places from one window to the next: an integer, or one for each spatial axis. Default: 1.
+        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
+            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
+            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
+            Negative numbers crop. Default: 0.
+        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
+        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
+            channels and `out_channels`; as many groups as input channels make a depthwise convolution. Default: 1.
+        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
+            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
+        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
+            None, channels last.
+        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
+            cross-correlation.
+        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
+        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
+            input. Default: None, the platform's.
+        bias: whether a bias is added, another one at every position. Default: True.
+        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
+            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `local_conv1`, `local_conv2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax

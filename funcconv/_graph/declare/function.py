@@ -37,9 +37,9 @@ class Function(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for each in (self.op, self.init):
-            if not (callable(each) or each is self.init is None):
-                msg = f"a node needs a function of arrays; got {each!r}"
+        for function in (self.op, self.init):
+            if not (callable(function) or function is self.init is None):
+                msg = f"a node needs a function of arrays; got {function!r}"
                 raise FuncconvError(msg)
         if self.batched not in (None, True, False):
             msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
@@ -214,8 +214,8 @@ def _takes_spatial(op: Callable[..., Any]) -> bool:
 
 def _on_one_batch_axis(op: Callable[..., Any], xs: Sequence[Any], batch: Shape) -> Any:
     size = 1
-    for each in batch:
-        size *= each
+    for axis_size in batch:
+        size *= axis_size
     ys = op(*jax.tree.map(lambda x: x.reshape(size, *x.shape[len(batch) :]), tuple(xs)))
     for y in jax.tree.leaves(ys):
         if jnp.ndim(y) < 1 or y.shape[0] != size:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 
-_KNOWN: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # by layer
+_INFERRED: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # by layer
 
 
 def spec(leaf: Any) -> Any:
@@ -44,12 +44,12 @@ def remembered(layer: Any, what: str, types: Any, infer: Callable[[], Any]) -> A
     leaves, tree = jax.tree.flatten(types)
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     key = (what, tree, wide, *((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves))
-    known = _KNOWN.setdefault(layer, {})
+    known = _INFERRED.setdefault(layer, {})
     if key not in known:
-        found = jax.tree.map(lambda leaf: spec(leaf) if hasattr(leaf, "shape") else leaf, infer())
-        if found is False:  # what fails here may succeed elsewhere, such as inside of jax.shard_map
-            return found
-        known[key] = found
+        inferred = jax.tree.map(lambda leaf: spec(leaf) if hasattr(leaf, "shape") else leaf, infer())
+        if inferred is False:  # what fails here may succeed elsewhere, such as inside of jax.shard_map
+            return inferred
+        known[key] = inferred
     return known[key]
 
 

@@ -36,12 +36,12 @@ class Layer:
     arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
 
     def __post_init__(self) -> None:
-        for each in (each for each in fields(self) if each.init):
-            value = getattr(self, each.name)
+        for field in (declared for declared in fields(self) if declared.init):
+            value = getattr(self, field.name)
             if isinstance(value, list | tuple | np.generic):  # lists do not hash, files know Python's numbers alone
-                object.__setattr__(self, each.name, _frozen(value))
-            elif each.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
-                object.__setattr__(self, each.name, _dtype(self, each.name, value))
+                object.__setattr__(self, field.name, _frozen(value))
+            elif field.name.endswith("dtype") and value is not None:  # jnp.float32 and "float32" are one
+                object.__setattr__(self, field.name, _dtype(self, field.name, value))
         for name in (self.name, self.params):
             check_name(name)
 
@@ -63,7 +63,7 @@ class Layer:
         return f"{type(self).__name__}({', '.join(required + changed)})"
 
     def __reduce__(self) -> Any:
-        options = {each.name: portable(getattr(self, each.name)) for each in fields(self) if each.init}
+        options = {field.name: portable(getattr(self, field.name)) for field in fields(self) if field.init}
         return _restored, (type(self), options)
 
     def __copy__(self) -> "Layer":
@@ -121,17 +121,17 @@ class Layer:
 
 def check_nodes(layer: object, inputs: Sequence[object]) -> None:
     """Refuse inputs that are not nodes."""
-    for each in inputs:
-        if not isinstance(each, Node):
+    for input_node in inputs:
+        if not isinstance(input_node, Node):
             hint = ""
-            if hasattr(each, "shape"):
+            if hasattr(input_node, "shape"):
                 hint = (
                     "; on arrays call the op itself, such as fc.conv(params, x). An array that a node needs belongs "
                     "into a function, fc.node(lambda x: x + array, node), or into the parameters"
                 )
-            elif isinstance(each, Layer) or getattr(each, "takes_nodes", False):
+            elif isinstance(input_node, Layer) or getattr(input_node, "takes_nodes", False):
                 hint = "; call the layer on nodes first"
-            msg = f"{layer!r} is called on nodes while a graph is declared; got {type(each).__name__}{hint}"
+            msg = f"{layer!r} is called on nodes while a graph is declared; got {type(input_node).__name__}{hint}"
             raise FuncconvError(msg)
 
 
@@ -154,4 +154,4 @@ def _dtype(layer: Layer, name: str, value: Any) -> Any:
 def _frozen(value: Any) -> Any:
     if isinstance(value, np.generic):
         return value.item()
-    return tuple(_frozen(each) for each in value) if isinstance(value, list | tuple) else value
+    return tuple(_frozen(item) for item in value) if isinstance(value, list | tuple) else value

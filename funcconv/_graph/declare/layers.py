@@ -19,17 +19,21 @@ from .windowed import along_axes, check_count, wrapping
 
 @dataclass(frozen=True, repr=False)
 class Dense(Layer):
-    """`dense` as a layer, on the last axis of what comes.
+    """A dense layer on the last axis of its input: `dense`, with a kernel that is drawn.
 
     Args:
-        features: of the result.
-        precision: see `dense`.
-        accumulate_dtype: see `dense`.
-        bias: whether there is one.
-        init: see `init_conv`.
-        dtype: see `Conv`.
-        name: see `Conv`.
-        params: see `Conv`.
+        features: the number of features of the result.
+        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
+        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
+            input. Default: None, the platform's.
+        bias: whether a bias is added. Default: True.
+        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
+            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default: None, `dense1`, `dense2`, ... in order of first
+            use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax
@@ -68,23 +72,33 @@ class Dense(Layer):
 
 @dataclass(frozen=True, repr=False)
 class Pool(Layer):
-    """`pool` as a layer.
+    """Pooling as a layer: `pool`, which reduces the windows of each channel.
 
     Args:
-        window: taps on each spatial axis, or on all.
-        reduce: see `pool`, like those that follow.
-        stride: see `pool`.
-        padding: see `pool`.
-        dilation: see `pool`.
-        pad_mode: see `pool`.
-        ties: see `pool`.
-        p: see `pool`.
-        temperature: see `pool`, here a plain number.
-        count_include_pad: see `pool`.
-        ceil_mode: see `pool`.
-        return_indices: see `pool`; the node's value is then a pair, of which `node[0]` and `node[1]` are the entries.
-        layout: see `pool`.
-        name: of its nodes; by default `pool1` and so on.
+        window: taps of a window: an integer for all spatial axes, or one for each. Default: 2.
+        reduce: what a window is reduced to: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"`, `"median"`, `"lse"`
+            (`temperature * log(sum of exp(x / temperature))`), `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as
+            `jnp.std`, called with an array `(..., taps)` and `axis=-1`. Default: `"max"`.
+        stride: places from one window to the next: an integer, or one for each spatial axis. Default: None, the window.
+        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
+            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
+            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
+            Negative numbers crop. Default: 0.
+        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
+        pad_mode: None lets the padding take no part in the reduction. `"zeros"`, `"reflect"`, `"symmetric"`,
+            `"replicate"` or `"circular"` extend the image first; one for all spatial axes, or one for each. Default:
+            None.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equal: to the `"first"` in row-major
+            order, or `"split"` evenly. Default: `"first"`.
+        p: the exponent of `"lp"`, from 1 to `math.inf`. Default: 2.
+        temperature: of `"lse"`, a positive Python number. Default: 1.0.
+        count_include_pad: True lets `"mean"` divide by the taps on the padding too. Default: False.
+        ceil_mode: True lets a last window hang over the padded image, as PyTorch does. Default: False.
+        return_indices: True also returns where each maximum or minimum was, for `max_unpool`. The node's value is then
+            a pair, with the entries `node[0]` and `node[1]`. Default: False.
+        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
+            None, channels last.
+        name: of its nodes. Default: None, `pool1`, `pool2`, ... in order of first use.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -122,11 +136,16 @@ class Pool(Layer):
         n = len(self.window) if isinstance(self.window, Sequence) else len(sizes)
         stride = self.window if self.stride is None else self.stride
         axes = resolve(
-            self.label, tuple(sizes[-n:]), self.window, stride=stride, padding=self.padding, dilation=self.dilation,
+            self.label,
+            tuple(sizes[-n:]),
+            self.window,
+            stride=stride,
+            padding=self.padding,
+            dilation=self.dilation,
             ceil_mode=self.ceil_mode,
-        )  # fmt: skip
-        found = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
-        return along_axes(self, len(shape), found, IDENTITY)
+        )
+        reaches = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
+        return along_axes(self, len(shape), reaches, IDENTITY)
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Reduce the windows."""
@@ -134,21 +153,34 @@ class Pool(Layer):
         (x,) = xs
         spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
         return pool(
-            x, self.window, reduce=self.reduce, stride=self.stride, padding=self.padding, dilation=self.dilation,
-            pad_mode=self.pad_mode, ties=self.ties, p=self.p, temperature=self.temperature,
-            count_include_pad=self.count_include_pad, ceil_mode=self.ceil_mode,
-            return_indices=self.return_indices, spatial=spatial, layout=self.layout,
-        )  # fmt: skip
+            x,
+            self.window,
+            reduce=self.reduce,
+            stride=self.stride,
+            padding=self.padding,
+            dilation=self.dilation,
+            pad_mode=self.pad_mode,
+            ties=self.ties,
+            p=self.p,
+            temperature=self.temperature,
+            count_include_pad=self.count_include_pad,
+            ceil_mode=self.ceil_mode,
+            return_indices=self.return_indices,
+            spatial=spatial,
+            layout=self.layout,
+        )
 
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Layer):
-    """`flatten` as a layer: everything but the batch axes becomes one axis of features.
+    """Flattening as a layer, `flatten`: everything but the batch axes becomes one axis of features.
 
     Args:
-        order: see `flatten`.
-        layout: see `flatten`.
-        name: of its nodes; by default `flatten1` and so on.
+        order: `"channels_last"` lets the channels vary fastest, as Keras and Flax do; `"channels_first"` slowest, as
+            PyTorch does. Default: `"channels_last"`.
+        layout: the order of the axes of the input, such as `"NCHW"`; `N` stands for all batch axes. Default: None,
+            channels last.
+        name: of its nodes. Default: None, `flatten1`, `flatten2`, ... in order of first use.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -168,8 +168,8 @@ class Application(Node):
         self.name = name
         self.place = place
         self._spec: Any = None
-        self.problem = next((each.problem for each in inputs if each.problem), None)
-        xs = [each.spec for each in inputs]
+        self.problem = next((input_node.problem for input_node in inputs if input_node.problem), None)
+        xs = [input_node.spec for input_node in inputs]
         if any(x is None for x in xs) or (layer.parametric and not layer.draws):
             return
         try:

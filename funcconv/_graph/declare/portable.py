@@ -55,10 +55,10 @@ def portable(value: Any) -> Any:
             raise pickle.PicklingError(msg)
         return _Reference(value, _restored, *place)
     if type(value) is partial:
-        args = [portable(each) for each in value.args]
-        return partial(portable(value.func), *args, **{name: portable(each) for name, each in value.keywords.items()})
+        args = [portable(item) for item in value.args]
+        return partial(portable(value.func), *args, **{name: portable(item) for name, item in value.keywords.items()})
     if type(value) is tuple:
-        return tuple(portable(each) for each in value)
+        return tuple(portable(item) for item in value)
     if _by_identity(value) and _place(value) is None:
         msg = (
             f"{value!r} cannot be pickled: no copy is equal to it, as {type(value).__name__} compares by identity. "
@@ -101,12 +101,16 @@ def _place(function: Any) -> tuple[str, str] | None:
     modules = [module]
     if "._" in module:  # a private module may be another in the next version of its package
         package = module.split(".")[0]
-        names = (each for each in sorted(sys.modules) if each == package or each.startswith(f"{package}."))
-        modules = [*(each for each in names if "._" not in each), module]
-    for each in modules:
+        names = (
+            candidate
+            for candidate in sorted(sys.modules)
+            if candidate == package or candidate.startswith(f"{package}.")
+        )
+        modules = [*(candidate for candidate in names if "._" not in candidate), module]
+    for candidate in modules:
         try:
-            if _found(each, name) is function:
-                return each, name
+            if _found(candidate, name) is function:
+                return candidate, name
         except (AttributeError, ImportError, ValueError):
             continue
     return None

@@ -13,10 +13,10 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Shape
 from .same_programs import is_concrete, same_program
 
-_SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
-_LARGE = 11  # the larger batch size is at least this, so that `x[:5]` crops the batch
-_MOST = 1 << 22  # numbers in all arrays of the programs that are run, at most
-_SHORT = 16  # axes of at most so many places keep their size where smaller arrays are compared
+_BATCH_SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
+_LEAST_LARGE_BATCH = 11  # the larger batch size is at least this, so that `x[:5]` crops the batch
+_MOST_NUMBERS = 1 << 22  # numbers in all arrays of the programs that are run, at most
+_LONGEST_KEPT_AXIS = 16  # axes of at most so many places keep their size where smaller arrays are compared
 
 
 def check_readings(label: str, one: Callable[..., Any], whole: Callable[..., Any], params: Any, xs: Any) -> bool:
@@ -40,8 +40,8 @@ def check_readings(label: str, one: Callable[..., Any], whole: Callable[..., Any
         FuncconvError: if the results differ; the text shows the difference and the choices.
     """
     axes = {size for leaf in jax.tree.leaves((params, xs)) for size in leaf.shape}
-    small = next(size for size in _SIZES if size not in axes)
-    large = next(size for size in _SIZES if size not in axes and size >= max(_LARGE, small + 1))
+    small = next(size for size in _BATCH_SIZES if size not in axes)
+    large = next(size for size in _BATCH_SIZES if size not in axes and size >= max(_LEAST_LARGE_BATCH, small + 1))
     mapped = jax.vmap(one, in_axes=(None, *[0] * len(xs)))
     # A rank is promoted in one way to read the function and not in the other; and rounding is to be no difference.
     with jax.numpy_rank_promotion("allow"), jax.default_matmul_precision("highest"):
@@ -85,7 +85,7 @@ def _message(label: str, xs: Any, size: int, by_example: Any, by_batch: Any, dif
 
 def _type_difference(by_example: Any, by_batch: Any) -> str | None:
     """Return what differs in the structures, shapes and dtypes of two results, None if nothing."""
-    structures: list[Any] = [jax.tree.structure(each) for each in (by_example, by_batch)]
+    structures: list[Any] = [jax.tree.structure(result) for result in (by_example, by_batch)]
     if structures[0] != structures[1]:
         return "The structures of the results differ.\n"
     pairs = list(zip(jax.tree.leaves(by_example), jax.tree.leaves(by_batch), strict=True))
@@ -100,8 +100,8 @@ def _result_difference(
     functions: Sequence[Callable[..., Any]], programs: Sequence[Any], arguments: Any, seed: int
 ) -> str | None:
     """Return by how much the results of two programs differ, None if they agree; no large array is made."""
-    numbers = sum(_numbers(each.jaxpr) for each in programs)
-    if numbers <= _MOST:
+    numbers = sum(_numbers(program.jaxpr) for program in programs)
+    if numbers <= _MOST_NUMBERS:
         return _value_difference(programs, arguments, seed)
     smaller = _smaller(arguments)
     try:
@@ -109,12 +109,12 @@ def _result_difference(
     except Exception:  # the user's function takes no other sizes
         short = []
     # With the same operations on smaller arrays, the answer is the same.
-    alike = [_operations(each.jaxpr) for each in short] == [_operations(each.jaxpr) for each in programs]
-    if alike and sum(_numbers(each.jaxpr) for each in short) <= _MOST:
+    alike = [_operations(program.jaxpr) for program in short] == [_operations(program.jaxpr) for program in programs]
+    if alike and sum(_numbers(program.jaxpr) for program in short) <= _MOST_NUMBERS:
         return _value_difference(short, smaller, seed)
     return (
         f"The programs differ. They were not run, because their arrays have {numbers:,} numbers in all, and more than "
-        f"{_MOST:,} are not made for a check; on smaller arrays the function fails, or has other operations.\n"
+        f"{_MOST_NUMBERS:,} are not made for a check; on smaller arrays the function fails, or has other operations.\n"
     )
 
 
@@ -122,13 +122,14 @@ def _numbers(jaxpr: Any) -> int:
     """Return how many numbers the arrays of a program have in all."""
     own = [*jaxpr.constvars, *jaxpr.invars, *(var for eqn in jaxpr.eqns for var in eqn.outvars)]
     size: int = sum(math.prod(var.aval.shape) for var in own)
-    return size + sum(_numbers(getattr(each, "jaxpr", each)) for eqn in jaxpr.eqns for each in _inner(eqn))
+    return size + sum(_numbers(getattr(inner, "jaxpr", inner)) for eqn in jaxpr.eqns for inner in _inner(eqn))
 
 
 def _operations(jaxpr: Any) -> list[Any]:
     """Return the names of a program's operations in their order, with those of the programs within it."""
     return [
-        (eqn.primitive.name, [_operations(getattr(each, "jaxpr", each)) for each in _inner(eqn)]) for eqn in jaxpr.eqns
+        (eqn.primitive.name, [_operations(getattr(inner, "jaxpr", inner)) for inner in _inner(eqn)])
+        for eqn in jaxpr.eqns
     ]
 
 
@@ -139,10 +140,11 @@ def _inner(eqn: Any) -> list[Any]:
 def _smaller(arguments: Any) -> Any:
     """Return shapes in which each long axis is a shorter one: equal sizes stay equal, and others stay different."""
     sizes = {size for leaf in jax.tree.leaves(arguments) for size in leaf.shape}
-    known = {size: size for size in sizes if size <= _SHORT}
+    known = {size: size for size in sizes if size <= _LONGEST_KEPT_AXIS}
     for size in sorted(sizes - known.keys()):  # halves and quarters of an axis stay whole
         known[size] = next(
-            (n for n in range(_SHORT + size % 8, size, 8) if n not in known.values() and n not in sizes), size
+            (n for n in range(_LONGEST_KEPT_AXIS + size % 8, size, 8) if n not in known.values() and n not in sizes),
+            size,
         )
     return jax.tree.map(lambda leaf: _struct(tuple(known[size] for size in leaf.shape), leaf.dtype), arguments)
 
@@ -150,13 +152,13 @@ def _smaller(arguments: Any) -> Any:
 def _value_difference(programs: Sequence[Any], arguments: Any, seed: int) -> str | None:
     """Return by how much the results of two programs differ on random arrays, None if they agree."""
     leaves = jax.tree.leaves(arguments)
-    if any(each.effects for each in programs):
+    if any(program.effects for program in programs):
         return "The programs differ, and were not run because they have side effects.\n"
 
     @jax.jit
     def run(consts: Any, xs: Any) -> Any:
-        closed = [core.ClosedJaxpr(each.jaxpr, part) for each, part in zip(programs, consts, strict=True)]
-        return [core.jaxpr_as_fun(each)(*xs) for each in closed]
+        closed = [core.ClosedJaxpr(program.jaxpr, part) for program, part in zip(programs, consts, strict=True)]
+        return [core.jaxpr_as_fun(program)(*xs) for program in closed]
 
     try:
         for positive in (False, True):
@@ -165,7 +167,7 @@ def _value_difference(programs: Sequence[Any], arguments: Any, seed: int) -> str
             consts = _concrete_consts(programs, rng, positive=positive)
             # Evaluate at once, also if the graph is declared inside of a function that JAX is tracing.
             with jax.ensure_compile_time_eval(), jax.debug_nans(new_val=False), jax.debug_infs(new_val=False):
-                results = [[np.asarray(array) for array in each] for each in run(consts, xs)]
+                results = [[np.asarray(array) for array in arrays] for arrays in run(consts, xs)]
             for one, other in zip(*results, strict=True):
                 difference = _distance(one, other, leaves)
                 if difference:
@@ -187,7 +189,7 @@ def _concrete_consts(programs: Sequence[Any], rng: np.random.Generator, *, posit
             drawn[id(array)] = _random(rng, array, positive=positive)
         return drawn[id(array)]
 
-    return [[concrete(array) for array in each.consts] for each in programs]
+    return [[concrete(array) for array in program.consts] for program in programs]
 
 
 def _distance(one: Any, other: Any, arguments: Sequence[Any]) -> str | None:

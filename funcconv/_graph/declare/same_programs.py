@@ -23,8 +23,8 @@ def _same_jaxpr(one: Any, other: Any) -> bool:
     numbers: tuple[dict[Any, int], dict[Any, int]] = ({}, {})
 
     def define(a: Sequence[Any], b: Sequence[Any]) -> bool:
-        for each, known in zip((a, b), numbers, strict=True):
-            for variable in each:
+        for variables, known in zip((a, b), numbers, strict=True):
+            for variable in variables:
                 known[variable] = len(known)
         return [v.aval for v in a] == [v.aval for v in b]
 

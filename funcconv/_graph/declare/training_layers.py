@@ -20,9 +20,10 @@ class Dropout(Layer):
     """`dropout` as a layer: in training each of its uses draws zeros of its own, otherwise it does nothing.
 
     Args:
-        rate: the probability of a zero.
-        whole_channels: whether a channel of an example is set to zero as a whole.
-        name: of its nodes, from which their keys are folded; by default `dropout1` and so on.
+        rate: the probability of a zero, from 0 to 1. Default: 0.5.
+        whole_channels: True sets a channel of an example to zero as a whole. Default: False, each number by itself.
+        name: of its nodes, from which their keys are folded. Default: None, `dropout1`, `dropout2`, ... in order of
+            first use.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -86,16 +87,19 @@ class _Norm(Layer):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(_Norm):
-    """`layer_norm` as a layer.
+    """Layer normalization as a layer, `layer_norm`: each example, or each position of it, is normalized by itself.
 
     Args:
-        axes: how many last axes are normalized over and have scale and bias: 1 for the channels of each position.
-        epsilon: see `layer_norm`.
-        scale: whether there is one.
-        bias: whether there is one.
-        dtype: see `Conv`.
-        name: see `Conv`.
-        params: see `Conv`.
+        axes: over how many of the last axes it normalizes; they have the scale and the bias. Default: 1, the channels
+            of each position.
+        epsilon: a positive number that is added to the variance. Default: 1e-5.
+        scale: whether the result is multiplied by a learned scale. Default: True.
+        bias: whether a learned bias is added. Default: True.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `layer_norm1`, `layer_norm2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -123,16 +127,18 @@ class LayerNorm(_Norm):
 
 @dataclass(frozen=True, repr=False)
 class GroupNorm(_Norm):
-    """`group_norm` as a layer: over all positions and the channels of each group.
+    """Group normalization as a layer, `group_norm`: over all positions and the channels of each group.
 
     Args:
-        groups: see `group_norm`.
-        epsilon: see `group_norm`.
-        scale: whether there is one.
-        bias: whether there is one.
-        dtype: see `Conv`.
-        name: see `Conv`.
-        params: see `Conv`.
+        groups: into how many groups the channels are divided; it must divide them.
+        epsilon: a positive number that is added to the variance. Default: 1e-5.
+        scale: whether the result is multiplied by a learned scale. Default: True.
+        bias: whether a learned bias is added. Default: True.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `group_norm1`, `group_norm2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -152,21 +158,26 @@ class GroupNorm(_Norm):
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(_Norm):
-    """`batch_norm` as a layer, with its running figures in the state of `graph.apply`.
+    """Batch normalization as a layer, `batch_norm`, with its running statistics in the state of `graph.apply`.
 
     One layer used twice, as in the branches of a siamese network, has one state: in training each use is normalized by
-    its own batch, and they change the running figures one after another.
+    its own batch, and they change the running statistics one after another.
 
     Args:
-        momentum: see `batch_norm`.
-        unbiased: see `batch_norm`.
-        axis_name: see `batch_norm`.
-        epsilon: see `batch_norm`.
-        scale: whether there is one.
-        bias: whether there is one.
-        dtype: see `Conv`; the state is at least float32.
-        name: see `Conv`; also that of its entry in the state.
-        params: see `Conv`.
+        momentum: the part of the running statistics that is kept in each step, from 0 to 1. (PyTorch calls
+            `1 - momentum` by that name.) Default: 0.9.
+        unbiased: True gives the running variance the divisor n - 1, as PyTorch does; False gives it n, as Flax and
+            Keras do. Default: True.
+        axis_name: the mapped axis (`jax.vmap`, `jax.shard_map`), or several, over which the batch is spread as well.
+            Default: None.
+        epsilon: a positive number that is added to the variance. Default: 1e-5.
+        scale: whether the result is multiplied by a learned scale. Default: True.
+        bias: whether a learned bias is added. Default: True.
+        dtype: the dtype of the parameters; the state is at least float32. Default: None, JAX's default float.
+        name: of its nodes and of its entries in the parameters and in the state. Default:
+            None, `batch_norm1`, `batch_norm2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -203,9 +214,15 @@ class BatchNorm(_Norm):
         del batch, key
         (x,) = xs
         return batch_norm(
-            params, state, x, train=train, momentum=self.momentum, epsilon=self.epsilon, unbiased=self.unbiased,
+            params,
+            state,
+            x,
+            train=train,
+            momentum=self.momentum,
+            epsilon=self.epsilon,
+            unbiased=self.unbiased,
             axis_name=self.axis_name,
-        )  # fmt: skip
+        )
 
 
 @dataclass(frozen=True, repr=False)
@@ -213,8 +230,9 @@ class WeightStandardize(Layer):
     """A `Conv`, `LocalConv` or `Dense` whose kernel goes through `weight_standardize` whenever it is used.
 
     Args:
-        layer: whose parameters they are; its `name` and `params` are those of the whole.
-        epsilon: see `weight_standardize`.
+        layer: the `Conv`, `LocalConv` or `Dense` whose kernel is standardized. Its `name` and `params` are those of
+            this layer.
+        epsilon: a positive number that is added to the variance of the kernel. Default: 1e-5.
 
     Raises:
         FuncconvError: if the layer is another.

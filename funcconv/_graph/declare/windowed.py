@@ -44,8 +44,16 @@ class ConvolutionLayer(Layer):
 
     parametric: ClassVar[bool] = True
     _options: ClassVar[tuple[str, ...]] = (
-        "stride", "padding", "dilation", "groups", "pad_mode", "layout", "flip", "precision", "accumulate_dtype",
-    )  # fmt: skip
+        "stride",
+        "padding",
+        "dilation",
+        "groups",
+        "pad_mode",
+        "layout",
+        "flip",
+        "precision",
+        "accumulate_dtype",
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -75,8 +83,8 @@ class ConvolutionLayer(Layer):
         (shape,) = shapes
         sizes, _ = self.image(shape)
         axes = self.axes(sizes)
-        found = [self.seen(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
-        return along_axes(self, len(shape), found, None)
+        reaches = [self.seen(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
+        return along_axes(self, len(shape), reaches, None)
 
     def axes(self, sizes: Shape) -> tuple[Axis, ...]:
         """Return how the windows lie on an image of these sizes."""
@@ -99,4 +107,4 @@ def along_axes(layer: Any, ndim: int, spatial: Sequence[Reach], channels: Reach 
     """Return what is seen of each axis of an array of the layer's layout; of axes of the batch each sees itself."""
     order = channels_last_order(layer.label, layer.layout, ndim) if layer.layout else range(ndim)
     last = (*[IDENTITY] * (ndim - 1 - len(spatial)), *spatial, channels)
-    return tuple(each for _, each in sorted(zip(order, last, strict=True), key=lambda pair: pair[0]))
+    return tuple(reach for _, reach in sorted(zip(order, last, strict=True), key=lambda pair: pair[0]))

@@ -36,17 +36,17 @@ def flatten(
     inputs: Sequence[Input], outputs: Iterable[Node]
 ) -> tuple[tuple[Row, ...], list[Place | None], dict[Node, int]]:
     """Return the rows that the outputs need, the place of each, and the number of every node's value."""
-    for i, each in enumerate(inputs):
-        if any(each is other or each.name == other.name for other in inputs[:i]):
-            msg = f"two inputs of a graph are called {each.name!r}"
+    for i, input_node in enumerate(inputs):
+        if any(input_node is other or input_node.name == other.name for other in inputs[:i]):
+            msg = f"two inputs of a graph are called {input_node.name!r}"
             raise FuncconvError(msg)
-    numbers: dict[Node, int] = {each: i for i, each in enumerate(inputs)}
+    numbers: dict[Node, int] = {input_node: i for i, input_node in enumerate(inputs)}
     nodes: list[Application] = []
     for node in post_order(outputs):
         if node in numbers:
             continue
         if isinstance(node, Input):
-            known = ", ".join(repr(each.name) for each in inputs)
+            known = ", ".join(repr(input_node.name) for input_node in inputs)
             msg = f"the outputs depend on the input {node.name!r}, which is not among the graph's inputs: {known}"
             raise FuncconvError(msg)
         if isinstance(node, Application):
@@ -58,7 +58,7 @@ def flatten(
     for node in nodes:
         name, entry = names.of(node)
         op = node.layer if id(node.layer) in undecided else node.op  # one object for all uses of a layer
-        rows.append(Row(name, op, tuple(numbers[each] for each in node.inputs), entry))
+        rows.append(Row(name, op, tuple(numbers[operand] for operand in node.inputs), entry))
     _check_entries(rows)
     return tuple(rows), [node.place for node in nodes], numbers
 
@@ -70,14 +70,14 @@ def post_order(outputs: Iterable[Node]) -> list[Node]:
         path, todo = {output: None}, [(output, iter(output.inputs))]
         while todo and output not in done:
             node, inputs = todo[-1]
-            for each in inputs:
-                if each in path:
-                    around = [*list(path)[list(path).index(each) :], each]
-                    msg = f"the graph has a cycle: {' needs '.join(map(repr, around))}"
+            for operand in inputs:
+                if operand in path:
+                    cycle = [*list(path)[list(path).index(operand) :], operand]
+                    msg = f"the graph has a cycle: {' needs '.join(map(repr, cycle))}"
                     raise FuncconvError(msg)
-                if each not in done:
-                    path[each] = None
-                    todo.append((each, iter(each.inputs)))
+                if operand not in done:
+                    path[operand] = None
+                    todo.append((operand, iter(operand.inputs)))
                     break
             else:
                 done[node] = None
@@ -95,9 +95,11 @@ class _Names:
 
     def __init__(self, inputs: Sequence[Input], nodes: Sequence[Application]) -> None:
         plain = [node for node in nodes if node.place is None]
-        self._given = {each for n in plain for each in (n.name, n.layer.params)} | {each.name for each in inputs}
+        input_names = {input_node.name for input_node in inputs}
+        self._given = {name for node in plain for name in (node.name, node.layer.params)} | input_names
         self._given |= {node.place.graph.name for node in nodes if node.place}
-        self._owner: dict[str, object] = {each.name: each for each in inputs}  # of a node name: what may repeat it
+        # The owner of a node's name is what may repeat it: a layer, a graph or an input.
+        self._owner: dict[str, object] = {input_node.name: input_node for input_node in inputs}
         self._repeats: dict[str, int] = {}
         self._numbers: dict[str, int] = {}
         self._graphs: dict[str, Any] = {}

@@ -24,46 +24,46 @@ Same = TypeVar("Same")
 
 def from_json(kind: type[Same], text: str | bytes) -> Same:
     """Return the network that JSON describes."""
-    told = parsed(text)
-    if not isinstance(told, dict) or told.get("format") != FORMAT:
+    data = parsed(text)
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
         refuse(f'it must be an object whose "format" is "{FORMAT}"')
-    if told.get("version") != VERSION or type(told["version"]) is not int:
-        refuse(f"its version is {told.get('version')!r}, and {VERSION} is what is read here")
-    written = told.pop("hash", None)  # files of earlier versions have none
+    if data.get("version") != VERSION or type(data["version"]) is not int:
+        refuse(f"its version is {data.get('version')!r}, and {VERSION} is what is read here")
+    written = data.pop("hash", None)  # files of earlier versions have none
     try:
-        graph = _network(kind, told, 0)
+        graph = _network(kind, data, 0)
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, FuncconvError):
             raise
         refuse(f"{type(error).__name__}: {str(error)[:200]}")
-    if written is not None and written != digest(told):
+    if written is not None and written != digest(data):
         refuse(
-            f"its content is not what was written: the SHA-256 is {digest(told)}, and its entry 'hash' says "
+            f"its content is not what was written: the SHA-256 is {digest(data)}, and its entry 'hash' says "
             f"{str(written)[:100]!r}. If you have changed the text on purpose, remove that entry"
         )
     return graph
 
 
-def _network(kind: type[Same], told: Any, depth: int) -> Same:
+def _network(kind: type[Same], data: Any, depth: int) -> Same:
     if depth > _MOST_LEVELS:
         refuse(f"graphs are nested more than {_MOST_LEVELS} deep")
     known = {"format", "version", "name", "inputs", "input_keys", "nodes", "outputs", "graphs"}
-    if set(told) - known:
-        refuse(f"it has unknown entries {sorted(set(told) - known)}")
-    inputs = [Input(each["name"], _list(each["shape"]), _dtype(each["dtype"])) for each in _list(told["inputs"])]
-    _strings([each.name for each in inputs])
-    signature = tuple(InputRow(each.name, each.shape, each.dtype) for each in inputs)
-    keys = None if told["input_keys"] is None else tuple(_strings(told["input_keys"]))
+    if set(data) - known:
+        refuse(f"it has unknown entries {sorted(set(data) - known)}")
+    inputs = [Input(entry["name"], _list(entry["shape"]), _dtype(entry["dtype"])) for entry in _list(data["inputs"])]
+    _strings([input_node.name for input_node in inputs])
+    signature = tuple(InputRow(input_node.name, input_node.shape, input_node.dtype) for input_node in inputs)
+    keys = None if data["input_keys"] is None else tuple(_strings(data["input_keys"]))
     if keys is not None and len(keys) != len(inputs):
         refuse(f"there are {len(inputs)} inputs and {len(keys)} keys for them")
-    nested = [_network(kind, each, depth + 1) for each in _list(told["graphs"])]
+    nested = [_network(kind, entry, depth + 1) for entry in _list(data["graphs"])]
     uses: dict[Any, object] = {}
     layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
     rows, places = [], []
-    for i, node in enumerate(_list(told["nodes"]), len(inputs)):
+    for i, node in enumerate(_list(data["nodes"]), len(inputs)):
         name, entry = node["name"], node["params"]
         _strings([name] + ([] if entry is None else [entry]))
-        operands = tuple(_number(each, i, f"node {name!r}") for each in _list(node["inputs"]))
+        operands = tuple(_number(entry, i, f"node {name!r}") for entry in _list(node["inputs"]))
         try:
             op = _read_layer(node["op"], 0)
         except FuncconvError as error:
@@ -72,53 +72,55 @@ def _network(kind: type[Same], told: Any, depth: int) -> Same:
             refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
         rows.append(Row(name, layers.setdefault((entry, op), op) if entry else op, operands, entry))
         places.append(_place(node.get("place"), nested, uses, name))
-    check_rows([each.name for each in inputs], rows)
+    check_rows([input_node.name for input_node in inputs], rows)
     count = len(inputs) + len(rows)
-    tree = _read_structure(told["outputs"], count, 0)
+    tree = _read_structure(data["outputs"], count, 0)
     results, structure = jax.tree.flatten(tree)
     if not results:
         refuse("it has no outputs")
-    if told["name"] is not None:
-        _strings([told["name"]])
-        check_name(told["name"])
+    if data["name"] is not None:
+        _strings([data["name"]])
+        check_name(data["name"])
     graph: Any = object.__new__(kind)
-    graph._set(signature, keys, tuple(rows), tuple(results), structure, told["name"], places)
+    graph._set(signature, keys, tuple(rows), tuple(results), structure, data["name"], places)
     return graph  # type: ignore[no-any-return]
 
 
-def _place(told: Any, nested: list[Any], uses: dict[Any, object], name: str) -> Place | None:
-    if told is None:
+def _place(data: Any, nested: list[Any], uses: dict[Any, object], name: str) -> Place | None:
+    if data is None:
         return None
-    graph, use, inner, entry = _list(told)
+    graph, use, inner, entry = _list(data)
     _strings([inner] + ([] if entry is None else [entry]))
     return Place(
-        nested[_number(graph, len(nested), f"node {name!r}")], uses.setdefault(_number(use, 1 << 31, name), object()),
-        inner, entry,
-    )  # fmt: skip
+        nested[_number(graph, len(nested), f"node {name!r}")],
+        uses.setdefault(_number(use, 1 << 31, name), object()),
+        inner,
+        entry,
+    )
 
 
-def _read_structure(told: Any, count: int, depth: int) -> Any:
+def _read_structure(data: Any, count: int, depth: int) -> Any:
     if depth > _MOST_LEVELS:
         refuse(f"outputs are nested more than {_MOST_LEVELS} deep")
-    if not isinstance(told, dict):
-        return _number(told, count, "the outputs")
-    ((what, inside),) = told.items()
+    if not isinstance(data, dict):
+        return _number(data, count, "the outputs")
+    ((what, inside),) = data.items()
     if what == "dict":
-        return {key: _read_structure(each, count, depth + 1) for key, each in inside.items()}
+        return {key: _read_structure(entry, count, depth + 1) for key, entry in inside.items()}
     if what not in ("list", "tuple"):
         refuse(f"the outputs have an unknown structure {what!r}")
-    found = [_read_structure(each, count, depth + 1) for each in _list(inside)]
+    found = [_read_structure(entry, count, depth + 1) for entry in _list(inside)]
     return tuple(found) if what == "tuple" else found
 
 
-def _read_layer(told: Any, depth: int) -> Layer:
-    kinds = {each.__name__: each for each in _subclasses(Layer)}
-    name, options = told["layer"], told["options"]
+def _read_layer(data: Any, depth: int) -> Layer:
+    kinds = {kind.__name__: kind for kind in _subclasses(Layer)}
+    name, options = data["layer"], data["options"]
     if not isinstance(name, str) or name not in kinds:
-        msg = f"there is no layer {name!r}{suggest(name, [each for each in kinds if each[0] != '_'])}"
+        msg = f"there is no layer {name!r}{suggest(name, [kind for kind in kinds if kind[0] != '_'])}"
         raise FuncconvError(msg)
     kind = kinds[name]
-    known = {each.name for each in fields(kind) if each.init}
+    known = {field.name for field in fields(kind) if field.init}
     if not isinstance(options, dict) or set(options) - known:
         msg = f"{name} has no options {sorted(set(options) - known)}"
         raise FuncconvError(msg)
@@ -126,16 +128,16 @@ def _read_layer(told: Any, depth: int) -> Layer:
     return layer
 
 
-def _read(told: Any, depth: int) -> Any:
+def _read(data: Any, depth: int) -> Any:
     if depth > _MOST_LEVELS:
         refuse(f"options are nested more than {_MOST_LEVELS} deep")
-    if isinstance(told, list):
-        return tuple(_read(each, depth + 1) for each in told)
-    if not isinstance(told, dict):
-        return told
-    if "layer" in told:
-        return _read_layer(told, depth)
-    ((what, inside),) = told.items()
+    if isinstance(data, list):
+        return tuple(_read(entry, depth + 1) for entry in data)
+    if not isinstance(data, dict):
+        return data
+    if "layer" in data:
+        return _read_layer(data, depth)
+    ((what, inside),) = data.items()
     reader = _READERS.get(what)
     if reader is None:
         msg = f"there is no value of the kind {what!r}"
@@ -143,8 +145,8 @@ def _read(told: Any, depth: int) -> Any:
     return reader(inside, depth + 1)
 
 
-def _read_partial(told: Any, depth: int) -> Any:
-    function, args, options = told
+def _read_partial(data: Any, depth: int) -> Any:
+    function, args, options = data
     op = _read(function, depth)
     if not callable(op):
         msg = f"a partial application of {op!r}, which is no function"
@@ -152,25 +154,25 @@ def _read_partial(told: Any, depth: int) -> Any:
     return partial(op, *_read(args, depth), **{key: _read(value, depth) for key, value in options.items()})
 
 
-def _read_with_number(told: Any, depth: int) -> WithNumber:
-    op, number, first = told
+def _read_with_number(data: Any, depth: int) -> WithNumber:
+    op, number, first = data
     value = _read(number, depth)
     return WithNumber(_read(op, depth), value, bool(first), type(value))
 
 
-def _read_item(told: Any, _: int) -> Item:
-    if isinstance(told, bool) or not isinstance(told, int | str):
-        msg = f"an entry must be a number or a name; got {told!r}"
+def _read_item(data: Any, _: int) -> Item:
+    if isinstance(data, bool) or not isinstance(data, int | str):
+        msg = f"an entry must be a number or a name; got {data!r}"
         raise FuncconvError(msg)
-    return Item(told)
+    return Item(data)
 
 
 _READERS: Mapping[str, Callable[[Any, int], Any]] = {
-    "float": lambda told, _: float(told),
-    "complex": lambda told, depth: complex(*(_read(each, depth) for each in told)),
-    "dtype": lambda told, _: _dtype(told),
-    "precision": lambda told, _: jax.lax.Precision[told],
-    "function": lambda told, _: named(told),
+    "float": lambda data, _: float(data),
+    "complex": lambda data, depth: complex(*(_read(entry, depth) for entry in data)),
+    "dtype": lambda data, _: _dtype(data),
+    "precision": lambda data, _: jax.lax.Precision[data],
+    "function": lambda data, _: named(data),
     "item": _read_item,
     "with_number": _read_with_number,
     "partial": _read_partial,
@@ -179,31 +181,31 @@ _READERS: Mapping[str, Callable[[Any, int], Any]] = {
 
 def _subclasses(kind: type[Layer]) -> list[type[Layer]]:
     below: list[type[Layer]] = kind.__subclasses__()
-    return [each for own in below for each in (own, *_subclasses(own))]
+    return [subclass for own in below for subclass in (own, *_subclasses(own))]
 
 
-def _list(told: Any) -> list[Any]:
-    if not isinstance(told, list):
-        refuse(f"a list was expected; got {str(told)[:100]!r}")
-    return told
+def _list(data: Any) -> list[Any]:
+    if not isinstance(data, list):
+        refuse(f"a list was expected; got {str(data)[:100]!r}")
+    return data
 
 
-def _strings(told: Any) -> list[str]:
-    for each in _list(told):
+def _strings(data: Any) -> list[str]:
+    for entry in _list(data):
         # JSON has halves of characters, which no other text has.
-        if not isinstance(each, str) or not each or each != each.encode(errors="ignore").decode():
-            refuse(f"names must be texts; got {str(told)[:100]!a}")
-    return told  # type: ignore[no-any-return]
+        if not isinstance(entry, str) or not entry or entry != entry.encode(errors="ignore").decode():
+            refuse(f"names must be texts; got {str(data)[:100]!a}")
+    return data  # type: ignore[no-any-return]
 
 
-def _number(told: Any, below: int, where: str) -> int:
-    if isinstance(told, bool) or not isinstance(told, int) or not 0 <= told < below:
-        refuse(f"{where} has the number {str(told)[:100]}, which must be from 0 to {below - 1}")
-    return told
+def _number(data: Any, below: int, where: str) -> int:
+    if isinstance(data, bool) or not isinstance(data, int) or not 0 <= data < below:
+        refuse(f"{where} has the number {str(data)[:100]}, which must be from 0 to {below - 1}")
+    return data
 
 
-def _dtype(told: Any) -> Any:
+def _dtype(data: Any) -> Any:
     """Return a dtype by its name; NumPy would take a name for an array of any size, too."""
-    if told is not None and (not isinstance(told, str) or not hasattr(jnp, told)):
-        refuse(f"there is no dtype {str(told)[:100]!r}")
-    return None if told is None else jnp.dtype(told)
+    if data is not None and (not isinstance(data, str) or not hasattr(jnp, data)):
+        refuse(f"there is no dtype {str(data)[:100]!r}")
+    return None if data is None else jnp.dtype(data)

@@ -22,8 +22,8 @@ FORMAT, VERSION = "funcconv graph", 1
 
 def to_json(graph: Any, **options: Any) -> str:
     """Return a network as JSON."""
-    told = {"format": FORMAT, "version": VERSION, **_graph(graph)}
-    return json.dumps(told | {"hash": digest(told)}, allow_nan=False, **options)
+    data = {"format": FORMAT, "version": VERSION, **_graph(graph)}
+    return json.dumps(data | {"hash": digest(data)}, allow_nan=False, **options)
 
 
 def content_hash(graph: Any) -> str:
@@ -57,7 +57,7 @@ def _graph(graph: Any) -> dict[str, Any]:
         "input_keys": None if graph._keys is None else list(graph._keys),
         "nodes": nodes,
         "outputs": _structure(jax.tree.unflatten(graph._tree, list(graph._results))),
-        "graphs": [_graph(each) for each in nested],
+        "graphs": [_graph(inner_graph) for inner_graph in nested],
     }
 
 
@@ -65,9 +65,9 @@ def _structure(tree: Any) -> Any:
     if isinstance(tree, int):
         return tree
     if type(tree) in (list, tuple):
-        return {type(tree).__name__: [_structure(each) for each in tree]}
+        return {type(tree).__name__: [_structure(part) for part in tree]}
     if type(tree) is dict and all(isinstance(key, str) for key in tree):
-        return {"dict": {key: _structure(each) for key, each in tree.items()}}
+        return {"dict": {key: _structure(part) for key, part in tree.items()}}
     msg = f"to_json: the outputs must be a node, or tuples, lists and dicts of nodes; got a {type(tree).__name__}"
     raise FuncconvError(msg)
 
@@ -75,10 +75,10 @@ def _structure(tree: Any) -> Any:
 def _layer(layer: Layer) -> dict[str, Any]:
     """Return a layer as its class and those options that are not the default."""
     options = {}
-    for each in fields(layer):
-        value = _like_default(getattr(layer, each.name), each.default)
-        if each.init and not (type(value) is type(each.default) and value == each.default):
-            options[each.name] = _value(value)
+    for field in fields(layer):
+        value = _like_default(getattr(layer, field.name), field.default)
+        if field.init and not (type(value) is type(field.default) and value == field.default):
+            options[field.name] = _value(value)
     return {"layer": type(layer).__name__, "options": options}
 
 
@@ -100,7 +100,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, complex):
         return {"complex": [_value(value.real), _value(value.imag)]}
     if isinstance(value, list | tuple):
-        return [_value(each) for each in value]
+        return [_value(item) for item in value]
     if isinstance(value, jax.lax.Precision):
         return {"precision": value.name}
     if isinstance(value, Layer):
