@@ -115,6 +115,7 @@ def main() -> None:
     options = parser.parse_args()
     out = options.out
     out.mkdir(parents=True, exist_ok=True)
+    print(f"writing to {out}")
 
     def save(name: str, figure: plt.Figure) -> None:
         figure.savefig(out / name, dpi=100)

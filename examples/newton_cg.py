@@ -164,7 +164,7 @@ def draw(path: Path, curves: dict[str, Curve]):
         ylabel="cross-entropy", ylim=(lowest / 2, highest * 3),
     )  # fmt: skip
     axes.plot([], [], color="0.6", linewidth=0.8, label="other step sizes")
-    axes.legend(loc="lower left")
+    axes.legend(loc="upper right")  # where no curve is: losses fall
     figure.savefig(path, dpi=100)
     plt.close(figure)
 
