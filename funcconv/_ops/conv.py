@@ -117,10 +117,12 @@ def conv(
     first = inside.spatial[0]  # a PyTorch kernel (out, in, *window) seems to have a window of `out`, which may not fit
     with hint_added(hint if isinstance(first, int) and window[0] > first else ""):
         axes = resolve("conv", inside.spatial, window, stride=stride, padding=padding, dilation=dilation)
-    # Zeros stay with the convolution, since most forms need not write them to memory; other modes are padded here.
-    filled, axes = split_padding(axes, options.modes)
+    array = inside.array
+    if options.extends:  # other modes than zeros are padded here; each form adds the zeros in the way that suits it
+        filled, axes = split_padding(axes, options.modes)
+        array = pad(array, filled, options.modes)
     forward, _ = options.maps
-    y = forward(pad(inside.array, filled, options.modes), _flipped(kernel, flip), options.form(axes))
+    y = forward(array, _flipped(kernel, flip), options.form(axes))
     return inside.restore(add_bias(y, bias).astype(x.dtype))
 
 
@@ -153,8 +155,8 @@ def conv_transpose(
 
     Args:
         params: `{"kernel": (*window, in // groups, out), "bias": (in,)}`, where `in` and `out` are the channels of the
-            convolution that is transposed: the kernel is the same as for `conv`. The bias is added to the result. Omit
-            it, or set it to None, for none.
+            convolution that is transposed, and the kernel is its kernel. The bias is added to the result. Omit it, or
+            set it to None, for none.
         y: `(*batch, *positions, out)`, floating or complex, with any number of batch axes. Pass `layout` for another
             order.
         size: spatial sizes of the result, one integer or one per axis. A stride above 1 maps images of several sizes to

@@ -44,8 +44,8 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
     devices, size = axis_size("halo_exchange", axis_name), x.shape[axis]
     if min(before, after) < 0 or not size:
         msg = (
-            f"halo_exchange: before and after must be at least 0, and the block must not be empty; got {before}, "
-            f"{after} and a block of {size} positions"
+            f"halo_exchange: before and after must be at least 0, and the block must not be empty; got {before} and "
+            f"{after} places for a block of {size}"
         )
         raise FuncconvError(msg)
     parts = [x]

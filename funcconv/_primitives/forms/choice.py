@@ -26,7 +26,7 @@ class Row(NamedTuple):
 
 def _xla(applies: Callable[[Problem], bool], why: str) -> Row:
     """Return a row for XLA's own form, which is skipped if XLA's partitioner would compute it wrongly."""
-    return Row("lax", lambda p: not p.partitioned_wrongly and applies(p), why)
+    return Row("lax", lambda problem: not problem.partitioned_wrongly and applies(problem), why)
 
 
 def _always(problem: Problem) -> bool:
@@ -35,20 +35,26 @@ def _always(problem: Problem) -> bool:
 
 
 # The rows that the three tables share come first in each.
-_STACK = Row("windows", lambda p: p.stack > 0, "each image has its own kernel: one batched product of gathered windows")
-_ELSEWHERE = _xla(lambda p: p.where.platform != "cpu", "XLA's own form is fast on this platform")
-# Inside jax.shard_map the loops of the other forms would mix types that vary over devices with types that do not.
-_TYPED = _xla(lambda p: p.where.typed, "inside jax.shard_map, where XLA's own form has the sharding rules")
-_DTYPE = _xla(
-    lambda p: not jnp.issubdtype(p.dtype, jnp.inexact) or p.form.accumulate_dtype is not None,
-    "integers, or an accumulate_dtype: only XLA's own form sums in another dtype",
+_STACK = Row(
+    "windows",
+    lambda problem: problem.stack > 0,
+    "each image has its own kernel: one batched product of gathered windows",
 )
-_LITTLE = _xla(lambda p: isinstance(p.batch, int) and p.products <= _FEW_PRODUCTS, "small: nothing to gain")
+_ELSEWHERE = _xla(lambda problem: problem.where.platform != "cpu", "XLA's own form is fast on this platform")
+# Inside jax.shard_map the loops of the other forms would mix types that vary over devices with types that do not.
+_TYPED = _xla(lambda problem: problem.where.typed, "inside jax.shard_map, where XLA's own form has the sharding rules")
+_DTYPE = _xla(
+    lambda problem: not jnp.issubdtype(problem.dtype, jnp.inexact) or problem.form.accumulate_dtype is not None,
+    "integers or an accumulate_dtype, which XLA's own form supports",
+)
+_LITTLE = _xla(
+    lambda problem: isinstance(problem.batch, int) and problem.products <= _FEW_PRODUCTS, "small: nothing to gain"
+)
 _DEPTHWISE = "depthwise: a sum of shifted slices, where XLA has slow loops"
 _LARGE_DEPTHWISE = "depthwise with many taps: a sum of shifted slices, block by block of the kernel"
 _SLICES = "groups on several devices, where XLA's own form is wrong: a product for each tap"
 _POINTWISE = "one tap: a matrix product"
-_GROUPS = Row("groups", lambda p: p.form.groups > 1, "block-diagonal groups, where XLA has slow loops")
+_GROUPS = Row("groups", lambda problem: problem.form.groups > 1, "block-diagonal groups, where XLA has slow loops")
 _DEFAULT = Row("lax", _always, "XLA's own form is fast")
 
 CONV = (
@@ -57,31 +63,42 @@ CONV = (
     _TYPED,
     _DTYPE,
     _LITTLE,
-    _xla(lambda p: p.is_for_onednn and p.taps > 1, "oneDNN computes it"),
+    _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
     Row(
         "taps",
-        lambda p: p.depthwise and p.taps * p.phases <= _LARGE_KERNEL_TAPS * (1 if p.has_many_axes else 2),
+        lambda problem: (
+            problem.depthwise
+            and problem.taps * problem.phases <= _LARGE_KERNEL_TAPS * (1 if problem.has_many_axes else 2)
+        ),
         _DEPTHWISE,
     ),
-    Row("rows", lambda p: p.depthwise and not p.has_one_axis, _LARGE_DEPTHWISE),
+    Row("rows", lambda problem: problem.depthwise and not problem.has_one_axis, _LARGE_DEPTHWISE),
     _GROUPS,
-    Row("product", lambda p: p.taps == 1 and not (p.has_one_axis and p.dtype == np.float32), _POINTWISE),
+    Row(
+        "product",
+        lambda problem: problem.taps == 1 and not (problem.has_one_axis and problem.dtype == np.float32),
+        _POINTWISE,
+    ),
     Row(
         "blocks",
-        lambda p: p.has_one_axis and p.dtype == np.float64 and p.can_cut_batch,
+        lambda problem: problem.has_one_axis and problem.dtype == np.float64 and problem.can_cut_batch,
         "one axis in float64, where XLA has slow loops: blocked im2col",
     ),
-    Row("blocks", lambda p: p.prefers_blocks, "small image or result, or few channels: blocked im2col"),
+    Row("blocks", lambda problem: problem.prefers_blocks, "small image or result, or few channels: blocked im2col"),
     Row(
         "planes",
-        lambda p: p.has_many_axes and p.can_cut_batch and p.has_many_planes,
+        lambda problem: problem.has_many_axes and problem.can_cut_batch and problem.has_many_planes,
         "planes as channels of a convolution over one axis less: XLA is fast for up to two axes",
     ),
-    Row("depth", lambda p: p.has_many_axes, "a sum of convolutions over one axis less: XLA is fast for up to two axes"),
+    Row(
+        "depth",
+        lambda problem: problem.has_many_axes,
+        "a sum of convolutions over one axis less: XLA is fast for up to two axes",
+    ),
     Row(
         "longer",
-        lambda p: p.is_slow_unpadded or p.is_slow_padded,
+        lambda problem: problem.is_slow_unpadded or problem.is_slow_padded,
         "XLA's own form with an extra row, since it is slow for this shape",
     ),
     _DEFAULT,
@@ -93,7 +110,7 @@ INPUT_GRAD = (
     _TYPED,
     _DTYPE,
     _LITTLE,
-    _xla(lambda p: _phases.too_many(p.form), "too many phases of stride and dilation"),
+    _xla(lambda problem: _phases.too_many(problem.form), "too many phases of stride and dilation"),
     Row("phases", _always, "a convolution of stride 1 for each phase of the stride"),
 )
 
@@ -104,23 +121,35 @@ KERNEL_GRAD = (
     _DTYPE,
     _LITTLE,
     # The other forms have loops, which JAX cannot type inside jax.shard_map.
-    Row("slices", lambda p: p.partitioned_wrongly and p.where.typed, _SLICES),
+    Row("slices", lambda problem: problem.partitioned_wrongly and problem.where.typed, _SLICES),
     Row(
         "slices",
-        lambda p: p.partitioned_wrongly and p.where.platform != "cpu" and p.taps <= 2 * _LARGE_KERNEL_TAPS,
+        lambda problem: (
+            problem.partitioned_wrongly and problem.where.platform != "cpu" and problem.taps <= 2 * _LARGE_KERNEL_TAPS
+        ),
         _SLICES,
     ),
-    Row("taps", lambda p: p.depthwise, _DEPTHWISE),
-    _xla(lambda p: not p.can_cut_batch, "the batch is symbolic or sharded, so it is not computed in blocks"),
+    Row("taps", lambda problem: problem.depthwise, _DEPTHWISE),
+    _xla(
+        lambda problem: not problem.can_cut_batch, "the batch is symbolic or sharded, so it is not computed in blocks"
+    ),
     _GROUPS,
-    Row("product", lambda p: p.taps == 1, _POINTWISE),
+    Row("product", lambda problem: problem.taps == 1, _POINTWISE),
     Row(
         "turned",
-        lambda p: p.prefers_exchanged_axes,
+        lambda problem: problem.prefers_exchanged_axes,
         "XLA's own form with batch and channels exchanged: many taps, small arrays or much padding",
     ),
-    Row("mixed", lambda p: p.cheapest_gathering == "mixed", "blocked products of gathered windows of both operands"),
-    Row("exchanged", lambda p: p.cheapest_gathering == "exchanged", "blocked products of gathered cotangent windows"),
+    Row(
+        "mixed",
+        lambda problem: problem.cheapest_gathering == "mixed",
+        "blocked products of gathered windows of both operands",
+    ),
+    Row(
+        "exchanged",
+        lambda problem: problem.cheapest_gathering == "exchanged",
+        "blocked products of gathered cotangent windows",
+    ),
     Row("blocks", _always, "blocked im2col: products of gathered image windows"),
 )
 
