@@ -55,7 +55,7 @@ class Checkpoints(StoredCheckpoints):
         super().__init__(checked_path("train: no checkpoints can be kept", folder, wants="folder").absolute())
         self._keep, self._best, self._asynchronous = keep, best, asynchronous
         self._scores: dict[int, float | None] = {}
-        self._thread = ThreadPoolExecutor(1, "checkpoints")
+        self._thread = ThreadPoolExecutor(1, "checkpoints")  # one thread, so that checkpoints are written in order
         self._writing: Future[None] | None = None
         _on_process_0(self._open)
 

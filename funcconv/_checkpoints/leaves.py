@@ -252,7 +252,7 @@ def _expected(leaf: Any) -> Any:
         return np.zeros(1, np.uint8)
     dtype = np.dtype(_STORED_AS[str(dtype)]) if str(dtype) in _STORED_AS else dtype
     if _is_read_as_numpy(leaf):
-        return np.broadcast_to(np.zeros((), dtype), shape)
+        return np.broadcast_to(np.zeros((), dtype), shape)  # a target without memory
     return jax.ShapeDtypeStruct(shape, dtype, sharding=_sharding(leaf))  # type: ignore[no-untyped-call]
 
 

@@ -89,7 +89,7 @@ def check_alike(stored: Mapping[str, Any], expected: Mapping[str, Any], location
         if stored_texts.get(name) != wanted_texts.get(name)
     ]
     if differences:
-        msg = f"train: the checkpoint in {location} is of something else:\n  " + "\n  ".join(differences)
+        msg = f"train: the checkpoint in {location} does not fit:\n  " + "\n  ".join(differences)
         if any("64[" in line or "128[" in line for line in differences):
             msg += "\nWithout jax_enable_x64, only NumPy arrays have 64 bits: pass these as like."
         raise FuncconvError(msg)
@@ -112,7 +112,7 @@ def warn_of_versions(step: int, written_with: Mapping[str, str]) -> None:
     """Warn if a checkpoint was written with other versions."""
     current = versions()
     changes = ", ".join(
-        f"{name} {written_with.get(name)} came to be {current[name]}"
+        f"{name} was {written_with.get(name)}, is {current[name]}"
         for name in current
         if written_with.get(name) != current[name]
     )

@@ -131,7 +131,7 @@ class StoredCheckpoints:
             identity = _identity(path)
             try:
                 return read(path, read_record(path))
-            except FuncconvError:
+            except FuncconvError:  # the checkpoint is complete, but not the expected one
                 raise
             except Exception as error:  # whatever is wrong with it
                 if _identity(path) != identity:

@@ -61,7 +61,7 @@ def export(
         (5, 6, 6, 4)
     """
     if isinstance(orders, bool) or not isinstance(orders, int) or orders < 0:
-        msg = f"export: orders must be an integer from 0 on; got {orders!r}"
+        msg = f"export: orders must be an integer of at least 0; got {orders!r}"
         raise FuncconvError(msg)
     if unknown := [name for name in platforms if name not in PLATFORMS]:
         msg = f"export: unknown platform {unknown[0]!r}{suggest(unknown[0], PLATFORMS)}"
@@ -161,7 +161,7 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
 
 def _with_checksum(program: bytes) -> bytes:
     """Return a program with a checksum after its end, which readers of flatbuffers ignore."""
-    content = program + _CHECKSUM_MARK
+    content = program + _CHECKSUM_MARK  # the mark is covered by the checksum
     return content + hashlib.sha256(content).digest()
 
 
@@ -204,6 +204,7 @@ def _check_arguments(exported: jax_export.Exported, args: Sequence[Any]) -> None
             except TypeError as error:
                 msg = f"load_exported: {name} must be an array of {_types(aval)}; got a {type(leaf).__name__}"
                 raise FuncconvError(msg) from error
+            # Symbolic sizes are compared by the program itself, which knows the ones that must be equal.
             sizes = zip(actual.shape, aval.shape, strict=False)
             fits = actual.ndim == aval.ndim and all(a == b for a, b in sizes if isinstance(b, int))
             if not fits or actual.dtype != aval.dtype:

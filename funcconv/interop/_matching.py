@@ -101,6 +101,7 @@ def check_params(graph: Graph, params: Params) -> None:
     called.
     """
     entry_shapes = graph.entry_shapes(params)
+    # Reversed, so that the first use of an entry wins.
     first_uses = {row.params: row for row in reversed(graph.rows) if row.params}
     user_params: dict[str, Any] = {}
     for path, row in first_uses.items():

@@ -148,7 +148,7 @@ def load(path: str | os.PathLike[str]) -> tuple[Graph, dict[str, Any]]:
     """
     graph, params, _ = read(path)
     if graph is None:
-        msg = f"load: {path} has arrays, but says nothing of the network; load_safetensors reads those"
+        msg = f"load: {path} has arrays, but not the network; read the arrays with load_safetensors"
         raise FuncconvError(msg)
     return graph, params
 
@@ -209,6 +209,7 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
     for name in [*empty, *arrays]:
+        # Popped, so that memory holds each array once.
         value = exact(arrays.pop(name)) if name in arrays else empty[name]
         if name.startswith(_STATE_PREFIX):
             _put(state, name.removeprefix(_STATE_PREFIX), value)

@@ -152,6 +152,7 @@ def _bytes(array: np.ndarray) -> memoryview:
 
 
 def _checksum(entry: _Entry, content: memoryview) -> str:
+    # With the name, so that exchanged arrays of equal shapes are detected.
     described = json.dumps([entry.name, entry.code, entry.shape]).encode()
     return f"{zlib.crc32(content, zlib.crc32(described)):08x}"
 
@@ -205,7 +206,7 @@ def _entries(header: Mapping[str, Any], size: int) -> list[_Entry]:
         if not isinstance(code, str) or code not in DTYPES:
             _refuse(f"the array {name!r} has the dtype {str(code)[:20]!r}; known are {', '.join(DTYPES)}")
         if not _are_sizes(shape) or not _are_sizes(offsets) or len(offsets) != 2:
-            _refuse(f"the shape and the offsets of the array {name!r} must be lists of integers from 0 on")
+            _refuse(f"the shape and the offsets of the array {name!r} must be lists of integers of at least 0")
         begin, end = offsets
         needed = math.prod(shape) * jnp.dtype(DTYPES[code]).itemsize
         if end - begin != needed:

@@ -81,6 +81,7 @@ def _number(value: Any) -> str:
 
 def _counted(leaves: list[Any]) -> str:
     """Return how many numbers arrays have, and their dtypes."""
+    # A state may also hold shardings or axes, as arguments of `jax.jit` and `jax.vmap`.
     arrays = [leaf for leaf in leaves if hasattr(leaf, "shape") and hasattr(leaf, "dtype")]
     if len(arrays) < len(leaves):  # such as a state of shardings
         return f"{len(leaves)} leaves ({', '.join(sorted({type(leaf).__name__ for leaf in leaves}))})"

@@ -176,7 +176,7 @@ SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np
     [
         ({k: v for k, v in SMALL.items() if k[0] == "a"}, None, "2 entries and the other side 1 modules:\n  conv1  a"),
         (SMALL | {"a.weight": np.ones((4, 3, 3, 2))}, None, r"conv1/kernel is \(3, 3, 3, 4\), that of 'a' is \(3, 2"),
-        (SMALL | {"a.gain": np.ones(1)}, None, r"'a' has gain, which Conv\(4, 3\) has not"),
+        (SMALL | {"a.gain": np.ones(1)}, None, r"'a' has gain, which Conv\(4, 3\) does not have"),
         (SMALL, {"conv1": "a", "dense2": "b"}, "the graph has no entry 'dense2'\n  the entry 'dense1' has no name"),
         (SMALL, {"conv1": "a", "dense1": "c"}, "there is no module 'c'\n  the module 'b' belongs to no entry"),
         (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"a weight of shape \(2, 64, 1\) is not one of it"),
@@ -474,7 +474,7 @@ def test_weights_become_a_part_of_the_program(batch, rng):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"orders": -1}, "orders must be an integer from 0 on; got -1"),
+        ({"orders": -1}, "orders must be an integer of at least 0; got -1"),
         ({"platforms": ("gpu",)}, "unknown platform 'gpu'"),
         ({"batch": "b +"}, "cannot be exported"),
     ],

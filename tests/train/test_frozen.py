@@ -157,7 +157,7 @@ def test_statistics_of_frozen_norms_stay(normed, frozen, stay, accumulate):
 def test_a_pattern_that_meets_nothing(normed):
     graph, loss, _ = normed
     init, _ = fc.train.make_step(loss, optax.sgd(0.1), has_aux=True, frozen=["trunk", "batch_norm3"])
-    with pytest.raises(fc.FuncconvError, match="no parameter is called 'batch_norm3'"):
+    with pytest.raises(fc.FuncconvError, match="frozen pattern 'batch_norm3' matches no parameter"):
         init(graph.init(jax.random.key(0)), jax.random.key(1), graph.init_state())
 
 

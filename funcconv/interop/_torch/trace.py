@@ -163,7 +163,7 @@ def _output(translation: Translation, output: Any) -> Any:
     if isinstance(output, dict):
         return {name: _output(translation, item) for name, item in output.items()}
     if not isinstance(output, Value):
-        translation.refuse(f"an output {output!r} is no tensor")
+        translation.refuse(f"the output {output!r} is not a tensor")
     is_moved = translation.channels_first and len(output.shape) > 1
     return node(ops.to_first, output.node, batched=False) if is_moved else output.node
 

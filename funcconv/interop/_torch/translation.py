@@ -85,7 +85,7 @@ class Translation:
         """Return the shape of the current operation's result in PyTorch, without the batch axis."""
         metadata = self.operation.meta.get("tensor_meta")
         if not hasattr(metadata, "shape") or not len(metadata.shape):
-            self.refuse("its value is no tensor with a batch")
+            self.refuse("its value is not a tensor with a batch axis")
         return tuple(metadata.shape)[1:]
 
     def as_value(self, result: Node) -> Value:

@@ -65,7 +65,7 @@ def from_torch(
         arrays = modules[module]
         own_names = _NORMS | (_STATE if entry.state else {})
         if unknown := [name for name in arrays if name not in own_names]:
-            msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} has not"
+            msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} does not have"
             raise FuncconvError(msg)
         weight_names = [name for name in arrays if name in _NORMS]
         params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in weight_names}
@@ -133,7 +133,8 @@ def as_numpy(value: Any) -> np.ndarray:
             dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX adds bfloat16 and float8 to NumPy
             array = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
         except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
-            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} is no array: {str(error).splitlines()[0]}"
+            reason = str(error).splitlines()[0]
+            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} cannot become an array: {reason}"
             raise FuncconvError(msg) from error
     array = np.asarray(array)
     if not (array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.number)):
@@ -182,7 +183,7 @@ def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.nd
         return np.moveaxis(array, (-1, -2), (0, 1))
     if isinstance(op, Dense):
         return array[np.argsort(_features(graph, entry))].T
-    msg = f"to_torch: the entry {entry.path!r} is of {op!r}, which PyTorch has not"
+    msg = f"to_torch: the entry {entry.path!r} is of {op!r}, for which PyTorch has no module"
     raise FuncconvError(msg)
 
 

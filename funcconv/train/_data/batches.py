@@ -107,6 +107,7 @@ class Batches(Iterator[Any]):
         if self._seed is None:
             return np.arange(self._count)
         if epoch not in self._orders:
+            # A generator for each epoch, so that an order does not depend on those before it.
             self._orders = {epoch: np.random.default_rng([*self._seed, epoch]).permutation(self._count)}
         return self._orders[epoch]
 

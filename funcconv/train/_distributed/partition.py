@@ -35,7 +35,7 @@ def check_patterns(params: Any, patterns: Sequence[str], purpose: str) -> None:
     paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(params)]
     for pattern in patterns:
         if not any(meets(path, pattern) for path in paths):
-            msg = f"train: no parameter is called {pattern!r}, which was to be {purpose}; there are {', '.join(paths)}"
+            msg = f"train: {purpose} pattern {pattern!r} matches no parameter; the parameters are {', '.join(paths)}"
             raise FuncconvError(msg)
 
 
@@ -129,7 +129,7 @@ def shardings(state: State, mesh: Mesh, partition: Partition) -> State:
     Raises:
         FuncconvError: if a pattern matches nothing, or an array cannot be cut as its `PartitionSpec` says.
     """
-    check_patterns(state.params, tuple(partition), "spread")
+    check_patterns(state.params, tuple(partition), "partition")
     replicated = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
     by_name_and_shape: dict[tuple[str, tuple[int, ...]], NamedSharding] = {}
 
@@ -187,10 +187,12 @@ def _check(name: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> 
     axis_names = [axis_name for axis in entries for axis_name in axis if axis_name is not None]
     for axis_name in axis_names:
         if axis_name not in mesh.shape:
-            msg = f"train: {name!r} was to be spread over {axis_name!r}; the axes of the mesh are {mesh.axis_names}"
+            msg = (
+                f"train: partition spreads {name!r} over {axis_name!r}, but the axes of the mesh are {mesh.axis_names}"
+            )
             raise FuncconvError(msg)
         if axis_names.count(axis_name) > 1:
-            msg = f"train: {name!r} was to be spread by {spec}, which names {axis_name!r} more than once; name it once"
+            msg = f"train: partition spreads {name!r} by {spec}, which names {axis_name!r} more than once; name it once"
             raise FuncconvError(msg)
     for size, axis in zip(shape, entries, strict=False):
         parts = math.prod(mesh.shape[axis_name] for axis_name in axis if axis_name is not None)

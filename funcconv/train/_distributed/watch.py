@@ -28,9 +28,9 @@ def missing(addresses: Addresses, own_number: int, *, silent: bool = True) -> li
             try:
                 socket.create_connection((host, address["port"]), timeout=_ANSWER_SECONDS).close()
             except ConnectionError:
-                closed.append(number)
+                closed.append(number)  # its port is closed
             except OSError:
-                unreachable.append(number)
+                unreachable.append(number)  # no answer
     return closed or (unreachable if silent else [])
 
 

@@ -138,6 +138,7 @@ def _text(value: Any) -> str:
 
 def _array_text(array: Any) -> str:
     kind = f"{array.dtype}{list(array.shape)}"
+    # Other processes hold parts of this array.
     if isinstance(array, jax.Array) and not array.is_fully_addressable and not array.is_fully_replicated:
         return kind
     if jnp.issubdtype(array.dtype, jax.dtypes.prng_key):

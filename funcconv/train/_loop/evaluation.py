@@ -38,7 +38,7 @@ def monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
     if name not in evaluated:
         msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
         raise FuncconvError(msg + (suggest(name, evaluated) if evaluated else ""))
-    return -evaluated[name] if monitor.startswith("-") else evaluated[name]
+    return -evaluated[name] if monitor.startswith("-") else evaluated[name]  # so that the smallest is always the best
 
 
 def _number(name: str, value: Any) -> float:
@@ -46,6 +46,7 @@ def _number(name: str, value: Any) -> float:
     if shape != ():
         msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}"
         raise FuncconvError(msg)
+    # NumPy's scalars include complex numbers and dates, so their dtype decides.
     if isinstance(value, np.generic) or not isinstance(value, numbers.Real):
         kind = f"of dtype {value.dtype}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
         try:

@@ -111,9 +111,9 @@ class Changes:
         changes = "\n  ".join(lines)
         msg = f"train: the run in {self._folder} was saved with other settings:\n  {changes}\n"
         if self._on_change == "raise":
-            msg += 'Pass the settings of then, or on_change="warn" or "ignore" to go on with those of now.'
+            msg += 'Pass the old settings, or on_change="warn" or "ignore" to continue with the new ones.'
             raise FuncconvError(msg)
-        msg += 'It goes on with those of now. on_change="raise" stops instead, and "ignore" says nothing.'
+        msg += 'It continues with the new ones. on_change="raise" stops instead, and "ignore" does not warn.'
         warnings.warn(msg, stacklevel=4)
 
 

@@ -35,7 +35,9 @@ class CompiledStep:
         if self.times > self._warned_times:
             self._warned_times = self.times
             old, new = self._batch_types
-            msg = f"the step was compiled anew, for the {self.times}. time, at step {step}: {old} came to be {new}"
+            msg = (
+                f"the step was compiled again at step {step} ({self.times} times by now): the batch was {old}, is {new}"
+            )
             warnings.warn(msg, stacklevel=4)
 
     def _traced(self, state: State, batch: Any) -> Any:

@@ -68,7 +68,7 @@ def _by_convention(path: Sequence[Any], batch: Any) -> bool | None:
     if isinstance(path[0], SequenceKey):
         return True if path[0].idx == 0 else False if len(batch) == 2 else None
     for key in path:
-        name = path_of((key,)).lower()
+        name = path_of((key,)).lower()  # such as the attribute or key `Image`
         if name in _INPUTS | _TARGETS:
             return name in _INPUTS
     return None

@@ -55,9 +55,8 @@ def _copied(leaf: Any) -> Array:
         leaf = np.array(leaf)
     if _is_key(leaf):
         return jnp.copy(leaf)
-    return jnp.array(
-        leaf, jnp.result_type(leaf), copy=True
-    )  # a dtype makes the type strong, as in the result of a step
+    # With a dtype the type is strong, as in the result of a step. A weak type would compile the step twice.
+    return jnp.array(leaf, jnp.result_type(leaf), copy=True)
 
 
 def _lent(leaf: Array) -> Array:

@@ -116,6 +116,7 @@ def make_step(
         partition=partition,
         has_aux=has_aux,
     )
+    # Then the types of arrays have shardings.
     has_explicit_axes = mesh is not None and AxisType.Explicit in mesh.axis_types
 
     def init(params: Any, key: Array, model: Any = None) -> State:
