@@ -44,6 +44,7 @@ class Function(Layer):
         if self.batched not in (None, True, False):
             msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
             raise FuncconvError(msg)
+        # The dataclass is frozen. `op` itself would compare partials and methods by identity.
         object.__setattr__(self, "value", by_value(self.op))
         check_hash(self, "the op of a node must be hashable")
 
@@ -71,6 +72,7 @@ class Function(Layer):
             return self.mapped if self.batched is None else self
 
         def check() -> bool:
+            # `whole` gets parameters in any case, so that both are called in the same way.
             one = partial(self.mapped.apply, batch=())
             whole = self.op if self.parametric else lambda _, *xs: self.op(*xs)
             label = f"{self!r} (name={self.name!r})" if self.name else repr(self)
@@ -119,15 +121,18 @@ class Function(Layer):
         """Compute the op, mapped over the batch axes."""
         op = partial(self.op, params) if self.parametric else self.op
         if self.batched:
+            # Such an op sees one batch axis, whatever the number of batch axes of the graph.
             return _on_one_batch_axis(op, xs, batch)
         if xs and _takes_spatial(self.op):
             op = partial(op, spatial=jnp.ndim(xs[0]) - len(batch) - 1)
         if not xs:
+            # A value without inputs is the same for all examples of the batch.
             return jax.tree.map(lambda y: jnp.broadcast_to(y, batch + jnp.shape(y)), op())
         if (
             not self.parametric and is_elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1
         ):  # mapping changes nothing, and takes time
             return self.op(*xs)
+        # One vmap for each batch axis: the op is written for one example.
         for _ in batch:
             op = jax.vmap(op)
         return op(*xs)
