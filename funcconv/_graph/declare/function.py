@@ -152,11 +152,11 @@ def node(
         op: a pure function. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first
             input.
         *inputs: nodes. Without them a layer is returned, which you call on nodes or put into `serial`.
-        params: the name of its entry in the parameters, an array or a tree; nodes and layers that give the same name
-            share it. By default the node's name.
+        params: the name of its entry in the parameters, an array or a tree; nodes and layers with the same `params`
+            share it. Default: None, the node's name.
         init: `init(key, *input_shapes)` draws the entry; the shapes have no batch axes. Without it the user gives the
             entry: `graph.init(key, w1=...)`.
-        name: of the node; by default made of the op's name and a number.
+        name: the name of the node. Default: None, the op's name and a number.
         batched: False if the op is written for one example: its arrays have no batch axes, and it is mapped over those
             that come. True if it is written for a batch: its arrays have one batch axis in front, which it keeps. By
             default the op must compute the same either way, as elementwise functions do and functions that count axes

@@ -114,9 +114,9 @@ class Input(Node):
     """Declare an input of a graph.
 
     Args:
-        name: how messages, pictures and dicts of inputs call it.
-        shape: without batch axes: `(*spatial, channels)` for an image.
-        dtype: used where shapes are inferred; None is JAX's default float.
+        name: its name in messages, pictures and dicts of inputs: a word without `/` and `@`.
+        shape: its shape without batch axes: `(*spatial, channels)` for an image.
+        dtype: the dtype from which shapes and dtypes are inferred. Default: None, JAX's default float.
 
     Raises:
         FuncconvError: if a size is negative or the name has a `/` or an `@`.
