@@ -45,7 +45,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         _discard_output()
         return 2
     except KeyboardInterrupt:
-        return 130
+        return 130  # what shells report for a command that was interrupted
     return 0
 
 
@@ -155,6 +155,7 @@ def _predict(options: argparse.Namespace) -> None:
     shapes, state = graph.shapes(params), state or graph.init_state(params)
     x = shapes[graph.inputs[0]]
     _check_precision(options.file, params, state, x)
+    # Only the ending can tell numbers from an image before the file is read.
     read = _numbers if options.input.endswith(".npy") else _pixels
     y, _ = jax.jit(graph.apply)(params, state, jnp.asarray(read(options.input, x)))
     values = np.asarray(jax.tree.leaves(y)[0])

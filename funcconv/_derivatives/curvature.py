@@ -65,6 +65,7 @@ def gauss_newton(model: Callable[[Tree], Tree], loss: Callable[[Tree], Any], par
         [[2.0, 2.0], [2.0, 4.0]]
     """
     params = float_tree("gauss_newton", "params", params)
+    # The network is evaluated once here; a product repeats only the linear parts.
     outputs, push = jax.linearize(_float_outputs("gauss_newton", model), params)
     middle = jax.linearize(jax.grad(scalar("gauss_newton", "loss", loss)), outputs)[1]
     return _operator("gauss_newton", params, Partial(_sandwiched, push, middle), semidefinite=True)

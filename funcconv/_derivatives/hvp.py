@@ -83,6 +83,7 @@ def _checked_product(product: Callable[[Tree], Tree], gradient: Tree, v: Tree) -
 
 
 def _forward_over_reverse(f: Callable[[Tree], Array], params: Tree, v: Tree) -> Tree:
+    # The derivative of the gradient along v is H v.
     return jax.jvp(jax.grad(f), (params,), (v,))[1]
 
 

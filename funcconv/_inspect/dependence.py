@@ -90,6 +90,7 @@ def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
             low, high = np.broadcast_to(low, spread), np.broadcast_to(high, spread)
             target += [new[axis] for axis in after]
     low, high = low.reshape(target), high.reshape(target)
+    # An axis along which all places see the same gets size 1 again, so that later rules can keep it small.
     for axis, size in enumerate(target):
         if size > 1:
             first = (slice(None),) * axis + (slice(0, 1),)
@@ -148,7 +149,7 @@ def _split(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
 
 def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     seen, value = operands
-    if value is not None:
+    if value is not None:  # what is padded with depends on the input itself
         return _everything(eqn, operands)
     for axis, (before, after, between) in enumerate(eqn.params["padding_config"]):
         if before == after == between == 0:
@@ -236,7 +237,7 @@ def _select_window(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
 def _convolution(moved: Callable[..., Seen], eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     """Follow windows on the image, or back from them; all channels are summed, and all of a kernel is used."""
     seen, kernel = operands if moved is windows else reversed(operands)
-    if kernel is not None:
+    if kernel is not None:  # a kernel that is computed from the input: every tap is used everywhere
         return _everything(eqn, operands)
     seen = seen and over(seen, seen[0].ndim - 1)
     for i, axis in enumerate(reversed(eqn.params["form"].axes), start=2):

@@ -124,6 +124,7 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
     """
     texts = _texts(graph, params)
     last = {i: number for number, row in enumerate(graph.rows, start=len(graph.inputs)) for i in row.inputs}
+    # A lane is a column of the drawing; it carries a value from its node to its last use.
     lanes: list[int | None] = []
     lines: list[tuple[str, int | None]] = []
     first = len(graph.inputs)
@@ -132,6 +133,7 @@ def to_text(graph: Network, *, params: Params | None = None) -> str:
         at = sorted({lanes.index(i) for i in inputs})
         ending = [lane for lane in at if last[lanes[lane]] == number]  # type: ignore[index]
         free = [lane for lane, value in enumerate(lanes) if value is None]
+        # A node takes over the lane of an input that ends here, so that a chain stays in one column.
         own = ending[0] if ending else free[0] if free else len(lanes)
         if own == len(lanes):
             lanes.append(None)

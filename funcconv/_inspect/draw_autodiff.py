@@ -105,6 +105,7 @@ class _Program:
         """Add the operations of a program, and return the boxes that its results come from."""
         source = dict(start)
         for eqn in jaxpr.eqns:
+            # JAX names the operations that it transposes, which are those of the backward pass.
             later = backward or "transpose" in str(eqn.source_info.name_stack)
             inner = called(eqn) if self._opened else None
             if inner is not None:

@@ -84,7 +84,7 @@ class FieldsOfGraph:
         self._channels: set[Key] = set()
         for name in graph.inputs:
             self._seen[name] = [{(name, axis): Seen(axis, IDENTITY) for axis in range(len(shapes[name].shape))}]
-        operations: dict[Any, _Operation] = {}
+        operations: dict[Any, _Operation] = {}  # rows that are alike are traced once
         nodes, steps = graph.nodes, []
         for row, entry in zip(graph.rows, graph.entry_shapes(params), strict=True):
             operands = [nodes[i] for i in row.inputs]

@@ -105,6 +105,8 @@ def windows_back(seen: Seen, axis: int, window: Axis) -> Seen:
     """Let each place along an axis depend on what the windows do that it is in."""
     if window.size > LARGE:
         return over(seen, axis)
+    # Place `at` lies in window `w` by tap `t` if `w * stride + t * dilation == at`. The solutions of this equation in
+    # integers are `period` taps and `spacing` windows apart.
     common = math.gcd(window.dilation, window.stride)
     period, spacing = window.stride // common, window.dilation // common  # of taps on one place, and of their windows
     at = np.arange(window.size) + window.lo

@@ -84,6 +84,7 @@ def _results(eqn: Any, operands: Sequence[Seen | None]) -> list[Seen | None]:
         return [joined([operand for operand in operands if operand], shape)]
     if name == "optimization_barrier":
         return list(operands)
+    # An operation that is not known sees the whole axis, which is always right, if not exact.
     rule = _RULES.get(name, _reduced if name in REDUCED else None)
     ways = []
     for i, (seen, var) in enumerate(zip(operands, eqn.invars, strict=True)):

@@ -228,7 +228,7 @@ def _flops(row: Row, entry: Any, xs: Sequence[Any], wanted: Sequence[bool], batc
     """Return what a row's value takes, and what its cotangents take beyond that."""
     apply = partial(row.op.apply, batch=(batch,))
     forward = flops(jax.make_jaxpr(apply)(entry, *xs).jaxpr)
-    if forward == NONE:
+    if forward == NONE:  # derivatives of what has no products have none either
         return NONE, NONE
     leaves, tree = jax.tree.flatten((entry, list(xs)))
     asked = [True] * len(jax.tree.leaves(entry)) + [
@@ -248,5 +248,6 @@ def _flops(row: Row, entry: Any, xs: Sequence[Any], wanted: Sequence[bool], batc
         return y, pullback(jax.tree.map(jnp.ones_like, y))
 
     traced = jax.make_jaxpr(pulled_back)(leaves).jaxpr
+    # The program has the forward pass too, which is subtracted. What no result needs is removed.
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
     return forward, flops(used) - forward

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from .._common.errors import FuncconvError, suggest
+from .._common.initializers import glorot_uniform, normal
 from .._common.types import Array, DTypeLike, Initializer, Shape, Sizes
 from .._windows.geometry import per_axis
-from .initializers import glorot_uniform, normal
 
 INITS = {
     "lecun_normal": normal(1, initializers.lecun_normal()),

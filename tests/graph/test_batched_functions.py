@@ -393,7 +393,7 @@ def test_graphs_of_batched_functions_are_values(rng):
             assert hash(again) == hash(each)
             close(again({}, batch), each({}, batch))
     assert "batched" in centered[1].to_json()
-    assert "fc_centered(batched=True)" in repr(centered[1])
+    assert "fc_centered(batched=True)" in repr(centered[1].rows)
     assert "fc_centered(batched=True)" in fc.to_dot(centered[1])
     assert "fc_centered(batched=True)" in str(fc.summary(centered[1]))
 

@@ -13,15 +13,15 @@ from .merge import add
 
 
 def serial(*layers: Any, name: None = None) -> Composition:
-    """Apply layers one after another; a tuple that one gives is what the next is called on.
+    """Apply layers one after another. If a layer returns a tuple, the next one is called on its entries.
 
     Args:
         *layers: layers, graphs, compositions or plain functions of arrays. A function must compute the same for one
-            example and for a batch; `fc.node(f, batched=True)` is a layer of one that is written for a batch.
+            example and for a batch; for a function that is written for a batch, pass `fc.node(f, batched=True)`.
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        What is called on nodes.
+        A composition, which you call on nodes like a layer.
 
     Raises:
         FuncconvError: if something is not a layer.
@@ -48,11 +48,11 @@ def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        What is called on nodes.
+        A composition, which you call on nodes like a layer.
 
     Raises:
         FuncconvError: if something is not a layer. When it is called: if a branch or the merge does not accept
-            what comes to it; the text says which.
+            its inputs; the message says which one.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -75,7 +75,7 @@ def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composit
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        What is called on nodes. The two must have one shape: nothing is spread.
+        A composition, which you call on nodes like a layer. Both results must have one shape; they are not broadcast.
 
     Raises:
         FuncconvError: if something is not a layer. When it is called: if the layer or the shortcut does not accept the
@@ -103,11 +103,11 @@ def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
         name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        What is called on two nodes, or more.
+        A composition, which you call on two or more nodes like a layer.
 
     Raises:
         FuncconvError: if something is not a layer. When it is called: if the trunk or the head does not accept
-            what comes to it; the text says which.
+            its inputs; the message says which one.
 
     Source: Bromley et al., "Signature verification using a 'Siamese' time delay neural network", 1993.
 

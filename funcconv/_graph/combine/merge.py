@@ -40,7 +40,7 @@ def concat(*xs: ArrayLike | Node) -> Any:
 
 
 def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
-    """Add arrays of one shape; nothing is spread.
+    """Add arrays of one shape, without broadcasting.
 
     Args:
         x: any array, or a node of a graph.

@@ -10,11 +10,11 @@ from ..._ops.local_conv import local_conv
 from ..._windows.geometry import Axis, per_axis
 from ..._windows.reach import of_transpose
 from ..._windows.transposed import transposed_sizes
-from .windowed import ConvolutionLayer
+from .windowed import _ConvolutionLayer
 
 
 @dataclass(frozen=True, repr=False)
-class Conv(ConvolutionLayer):
+class Conv(_ConvolutionLayer):
     """A convolution as a layer: `conv`, with a kernel that is drawn for the channels of the input.
 
     Args:
@@ -72,7 +72,7 @@ class Conv(ConvolutionLayer):
 
 
 @dataclass(frozen=True, repr=False)
-class ConvTranspose(ConvolutionLayer):
+class ConvTranspose(_ConvolutionLayer):
     """A transposed convolution as a layer: `conv_transpose`, the transpose of `conv` with the same options.
 
     Args:
@@ -123,7 +123,7 @@ class ConvTranspose(ConvolutionLayer):
     output_padding: Sizes | None = field(default=None, kw_only=True)
     implementation: str | None = field(default=None, kw_only=True)
 
-    _options: ClassVar[tuple[str, ...]] = (*ConvolutionLayer._options, "size", "output_padding", "implementation")
+    _options: ClassVar[tuple[str, ...]] = (*_ConvolutionLayer._options, "size", "output_padding", "implementation")
 
     def axes(self, sizes: Shape) -> tuple[Axis, ...]:
         """Return how the windows lie on the image that is the result."""
@@ -157,7 +157,7 @@ class ConvTranspose(ConvolutionLayer):
 
 
 @dataclass(frozen=True, repr=False)
-class LocalConv(ConvolutionLayer):
+class LocalConv(_ConvolutionLayer):
     """A convolution with another kernel at every position as a layer: `local_conv`.
 
     Args:

@@ -44,6 +44,7 @@ class Function(Layer):
         if self.batched not in (None, True, False):
             msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
             raise FuncconvError(msg)
+        # The dataclass is frozen. `op` itself would compare partials and methods by identity.
         object.__setattr__(self, "value", by_value(self.op))
         check_hash(self, "the op of a node must be hashable")
 
@@ -71,6 +72,7 @@ class Function(Layer):
             return self.mapped if self.batched is None else self
 
         def check() -> bool:
+            # `whole` gets parameters in any case, so that both are called in the same way.
             one = partial(self.mapped.apply, batch=())
             whole = self.op if self.parametric else lambda _, *xs: self.op(*xs)
             label = f"{self!r} (name={self.name!r})" if self.name else repr(self)
@@ -119,15 +121,18 @@ class Function(Layer):
         """Compute the op, mapped over the batch axes."""
         op = partial(self.op, params) if self.parametric else self.op
         if self.batched:
+            # Such an op sees one batch axis, whatever the number of batch axes of the graph.
             return _on_one_batch_axis(op, xs, batch)
         if xs and _takes_spatial(self.op):
             op = partial(op, spatial=jnp.ndim(xs[0]) - len(batch) - 1)
         if not xs:
+            # A value without inputs is the same for all examples of the batch.
             return jax.tree.map(lambda y: jnp.broadcast_to(y, batch + jnp.shape(y)), op())
         if (
             not self.parametric and is_elementwise(self.op) and len({jnp.ndim(x) for x in xs}) == 1
         ):  # mapping changes nothing, and takes time
             return self.op(*xs)
+        # One vmap for each batch axis: the op is written for one example.
         for _ in batch:
             op = jax.vmap(op)
         return op(*xs)
@@ -147,11 +152,11 @@ def node(
         op: a pure function. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first
             input.
         *inputs: nodes. Without them a layer is returned, which you call on nodes or put into `serial`.
-        params: the name of its entry in the parameters, an array or a tree; nodes and layers that give the same name
-            share it. By default the node's name.
+        params: the name of its entry in the parameters, an array or a tree; nodes and layers with the same `params`
+            share it. Default: None, the node's name.
         init: `init(key, *input_shapes)` draws the entry; the shapes have no batch axes. Without it the user gives the
             entry: `graph.init(key, w1=...)`.
-        name: of the node; by default made of the op's name and a number.
+        name: the name of the node. Default: None, the op's name and a number.
         batched: False if the op is written for one example: its arrays have no batch axes, and it is mapped over those
             that come. True if it is written for a batch: its arrays have one batch axis in front, which it keeps. By
             default the op must compute the same either way, as elementwise functions do and functions that count axes

@@ -11,6 +11,7 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 
+# Layers are compared by value, so a network of many equal blocks traces one of them.
 _INFERRED: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # by layer
 
 
@@ -42,6 +43,7 @@ def result(layer: Any, entry: Any, xs: Any) -> Any:
 def remembered(layer: Any, what: str, types: Any, infer: Callable[[], Any]) -> Any:
     """Return what is inferred for a layer on arguments of these types; errors and False are not kept."""
     leaves, tree = jax.tree.flatten(types)
+    # Dtypes depend on x64, so shapes that were inferred with it are not those without it.
     wide = jax.config.jax_enable_x64  # type: ignore[attr-defined]
     key = (what, tree, wide, *((leaf.shape, leaf.dtype, leaf.weak_type) for leaf in leaves))
     known = _INFERRED.setdefault(layer, {})

@@ -62,10 +62,12 @@ class Layer:
         ]
         return f"{type(self).__name__}({', '.join(required + changed)})"
 
+    # The default of pickle would copy the attributes, and not check the options of another version.
     def __reduce__(self) -> Any:
         options = {field.name: portable(getattr(self, field.name)) for field in fields(self) if field.init}
         return _restored, (type(self), options)
 
+    # A copy is equal, and another set of weights: the identity of a layer is what shares them.
     def __copy__(self) -> "Layer":
         return replace(self)
 

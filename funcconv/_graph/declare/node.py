@@ -31,6 +31,7 @@ class Node:
         """The shape and dtype of the value, without batch axes; None if they are not known."""
         raise NotImplementedError
 
+    # JAX and NumPy convert what they are called with by these two methods, so here a node can say what to do instead.
     def __jax_array__(self) -> NoReturn:
         self.refuse_as_array()
 
@@ -56,7 +57,7 @@ class Node:
             raise FuncconvError(msg)
         return self is other
 
-    __hash__ = object.__hash__
+    __hash__ = object.__hash__  # which Python removes from a class that defines __eq__
 
     def __getitem__(self, index: int | str) -> "Node":
         if isinstance(index, bool) or not isinstance(index, int | str):
@@ -64,6 +65,7 @@ class Node:
             raise FuncconvError(msg)
         return _operate(Item(index), self)
 
+    # Without it, Python would iterate by node[0], node[1], ... and never end.
     def __iter__(self) -> NoReturn:
         msg = f"{self!r} cannot be iterated while it is declared; its entries are node[0], node[1], ..."
         raise FuncconvError(msg)
@@ -112,9 +114,9 @@ class Input(Node):
     """Declare an input of a graph.
 
     Args:
-        name: how messages, pictures and dicts of inputs call it.
-        shape: without batch axes: `(*spatial, channels)` for an image.
-        dtype: used where shapes are inferred; None is JAX's default float.
+        name: its name in messages, pictures and dicts of inputs: a word without `/` and `@`.
+        shape: its shape without batch axes: `(*spatial, channels)` for an image.
+        dtype: the dtype from which shapes and dtypes are inferred. Default: None, JAX's default float.
 
     Raises:
         FuncconvError: if a size is negative or the name has a `/` or an `@`.
@@ -171,7 +173,7 @@ class Application(Node):
         self.problem = next((input_node.problem for input_node in inputs if input_node.problem), None)
         xs = [input_node.spec for input_node in inputs]
         if any(x is None for x in xs) or (layer.parametric and not layer.draws):
-            return
+            return  # the shape of parameters that the user gives is known only in Graph.init
         try:
             entry = drawn(layer, xs) if layer.parametric else None
         except Exception as error:  # Graph.init reports it, with the name of the node

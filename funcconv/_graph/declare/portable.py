@@ -54,6 +54,7 @@ def portable(value: Any) -> Any:
             )
             raise pickle.PicklingError(msg)
         return _Reference(value, _restored, *place)
+    # A subclass of partial or tuple may have more attributes, so only these classes are rebuilt.
     if type(value) is partial:
         args = [portable(item) for item in value.args]
         return partial(portable(value.func), *args, **{name: portable(item) for name, item in value.keywords.items()})

@@ -161,6 +161,7 @@ def _value_difference(programs: Sequence[Any], arguments: Any, seed: int) -> str
         return [core.jaxpr_as_fun(program)(*xs) for program in closed]
 
     try:
+        # Positive numbers too, since many functions are NaN elsewhere: logarithms, roots.
         for positive in (False, True):
             rng = np.random.default_rng(seed)
             xs = [_random(rng, leaf, positive=positive) for leaf in leaves]

@@ -24,7 +24,7 @@ def check_count(layer: Layer, name: str, value: Any) -> None:
 
 
 @dataclass(frozen=True, repr=False)
-class ConvolutionLayer(Layer):
+class _ConvolutionLayer(Layer):
     """What the convolutional layers have in common."""
 
     out_channels: int

@@ -37,6 +37,7 @@ class Backward(NamedTuple):
 
 def backward(run: Run, names: Sequence[str], results: Sequence[int], params: Params, cotangents: Any) -> Backward:
     """Return the derivatives by all values and by the parameters, for given cotangents of the results."""
+    # A zero that is added to a value has the derivative of everything that the value reaches.
     zeros = [jax.tree.map(_zero, value) for value in run(params, {})]
 
     def outputs(params: Params, changes: Sequence[Any]) -> list[Any]:
@@ -99,6 +100,7 @@ def _jacobian(f: Callable[[Any], Any], at: Any) -> Any:
                 msg = f"jacobian: the derivative {what} numbers of type {jnp.result_type(leaf)} is not defined"
                 raise FuncconvError(msg)
     arguments, results = (sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)) for tree in (at, results))
+    # Forward mode takes a pass for each argument, reverse mode one for each result.
     return (jax.jacfwd if arguments <= results else jax.jacrev)(f)(at)
 
 

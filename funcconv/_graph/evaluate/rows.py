@@ -73,6 +73,8 @@ def evaluate(
         operands = (readers[i]() for i in row.inputs)
         try:
             value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
+        # A message of funcconv is complete with the node's name. The traceback of another error must stay, so it gets a
+        # note instead.
         except FuncconvError as error:
             msg = f"node {row.name!r}: {error}"
             raise FuncconvError(msg) from None

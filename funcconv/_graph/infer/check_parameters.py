@@ -33,6 +33,7 @@ def checked_entries(graph: Any, params: Params, xs: Sequence[Array] | None = Non
     """
     _entries.check(params, graph._entries)
     uses = [_entries.get(params, path) if path else None for path in graph._paths]
+    # Shapes alone are compared, so that a training loop pays for the check once.
     leaves, tree = jax.tree.flatten(uses)
     key = (tree, *map(np.shape, leaves))
     if key not in graph._checked_shapes:

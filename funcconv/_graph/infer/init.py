@@ -26,6 +26,7 @@ def draw_parameters(graph: Any, key: Array, given: Params) -> dict[str, Any]:
         entry = None
         if path and path in users:
             entry = _entries.get(params, path)
+            # The entry is drawn at its first use; another use may need other shapes.
             check_shared_entry(row, f"as node {users[path]!r} has them", entry, xs)
         elif path:
             entry = _given_or_drawn(row, path, key, given, xs)
@@ -77,6 +78,7 @@ def _given_or_drawn(row: Row, path: _entries.Path, key: Array, given: Params, xs
             f"graph.init(key, {path[0]}=...), or an init= to the first node that uses them"
         )
         raise FuncconvError(msg)
+    # One key for each name on the path, so that an entry does not depend on what else is drawn.
     for name in path:
         key = fold_in_name(key, name)
     return naming_the_node(row, xs, lambda: row.op.draw(key, *shapes(xs)))

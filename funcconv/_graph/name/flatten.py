@@ -65,6 +65,7 @@ def flatten(
 
 def post_order(outputs: Iterable[Node]) -> list[Node]:
     """Return the nodes depth first, inputs from left to right before what they feed, each once."""
+    # A loop, since recursion would exceed Python's stack for a network of a thousand layers.
     done: dict[Node, None] = {}
     for output in outputs:
         path, todo = {output: None}, [(output, iter(output.inputs))]
@@ -106,6 +107,7 @@ class _Names:
         self._uses: dict[object, str] = {}
         self._bases: dict[int, str] = {}  # by the identity of a layer: its nodes' name, its entry
         self._entries: dict[int, str] = {}
+        # Entries of nested graphs first: such a layer may also be used outside, and then shares the nested entry.
         for node in nodes:
             if node.place and node.place.entry:
                 self._enter(node, f"{node.place.graph.name}/{node.place.entry}")
@@ -146,6 +148,7 @@ class _Names:
         while True:
             self._numbers[label] = self._numbers.get(label, 0) + 1
             name = f"{label}{self._numbers[label]}"
+            # A name that the user gives to another node is not used for a number.
             if name not in self._given:
                 return name
 

@@ -114,6 +114,7 @@ def _read_structure(data: Any, count: int, depth: int) -> Any:
 
 
 def _read_layer(data: Any, depth: int) -> Layer:
+    # Layers by the names of their classes: nothing in the text is imported or run.
     kinds = {kind.__name__: kind for kind in _subclasses(Layer)}
     name, options = data["layer"], data["options"]
     if not isinstance(name, str) or name not in kinds:

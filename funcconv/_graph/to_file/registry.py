@@ -14,7 +14,7 @@ def register_op(name: str, op: Callable[..., Any]) -> None:
     """Give a function a name under which `Graph.to_json` writes it and `Graph.from_json` finds it.
 
     Args:
-        name: such as `"mylab.squash"`; who reads the file must have registered it too.
+        name: such as `"mylab.squash"`. A program that reads the file must register the same name.
         op: a function of arrays, an initializer or a reduction.
 
     Returns:

@@ -26,7 +26,7 @@ class Graph(NetworkWithParts):
 
     It holds no arrays: `graph.init(key)` draws a parameter tree, with one entry for each distinct layer, and
     `graph(params, *xs)` is a pure function of it. Called on nodes, a graph is itself a layer: with a name it is one
-    subtree of the parameters, without one its layers are named as if they had been written there.
+    subtree of the parameters, without one its layers are named as if they were declared there.
 
     Graphs compare and hash by value: equal ones built twice, of layers and module-level functions, share compiled code
     when they are static arguments of `jax.jit`.
@@ -34,10 +34,10 @@ class Graph(NetworkWithParts):
     Args:
         inputs: one `Input`, a tuple of them, or a dict.
         outputs: one node, or a tuple, list or dict of nodes; results have the same structure.
-        name: of its subtree, where it is a part of another graph.
+        name: the name of its subtree in the parameters, where it is a part of another graph. Default: None.
 
     Raises:
-        FuncconvError: if there is a cycle, an input is missing, or a name has two meanings.
+        FuncconvError: if there is a cycle, an input is missing, or two nodes have one name.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -68,6 +68,7 @@ def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
     """Return the graph of those values that the results need."""
     first = len(graph._signature)
     needed = set(results)
+    # Rows come after what they need, so one walk from the end finds all.
     for i in reversed(range(len(graph._rows))):
         if first + i in needed:
             needed.update(graph._rows[i].inputs)
@@ -88,5 +89,6 @@ def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
 
 def _own(row: Row) -> Layer:
     """Return the layer of a row as another object, and under no name that other rows have."""
+    # A function that draws nothing needs a name of parameters, or it would be called without them.
     params = None if row.op.draws else row.name.replace("@", "_").replace("/", "_")
     return replace(row.op, name=None, params=params)

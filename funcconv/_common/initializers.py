@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from jax.nn import initializers
 
-from .._common.types import Array, DTypeLike, Shape
+from .types import Array, DTypeLike, Shape
 
 _LENGTHS = (1 << 16, 1 << 19, 1 << 22)  # of the vectors, in numbers; the longest takes 0.4 s on two cores
 _TRUNCATED_STD = 0.87962566103423978  # the standard deviation of a standard normal that is cut off at -2 and 2

@@ -7,7 +7,7 @@ import pytest
 from jax.nn import initializers
 
 import funcconv as fc
-from funcconv._ops import initializers as _initializers
+from funcconv._common import initializers as _initializers
 from funcconv._ops.init import INITS, fold_in_name
 
 JAX_INITS = {
