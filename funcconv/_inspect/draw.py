@@ -24,7 +24,7 @@ def draw(
 
     Each set of weights that is used more than once has a colour of its own, and each nested graph with a name a frame.
     Inputs are round, outputs have a double border. Drawing takes the program `dot` of Graphviz, or
-    `pip install 'funcconv[draw]'`, which brings a port of it; a PDF by the latter has a bitmap in it.
+    `pip install '.[draw]'`, which brings a port of it; a PDF by the latter has a bitmap in it.
 
     Args:
         graph: a `Graph`.

@@ -85,7 +85,10 @@ def _program() -> Path:
         path = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
         if path:
             return Path(path)
-    msg = "draw: no program to draw with; pip install 'funcconv[draw]', or install Graphviz (https://graphviz.org)"
+    msg = (
+        "draw: no program is installed that can draw it. In a checkout of funcconv: pip install '.[draw]'. "
+        "Or install Graphviz (https://graphviz.org)"
+    )
     raise FuncconvError(msg)
 
 

@@ -549,4 +549,4 @@ def test_a_missing_package_is_named_with_what_to_install(package, monkeypatch):
         text = str(caught.value)
         assert text.startswith(f"{where} needs a package that is not installed")
         assert package in text
-        assert text.endswith(f"pip install 'funcconv[{extra}]'")
+        assert text.endswith(f"pip install '.[{extra}]'")

@@ -35,7 +35,7 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-PACKAGES = {"haiku": "dm-haiku", "jax2onnx": "'funcconv[onnx]'", "torch": "torch==2.13.0"}  # by what is imported
+PACKAGES = {"haiku": "dm-haiku", "jax2onnx": "'.[onnx]'", "torch": "torch==2.13.0"}  # by what is imported
 
 
 def missing(bodies):

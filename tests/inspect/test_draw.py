@@ -17,7 +17,7 @@ pytestmark = pytest.mark.once
 
 DRAWN = pytest.mark.skipif(
     not any(shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts")) for name in _render._PROGRAMS),
-    reason="Graphviz is not installed: pip install 'funcconv[draw]'",
+    reason="Graphviz is not installed: pip install '.[draw]'",
 )
 STRANGE = ['say "hi"', "two\nlines", "<b>", "a&lt;b", "日本語", "back\\slash\\n", "{x|y}", "#35;", "`code`", "é"]
 

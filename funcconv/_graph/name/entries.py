@@ -41,7 +41,7 @@ def replaced(tree: Any, path: Path, value: Any) -> Any:
 
 
 def check(tree: Params, paths: Iterable[Path], *, what: str = "the parameters", partial: bool = False) -> None:
-    """Refuse a tree that has not just the entries of these paths; a partial one may lack some."""
+    """Raise an error unless a tree has exactly the entries of these paths; a partial one may lack some."""
     _check(tree, _nested(paths), (), what, partial=partial)
 
 
