@@ -10,6 +10,7 @@ import jax
 
 # Vector instructions, on which depend the sums that XLA generates for a CPU, as Linux names them.
 _VECTOR_FEATURES = ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "sve2")
+_CPU_INFO = Path("/proc/cpuinfo")  # which Linux alone has
 _PACKAGES = ("funcconv", "jax", "jaxlib", "flax", "optax", "numpy")
 
 # Options of JAX that change numbers, errors or speed, with their defaults.
@@ -95,7 +96,7 @@ def _processor() -> str:
 def _cpu_facts() -> dict[str, str]:
     """Return what Linux says of the first processor; nothing on other systems."""
     try:
-        text = Path("/proc/cpuinfo").read_text(errors="replace")
+        text = _CPU_INFO.read_text(errors="replace")
     except OSError:
         return {}
     facts: dict[str, str] = {}

@@ -1,7 +1,6 @@
 """The five lines of a bug report."""
 
 import platform
-from pathlib import Path
 
 import flax
 import jax
@@ -11,6 +10,7 @@ import optax
 import pytest
 
 import funcconv as fc
+from funcconv._inspect import versions as _versions
 
 NAMES = ["versions", "devices", "processor", "options", "system"]
 
@@ -47,25 +47,23 @@ def test_options_in_force(monkeypatch, option, value):
     assert f"{option}={value}" not in lines()["options"]
 
 
-def test_vector_features(monkeypatch):
+def test_vector_features(monkeypatch, tmp_path):
     text = (
         "processor : 0\nmodel name\t: A Fast One @ 3 GHz\nflags : fpu avx avx2 fma\n\nprocessor : 1\nflags : avx512f\n"
     )
-    monkeypatch.setattr(Path, "read_text", lambda *_, **__: text)
+    (tmp_path / "cpuinfo").write_text(text)
+    monkeypatch.setattr(_versions, "_CPU_INFO", tmp_path / "cpuinfo")
     assert lines()["processor"].startswith("A Fast One @ 3 GHz, ")
     assert lines()["processor"].endswith("vector instructions: avx fma avx2")
 
 
-def test_it_never_fails(monkeypatch):
+def test_it_never_fails(monkeypatch, tmp_path):
     def refuse(*_, **__):
         msg = "no\ndevice"
         raise RuntimeError(msg)
 
-    def absent(*_, **__):
-        raise FileNotFoundError
-
     monkeypatch.setattr(jax, "devices", refuse)
-    monkeypatch.setattr(Path, "read_text", absent)
+    monkeypatch.setattr(_versions, "_CPU_INFO", tmp_path / "absent")
     monkeypatch.setattr(platform, "processor", str)
     monkeypatch.setattr(platform, "machine", str)
     monkeypatch.setattr(platform, "platform", str)
