@@ -12,5 +12,5 @@ def needs(extra: str, where: str) -> Iterator[None]:
     try:
         yield
     except ImportError as error:
-        msg = f"{where} needs a package that is not installed ({error}). In a checkout of funcconv: pip install '.[{extra}]'"
+        msg = f"{where} needs a package that is not installed ({error}). In the checkout: pip install '.[{extra}]'"
         raise FuncconvError(msg) from error

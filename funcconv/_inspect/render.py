@@ -86,7 +86,7 @@ def _program() -> Path:
         if path:
             return Path(path)
     msg = (
-        "draw: no program is installed that can draw it. In a checkout of funcconv: pip install '.[draw]'. "
+        "draw: no program is installed that can draw it. In the checkout: pip install '.[draw]'. "
         "Or install Graphviz (https://graphviz.org)"
     )
     raise FuncconvError(msg)
