@@ -59,29 +59,29 @@ def drawn(rng: np.random.Generator) -> tuple[tuple[int, ...], int, Form]:
 
 def convs(form: Form) -> Forms:
     """Return the forms that such a convolution can be computed in."""
-    forms: Forms = {"lax": _lax.reference, "blocks": _blocks.conv}
+    forms: Forms = {"lax": _lax.reference, "blocked_im2col": _blocks.conv}
     if len(form.axes) == 2 and form.overlapping is not None:
-        forms["longer"] = _lax.conv_with_extra_row
+        forms["lax_with_extra_row"] = _lax.conv_with_extra_row
     if len(form.axes) > 2:
         dense = partial(_maps.dense_conv, where=Where("cpu"))
         forms["planes"] = partial(_depth.conv, dense=dense)
-        forms["depth"] = partial(_depth.conv_by_taps, dense=dense)
+        forms["sum_of_planes"] = partial(_depth.conv_by_taps, dense=dense)
     if math.prod(form.window) == 1:
-        forms["product"] = _pointwise.conv
+        forms["matrix_product"] = _pointwise.conv
     return forms
 
 
 def kernel_grads(form: Form) -> Forms:
     """Return the forms that its kernel gradient can be computed in."""
-    forms: Forms = {"lax": transposed, "blocks": _blocks.kernel_grad}
+    forms: Forms = {"lax": transposed, "blocked_im2col": _blocks.kernel_grad}
     if len(form.axes) < 3:
-        forms["turned"] = _turned.kernel_grad
+        forms["exchanged_axes"] = _turned.kernel_grad
     if form.axes[0].stride == 1:
-        forms["mixed"] = _blocks.kernel_grad_by_both_windows
+        forms["blocked_im2col_of_both"] = _blocks.kernel_grad_by_both_windows
     if not form.strided:
-        forms["exchanged"] = _blocks.kernel_grad_by_cotangent_windows
+        forms["blocked_im2col_of_cotangents"] = _blocks.kernel_grad_by_cotangent_windows
     if math.prod(form.window) == 1:
-        forms["product"] = _pointwise.kernel_grad
+        forms["matrix_product"] = _pointwise.kernel_grad
     return forms
 
 

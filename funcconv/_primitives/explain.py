@@ -74,7 +74,7 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         >>> params = fc.init_conv(jax.random.key(0), 32, 32, (3, 3), groups=32, bias=False)
         >>> loss = lambda params: fc.conv(params, jnp.ones((8, 28, 28, 32)), groups=32).sum()
         >>> [(row.map, row.form) for row in fc.explain(jax.value_and_grad(loss), params, platform="cpu")]
-        [('conv', 'taps'), ('conv_kernel_grad', 'taps')]
+        [('conv', 'shifted_sum'), ('conv_kernel_grad', 'shifted_sum')]
     """
     where = Where("cpu" if (platform or jax.default_backend()) == "cpu" else None)
     counts: Counter[Explained] = Counter()

@@ -104,9 +104,9 @@ def forms(options, groups=1, channels=32):
 
 def test_forms_know_of_onednn():
     depthwise = forms(ONEDNN, groups=32)
-    assert (depthwise["conv"], depthwise["conv_kernel_grad"]) == ("lax", "taps")
+    assert (depthwise["conv"], depthwise["conv_kernel_grad"]) == ("lax", "shifted_sum")
     assert forms(ONEDNN, groups=4)["conv"] == "lax"
-    assert (forms(None, groups=32)["conv"], forms(None, groups=4)["conv"]) == ("taps", "groups")
+    assert (forms(None, groups=32)["conv"], forms(None, groups=4)["conv"]) == ("shifted_sum", "block_diagonal_groups")
 
 
 def test_other_options_change_no_form():

@@ -30,85 +30,193 @@ TABLES = _choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD
 
 # The kernel, the image, the options, and the forms of the convolution and of its gradients by image and kernel.
 CASES = {
-    "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "phases", "blocks")),
-    "one axis": ((4, 3, 20), (2, 9, 3), {"stride": 2, "padding": (3,)}, ("blocks", "phases", "blocks")),
-    "narrow": ((3, 2, 3, 4), (2, 7, 6, 3), {"stride": (1, 2), "dilation": (2, 1)}, ("blocks", "phases", "blocks")),
-    "tapering": ((3, 3, 9, 1), (2, 7, 6, 9), {"padding": 1}, ("lax", "phases", "exchanged")),
-    "even": ((3, 4, 9, 7), (2, 7, 6, 9), {"padding": (1, 2), "dilation": (2, 1)}, ("lax", "phases", "mixed")),
+    "dense": ((3, 3, 3, 20), (2, 7, 6, 3), {"padding": 1}, ("lax", "stride_phases", "blocked_im2col")),
+    "one axis": (
+        (4, 3, 20),
+        (2, 9, 3),
+        {"stride": 2, "padding": (3,)},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
+    ),
+    "narrow": (
+        (3, 2, 3, 4),
+        (2, 7, 6, 3),
+        {"stride": (1, 2), "dilation": (2, 1)},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
+    ),
+    "tapering": ((3, 3, 9, 1), (2, 7, 6, 9), {"padding": 1}, ("lax", "stride_phases", "blocked_im2col_of_cotangents")),
+    "even": (
+        (3, 4, 9, 7),
+        (2, 7, 6, 9),
+        {"padding": (1, 2), "dilation": (2, 1)},
+        ("lax", "stride_phases", "blocked_im2col_of_both"),
+    ),
     "three axes": (
-        (3, 2, 3, 2, 20), (2, 5, 4, 6, 2), {"padding": 1, "stride": (2, 1, 1)},
-        ("planes", "phases", "blocks"),
+        (3, 2, 3, 2, 20),
+        (2, 5, 4, 6, 2),
+        {"padding": 1, "stride": (2, 1, 1)},
+        ("planes", "stride_phases", "blocked_im2col"),
     ),
     "many planes": (
-        (5, 2, 3, 4, 1), (2, 9, 4, 5, 4), {"padding": (2, 0, 1), "stride": (1, 2, 1)},
-        ("planes", "phases", "mixed"),
+        (5, 2, 3, 4, 1),
+        (2, 9, 4, 5, 4),
+        {"padding": (2, 0, 1), "stride": (1, 2, 1)},
+        ("planes", "stride_phases", "blocked_im2col_of_both"),
     ),
     "four axes": (
-        (2, 3, 1, 2, 2, 3), (1, 4, 5, 2, 4, 2), {"padding": (0, 1, 0, 1), "dilation": (2, 1, 1, 1)},
-        ("depth", "phases", "blocks"),
+        (2, 3, 1, 2, 2, 3),
+        (1, 4, 5, 2, 4, 2),
+        {"padding": (0, 1, 0, 1), "dilation": (2, 1, 1, 1)},
+        ("sum_of_planes", "stride_phases", "blocked_im2col"),
     ),
-    "one tap": ((1, 1, 3, 5), (2, 4, 5, 3), {"stride": (1, 2), "padding": (0, 1)}, ("product", "phases", "product")),
-    "patches": ((4, 4, 2, 20), (2, 8, 12, 2), {"stride": 4}, ("blocks", "phases", "blocks")),
-    "gaps": ((2, 1, 3, 20), (2, 9, 8, 3), {"stride": (3, 4)}, ("blocks", "phases", "blocks")),
-    "few phases": ((5, 5, 9, 20), (2, 9, 8, 9), {"stride": (3, 2), "padding": 2}, ("blocks", "phases", "blocks")),
+    "one tap": (
+        (1, 1, 3, 5),
+        (2, 4, 5, 3),
+        {"stride": (1, 2), "padding": (0, 1)},
+        ("matrix_product", "stride_phases", "matrix_product"),
+    ),
+    "patches": ((4, 4, 2, 20), (2, 8, 12, 2), {"stride": 4}, ("blocked_im2col", "stride_phases", "blocked_im2col")),
+    "gaps": ((2, 1, 3, 20), (2, 9, 8, 3), {"stride": (3, 4)}, ("blocked_im2col", "stride_phases", "blocked_im2col")),
+    "few phases": (
+        (5, 5, 9, 20),
+        (2, 9, 8, 9),
+        {"stride": (3, 2), "padding": 2},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
+    ),
     "dilated phases": (
-        (3, 4, 3, 20), (2, 12, 9, 3), {"stride": (2, 4), "dilation": (3, 2), "padding": ((4, 1), (0, 5))},
-        ("lax", "phases", "turned"),
+        (3, 4, 3, 20),
+        (2, 12, 9, 3),
+        {"stride": (2, 4), "dilation": (3, 2), "padding": ((4, 1), (0, 5))},
+        ("lax", "stride_phases", "exchanged_axes"),
     ),
     "many dilated phases": (
-        (6, 2, 20), (2, 30, 2), {"stride": 20, "dilation": 3, "padding": 9},
-        ("blocks", "phases", "blocks"),
+        (6, 2, 20),
+        (2, 30, 2),
+        {"stride": 20, "dilation": 3, "padding": 9},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
     ),
     "depthwise": (
-        (3, 2, 1, 4), (2, 7, 6, 4), {"stride": (1, 2), "padding": 1, "groups": 4},
-        ("taps", "phases", "taps"),
+        (3, 2, 1, 4),
+        (2, 7, 6, 4),
+        {"stride": (1, 2), "padding": 1, "groups": 4},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
     ),
-    "depthwise, one axis": ((3, 1, 6), (2, 7, 6), {"dilation": 2, "groups": 6}, ("taps", "phases", "taps")),
+    "depthwise, one axis": (
+        (3, 1, 6),
+        (2, 7, 6),
+        {"dilation": 2, "groups": 6},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
+    ),
     "depthwise, three axes": (
-        (2, 3, 2, 1, 3), (2, 4, 5, 3, 3), {"padding": 1, "groups": 3},
-        ("taps", "phases", "taps"),
+        (2, 3, 2, 1, 3),
+        (2, 4, 5, 3, 3),
+        {"padding": 1, "groups": 3},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
     ),
-    "multiplied": ((3, 3, 1, 8), (2, 5, 6, 4), {"stride": 2, "padding": 1, "groups": 4}, ("taps", "phases", "taps")),
-    "depthwise, many taps": ((9, 8, 1, 4), (2, 11, 9, 4), {"groups": 4}, ("taps", "phases", "taps")),
+    "multiplied": (
+        (3, 3, 1, 8),
+        (2, 5, 6, 4),
+        {"stride": 2, "padding": 1, "groups": 4},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
+    ),
+    "depthwise, many taps": (
+        (9, 8, 1, 4),
+        (2, 11, 9, 4),
+        {"groups": 4},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
+    ),
     "depthwise, large": (
-        (13, 11, 1, 6), (2, 9, 14, 3), {"padding": (16, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
-        ("rows", "phases", "taps"),
+        (13, 11, 1, 6),
+        (2, 9, 14, 3),
+        {"padding": (16, 5), "stride": (2, 1), "dilation": (2, 1), "groups": 3},
+        ("shifted_sum_by_rows", "stride_phases", "shifted_sum"),
     ),
     "depthwise, large, three axes": (
-        (5, 4, 4, 1, 2), (1, 6, 5, 4, 2), {"padding": (1, 0, 2), "stride": (1, 1, 2), "groups": 2},
-        ("rows", "phases", "taps"),
+        (5, 4, 4, 1, 2),
+        (1, 6, 5, 4, 2),
+        {"padding": (1, 0, 2), "stride": (1, 1, 2), "groups": 2},
+        ("shifted_sum_by_rows", "stride_phases", "shifted_sum"),
     ),
-    "depthwise, long rows": ((3, 26, 1, 2), (2, 4, 27, 2), {"padding": 1, "groups": 2}, ("taps", "phases", "taps")),
+    "depthwise, long rows": (
+        (3, 26, 1, 2),
+        (2, 4, 27, 2),
+        {"padding": 1, "groups": 2},
+        ("shifted_sum", "stride_phases", "shifted_sum"),
+    ),
     "depthwise, pieces of rows": (
-        (2, 67, 1, 2), (1, 4, 67, 2), {"padding": 2, "groups": 2},
-        ("rows", "phases", "taps"),
+        (2, 67, 1, 2),
+        (1, 4, 67, 2),
+        {"padding": 2, "groups": 2},
+        ("shifted_sum_by_rows", "stride_phases", "shifted_sum"),
     ),
     "depthwise, phases of many taps": (
-        (12, 11, 1, 4), (1, 36, 33, 2), {"stride": 2, "dilation": 3, "padding": (0, 2), "groups": 2},
-        ("rows", "phases", "taps"),
+        (12, 11, 1, 4),
+        (1, 36, 33, 2),
+        {"stride": 2, "dilation": 3, "padding": (0, 2), "groups": 2},
+        ("shifted_sum_by_rows", "stride_phases", "shifted_sum"),
     ),
-    "tall": ((19, 4, 8, 8), (2, 23, 7, 8), {"padding": (3, 1)}, ("lax", "phases", "mixed")),
-    "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("taps", "phases", "taps")),
-    "groups": ((3, 3, 2, 12), (2, 6, 5, 8), {"stride": 2, "padding": 1, "groups": 4}, ("groups", "phases", "groups")),
-    "uneven groups": ((2, 3, 3, 35), (2, 6, 5, 21), {"groups": 7}, ("groups", "phases", "groups")),
-    "wide groups": ((2, 2, 17, 180), (2, 4, 4, 153), {"groups": 9}, ("groups", "phases", "groups")),
-    "groups of one tap": ((1, 1, 2, 6), (2, 6, 5, 6), {"groups": 3}, ("groups", "phases", "groups")),
+    "tall": ((19, 4, 8, 8), (2, 23, 7, 8), {"padding": (3, 1)}, ("lax", "stride_phases", "blocked_im2col_of_both")),
+    "depthwise, long line": ((70, 1, 3), (2, 75, 3), {"groups": 3}, ("shifted_sum", "stride_phases", "shifted_sum")),
+    "groups": (
+        (3, 3, 2, 12),
+        (2, 6, 5, 8),
+        {"stride": 2, "padding": 1, "groups": 4},
+        ("block_diagonal_groups", "stride_phases", "block_diagonal_groups"),
+    ),
+    "uneven groups": (
+        (2, 3, 3, 35),
+        (2, 6, 5, 21),
+        {"groups": 7},
+        ("block_diagonal_groups", "stride_phases", "block_diagonal_groups"),
+    ),
+    "wide groups": (
+        (2, 2, 17, 180),
+        (2, 4, 4, 153),
+        {"groups": 9},
+        ("block_diagonal_groups", "stride_phases", "block_diagonal_groups"),
+    ),
+    "groups of one tap": (
+        (1, 1, 2, 6),
+        (2, 6, 5, 6),
+        {"groups": 3},
+        ("block_diagonal_groups", "stride_phases", "block_diagonal_groups"),
+    ),
     "cropped": (
-        (3, 3, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 1), (3, -1)), "stride": 2},
-        ("blocks", "phases", "turned"),
+        (3, 3, 3, 20),
+        (2, 9, 8, 3),
+        {"padding": ((-2, 1), (3, -1)), "stride": 2},
+        ("blocked_im2col", "stride_phases", "exchanged_axes"),
     ),
-    "cropped and padded": ((3, 2, 3, 20), (2, 9, 8, 3), {"padding": ((-2, 4), (3, -1))}, ("lax", "phases", "blocks")),
+    "cropped and padded": (
+        (3, 2, 3, 20),
+        (2, 9, 8, 3),
+        {"padding": ((-2, 4), (3, -1))},
+        ("lax", "stride_phases", "blocked_im2col"),
+    ),
     "taps on padding": (
-        (9, 5, 3, 20), (2, 3, 4, 3), {"padding": (4, 6), "dilation": (1, 3)},
-        ("blocks", "phases", "blocks"),
+        (9, 5, 3, 20),
+        (2, 3, 4, 3),
+        {"padding": (4, 6), "dilation": (1, 3)},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
     ),
     "one tap on the image": (
-        (3, 3, 3, 20), (2, 4, 3, 3), {"padding": 5, "dilation": 5},
-        ("product", "phases", "product"),
+        (3, 3, 3, 20),
+        (2, 4, 3, 3),
+        {"padding": 5, "dilation": 5},
+        ("matrix_product", "stride_phases", "matrix_product"),
     ),
-    "no tap on the image": ((2, 3, 20), (2, 1, 3), {"padding": 3, "dilation": 6}, ("blocks", "phases", "blocks")),
-    "mostly padding": ((3, 3, 20, 3), (2, 3, 4, 20), {"padding": (6, 5)}, ("lax", "phases", "exchanged")),
-}  # fmt: skip
+    "no tap on the image": (
+        (2, 3, 20),
+        (2, 1, 3),
+        {"padding": 3, "dilation": 6},
+        ("blocked_im2col", "stride_phases", "blocked_im2col"),
+    ),
+    "mostly padding": (
+        (3, 3, 20, 3),
+        (2, 3, 4, 20),
+        {"padding": (6, 5)},
+        ("lax", "stride_phases", "blocked_im2col_of_cotangents"),
+    ),
+}
 DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied"))]
 
 
@@ -370,19 +478,19 @@ def test_one_axis(dtype):
         problem = lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, lowering.Where("cpu", old=False))
         return [_choice.choose(table, problem).form for table in (_choice.CONV, _choice.KERNEL_GRAD)]
 
-    assert forms(32, 8) == ["blocks" if dtype == np.float64 else "lax", "exchanged"]
-    assert forms(4, 4) == ["blocks", "blocks"]
-    assert forms(16, 32) == [forms(32, 8)[0], "blocks"]
-    assert forms(16, 32, window=5) == forms(16, 32, dilation=2) == [forms(32, 8)[0], "turned"]
-    assert forms(16, 31, window=5)[1] == forms(7, 32, window=5)[1] == "blocks"
+    assert forms(32, 8) == ["blocked_im2col" if dtype == np.float64 else "lax", "blocked_im2col_of_cotangents"]
+    assert forms(4, 4) == ["blocked_im2col", "blocked_im2col"]
+    assert forms(16, 32) == [forms(32, 8)[0], "blocked_im2col"]
+    assert forms(16, 32, window=5) == forms(16, 32, dilation=2) == [forms(32, 8)[0], "exchanged_axes"]
+    assert forms(16, 31, window=5)[1] == forms(7, 32, window=5)[1] == "blocked_im2col"
 
 
-@pytest.mark.parametrize(("dtype", "form"), [(np.float64, "product"), (np.float32, "lax")])
+@pytest.mark.parametrize(("dtype", "form"), [(np.float64, "matrix_product"), (np.float32, "lax")])
 def test_one_tap_on_one_axis(dtype, form):
     geometry = lowering.Form(resolve("op", (90,), (1,)))
     problem = lowering.Problem.of(geometry, (8, 90, 32), (1, 32, 8), np.dtype(dtype), 0, lowering.Where("cpu"))
     assert _choice.choose(_choice.CONV, problem).form == form
-    assert _choice.choose(_choice.KERNEL_GRAD, problem).form == "product"
+    assert _choice.choose(_choice.KERNEL_GRAD, problem).form == "matrix_product"
 
 
 def test_slow_ways_of_xla_are_gone_round():
@@ -396,19 +504,21 @@ def test_slow_ways_of_xla_are_gone_round():
 
     bare, bare_in_time, with_zeros = {}, {"stride": 2}, {"padding": 1}
     for options in (bare, bare_in_time, with_zeros):
-        assert form(old, **options) == "longer"
+        assert form(old, **options) == "lax_with_extra_row"
         assert {form(new, **options), form(old, dtype=np.float64, **options)} == {"lax"}
     # Without padding: where windows overlap, and there is much to gather; whatever the number of images and outputs.
-    assert {form(old, outputs=3), form(old, batch=1, inputs=64), form(old, inputs=8, batch=32)} == {"longer"}
+    assert {form(old, outputs=3), form(old, batch=1, inputs=64), form(old, inputs=8, batch=32)} == {
+        "lax_with_extra_row"
+    }
     assert {form(old, batch=1, size=14), form(old, window=2, stride=2)} == {"lax"}
     few = {"inputs": 8, "batch": 32}
     assert {form(old, **few, outputs=16), form(old, **few, window=2), form(old, **few, size=14)} == {"lax"}
     # With padding: results that are as large as the image, but not larger; a newer XLA with odd numbers of channels.
-    assert {form(where, inputs=33, padding=1) for where in (old, new)} == {"longer"}
+    assert {form(where, inputs=33, padding=1) for where in (old, new)} == {"lax_with_extra_row"}
     assert {form(old, padding=1, batch=1), form(old, padding=1, size=14, batch=2)} == {"lax"}
     others = ({"outputs": 8}, {"inputs": 15}, {"stride": 2}, {"padding": 2})
     for where in (old, new):
-        assert {form(where, **({"padding": 1, "inputs": 33} | other)) for other in others} <= {"lax", "blocks"}
+        assert {form(where, **({"padding": 1, "inputs": 33} | other)) for other in others} <= {"lax", "blocked_im2col"}
         assert form(where, padding=1, inputs=33, dtype=np.float64) == "lax"
 
 
@@ -428,7 +538,7 @@ def test_convolutions_by_products_of_gathered_windows():
         {"size": 4, "axes": 3}, {"size": 14, "axes": 1}, {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
     )  # fmt: skip
     for options in blocks:
-        assert forms(**options) == ["blocks", "blocks"], options
+        assert forms(**options) == ["blocked_im2col", "blocked_im2col"], options
     small = {"size": 4, "window": 5, "padding": 2}
     others = (
         small | {"outputs": 4}, {"size": 6, "dilation": 2, "padding": 1},
@@ -438,7 +548,7 @@ def test_convolutions_by_products_of_gathered_windows():
     for options in others:
         assert forms(**options) == ["lax", "lax"], options
     assert forms(size=5, axes=3) == ["planes", "planes"]
-    assert forms(size=4, axes=3, outputs=16) == ["depth", "depth"]
+    assert forms(size=4, axes=3, outputs=16) == ["sum_of_planes", "sum_of_planes"]
 
 
 @pytest.mark.parametrize(
@@ -467,23 +577,27 @@ def test_kernel_gradients():
         {"window": 5, "padding": 2}, {"size": 14, "batch": 4},
     )  # fmt: skip
     for options in mixed:
-        assert forms(**options) == ["mixed", "mixed"], options
+        assert forms(**options) == ["blocked_im2col_of_both", "blocked_im2col_of_both"], options
     blocks = {"window": 4, "stride": 4}, {"stride": 3}, {"stride": 2}, {"inputs": 2, "outputs": 33, "batch": 99}
     for options in blocks:
-        assert forms(**options) == ["blocks", "blocks"], options
-    assert forms(outputs=8) == forms(outputs=3) == ["exchanged", "exchanged"]
+        assert forms(**options) == ["blocked_im2col", "blocked_im2col"], options
+    assert forms(outputs=8) == forms(outputs=3) == ["blocked_im2col_of_cotangents", "blocked_im2col_of_cotangents"]
     hollow = {"window": 7, "padding": 3, "stride": 2, "size": 5, "batch": 99}
     little = {"size": 14, "stride": 2}
     for options in (hollow, hollow | {"dtype": np.float64}, little, little | {"dtype": np.float64}):
-        assert forms(**options) == ["turned", "turned"], options
-    assert forms(**little, batch=7) == ["turned", "blocks"]
+        assert forms(**options) == ["exchanged_axes", "exchanged_axes"], options
+    assert forms(**little, batch=7) == ["exchanged_axes", "blocked_im2col"]
     many_taps = {"window": 4, "stride": 2}
-    assert forms(**many_taps) == ["turned", "turned"]
-    assert forms(**many_taps, outputs=63) == forms(**many_taps, batch=7) == ["blocks", "blocks"]
-    assert forms(**many_taps, padding=0) == ["blocks", "turned"]
-    assert forms(window=5, padding=2, outputs=65) == ["mixed", "mixed"]
-    assert forms(window=5, padding=2, outputs=68) == ["turned", "mixed"]
-    assert forms(**little, batch=7, dtype=np.float64) == forms(**little, library="onednn") == ["blocks", "blocks"]
+    assert forms(**many_taps) == ["exchanged_axes", "exchanged_axes"]
+    assert forms(**many_taps, outputs=63) == forms(**many_taps, batch=7) == ["blocked_im2col", "blocked_im2col"]
+    assert forms(**many_taps, padding=0) == ["blocked_im2col", "exchanged_axes"]
+    assert forms(window=5, padding=2, outputs=65) == ["blocked_im2col_of_both", "blocked_im2col_of_both"]
+    assert forms(window=5, padding=2, outputs=68) == ["exchanged_axes", "blocked_im2col_of_both"]
+    assert (
+        forms(**little, batch=7, dtype=np.float64)
+        == forms(**little, library="onednn")
+        == ["blocked_im2col", "blocked_im2col"]
+    )
 
 
 @pytest.mark.once
@@ -519,13 +633,19 @@ def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platfor
             _choice.choose(table, problem).form for table in (_choice.CONV, _choice.INPUT_GRAD, _choice.KERNEL_GRAD)
         ]
         if stack:
-            assert forms == ["windows"] * 3
+            assert forms == ["batched_product"] * 3
         elif groups > 1 and parts != 1:
             assert "lax" not in forms
         elif platform is None or typed:
             assert forms == ["lax"] * 3
         elif devices != 1:
-            assert not {"blocks", "exchanged", "mixed", "product", "turned"} & {forms[2]}
+            assert not {
+                "blocked_im2col",
+                "blocked_im2col_of_cotangents",
+                "blocked_im2col_of_both",
+                "matrix_product",
+                "exchanged_axes",
+            } & {forms[2]}
 
 
 @pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
@@ -567,4 +687,4 @@ def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):
         found = exported.call(params, jnp.concatenate([x, x, x]))
         expected = jax.jit(partial(everything, "lax", options))(params, jnp.concatenate([x, x, x]))[:2]
         jax.tree.map(partial(close, ulps=256), found, expected)
-    assert "blocks" not in {form for table, form in chosen if table is _choice.KERNEL_GRAD}
+    assert "blocked_im2col" not in {form for table, form in chosen if table is _choice.KERNEL_GRAD}

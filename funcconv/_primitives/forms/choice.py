@@ -36,7 +36,7 @@ def _always(problem: Problem) -> bool:
 
 # The rows that the three tables share come first in each.
 _STACK = Row(
-    "windows",
+    "batched_product",
     lambda problem: problem.stack > 0,
     "each image has its own kernel: one batched product of gathered windows",
 )
@@ -54,7 +54,9 @@ _DEPTHWISE = "depthwise: a sum of shifted slices, where XLA has slow loops"
 _LARGE_DEPTHWISE = "depthwise with many taps: a sum of shifted slices, block by block of the kernel"
 _SLICES = "groups on several devices, where XLA's own form is wrong: a product for each tap"
 _POINTWISE = "one tap: a matrix product"
-_GROUPS = Row("groups", lambda problem: problem.form.groups > 1, "block-diagonal groups, where XLA has slow loops")
+_GROUPS = Row(
+    "block_diagonal_groups", lambda problem: problem.form.groups > 1, "block-diagonal groups, where XLA has slow loops"
+)
 _DEFAULT = Row("lax", _always, "XLA's own form is fast")
 
 CONV = (
@@ -66,38 +68,42 @@ CONV = (
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
     Row(
-        "taps",
+        "shifted_sum",
         lambda problem: (
             problem.depthwise
             and problem.taps * problem.phases <= _LARGE_KERNEL_TAPS * (1 if problem.has_many_axes else 2)
         ),
         _DEPTHWISE,
     ),
-    Row("rows", lambda problem: problem.depthwise and not problem.has_one_axis, _LARGE_DEPTHWISE),
+    Row("shifted_sum_by_rows", lambda problem: problem.depthwise and not problem.has_one_axis, _LARGE_DEPTHWISE),
     _GROUPS,
     Row(
-        "product",
+        "matrix_product",
         lambda problem: problem.taps == 1 and not (problem.has_one_axis and problem.dtype == np.float32),
         _POINTWISE,
     ),
     Row(
-        "blocks",
+        "blocked_im2col",
         lambda problem: problem.has_one_axis and problem.dtype == np.float64 and problem.can_cut_batch,
         "one axis in float64, where XLA has slow loops: blocked im2col",
     ),
-    Row("blocks", lambda problem: problem.prefers_blocks, "small image or result, or few channels: blocked im2col"),
+    Row(
+        "blocked_im2col",
+        lambda problem: problem.prefers_blocks,
+        "small image or result, or few channels: blocked im2col",
+    ),
     Row(
         "planes",
         lambda problem: problem.has_many_axes and problem.can_cut_batch and problem.has_many_planes,
         "planes as channels of a convolution over one axis less: XLA is fast for up to two axes",
     ),
     Row(
-        "depth",
+        "sum_of_planes",
         lambda problem: problem.has_many_axes,
         "a sum of convolutions over one axis less: XLA is fast for up to two axes",
     ),
     Row(
-        "longer",
+        "lax_with_extra_row",
         lambda problem: problem.is_slow_unpadded or problem.is_slow_padded,
         "XLA's own form with an extra row, since it is slow for this shape",
     ),
@@ -111,7 +117,7 @@ INPUT_GRAD = (
     _DTYPE,
     _LITTLE,
     _xla(lambda problem: _phases.too_many(problem.form), "too many phases of stride and dilation"),
-    Row("phases", _always, "a convolution of stride 1 for each phase of the stride"),
+    Row("stride_phases", _always, "a convolution of stride 1 for each phase of the stride"),
 )
 
 KERNEL_GRAD = (
@@ -121,36 +127,36 @@ KERNEL_GRAD = (
     _DTYPE,
     _LITTLE,
     # The other forms have loops, which JAX cannot type inside jax.shard_map.
-    Row("slices", lambda problem: problem.partitioned_wrongly and problem.where.typed, _SLICES),
+    Row("product_per_tap", lambda problem: problem.partitioned_wrongly and problem.where.typed, _SLICES),
     Row(
-        "slices",
+        "product_per_tap",
         lambda problem: (
             problem.partitioned_wrongly and problem.where.platform != "cpu" and problem.taps <= 2 * _LARGE_KERNEL_TAPS
         ),
         _SLICES,
     ),
-    Row("taps", lambda problem: problem.depthwise, _DEPTHWISE),
+    Row("shifted_sum", lambda problem: problem.depthwise, _DEPTHWISE),
     _xla(
         lambda problem: not problem.can_cut_batch, "the batch is symbolic or sharded, so it is not computed in blocks"
     ),
     _GROUPS,
-    Row("product", lambda problem: problem.taps == 1, _POINTWISE),
+    Row("matrix_product", lambda problem: problem.taps == 1, _POINTWISE),
     Row(
-        "turned",
+        "exchanged_axes",
         lambda problem: problem.prefers_exchanged_axes,
         "XLA's own form with batch and channels exchanged: many taps, small arrays or much padding",
     ),
     Row(
-        "mixed",
-        lambda problem: problem.cheapest_gathering == "mixed",
+        "blocked_im2col_of_both",
+        lambda problem: problem.cheapest_gathering == "blocked_im2col_of_both",
         "blocked products of gathered windows of both operands",
     ),
     Row(
-        "exchanged",
-        lambda problem: problem.cheapest_gathering == "exchanged",
+        "blocked_im2col_of_cotangents",
+        lambda problem: problem.cheapest_gathering == "blocked_im2col_of_cotangents",
         "blocked products of gathered cotangent windows",
     ),
-    Row("blocks", _always, "blocked im2col: products of gathered image windows"),
+    Row("blocked_im2col", _always, "blocked im2col: products of gathered image windows"),
 )
 
 CHOICES = {"conv": CONV, "conv_input_grad": INPUT_GRAD, "conv_kernel_grad": KERNEL_GRAD}

@@ -45,18 +45,18 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         return _gathered(
             _lax_conv.reference(_gathered(image, where), _gathered(kernel, where, kernel=True), form), where
         )
-    if name == "windows":
+    if name == "batched_product":
         return _stacked(form, stack)(image, kernel)
     dense = partial(dense_conv, where=where)
     forms: dict[str, Map] = {
-        "taps": partial(_shifted_sum.conv, old=where.old, blocks=problem.can_cut_batch),
-        "rows": partial(_shifted_sum.conv_by_blocks, blocks=problem.can_cut_batch),
-        "product": _matrix_product.conv,
-        "groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
+        "shifted_sum": partial(_shifted_sum.conv, old=where.old, blocks=problem.can_cut_batch),
+        "shifted_sum_by_rows": partial(_shifted_sum.conv_by_blocks, blocks=problem.can_cut_batch),
+        "matrix_product": _matrix_product.conv,
+        "block_diagonal_groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "planes": partial(_planes.conv, dense=dense),
-        "depth": partial(_planes.conv_by_taps, dense=dense),
-        "longer": _lax_conv.conv_with_extra_row,
-        "blocks": _blocks.conv,
+        "sum_of_planes": partial(_planes.conv_by_taps, dense=dense),
+        "lax_with_extra_row": _lax_conv.conv_with_extra_row,
+        "blocked_im2col": _blocks.conv,
     }
     return forms[name](_widened(image, form), _widened(kernel, form), form).astype(out.dtype)
 
@@ -68,7 +68,7 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
     if name == "lax":
         kernel, g = _gathered(kernel, where, kernel=True), _gathered(g, where)
         return _gathered(jax.linear_transpose(lambda image: _lax_conv.reference(image, kernel, form), out)(g)[0], where)
-    if name == "windows":
+    if name == "batched_product":
         return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
     dense = partial(dense_conv, where=where, phases=_phases.convolutions(form, kernel.shape[-2]))
     return _phases.input_grad(_widened(kernel, form), _widened(g, form), form, dense).astype(out.dtype)
@@ -88,17 +88,17 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         image, g = _gathered(image, where), _gathered(g, where)
         (w,) = jax.linear_transpose(lambda kernel: _lax_conv.reference(image, kernel, form), out)(g)
         return _gathered(w, where, kernel=True)
-    if name == "windows":
+    if name == "batched_product":
         return jax.linear_transpose(lambda kernel: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
     forms: dict[str, Map] = {
-        "taps": partial(_shifted_sum.kernel_grad, old=where.old, blocks=problem.can_cut_batch),
-        "product": _matrix_product.kernel_grad,
-        "groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
-        "turned": _exchanged_axes.kernel_grad,
-        "blocks": _blocks.kernel_grad,
-        "exchanged": _blocks.kernel_grad_by_cotangent_windows,
-        "mixed": _blocks.kernel_grad_by_both_windows,
-        "slices": _groups.kernel_grad_by_taps,
+        "shifted_sum": partial(_shifted_sum.kernel_grad, old=where.old, blocks=problem.can_cut_batch),
+        "matrix_product": _matrix_product.kernel_grad,
+        "block_diagonal_groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
+        "exchanged_axes": _exchanged_axes.kernel_grad,
+        "blocked_im2col": _blocks.kernel_grad,
+        "blocked_im2col_of_cotangents": _blocks.kernel_grad_by_cotangent_windows,
+        "blocked_im2col_of_both": _blocks.kernel_grad_by_both_windows,
+        "product_per_tap": _groups.kernel_grad_by_taps,
     }
     return forms[name](_widened(image, form), _widened(g, form), form).astype(out.dtype)
 

@@ -202,16 +202,16 @@ class Problem(NamedTuple):
         advantage for a stride and much padding. XLA 0.10 is slow without padding.
         """
         gathering = self.cheapest_gathering
-        if not self.can_exchange_axes or gathering == "exchanged":
+        if not self.can_exchange_axes or gathering == "blocked_im2col_of_cotangents":
             return False
         fills_vectors = self.batch % _VECTOR == 0
         if self.has_one_axis:
             many_taps = self.taps > _VECTOR or self.form.axes[0].dilation > 1
             many_channels = self.inputs >= _FEW and self.outputs >= 2 * _SEVERAL
-            return gathering == "blocks" and fills_vectors and many_taps and many_channels
+            return gathering == "blocked_im2col" and fills_vectors and many_taps and many_channels
         is_regular = fills_vectors and self.taps >= _SEVERAL and self.outputs % _VECTOR == 0
         is_fast = is_regular and (self.form.padded or not self.xla_path_is_old)
-        if gathering == "mixed":
+        if gathering == "blocked_im2col_of_both":
             return self.xla_path_is_old and is_fast and self.outputs > self.inputs
         if is_fast or (self.form.strided and self.filled < _MOSTLY_FILLED):
             return True
@@ -223,17 +223,17 @@ class Problem(NamedTuple):
         """The form of a kernel gradient by matrix products that costs least.
 
         The cost per position is that of the gathered numbers and the products, in units of one gathered number. The
-        factor 2 is measured: `mixed` gathers longer contiguous rows than `blocks` and `exchanged`.
+        factor 2 is measured: `blocked_im2col_of_both` gathers longer contiguous rows than the other two.
         """
         first = self.form.axes[0]
         products = self.taps * self.inputs * self.outputs / _PRODUCTS_PER_GATHER
-        costs = {"blocks": 2 * self.taps * self.inputs + products}
+        costs = {"blocked_im2col": 2 * self.taps * self.inputs + products}
         is_wide = self.xla_path_is_old and min(self.inputs, self.outputs) >= 8 * _SEVERAL
         if first.stride == 1 and not self.has_one_axis and not is_wide:
             gathered = self.taps // first.window * self.inputs + first.window * self.outputs
-            costs["mixed"] = first.size / first.outputs * (gathered + products + _SEVERAL)
+            costs["blocked_im2col_of_both"] = first.size / first.outputs * (gathered + products + _SEVERAL)
         if not self.form.strided:
             # One window of cotangents for each position of the image, which can have more positions than the result.
             size_ratio = math.prod(self.form.spatial) / math.prod(self.form.positions)
-            costs["exchanged"] = size_ratio * (2 * self.taps * self.outputs + products)
+            costs["blocked_im2col_of_cotangents"] = size_ratio * (2 * self.taps * self.outputs + products)
         return min(costs, key=lambda form: costs[form])
