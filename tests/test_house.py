@@ -50,6 +50,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
 ]
 NAMESPACES = {"plot", "train", "interop", "spatial"}  # public, and none imports another
 MOST_FILES = 14  # of a folder
+MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_CLASS, MOST_LINES_OF_A_FUNCTION = 300, 200, 60  # the last two: of code
 HOUSE = Path(inspect.getfile(fc)).parent
 FILES = {
     path.relative_to(HOUSE).with_suffix("").as_posix(): ast.parse(path.read_text()) for path in HOUSE.rglob("*.py")
@@ -141,6 +142,27 @@ def test_a_private_path_has_one_underscore():
 def test_folders_are_small():
     folders = Counter(Path(name).parent.as_posix() for name in FILES if not name.endswith("__init__"))
     assert max(folders.values()) <= MOST_FILES, folders
+
+
+def code_lines(name, node):
+    """Return how many lines of a function or class are code: no docstring, comment or blank line."""
+    lines = (HOUSE / f"{name}.py").read_text().splitlines()
+    documentation = set()
+    for inner in ast.walk(node):
+        if isinstance(inner, ast.FunctionDef | ast.ClassDef) and ast.get_docstring(inner):
+            documentation |= set(range(inner.body[0].lineno, inner.body[0].end_lineno + 1))
+    own = (lines[i - 1].strip() for i in range(node.lineno, node.end_lineno + 1) if i not in documentation)
+    return sum(bool(line) and not line.startswith("#") for line in own)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_nothing_is_too_long_to_read_at_once(name):
+    assert len((HOUSE / f"{name}.py").read_text().splitlines()) <= MOST_LINES_OF_A_FILE
+    for node in ast.walk(FILES[name]):
+        if isinstance(node, ast.FunctionDef):
+            assert code_lines(name, node) <= MOST_LINES_OF_A_FUNCTION, node.name
+        if isinstance(node, ast.ClassDef):
+            assert code_lines(name, node) <= MOST_LINES_OF_A_CLASS, node.name
 
 
 @pytest.mark.parametrize("name", FILES)
