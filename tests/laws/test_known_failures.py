@@ -43,7 +43,7 @@ FAILURES = {
 
 
 def rows():
-    table = PAGE.read_text().split("## What fails, and how")[1]
+    table = PAGE.read_text().split("## Known limits")[1]
     cells = [re.split(r"\s*\|\s*", line.strip("| ")) for line in table.splitlines() if line.startswith("|")][2:]
     return [(what, error.split("`")[1]) for what, error, _ in cells]
 
