@@ -36,8 +36,8 @@ def reverse_through_while():
 
 
 FAILURES = {
-    "spatial sizes that are symbolic": symbolic_sizes,
-    "`jet` through `reduce=` a function that sorts": jet_of_a_sort,
+    "symbolic spatial sizes": symbolic_sizes,
+    "`jet` through a `reduce=` function that sorts": jet_of_a_sort,
     "reverse mode through `jax.lax.while_loop`": reverse_through_while,
 }
 
