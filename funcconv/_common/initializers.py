@@ -20,7 +20,7 @@ _LENGTHS = (1 << 16, 1 << 19, 1 << 22)  # of the vectors, in numbers; the longes
 _TRUNCATED_STD = 0.87962566103423978  # the standard deviation of a standard normal that is cut off at -2 and 2
 
 
-def normal(scale: float, exactly: Callable[..., Array]) -> Callable[..., Array]:
+def normal(scale: int, exactly: Callable[..., Array]) -> Callable[..., Array]:
     """Return an initializer of truncated normals with variance `scale / fan_in`.
 
     Args:
