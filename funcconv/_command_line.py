@@ -82,6 +82,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     summary_parser.add_argument("--json", action="store_true", help="print JSON instead")
     draw_parser = command("draw", _draw, f"Draw a network, in one of the formats {_ENDINGS}.")
+    draw_parser.set_defaults(refuse=draw_parser.error)  # the message of argparse would not list the formats
     draw_parser.add_argument("file", help=network)
     draw_parser.add_argument(
         "-o", "--out", help=f"the file to write, in the format of its ending: {_ENDINGS} (Mermaid in Markdown)"
@@ -118,8 +119,7 @@ def _summary(options: argparse.Namespace) -> None:
 
 def _draw(options: argparse.Namespace) -> None:
     if options.out is None:
-        msg = f"draw: --out is missing; give it the file to write, which ends in {_ENDINGS}"
-        raise FuncconvError(msg)
+        options.refuse(f"draw: --out is missing; give it the file to write, which ends in {_ENDINGS}")
     graph, params, _ = formats.network(options.file)
     suffix = Path(options.out).suffix.lower()
     if suffix == ".md":

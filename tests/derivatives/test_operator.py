@@ -74,7 +74,8 @@ def test_descriptions_are_short():
     size = f"{arrays} arrays with 47 numbers"
     assert repr(fc.Estimate(PARAMS, PARAMS)) == f"Estimate(value={size}, error={size})"
     assert repr(fc.Estimate(jnp.float32(1.5), jnp.float32(0))) == "Estimate(value=1.5, error=0)"
-    assert repr(fc.Density(jnp.ones(128), jnp.ones(128))) == "Density(grid=float32[128], density=float32[128])"
+    numbers = jnp.ones(128, jnp.float32)
+    assert repr(fc.Density(numbers, numbers)) == "Density(grid=float32[128], density=float32[128])"
 
 
 # diagonal and trace ----------------------------------------------------------------------------------------

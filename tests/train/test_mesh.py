@@ -238,7 +238,7 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
         ({"partition": PartitionSpec("model")}, r"partition must be a dict such as .*got P"),
         ({"partition": {"dense1/kernel": PartitionSpec("model", "model")}}, "'dense1/kernel'.*'model' more than once"),
         ({"partition": {"dense1/kernel": PartitionSpec(("model", "model"))}}, "'model' more than once"),
-        ({"partition": {"dense1/kernel": PartitionSpec(None, "modle")}}, r"'modle'; .*\('data', 'model'\)"),
+        ({"partition": {"dense1/kernel": PartitionSpec(None, "modle")}}, r"'modle', but .*\('data', 'model'\)"),
         ({"partition": {"dense1/bias": PartitionSpec(None, "model")}}, r"'dense1/bias' has shape \(4,\), which has"),
         ({"partition": {"conv1/kernel": PartitionSpec("model")}}, r"\(3, 3, 3, 16\), of which 3 cannot be cut into 2"),
         ({"partition": {"dense1/kernel": PartitionSpec(PartitionSpec.UNCONSTRAINED)}}, "UNCONSTRAINED"),
