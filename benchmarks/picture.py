@@ -20,9 +20,13 @@ def draw(result: dict[str, Any], path: Path) -> None:
         for i, library in enumerate(libraries):
             places = [row + (i - (len(libraries) - 1) / 2) * height for row in range(len(names))]
             panel.barh(
-                places, [tables[task][name][library] - 1 for name in names], height, left=1, color=COLOURS[library],
+                places,
+                [tables[task][name][library] - 1 for name in names],
+                height,
+                left=1,
+                color=COLOURS[library],
                 label=library,
-            )  # fmt: skip
+            )
         panel.set(xscale="log", title=task, xlabel="times as long as funcconv", yticks=range(len(names)))
         panel.set_yticklabels(names)
         panel.axvline(1, color="black", linewidth=1)

@@ -26,9 +26,14 @@ def problem(batch: int, channels: int, mesh: Any = None) -> tuple[Any, Any, Any]
     """Return a step, a state and batches."""
     x = fc.Input("x", (16, 16, 3))
     layers = fc.serial(
-        fc.Conv(channels, 3, padding="SAME"), jax.nn.relu, fc.Pool(2), fc.Conv(channels, 3), jax.nn.relu, fc.Flatten(),
+        fc.Conv(channels, 3, padding="SAME"),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Conv(channels, 3),
+        jax.nn.relu,
+        fc.Flatten(),
         fc.Dense(10),
-    )  # fmt: skip
+    )
     graph = fc.Graph(x, layers(x))
 
     def loss(params: Any, batch: Any, *, key: Any, state: Any) -> Any:
@@ -39,8 +44,9 @@ def problem(batch: int, channels: int, mesh: Any = None) -> tuple[Any, Any, Any]
     init, step = fc.train.make_step(loss, optax.adam(1e-3), mesh=mesh)
     rng = np.random.default_rng(0)
     arrays = {
-        "image": rng.normal(size=(4 * batch, 16, 16, 3)).astype(np.float32), "label": rng.integers(0, 10, 4 * batch),
-    }  # fmt: skip
+        "image": rng.normal(size=(4 * batch, 16, 16, 3)).astype(np.float32),
+        "label": rng.integers(0, 10, 4 * batch),
+    }
     spread = None if mesh is None else jax.NamedSharding(mesh, jax.P("data"))
     data = fc.train.batches(arrays, batch, jax.random.key(0), sharding=spread)
     return step, init(graph.init(jax.random.key(1)), jax.random.key(2)), data

@@ -31,9 +31,17 @@ def progress_bar(total: int, label: str, unit: str = "step") -> tqdm:
 
 
 def main(
-    name: str, text: str, run: Callable[[argparse.Namespace], int], arguments: Sequence[str] | None,
-    *, steps: int, unit: str, seed: str, writes: str, more: Callable[[argparse.ArgumentParser], object] | None = None,
-) -> int:  # fmt: skip
+    name: str,
+    text: str,
+    run: Callable[[argparse.Namespace], int],
+    arguments: Sequence[str] | None,
+    *,
+    steps: int,
+    unit: str,
+    seed: str,
+    writes: str,
+    more: Callable[[argparse.ArgumentParser], object] | None = None,
+) -> int:
     """Call `run` with the options of the command line.
 
     Args:

@@ -64,10 +64,16 @@ def convnet(shape: tuple[int, ...], classes: int) -> fc.Graph:
     """Return the network: an image, halved, to the logits of the classes."""
     x = fc.Input("x", shape)
     net = fc.serial(
-        fc.Pool(2, reduce="mean"), fc.Conv(8, 3, padding="SAME", init="he_normal"), jax.nn.relu,
-        fc.Pool(2), fc.Conv(16, 3, padding="SAME", init="he_normal"), jax.nn.relu,
-        fc.Pool(2), fc.Flatten(), fc.Dense(classes),
-    )  # fmt: skip
+        fc.Pool(2, reduce="mean"),
+        fc.Conv(8, 3, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Conv(16, 3, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Flatten(),
+        fc.Dense(classes),
+    )
     return fc.Graph(x, net(x))
 
 
@@ -150,9 +156,15 @@ def draw(path: Path, found: list[Spectrum], classes: int):
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
     return command_line.main(
-        "hessian_spectrum", __doc__, run, arguments,
-        steps=300, unit=f"of {BATCH} images each", seed="the weights and the images", writes="hessian_spectrum.png",
-    )  # fmt: skip
+        "hessian_spectrum",
+        __doc__,
+        run,
+        arguments,
+        steps=300,
+        unit=f"of {BATCH} images each",
+        seed="the weights and the images",
+        writes="hessian_spectrum.png",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -56,10 +56,14 @@ def convnet(shape: tuple[int, ...], classes: int) -> fc.Graph:
     """Return the network: an image, halved, to the logits of the classes."""
     x = fc.Input("x", shape)
     net = fc.serial(
-        fc.Pool(2, reduce="mean"), fc.Conv(16, 3, stride=2, padding="SAME", init="he_normal"), jax.nn.relu,
-        fc.Conv(32, 3, stride=2, padding="SAME", init="he_normal"), jax.nn.relu,
-        fc.Flatten(), fc.Dense(classes, name="logits"),
-    )  # fmt: skip
+        fc.Pool(2, reduce="mean"),
+        fc.Conv(16, 3, stride=2, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Conv(32, 3, stride=2, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Flatten(),
+        fc.Dense(classes, name="logits"),
+    )
     return fc.Graph(x, net(x))
 
 
@@ -194,8 +198,9 @@ def draw(path: Path, losses: list[float], found: dict[str, np.ndarray], tasks: T
     accuracy_at.axvline(1 / WAYS, color="0.6", linestyle=":", label="chance")
     accuracy_at.set(
         title=f"{len(each)} tasks of the new classes {', '.join(map(str, classes))}",
-        xlabel="accuracy after adaptation", ylabel="share of tasks with at least this accuracy",
-    )  # fmt: skip
+        xlabel="accuracy after adaptation",
+        ylabel="share of tasks with at least this accuracy",
+    )
     accuracy_at.legend(**below)
 
     right.suptitle("a task: adapt to black, classify blue")
@@ -211,9 +216,15 @@ def draw(path: Path, losses: list[float], found: dict[str, np.ndarray], tasks: T
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
     return command_line.main(
-        "maml", __doc__, run, arguments,
-        steps=500, unit=f"of {TASKS} tasks each", seed="the weights and the tasks", writes="maml.png",
-    )  # fmt: skip
+        "maml",
+        __doc__,
+        run,
+        arguments,
+        steps=500,
+        unit=f"of {TASKS} tasks each",
+        seed="the weights and the tasks",
+        writes="maml.png",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -46,9 +46,14 @@ def convnet(shape: tuple[int, ...], classes: int) -> fc.Graph:
     """Return the network: an image, halved, to the logits of the classes."""
     x = fc.Input("x", shape)
     net = fc.serial(
-        fc.Pool(2, reduce="mean"), fc.Conv(8, 3, stride=2, padding="SAME"), jnp.tanh,
-        fc.Conv(16, 3, stride=2, padding="SAME"), jnp.tanh, fc.Flatten(), fc.Dense(classes),
-    )  # fmt: skip
+        fc.Pool(2, reduce="mean"),
+        fc.Conv(8, 3, stride=2, padding="SAME"),
+        jnp.tanh,
+        fc.Conv(16, 3, stride=2, padding="SAME"),
+        jnp.tanh,
+        fc.Flatten(),
+        fc.Dense(classes),
+    )
     return fc.Graph(x, net(x))
 
 
@@ -153,16 +158,23 @@ def draw(path: Path, curves: dict[str, Curve]):
         color, label = styles[method]
         chosen = name == best[method]
         axes.plot(
-            paid, losses, ".-" if method == "newton" else "-", color=color, linewidth=1.8 if chosen else 0.8,
-            alpha=1 if chosen else 0.35, zorder=2 + chosen,
+            paid,
+            losses,
+            ".-" if method == "newton" else "-",
+            color=color,
+            linewidth=1.8 if chosen else 0.8,
+            alpha=1 if chosen else 0.35,
+            zorder=2 + chosen,
             label=(f"{label}, step size {rate}" if rate else label) if chosen else None,
-        )  # fmt: skip
+        )
     lowest, highest = min(curves["newton"][1]), curves["newton"][1][0]
     axes.set(
-        title=f"training loss of a convolutional network on {IMAGES} digits", yscale="log",
+        title=f"training loss of a convolutional network on {IMAGES} digits",
+        yscale="log",
         xlabel=f"cost in gradients of the loss (a product with the Gauss-Newton matrix is {PRODUCT})",
-        ylabel="cross-entropy", ylim=(lowest / 2, highest * 3),
-    )  # fmt: skip
+        ylabel="cross-entropy",
+        ylim=(lowest / 2, highest * 3),
+    )
     axes.plot([], [], color="0.6", linewidth=0.8, label="other step sizes")
     axes.legend(loc="upper right")  # where no curve is: losses fall
     figure.savefig(path, dpi=100)
@@ -179,9 +191,15 @@ def best_of(curves: dict[str, Curve]) -> dict[str, str]:
 def main(arguments: list[str] | None = None) -> int:
     """Run, and return the exit status."""
     return command_line.main(
-        "newton_cg", __doc__, run, arguments,
-        steps=600, unit="the budget of each, in gradients", seed="the weights and the images", writes="newton_cg.png",
-    )  # fmt: skip
+        "newton_cg",
+        __doc__,
+        run,
+        arguments,
+        steps=600,
+        unit="the budget of each, in gradients",
+        seed="the weights and the images",
+        writes="newton_cg.png",
+    )
 
 
 def run(options: argparse.Namespace) -> int:

@@ -43,10 +43,17 @@ def siamese_network(shape: tuple[int, ...]) -> fc.Graph:
     """Return the network: two images to the distance of their embeddings."""
     left, right = fc.Input("left", shape), fc.Input("right", shape)
     trunk = fc.serial(
-        fc.Conv(8, 5, padding="SAME", init="he_normal"), jax.nn.relu, fc.Pool(2),
-        fc.Conv(32, 5, padding="SAME", init="he_normal"), jax.nn.relu, fc.Pool(2),
-        fc.Flatten(), fc.Dense(64, init="he_normal"), jax.nn.relu, fc.Dense(16, name="embedding"),
-    )  # fmt: skip
+        fc.Conv(8, 5, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Conv(32, 5, padding="SAME", init="he_normal"),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Flatten(),
+        fc.Dense(64, init="he_normal"),
+        jax.nn.relu,
+        fc.Dense(16, name="embedding"),
+    )
     return fc.Graph((left, right), fc.siamese(trunk, distance)(left, right))
 
 
@@ -92,10 +99,14 @@ def train(network: fc.Graph, data: Split, options: argparse.Namespace) -> tuple[
     if not options.resume:
         log.unlink(missing_ok=True)
     state, history = fc.train.fit(
-        step, init(network.init(key), key), pairs(data, options.seed, NamedSharding(mesh, PartitionSpec("data"))),
-        steps=options.steps, checkpoint=out / "checkpoints", log=log,
+        step,
+        init(network.init(key), key),
+        pairs(data, options.seed, NamedSharding(mesh, PartitionSpec("data"))),
+        steps=options.steps,
+        checkpoint=out / "checkpoints",
+        log=log,
         progress=jax.process_index() == 0,
-    )  # fmt: skip
+    )
     if history.stopped:
         print(f"siamese_mnist: {history.stopped}; continue with --resume", file=sys.stderr)
     return jax.device_get(state.params), history["loss"]
@@ -130,9 +141,14 @@ def nearest_neighbour(known: np.ndarray, labels: np.ndarray, asked: np.ndarray) 
 
 
 def draw(
-    path: Path, losses: list[float], seen: Split, points: np.ndarray, unseen: Split, unseen_points: np.ndarray,
+    path: Path,
+    losses: list[float],
+    seen: Split,
+    points: np.ndarray,
+    unseen: Split,
+    unseen_points: np.ndarray,
     threshold: float,
-):  # fmt: skip
+):
     """Draw the loss, the embedding in two dimensions, and some pairs with their distances.
 
     Args:
@@ -170,9 +186,11 @@ def draw(
             *plane.T, s=18, color="black", marker=marker, linewidths=0.8, label=f"{label}, not trained on"
         )
     embedding_at.set(
-        title="embeddings of held-out images", aspect="equal", xlabel="first principal axis",
+        title="embeddings of held-out images",
+        aspect="equal",
+        xlabel="first principal axis",
         ylabel="second principal axis",
-    )  # fmt: skip
+    )
     embedding_at.legend(loc="upper left", bbox_to_anchor=(1, 1), markerscale=1.5)
 
     rows = (("the classes trained on", seen, points), ("classes that were not trained on", unseen, unseen_points))
@@ -197,15 +215,23 @@ def main(arguments: list[str] | None = None) -> int:
             "--process", metavar="I/N", help="take part as the I-th of N processes; the first of them asks and draws"
         )
         parser.add_argument(
-            "--coordinator", metavar="HOST:PORT", default="127.0.0.1:9731",
+            "--coordinator",
+            metavar="HOST:PORT",
+            default="127.0.0.1:9731",
             help="where the first process is reached by the others (default: %(default)s)",
-        )  # fmt: skip
+        )
 
     return command_line.main(
-        "siamese_mnist", __doc__, run, arguments,
-        steps=400, unit=f"of {PAIRS} pairs each", seed="the weights, the pairs and the shifts",
-        writes="siamese.png, siamese.msgpack, checkpoints and a log", more=more,
-    )  # fmt: skip
+        "siamese_mnist",
+        __doc__,
+        run,
+        arguments,
+        steps=400,
+        unit=f"of {PAIRS} pairs each",
+        seed="the weights, the pairs and the shifts",
+        writes="siamese.png, siamese.msgpack, checkpoints and a log",
+        more=more,
+    )
 
 
 def join(process: str, coordinator: str) -> None:
@@ -245,9 +271,15 @@ def run(options: argparse.Namespace) -> int:
 
 
 def ask(
-    network: fc.Graph, params: dict, losses: list[float], training: Split, held_out: Split, unseen: Split,
-    options: argparse.Namespace, begin: float,
-) -> int:  # fmt: skip
+    network: fc.Graph,
+    params: dict,
+    losses: list[float],
+    training: Split,
+    held_out: Split,
+    unseen: Split,
+    options: argparse.Namespace,
+    begin: float,
+) -> int:
     """Say what was learnt, draw it and save it; return the exit status."""
     out = Path(options.out)
     known, asked, new = (embed(network, params, split.images) for split in (training, held_out, unseen))

@@ -36,9 +36,18 @@ def residual_network(shape: tuple[int, ...], classes: int) -> fc.Graph:
         return fc.residual(fc.serial(jax.nn.relu, conv(channels), jax.nn.relu, conv(channels)))
 
     network = fc.serial(
-        conv(16), block(16), fc.Pool(2), conv(32), block(32), fc.Pool(2), conv(64), block(64), jax.nn.relu,
-        partial(fc.global_pool, spatial=2), fc.Dense(classes),
-    )  # fmt: skip
+        conv(16),
+        block(16),
+        fc.Pool(2),
+        conv(32),
+        block(32),
+        fc.Pool(2),
+        conv(64),
+        block(64),
+        jax.nn.relu,
+        partial(fc.global_pool, spatial=2),
+        fc.Dense(classes),
+    )
     return fc.Graph(image, network(image))
 
 
@@ -70,18 +79,26 @@ def train(
     )
     key, order = jax.random.split(jax.random.key(options.seed))
     data = fc.train.batches(
-        {"image": training.images, "label": training.labels}, BATCH, order,
+        {"image": training.images, "label": training.labels},
+        BATCH,
+        order,
         sharding=NamedSharding(mesh, PartitionSpec("data")),
-    )  # fmt: skip
+    )
     out = Path(options.out)
     if not options.resume:
         shutil.rmtree(out / "checkpoints", ignore_errors=True)
         (out / "train_cnn.jsonl").unlink(missing_ok=True)
     state, history = fc.train.fit(
-        step, init(network.init(key), key), data, steps=options.steps, every=50,
+        step,
+        init(network.init(key), key),
+        data,
+        steps=options.steps,
+        every=50,
         evaluate=lambda state: {"accuracy": accuracy(network, state.ema, held_out)},
-        checkpoint=out / "checkpoints", about={"architecture": network.to_json()}, log=out / "train_cnn.jsonl",
-    )  # fmt: skip
+        checkpoint=out / "checkpoints",
+        about={"architecture": network.to_json()},
+        log=out / "train_cnn.jsonl",
+    )
     if history.stopped:
         print(f"train_cnn: {history.stopped}; continue with --resume", file=sys.stderr)
     return state, history
@@ -115,10 +132,16 @@ def main(arguments: list[str] | None = None) -> int:
         )
 
     return command_line.main(
-        "train_cnn", __doc__, run, arguments,
-        steps=600, unit=f"of {BATCH} images each", seed="the weights, the order and the shifts",
-        writes="train_cnn.png, checkpoints and train_cnn.jsonl", more=more,
-    )  # fmt: skip
+        "train_cnn",
+        __doc__,
+        run,
+        arguments,
+        steps=600,
+        unit=f"of {BATCH} images each",
+        seed="the weights, the order and the shifts",
+        writes="train_cnn.png, checkpoints and train_cnn.jsonl",
+        more=more,
+    )
 
 
 def run(options: argparse.Namespace) -> int:
