@@ -51,11 +51,7 @@ def paired(
         lines = side_by_side(list(by_path), names)
         msg = f"{op}: the graph has {len(by_path)} entries and the other side {len(modules)} modules:\n{lines}"
         raise FuncconvError(msg)
-    fitting = {
-        path: [name for name in names if _has_shapes_of(entry, from_module(entry, modules[name]))]
-        for path, entry in by_path.items()
-    }
-    pairs = _forced_pairs(op, by_path, modules, fitting)
+    pairs, fitting = fitting_pairs(op, by_path, modules, from_module)
     if len(pairs) < len(by_path):
         candidates_by_path = {path: [name for name in fitting[path] if name not in pairs.values()] for path in by_path}
         paths_by_candidates: dict[str, list[str]] = {}
@@ -85,6 +81,21 @@ def paired(
             msg = f"{op}: {choice}"
             raise FuncconvError(msg)
     return [(entry, pairs[path]) for path, entry in by_path.items()]
+
+
+def fitting_pairs(
+    op: str,
+    by_path: Mapping[str, Entry],
+    modules: Mapping[str, Arrays],
+    from_module: Callable[[Entry, Arrays], tuple[Arrays, Arrays]],
+) -> tuple[Pairs, dict[str, list[str]]]:
+    """Return the pairs that every complete pairing contains, and for each entry the modules that have its shapes."""
+    names = sorted(modules, key=_natural)
+    fitting = {
+        path: [name for name in names if _has_shapes_of(entry, from_module(entry, modules[name]))]
+        for path, entry in by_path.items()
+    }
+    return _forced_pairs(op, by_path, modules, fitting), fitting
 
 
 def _natural(name: str) -> list[Any]:

@@ -3,6 +3,8 @@
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
+import jax.numpy as jnp
+
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Number, Shape
@@ -165,11 +167,13 @@ class BatchNorm(_Norm):
 
     Args:
         momentum: the part of the running statistics that is kept in each step, from 0 to 1. (PyTorch calls
-            `1 - momentum` by that name.) Default: 0.9.
+            `1 - momentum` by that name.) None makes them the plain means over all steps, for which the state must
+            count the steps. Default: 0.9.
         unbiased: True gives the running variance the divisor n - 1, as PyTorch does; False gives it n, as Flax and
             Keras do. Default: True.
         axis_name: the mapped axis (`jax.vmap`, `jax.shard_map`), or several, over which the batch is spread as well.
             Default: None.
+        count: whether the state counts the training steps, as `num_batches_tracked` of PyTorch does. Default: False.
         epsilon: a positive number that is added to the variance. Default: 1e-5.
         scale: whether the result is multiplied by a learned scale. Default: True.
         bias: whether a learned bias is added. Default: True.
@@ -189,11 +193,18 @@ class BatchNorm(_Norm):
         [0.5, 1.0, 1.5]
     """
 
-    momentum: Number = field(default=0.9, kw_only=True)
+    momentum: Number | None = field(default=0.9, kw_only=True)
     unbiased: bool = field(default=True, kw_only=True)
     axis_name: str | tuple[str, ...] | None = field(default=None, kw_only=True)
+    count: bool = field(default=False, kw_only=True)
 
     stateful: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.momentum is None and not self.count:
+            msg = "BatchNorm: momentum=None, the mean over all steps, needs count=True, so that the state counts them"
+            raise FuncconvError(msg)
 
     def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
         """Return that every number sees itself: of training, where it sees its whole batch, it is not asked."""
@@ -202,7 +213,8 @@ class BatchNorm(_Norm):
     def first_state(self, *shapes: Shape) -> Any:
         """Return mean 0 and variance 1."""
         (channels,) = self.normalized(*shapes)
-        return init_batch_stats(channels, dtype=None if self.dtype is None else wide(self.dtype))
+        statistics = init_batch_stats(channels, dtype=None if self.dtype is None else wide(self.dtype))
+        return statistics | ({"count": jnp.zeros((), jnp.int32)} if self.count else {})
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Normalize by the figures of the first state."""
@@ -213,16 +225,25 @@ class BatchNorm(_Norm):
         """Normalize, in training by the figures of the batch."""
         del batch, key
         (x,) = xs
-        return batch_norm(
+        running = {name: state[name] for name in ("mean", "var")}
+        y, new = batch_norm(
             params,
-            state,
+            running,
             x,
             train=train,
-            momentum=self.momentum,
+            momentum=0 if self.momentum is None else self.momentum,
             epsilon=self.epsilon,
             unbiased=self.unbiased,
             axis_name=self.axis_name,
         )
+        if not self.count:
+            return y, new
+        if not train:
+            return y, state
+        steps = state["count"] + 1
+        if self.momentum is None:  # the mean over all steps
+            new = {name: old + (new[name] - old) / jnp.asarray(steps, old.dtype) for name, old in running.items()}
+        return y, new | {"count": steps}
 
 
 @dataclass(frozen=True, repr=False)

@@ -1,80 +1,69 @@
-"""PyTorch modules as graphs: `torch.fx` lists the operations of a module, and each becomes one node.
+"""PyTorch modules as graphs: `torch.export` lists the operations of a module, and each becomes a node."""
 
-Inside the graph, arrays have their channels last. The handlers translate PyTorch's axes. Operations that depend on
-PyTorch's order of the numbers, such as `view`, are computed on an array with its channels first.
-"""
-
-from collections.abc import Callable
-from typing import Any
+import warnings
+from collections.abc import Callable, Mapping
+from typing import Any, NoReturn
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._common.optional_packages import needs
-from ..._graph.declare.function import node
-from ..._graph.declare.node import Input
+from ..._graph.declare.function import Function
+from ..._graph.name.flatten import InputRow, Row, check_rows
 from ..._graph.use.graph import Graph
+from ..._graph.use.structure import from_parts
 from .._matching import copied
-from . import functions, modules, shapes
-from . import ops as ops
-from .translation import Arrays, Translation, Value
-from .weights import as_numpy
+from . import ops
+from .entries import Entries
+from .handlers import axes, constants, elementwise, layers, pools, reductions
+from .in_place import InPlace
+from .program import Program, exported
+from .tensors import BATCH, Tensor, Weight, whole
+from .translation import PendingRow, SymbolicSize, Translation
+from .arrays import as_numpy
 
-_HANDLERS: dict[str, Callable[..., Any]] = modules.HANDLERS | functions.HANDLERS | shapes.HANDLERS
-
-_ALIASES = {  # other names of functions, without "_" at the end, which PyTorch adds for those that work in place
-    "div": "truediv",
-    "multiply": "mul",
-    "subtract": "sub",
-    "negative": "neg",
-    "clip": "clamp",
-    "log_sigmoid": "logsigmoid",
-    "view": "reshape",
-    "swapaxes": "transpose",
-    "concat": "cat",
-    "upsample": "interpolate",
-}
-for _axes in (1, 2, 3):
-    _ALIASES |= {f"{_name}{_axes}d": _name for _name in ("max_pool", "avg_pool")}
-    _ALIASES |= {f"{_name}{_axes}d": _name for _name in ("adaptive_max_pool", "adaptive_avg_pool")}
-    _ALIASES[f"dropout{_axes}d"] = "dropout_of_channels"
-
-# The result may share the memory of the input. Dropout returns its input itself in evaluation mode.
-_MAY_SHARE_MEMORY = {
-    *("identity", "contiguous", "detach", "dropout", "dropout_of_channels"),
-    *("reshape", "flatten", "permute", "transpose", "chunk", "split", "getitem"),
+_HANDLERS: Mapping[str, Callable[..., Any]] = {
+    **elementwise.HANDLERS,
+    **axes.HANDLERS,
+    **reductions.HANDLERS,
+    **pools.HANDLERS,
+    **constants.HANDLERS,
+    **layers.HANDLERS,
 }
 
 # The two programs add the same numbers in different orders, and errors grow through the layers. A wrong translation
 # differs in the first digits; so half of the digits, with a margin, is a safe bound.
 _ERROR_MARGIN = 30
+_LARGEST_LITERAL = 256  # numbers of a constant that is written into the graph; a larger one is kept in the state
 
 
 def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Graph, dict[str, Any], dict[str, Any]]:
     """Convert a PyTorch module to a graph, and copy its weights.
 
-    `torch.fx` traces the module. Each operation becomes one node. The graph is then compared with the module on the
-    example.
+    `torch.export` lists the operations of the module in evaluation mode, for a batch of any size. Convolutions, linear
+    maps, norms, pools and dropout become layers; each other operation becomes a node. The graph is then compared with
+    the module on the example.
 
     Args:
-        module: a `torch.nn.Module` that `torch.fx` can trace, which means that no branch depends on the values of
-            tensors. It is traced in evaluation mode; its own mode does not matter and is restored. Whether dropout is
-            active and batch norms use the batch is decided by `train=` of `graph.apply`.
-        example: a tensor with one batch axis, `(batch, channels, *spatial)`, or for a module with several inputs a
-            tuple of tensors.
+        module: a `torch.nn.Module` that `torch.export` accepts, which means that no branch depends on the values of
+            tensors. Its own mode does not matter and is restored. Whether dropout is active and batch norms use the
+            batch is decided by `train=` of `graph.apply`.
+        example: a tensor `(batch, channels, *spatial)`, or any tensor with a batch axis in front; for a module with
+            several inputs a tuple of tensors. The batch size does not matter.
         layout: the axes of the graph's inputs and outputs: `"NCHW"` for channels first, as the module has them, or
-            `"NHWC"` for channels last. Default: `"NCHW"`.
+            `"NHWC"` for channels last, where an array has at least one spatial axis. Default: `"NCHW"`.
 
     Returns:
-        `(graph, params, state)`. `state` holds the running statistics of batch norms; it is `{}` if there are none.
-        Evaluate the network by `graph.apply(params, state, x)`. Nodes have the names that `torch.fx` gives them:
-        `layer1_0_conv` for `layer1.0.conv`.
+        `(graph, params, state)`. Evaluate the network by `graph.apply(params, state, x)`. Nodes and entries are called
+        as the modules are: `layer1/0/conv1` for `layer1.0.conv1`. A weight that is in no layer is an entry under its
+        own name. `state` holds running statistics, buffers, and those weights that the module has but does not use in
+        evaluation mode; it is `{}` if there are none.
 
     Raises:
-        FuncconvError: if PyTorch is not installed, if `torch.fx` cannot trace the module, if an operation has no
-            counterpart (the message names it), or if the results of graph and module differ on the example.
+        FuncconvError: if PyTorch is not installed, if `torch.export` cannot export the module, if an operation has no
+            counterpart (the message names it and its module), or if the results of graph and module differ on the
+            example.
 
     Example:
         >>> import funcconv as fc, torch
@@ -88,142 +77,212 @@ def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Gra
         msg = f"trace_torch: layout must be 'NCHW' or 'NHWC'; got {layout!r}"
         raise FuncconvError(msg)
     channels_first = layout == "NCHW"
-    examples = example if isinstance(example, tuple) else (example,)
-    traced, torch_outputs = _trace(module, examples)
-    graph, params, state = _translate(Translation(traced, channels_first=channels_first))
+    examples = example if isinstance(example, tuple | list) else (example,)
+    program = exported(module, examples)
+    graph, params, state = _graph(program, channels_first=channels_first)
 
-    def as_own(tensor: Any) -> np.ndarray:
+    def as_own(tensor: Any) -> Any:
         array = as_numpy(tensor)
         return array if channels_first or array.ndim < 3 else np.moveaxis(array, 1, -1)
 
-    outputs, _ = jax.jit(graph.apply)(params, state, *map(as_own, examples))
-    _check_same(outputs, jax.tree.map(as_own, torch_outputs))
+    # This program runs once, so that its compilation should be fast, not its code.
+    fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+    run = jax.jit(graph.apply, compiler_options=fast)
+    outputs, _ = run(params, state, *map(as_own, program.examples))
+    _check_same(outputs, [as_own(tensor) for tensor in _leaves(program.outputs)])
     return graph, params, state
 
 
-def _trace(module: Any, examples: tuple[Any, ...]) -> tuple[Any, Any]:
-    """Return the operations of a module, with the shapes of their results, and the module's outputs."""
-    with needs("torch", "a module of PyTorch"):
-        from torch import fx, no_grad
-        from torch.fx.passes.shape_prop import ShapeProp
-    training = {part: part.training for part in module.modules()}
-    try:
-        module.eval()
-        traced = fx.symbolic_trace(module)
-        # Copies, because a module may change its input in place.
-        ShapeProp(traced).propagate(*(tensor.clone() for tensor in examples))
-        with no_grad():
-            return traced, module(*(tensor.clone() for tensor in examples))
-    except Exception as error:  # PyTorch and the module may raise anything
-        text = str(error).splitlines()[0][:200]
-        msg = f"trace_torch: torch.fx cannot trace the module: {type(error).__name__}: {text}"
-        raise FuncconvError(msg) from error
-    finally:
-        for part, mode in training.items():
-            part.training = mode
+def _graph(program: Program, *, channels_first: bool) -> tuple[Graph, dict[str, Any], dict[str, Any]]:
+    """Return the graph of a program, its parameters and its state."""
+    translation = Translation(program)
+    signature: list[InputRow] = []
+    values = _operations(translation, program.graph_module, None, signature, channels_first=channels_first)
+    leaves = [_last(translation, value, channels_first=channels_first) for value in values]
+    used = _used_rows(translation, [leaf.source for leaf in leaves])
+    entries = Entries(translation, used)
+    entries.make_rows()
+    results = tuple(
+        entries.source(leaf.source, "output") if isinstance(leaf.source, Weight) else entries.numbers[leaf.source]
+        for leaf in leaves
+    )
+    entries.keep_unused()
+    check_rows([row.name for row in signature], entries.rows)
+    numbers = iter(results)
+    tree = jax.tree.structure(_structure(program.outputs, lambda: next(numbers)))
+    numbers = iter(results)
+    ordered = jax.tree.leaves(_structure(program.outputs, lambda: next(numbers)))
+    places = (None,) * len(entries.rows)
+    graph = from_parts(Graph, tuple(signature), None, tuple(entries.rows), tuple(ordered), tree, None, places)
+    return graph, *entries.trees(copied)
 
 
-def _translate(translation: Translation) -> tuple[Graph, dict[str, Any], dict[str, Any]]:
-    """Translate the operations of a module one after the other; return the graph, its parameters and its state."""
-    outputs: Any = None
-    for operation in translation.operations:
+def _operations(
+    translation: Translation,
+    graph_module: Any,
+    arguments: Any,
+    signature: list[InputRow],
+    *,
+    channels_first: bool,
+) -> Any:
+    """Translate the operations of a program one after the other; return its outputs.
+
+    Args:
+        translation: the translation.
+        graph_module: the program, or a part of it that is called like a function.
+        arguments: what the part is called with; None for the whole program.
+        signature: the inputs of the graph, which are added.
+        channels_first: whether inputs have their channels first.
+
+    Returns:
+        The values that it returns.
+    """
+    given = None if arguments is None else iter(arguments)
+    in_place = InPlace(translation, list(graph_module.graph.nodes))
+    for operation in graph_module.graph.nodes:
         translation.operation = operation
         if operation.op == "placeholder":
-            translation.values[operation] = _input(translation)
+            value = _placeholder(translation, signature, channels_first=channels_first) if given is None else next(given)
         elif operation.op == "get_attr":
-            translation.refuse("a weight or buffer outside of a layer")
+            value = _attribute(translation, getattr(graph_module, operation.target))
         elif operation.op == "output":
-            outputs = _output(translation, translation.read(operation.args[0]))
+            return translation.read(operation.args[0])
+        elif str(operation.target).startswith("wrap_with_"):
+            value = _wrapped(translation, operation, signature, channels_first=channels_first)
         else:
-            result = _module(translation) if operation.op == "call_module" else _function(translation)
-            translation.values[operation] = result
-    graph = Graph(tuple(translation.inputs), outputs)
-    used = set(graph.entries)  # the results of some operations are never read
-    weights = {entry: arrays for entry, arrays in translation.weights.items() if entry in used}
-    params = {entry: _copied(arrays) for entry, (arrays, _) in weights.items()}
-    state = {entry: _copied(statistics) for entry, (_, statistics) in weights.items() if statistics}
-    return graph, params, state
+            value = _call(translation, in_place)
+        translation.values[operation] = value
+    return ()
 
 
-def _input(translation: Translation) -> Value:
-    shape, name = translation.shape(), translation.operation.name
-    if len(shape) < 2:  # no spatial axes
-        declared = Input(name, shape)
-    else:
-        declared = Input(name, shape if translation.channels_first else (*shape[1:], shape[0]))
-    translation.inputs.append(declared)
-    is_moved = translation.channels_first and len(shape) > 1
-    return Value(node(ops.to_last, declared, batched=False) if is_moved else declared, shape)
+def _wrapped(translation: Translation, operation: Any, signature: list[InputRow], *, channels_first: bool) -> Any:
+    """Translate a part of the program that runs in another mode: without gradients, or without autocast."""
+    args = list(operation.args)
+    position = next(i for i, arg in enumerate(args) if hasattr(translation.values.get(arg), "graph"))
+    part = translation.values[args[position]]
+    if "autocast" in str(operation.target) and args[2] is not False and args[2] is not None:
+        translation.refuse("autocast, which computes in another precision")
+    values = _operations(
+        translation, part, [translation.read(arg) for arg in args[position + 1 :]], signature, channels_first=channels_first
+    )
+    if "set_grad" in str(operation.target) and args[0] is False:
+        translation.operation = operation
+        return tuple(translation.like(jax.lax.stop_gradient, value) for value in values)
+    return values
 
 
-def _output(translation: Translation, output: Any) -> Any:
-    """Return the nodes of the module's output, in its structure."""
-    if isinstance(output, list | tuple):
-        return tuple(_output(translation, item) for item in output)
-    if isinstance(output, dict):
-        return {name: _output(translation, item) for name, item in output.items()}
-    if not isinstance(output, Value):
-        translation.refuse(f"the output {output!r} is not a tensor")
-    is_moved = translation.channels_first and len(output.shape) > 1
-    return node(ops.to_first, output.node, batched=False) if is_moved else output.node
+def _placeholder(translation: Translation, signature: list[InputRow], *, channels_first: bool) -> Tensor | None:
+    operation, program = translation.operation, translation.program
+    if operation.name in program.targets:
+        name = program.targets[operation.name]
+        return whole(Weight(tensor=name), tuple(program.tensors[name].shape), None)
+    shape = translation.shape()
+    sizes = tuple(dim.size for dim in shape[1:])
+    dtype = translation.dtype()
+    kept = None if dtype == np.float32 else dtype
+    moved = channels_first and len(sizes) > 1
+    number = len(signature)
+    signature.append(InputRow(operation.name, sizes if moved or len(sizes) < 2 else (*sizes[1:], sizes[0]), kept))
+    if not moved:
+        axes = ((BATCH,), *((i,) for i in range(len(sizes))))
+        if len(sizes) > 1:  # given with the channels last
+            axes = ((BATCH,), (len(sizes) - 1,), *((i,) for i in range(len(sizes) - 1)))
+            sizes = (*sizes[1:], sizes[0])
+        return Tensor(number, sizes, axes)
+    return whole(number, sizes, 0)
 
 
-def _module(translation: Translation) -> Any:
-    """Translate a call of a module."""
+def _attribute(translation: Translation, value: Any) -> Any:
+    """Return a constant of the program, or a part that is called like a function."""
+    if not hasattr(value, "detach"):
+        return value
+    array = as_numpy(value)
+    if array.size <= _LARGEST_LITERAL:
+        return constants.listed(translation, array)
+    name = f"constant_{len(translation.program.tensors)}"
+    translation.program.tensors[name], translation.program.kinds[name] = value, "constant"
+    return whole(Weight(tensor=name), array.shape, None)
+
+
+def _call(translation: Translation, in_place: InPlace) -> Any:
+    """Translate a call of a function."""
     operation = translation.operation
-    module = translation.modules[operation.target]
-    kind = type(module).__name__
-    describe = modules.DESCRIPTIONS.get(kind)
-    if describe is None:
-        translation.refuse(f"a module {kind} has no counterpart")
-    name, options = describe(module)
-    if getattr(module, "inplace", False):
-        options["inplace"] = True
-    return _call(translation, name, options | translation.read(operation.kwargs))
+    target = operation.target
+    packet = getattr(target, "overloadpacket", target)
+    name = str(getattr(packet, "__name__", packet))
+    handler = _HANDLERS.get(name) or _HANDLERS.get(name.removesuffix("_"))
+    args, options = translation.read(operation.args), translation.read(dict(operation.kwargs))
+    if handler is None:
+        translation.refuse("it has no counterpart in funcconv; replace it in the module, or trace the parts around it")
+    try:
+        value = handler(translation, *args, **options)
+    except (TypeError, AttributeError, ValueError, IndexError, KeyError) as error:  # arguments of another kind
+        if isinstance(error, FuncconvError):
+            raise
+        translation.refuse(f"with these arguments: {type(error).__name__}: {error}")
+    return in_place.after(operation, value)
 
 
-def _function(translation: Translation) -> Any:
-    """Translate a call of a function, or of a method, which `torch.fx` gives by its name."""
-    target = translation.operation.target
-    name = str(getattr(target, "__name__", target))
-    return _call(translation, name, translation.read(translation.operation.kwargs))
+def _last(translation: Translation, value: Any, *, channels_first: bool) -> Tensor:
+    """Return an output as the graph returns it: stored as PyTorch sees it, or with its channels last."""
+    if not isinstance(value, Tensor):
+        what = "depends on the batch size" if isinstance(value, SymbolicSize) else f"is {value!r}"
+        translation.refuse(f"an output {what}, and not a tensor")
+    if value.batch_axis != 0 or len(value.axes[0]) != 1:
+        translation.refuse(f"an output has its batch in the axis {value.batch_axis}; it must be the first axis alone")
+    order = list(range(1, value.rank))
+    return translation.stored(value, order if channels_first or len(order) < 2 else [*order[1:], order[0]])
 
 
-def _call(translation: Translation, name: str, options: dict[str, Any]) -> Any:
-    """Translate a call by the name of the function."""
-    args = translation.read(translation.operation.args)
-    inplace = bool(options.pop("inplace", False)) or name.endswith("_")
-    name = name.rstrip("_")
-    name = _ALIASES.get(name, name)
-    if name in _MAY_SHARE_MEMORY:
-        translation.share_memory()
-    if name in functions.ELEMENTWISE and args:
-        inplace = inplace or args[1:] == (True,)  # F.relu(x, True)
-        if options or args[1:] not in ((), (True,), (False,)):
-            translation.refuse(f"its options {options or args[1:]}")
-        result = translation.apply(functions.ELEMENTWISE[name], args[0])
-    elif name not in _HANDLERS:
-        translation.refuse("it has no counterpart")
-    else:
-        try:
-            result = _HANDLERS[name](translation, *args, **options)
-        except TypeError as error:  # an argument that the handler does not have
-            translation.refuse(str(error))
-    if inplace and isinstance(result, Value):
-        translation.change_in_place(result)
-    return result
+def _used_rows(translation: Translation, results: list[Any]) -> set[int]:
+    """Return the numbers of the rows that the outputs depend on."""
+    first = translation.input_count
+    used: set[int] = set()
+    todo = [source for source in results if isinstance(source, int)]
+    while todo:
+        number = todo.pop() - first
+        if number >= 0 and number not in used:
+            used.add(number)
+            todo += [operand for operand in translation.rows[number].operands if isinstance(operand, int)]
+    return used
 
 
-def _copied(arrays: Arrays) -> Arrays:
-    return {name: copied(array) for name, array in arrays.items()}  # PyTorch may go on training
+def _structure(output: Any, next_leaf: Callable[[], Any]) -> Any:
+    """Return the structure of the module's output, with one value for each tensor."""
+    if isinstance(output, Mapping):
+        return {key: _structure(item, next_leaf) for key, item in output.items()}
+    if isinstance(output, list):
+        return [_structure(item, next_leaf) for item in output]
+    if isinstance(output, tuple):
+        return tuple(_structure(item, next_leaf) for item in output)
+    return next_leaf()
+
+
+def _leaves(output: Any) -> list[Any]:
+    """Return the tensors of the module's output, in the order of the graph's."""
+    tensors: list[Any] = []
+
+    def visit(item: Any) -> None:
+        if isinstance(item, Mapping):
+            for key in sorted(item):
+                visit(item[key])
+        elif isinstance(item, list | tuple):
+            for part in item:
+                visit(part)
+        else:
+            tensors.append(item)
+
+    visit(output)
+    return tensors
 
 
 def _check_same(outputs: Any, torch_outputs: Any) -> None:
-    """Refuse a graph whose results differ from the module's, as if the module runs code that `torch.fx` cannot see."""
-    for output, torch_output in zip(jax.tree.leaves(outputs), jax.tree.leaves(torch_outputs), strict=True):
+    """Refuse a graph whose results differ from the module's, as if the module draws numbers in evaluation mode."""
+    for output, torch_output in zip(jax.tree.leaves(outputs), torch_outputs, strict=True):
         graph_array, torch_array = np.asarray(output, np.float64), np.asarray(torch_output, np.float64)
         largest = np.abs(torch_array).max(initial=0)
-        bound = _ERROR_MARGIN * float(jnp.finfo(output.dtype).eps) ** 0.5 * largest  # type: ignore[no-untyped-call]
+        eps = float(jnp.finfo(output.dtype).eps) if jnp.issubdtype(output.dtype, jnp.inexact) else 0.0  # type: ignore[no-untyped-call]
+        bound = _ERROR_MARGIN * eps**0.5 * largest
         if graph_array.shape != torch_array.shape:
             difference = f"in shape: {graph_array.shape}"
         elif not np.allclose(graph_array, torch_array, rtol=0, atol=bound, equal_nan=True):
@@ -232,7 +291,7 @@ def _check_same(outputs: Any, torch_outputs: Any) -> None:
             continue
         msg = (
             f"trace_torch: the graph and the module differ {difference}, for the example, whose output has shape "
-            f"{torch_array.shape} and values up to {largest:.2g}: torch.fx does not see all that "
-            "the module does, or it draws numbers where it is not in training"
+            f"{torch_array.shape} and values up to {largest:.2g}: the module may draw numbers where it is not in "
+            "training; make it compute the same in every call"
         )
         raise FuncconvError(msg)

@@ -1,62 +1,79 @@
-"""The state of translating one PyTorch module: what every handler of an operation reads and extends."""
+"""The state of translating one PyTorch program: what every handler of an operation reads and extends."""
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
+from math import prod
 from typing import Any, NoReturn
+
+import jax.numpy as jnp
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
-from ..._graph.declare.function import node
 from ..._graph.declare.layer import Layer
-from ..._graph.declare.node import Input, Node
-from . import ops as ops
+from ..._graph.declare.layers import Flatten
+from . import ops
+from .program import Program
+from .tensors import BATCH, Axes, Dim, Tensor, Weight, regrouped, whole
 
-Arrays = dict[str, Any]  # by name: "kernel", "bias", ...
 
+@dataclass
+class PendingRow:
+    """A row of the graph, before the entries of the parameters are known.
 
-@dataclass(frozen=True)
-class Value:
-    """A node of the graph, and the shape that PyTorch sees, `(channels, *spatial)`, without the batch axis.
-
-    The node itself has its channels last.
+    Attributes:
+        name: the name of the node.
+        op: a function of the operands, for one example.
+        operands: the numbers of values, or weights.
+        layer: the layer that computes the same, if its weights have no other use.
+        entry: the path of the layer's module; None for a layer without weights.
+        arrays: for each array of the layer, `"param/kernel"` or `"state/mean"`, its name in PyTorch.
+        axes: for each such name, how the axes of PyTorch's array are permuted to those of the layer's.
+        batched: whether `op` is written for a batch.
     """
 
-    node: Node
-    shape: Shape
+    name: str
+    op: Callable[..., Any] | None
+    operands: tuple[int | Weight, ...]
+    layer: Layer | None = None
+    entry: str | None = None
+    arrays: Mapping[str, str] = field(default_factory=dict)
+    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    batched: bool = False
 
 
-class BatchSize:
-    """The batch size, which a graph does not know.
+class SymbolicSize:
+    """A number that depends on the batch size, which a graph does not know.
 
-    PyTorch programs pass it to `view` and `reshape`. The handlers of these take the new shape from PyTorch, so this
-    object is never computed with.
+    PyTorch programs pass it to `view` and `expand`. Their handlers read the new shape from the exported program, so
+    this object is never computed with.
     """
 
 
 class Translation:
-    """The operations of one module, and what they became in the graph so far.
+    """The operations of one module, and what they became so far.
 
     Args:
-        traced: the `torch.fx.GraphModule`, after `ShapeProp` has recorded the shape of each operation.
-        channels_first: whether the inputs and outputs of the graph have their channels first, as PyTorch's have.
+        program: the exported program.
     """
 
-    def __init__(self, traced: Any, *, channels_first: bool) -> None:
-        self.operations = list(traced.graph.nodes)
-        self.modules = dict(traced.named_modules())
-        self.channels_first = channels_first
-        self.operation: Any = None  # the one that is being translated
+    def __init__(self, program: Program) -> None:
+        self.program = program
+        self.modules = dict(program.module.named_modules())
+        self.operation: Any = None  # the node of the exported program that is being translated
         self.values: dict[Any, Any] = {}  # by operation
-        self.inputs: list[Input] = []
-        self.weights: dict[str, tuple[Arrays, Arrays]] = {}  # by entry: parameters and state
-        self._layers: dict[str, Layer] = {}  # by the path of the module
-        self._entries: dict[int, str] = {}  # by the id of a PyTorch parameter: the entry that holds it
-        self._memory: dict[Any, Any] = {}  # by operation: the first operation whose memory it may share
-        self._tensors: dict[Any, Any] = {}  # by operation that changed a tensor in place: the one that made the tensor
+        self.rows: list[PendingRow] = []
+        self.input_count = len(program.inputs)
+        # The entry of a module that is a layer itself, such as a Conv2d.
+        self.root = type(program.module).__name__.lower()
+        self._used_names = set(program.inputs)
+        self._path = ""
+
+    # errors and names ------------------------------------------------------------------------------------
 
     def refuse(self, reason: str) -> NoReturn:
-        """Raise the error that names the current operation.
+        """Raise the error that names the current operation and its module.
 
         Args:
             reason: why the operation cannot be translated.
@@ -64,14 +81,55 @@ class Translation:
         Raises:
             FuncconvError: always.
         """
-        target = getattr(self.operation.target, "__name__", self.operation.target)
-        msg = f"trace_torch: cannot translate {self.operation.name!r}, a call of {target!r}: {reason}"
+        module = f"the module {self.path!r}" if self.path else "the outermost module"
+        msg = f"trace_torch: cannot translate the operation {self.operation_name!r} in {module}: {reason}"
         raise FuncconvError(msg)
+
+    @property
+    def operation_name(self) -> str:
+        """The name of the current operation, such as `"aten.conv2d.default"`."""
+        return str(self.operation.target)
+
+    @property
+    def path(self) -> str:
+        """The path of the module that calls the current operation, such as `"layer1.0.conv1"`."""
+        stack = self.operation.meta.get("nn_module_stack") or {}
+        if stack:
+            path, _ = list(stack.values())[-1]
+            path = re.sub(r"@\d+", "", path)  # a repeated call of a module
+            self._path = path if path in self.modules else ""
+        return self._path
+
+    def new_name(self, label: str) -> str:
+        """Return a name for a node: the path of the module, and for all but its first operation also a label.
+
+        Args:
+            label: what the operation does.
+
+        Returns:
+            A name that no other node has.
+        """
+        path = self.path.replace(".", "/")
+        module = self.modules.get(self.path)
+        # A module of PyTorch without parts is one operation, so that its path says everything.
+        is_leaf = path and module is not None and not any(module.children())
+        base = path if is_leaf and label in ("", self._label()) else "/".join(part for part in (path, label) if part)
+        name, count = base or "output", 1
+        while name in self._used_names:
+            count += 1
+            name = f"{base}@{count}" if is_leaf and base == path else f"{base}{count}"
+        self._used_names.add(name)
+        return name
+
+    def _label(self) -> str:
+        target = self.operation.target
+        packet = getattr(target, "overloadpacket", target)
+        return str(getattr(packet, "__name__", packet)).strip("_")
 
     # values ----------------------------------------------------------------------------------------------
 
     def read(self, argument: Any) -> Any:
-        """Return an argument of an operation, with values in place of the operations of `torch.fx` in it."""
+        """Return an argument of an operation, with values in place of the operations in it."""
         if isinstance(argument, list | tuple):
             return type(argument)(self.read(item) for item in argument)
         if isinstance(argument, dict):
@@ -81,113 +139,219 @@ class Translation:
         # By name, so that this file does not import PyTorch.
         return self.values[argument] if type(argument).__name__ == "Node" else argument
 
-    def shape(self) -> Shape:
-        """Return the shape of the current operation's result in PyTorch, without the batch axis."""
-        metadata = self.operation.meta.get("tensor_meta")
-        if not hasattr(metadata, "shape") or not len(metadata.shape):
-            self.refuse("its value is not a tensor with a batch axis")
-        return tuple(metadata.shape)[1:]
-
-    def as_value(self, result: Node) -> Value:
-        """Return a node as the result of the current operation."""
-        return Value(result, self.shape())
-
-    def apply(self, op: Callable[..., Any], *xs: Value, **options: Any) -> Value:
-        """Return a function of values as the result of the current operation; the node gets the operation's name."""
-        op = partial(op, **options) if options else op
-        return self.as_value(node(op, *(x.node for x in xs), name=self.operation.name, batched=False))
-
-    def apply_channels_first(self, op: Callable[..., Any], x: Value, **options: Any) -> Value:
-        """Return a function that needs its channels first as the result of the current operation."""
-        if len(x.shape) < 2 and len(self.shape()) < 2:  # one axis is first and last
-            return self.apply(op, x, **options)
-        return self.apply(partial(ops.channels_first, partial(op, **options) if options else op), x)
-
-    def axis(self, x: Value, dim: int) -> int:
-        """Return PyTorch's axis `dim`, which counts the batch, as an axis with channels first and without the batch."""
-        axis = (dim + len(x.shape) + 1 if dim < 0 else dim) - 1
-        if not 0 <= axis < len(x.shape):
-            self.refuse(f"along the axis {dim}, which is that of the batch or none")
-        return axis
-
-    def axis_channels_last(self, x: Value, dim: int) -> int:
-        """Return PyTorch's axis `dim`, which counts the batch, as an axis with channels last and without the batch."""
-        return (self.axis(x, dim) - 1) % len(x.shape)
-
-    # layers with weights ---------------------------------------------------------------------------------
-
-    def layer(self, make: Callable[..., Layer], x: Value, params: Arrays, state: Arrays | None = None) -> Value:
-        """Apply the layer of the current module.
-
-        A module that is called several times is one layer. Modules that share their weights are layers with one entry.
+    def shape(self, value: Any = None) -> tuple[Dim, ...]:
+        """Return the shape of a result.
 
         Args:
-            make: makes the layer, called as `make(name=..., params=...)`.
-            x: the input.
-            params: the arrays of the module that are trained, in funcconv's layout.
-            state: its running statistics. Default: none.
+            value: PyTorch's description of the result. Default: that of the current operation.
 
         Returns:
-            The result of the current operation.
+            The size of each axis.
         """
-        path, name = self.operation.target, self.operation.name
-        if path not in self._layers:
-            entry = self._entry(params, state or {})
-            self._layers[path] = make(name=name, params=None if entry == name else entry)
-        return self.as_value(self._layers[path](x.node))
+        value = self.operation.meta["val"] if value is None else value
+        return tuple(self.dim(size) for size in value.shape)
 
-    def apply_with_weights(self, op: Callable[..., Any], x: Value, params: Arrays) -> Value:
-        """Apply a function `op(params, x)` to the weights of the current module, for which there is no layer."""
-        entry = self._entry(params, {})
-        return self.as_value(node(op, x.node, params=entry, name=self.operation.name, batched=False))
+    def dim(self, size: Any) -> Dim:
+        """Return the size of an axis, which may be a multiple of the batch size."""
+        if isinstance(size, int):
+            return Dim(size)
+        expression = size.node.expr  # of sympy
+        symbols = list(expression.free_symbols)
+        if not symbols:
+            return Dim(int(expression))
+        factor = expression / symbols[0]
+        if len(symbols) != 1 or not factor.is_Integer:
+            self.refuse(f"an axis has the size {expression}, which is not a multiple of the batch size")
+        return Dim(int(factor), batched=True)
 
-    def _entry(self, params: Arrays, state: Arrays) -> str:
-        """Return the entry of the current module's weights: that of an earlier module if both share all of them."""
-        name = self.operation.name
-        tensors = self.modules[self.operation.target].parameters(recurse=False)
-        entries = {self._entries.setdefault(id(tensor), name) for tensor in tensors}
-        if len(entries) > 1 or (state and entries - {name}):
-            self.refuse(f"it shares some of its weights with {sorted(entries - {name})}, but not all")
-        entry: str = entries.pop() if entries else name
-        if entry in self.weights:
-            known_shapes = {key: array.shape for key, array in self.weights[entry][0].items()}
-            if known_shapes != {key: array.shape for key, array in params.items()}:
-                self.refuse(f"it uses the weights of {entry!r} in another way")
-        self.weights.setdefault(entry, (params, state))
-        return entry
+    def dtype(self, value: Any = None) -> Any:
+        """Return the dtype of a result: of the current operation, or of PyTorch's description of a result."""
+        value = self.operation.meta["val"] if value is None else value
+        return jnp.dtype(str(value.dtype).removeprefix("torch."))
 
-    # operations in place ---------------------------------------------------------------------------------
+    def operand_dtypes_agree(self) -> bool:
+        """Whether all operands of the current operation have one dtype."""
+        first, *others = self.operation.args
+        operands = [*(first if isinstance(first, list | tuple) else [first]), *others]
+        values = [operand.meta["val"] for operand in operands if hasattr(operand, "meta")]
+        return len({str(value.dtype) for value in values if hasattr(value, "dtype")}) == 1
 
-    def share_memory(self) -> None:
-        """Note that the result of the current operation may lie in the memory of its first argument, as a view does."""
-        if self.operation.args:
-            self._memory[self.operation] = self._memory_of(self.operation.args[0])
+    # computing -------------------------------------------------------------------------------------------
 
-    def change_in_place(self, value: Value) -> None:
-        """Give the tensor that the current operation changes its new value.
-
-        A graph has no memory, so views of the tensor keep their old values. The translation is right only if none of
-        them is read again.
+    def compute(
+        self,
+        op: Callable[..., Any],
+        operands: Sequence[Tensor],
+        sizes: Shape,
+        axes: Axes,
+        *,
+        label: str | None = None,
+        batched: bool = False,
+    ) -> Tensor:
+        """Apply a function to stored arrays.
 
         Args:
-            value: the new value of the tensor, which is the operation's first argument.
-        """
-        source = self.operation.args[0]
-        tensor, memory = self._tensors.get(source, source), self._memory_of(source)
-        self._tensors[self.operation], self._memory[self.operation] = tensor, memory
-        position = {operation: i for i, operation in enumerate(self.operations)}
-        for operation in self.operations:
-            last_read = max((position[user] for user in operation.users), default=-1)
-            if self._tensors.get(operation, operation) is tensor:
-                self.values[operation] = value
-            elif self._memory_of(operation) is memory and last_read > position[self.operation]:
-                self.refuse(f"it changes in place what {operation.name!r} shares, which is read again")
+            op: the function, written for one example.
+            operands: its arguments.
+            sizes: the sizes of the stored axes of the result.
+            axes: the axes of the result, as PyTorch sees it.
+            label: for the name of the node. Default: the name of the operation.
+            batched: whether the function is written for a batch. Default: False.
 
-    def _memory_of(self, operation: Any) -> Any:
-        """Return the operation that allocated the memory of a result."""
-        return self._memory.get(operation, operation)
+        Returns:
+            The result. If all operands are weights, it is one, and computed where it is used.
+        """
+        if all(x.is_weight for x in operands):
+            return Tensor(Weight(op, tuple(x.source for x in operands)), sizes, axes)  # type: ignore[misc]
+        name = self.new_name(self._label() if label is None else label)
+        return self.add(PendingRow(name, op, tuple(x.source for x in operands), batched=batched), sizes, axes)
+
+    def add(self, row: PendingRow, sizes: Shape, axes: Axes) -> Tensor:
+        """Add a row, and return its result."""
+        self.rows.append(row)
+        return Tensor(self.input_count + len(self.rows) - 1, sizes, axes)
+
+    def like(self, op: Callable[..., Any], x: Tensor, *others: Tensor, **options: Any) -> Tensor:
+        """Apply a function whose result has the axes of its first operand.
+
+        Args:
+            op: the function.
+            x: the first operand.
+            *others: other operands.
+            **options: of the function.
+
+        Returns:
+            The result.
+        """
+        return self.compute(partial(op, **options) if options else op, (x, *others), x.sizes, x.axes)
+
+    # the order of stored axes ----------------------------------------------------------------------------
+
+    def arranged(self, x: Tensor, groups: Sequence[Sequence[int]], axes: Axes) -> Tensor:
+        """Store a tensor in another order.
+
+        Args:
+            x: the tensor.
+            groups: for each stored axis of the result, the stored axes of `x` whose product it is.
+            axes: the axes of the result, as PyTorch sees it.
+
+        Returns:
+            The same numbers; `x` with other axes, if nothing changes.
+        """
+        order = [i for group in groups for i in group if x.sizes[i] != 1]
+        sizes = tuple(prod(x.sizes[i] for i in group) for group in groups)
+        if order != sorted(order):
+            every = order + [i for i in range(len(x.sizes)) if i not in order]  # those of size 1 may stand anywhere
+            moved = tuple(x.sizes[i] for i in every)
+            spatial = len(x.sizes) - 1
+            if sizes == (prod(moved),) and every == [spatial, *range(spatial)] and not x.is_weight:
+                name = self.new_name("flatten")
+                row = PendingRow(name, None, (x.source,), layer=Flatten(order="channels_first"))
+                return self.add(row, sizes, axes)
+            x = self.compute(partial(ops.transposed, axes=tuple(every)), (x,), moved, (), label="transpose")
+        if x.sizes != sizes:
+            return self.compute(partial(ops.reshaped, shape=sizes), (x,), sizes, axes, label="reshape")
+        return Tensor(x.source, sizes, axes)
+
+    def stored(self, x: Tensor, order: Sequence[int]) -> Tensor:
+        """Store a tensor so that each of PyTorch's axes is one stored axis, in a given order.
+
+        Args:
+            x: the tensor.
+            order: PyTorch's axes in the order in which they are stored, without the one that has the batch.
+
+        Returns:
+            The tensor. If other axes are merged with the batch, they are stored in front, one by one.
+        """
+        batch = x.batch_axis
+        beside = () if batch is None else x.factors(batch)
+        groups = [(i,) for i in beside] + [x.factors(axis) for axis in order]
+        axes: list[tuple[int, ...]] = [()] * x.rank
+        if batch is not None:
+            position = {i: k for k, i in enumerate(beside)}
+            axes[batch] = tuple(BATCH if i == BATCH else position[i] for i in x.axes[batch] if i in (BATCH, *beside))
+        for k, axis in enumerate(order):
+            axes[axis] = (len(beside) + k,)
+        return self.arranged(x, groups, tuple(axes))
+
+    def as_pytorch(self, x: Tensor) -> Tensor:
+        """Store a tensor in PyTorch's order of axes."""
+        return self.stored(x, [axis for axis in range(x.rank) if axis != x.batch_axis])
+
+    def simple(self, x: Tensor, axis: int) -> Tensor:
+        """Store a tensor so that one of PyTorch's axes is one stored axis; the others keep their order, if possible."""
+        if len(x.axes[axis]) == 1 and x.axes[axis] != (BATCH,):
+            return x
+        if axis == x.batch_axis:
+            self.refuse(f"along the axis {axis}, which is that of the batch")
+        others = [i for i in range(x.rank) if i not in (axis, x.batch_axis)]
+        first = {i: min(x.factors(i), default=len(x.sizes)) for i in (*others, axis)}
+        return self.stored(x, sorted((*others, axis), key=lambda i: first[i]))
+
+    def axis(self, x: Tensor, dim: int) -> int:
+        """Return an axis of PyTorch as a number from 0."""
+        axis = dim + x.rank if dim < 0 else dim
+        if not 0 <= axis < max(x.rank, 1):
+            self.refuse(f"there is no axis {dim} in {x.rank}")
+        return axis
+
+    def extra(self, x: Tensor) -> int:
+        """Return how many stored axes are merged with the batch, for a tensor that `stored` returned."""
+        batch = x.batch_axis
+        return 0 if batch is None else len(x.axes[batch]) - 1
+
+    def channels_last(self, x: Tensor, spatial: int | None = None) -> Tensor:
+        """Store an image with its channels last, `(batch, channels, *spatial)` in PyTorch."""
+        if x.batch_axis not in (0, None) or x.rank < 2 or (spatial is not None and x.rank != spatial + 2):
+            self.refuse(
+                f"its input must have the axes (batch, channels{', *spatial' if spatial is None else ', spatial' * spatial}); "
+                f"it has {x.rank} axes, and the batch is axis {x.batch_axis}"
+            )
+        order = [*range(2, x.rank), 1]
+        return self.stored(x, order if x.batch_axis == 0 else [0, *order])
+
+    def reshaped(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
+        """Reshape a tensor, without moving a number if possible."""
+        plan = regrouped(x, shape)
+        if plan is None:
+            x = self.as_pytorch(x)
+            flat = self.arranged(x, self._one_group(x), self._one_axis(x))
+            plan = regrouped(flat, shape)
+            x = flat
+            if plan is None:
+                self.refuse("a reshape that divides the batch, or moves it behind another axis")
+        parts, axes = plan
+        sizes = tuple(size for split in parts for size in split)
+        if sizes == x.sizes:
+            return x.with_axes(axes)
+        return self.compute(partial(ops.reshaped, shape=sizes), (x,), sizes, axes, label="reshape")
+
+    def _one_group(self, x: Tensor) -> list[list[int]]:
+        if x.batch_axis not in (0, None) or self.extra(x):
+            self.refuse("a reshape that divides the batch, or moves it behind another axis")
+        return [list(range(len(x.sizes)))]
+
+    def _one_axis(self, x: Tensor) -> Axes:
+        return ((0,),) if x.batch_axis is None else ((BATCH,), (0,))
+
+    def constant(self, op: Callable[[], Any], shape: Sequence[Dim]) -> Tensor:
+        """Return an array that depends on nothing; an axis of the size of the batch has the same for all examples.
+
+        Args:
+            op: computes the array of the shape without the batch axis.
+            shape: its shape in PyTorch.
+
+        Returns:
+            The tensor.
+        """
+        batch = [i for i, dim in enumerate(shape) if dim.batched]
+        if len(batch) > 1 or any(shape[i].size != 1 for i in batch):
+            self.refuse("a constant with an axis of a multiple of the batch size")
+        sizes = tuple(dim.size for dim in shape if not dim.batched)
+        return whole(Weight(op), sizes, batch[0] if batch else None)
 
 
 def as_tuple(value: Any, length: int) -> tuple[Any, ...]:
     """Return one value per axis, of an option that may be one number for all axes."""
-    return tuple(value) if isinstance(value, list | tuple) else (value,) * length
+    values = tuple(value) if isinstance(value, list | tuple) else (value,)
+    return values * length if len(values) == 1 else values

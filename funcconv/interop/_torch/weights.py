@@ -1,46 +1,61 @@
 """Weights of PyTorch, which are the same numbers with another order of axes."""
 
-from collections.abc import Mapping
-from math import prod
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Params, Shape
-from ..._graph.declare.conv_layers import Conv, ConvTranspose
-from ..._graph.declare.layers import Dense, Flatten
-from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
-from ..._graph.name.entries import get
+from ..._common.types import Params
+from ..._graph.name.entries import get, put
 from ..._graph.use.graph import Graph
-from .._matching import Entry, entries, matched, trees
+from .._matching import copied
+from .arrays import as_numpy as as_numpy
+from .names import COUNTER, TorchArray, TorchLayout, torch_layout
+from .pairing import by_use, modules_of_entries
 
-_NORMS = {"weight": "scale", "bias": "bias"}
-_STATE = {"running_mean": "mean", "running_var": "var"}
-_COUNTER = "num_batches_tracked"  # of batch norms; graphs have no such counter
+Names = Mapping[str, str | Sequence[str]]
 
 
 def from_torch(
-    graph: Graph, state_dict: Mapping[str, Any], *, names: Mapping[str, str] | None = None
+    graph: Graph,
+    source: Any,
+    example: Any = None,
+    *,
+    names: Names | None = None,
+    pairing: str | None = None,
+    flatten_order: str = "channels_first",
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Convert the weights of a PyTorch module to the parameters and the state of a graph.
 
+    With a module and an example, the module is traced, and its weights are paired by their use, whatever they are
+    called. With a state dict they are paired by name, if the graph has the names of the module, as traced graphs have;
+    otherwise by shape, if only one pairing is possible.
+
     Args:
-        graph: a graph of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm`, `LayerNorm` and layers without
-            parameters. If a `Dense` follows a `Flatten` in the order channels last, its rows are permuted to that
-            order.
-        state_dict: `module.state_dict()`, or a dict of NumPy arrays with the same names.
-        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`. Default: modules and
-            entries are paired in order: the order of `state_dict`, and the order of first use in the graph.
+        graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
+            `GroupNorm`, `LayerNorm` and layers without parameters.
+        source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names.
+        example: an input of the module, with a batch axis in front; for several inputs a tuple. It is needed if
+            `source` is a module. Default: None.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths
+            where PyTorch has the same weights under several names. Two entries may have the same module. Default: None,
+            the pairing described above.
+        pairing: `"order"` pairs the modules in the order of the state dict with the entries in the order of first use.
+            Use it if you know that both orders agree. Default: None, the pairing described above.
+        flatten_order: how the module flattens an image in front of a linear map, which a state dict does not say:
+            `"channels_first"` for `torch.nn.Flatten` and `view`, `"channels_last"` if the channels are moved to the
+            last axis before. It matters if the graph flattens with its channels last. A module with an example is
+            traced, so that it is not needed. Default: `"channels_first"`.
 
     Returns:
         `(params, state)`. `state` is `{}` if the graph has none. Dtypes are those of the tensors. Arrays of 64 bits are
         NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries cannot be paired; if the shape of an array differs from its entry (the
-            message lists all of them); if a value is not a tensor or an array of numbers.
+        FuncconvError: if modules and entries cannot be paired, or in several ways (the message lists them); if the shape
+            of an array differs from its entry (the message lists all of them); if a value is not a tensor or an array
+            of numbers.
 
     Example:
         >>> import funcconv as fc, numpy as np
@@ -51,171 +66,132 @@ def from_torch(
         >>> params["conv1"]["kernel"].shape
         (3, 2, 3, 4)
     """
-    modules: dict[str, dict[str, np.ndarray]] = {}
-    for name, value in state_dict.items():
-        module, _, array_name = name.rpartition(".")
-        if array_name != _COUNTER:
-            try:
-                modules.setdefault(module, {})[array_name] = as_numpy(value)
-            except FuncconvError as error:
-                msg = f"from_torch: {name!r}: {error}"
-                raise FuncconvError(msg) from None
-    converted = []
-    for entry, module in matched("from_torch", entries(graph), modules, names):
-        arrays = modules[module]
-        own_names = _NORMS | (_STATE if entry.state else {})
-        if unknown := [name for name in arrays if name not in own_names]:
-            msg = f"from_torch: {module!r} has {', '.join(unknown)}, which {entry.row.op!r} does not have"
+    if pairing not in (None, "order"):
+        msg = f"from_torch: pairing must be None or 'order'; got {pairing!r}"
+        raise FuncconvError(msg)
+    if flatten_order not in ("channels_first", "channels_last"):
+        msg = f"from_torch: flatten_order must be 'channels_first' or 'channels_last'; got {flatten_order!r}"
+        raise FuncconvError(msg)
+    layout = torch_layout("from_torch", graph, flatten_order=flatten_order)
+    if hasattr(source, "state_dict"):
+        if names is None and pairing is None and not any(array.is_whole_name for array in layout.arrays):
+            if example is None:
+                msg = "from_torch: a module needs an example of its input, from_torch(graph, module, example)"
+                raise FuncconvError(msg)
+            return by_use(graph, source, example)
+        source = source.state_dict()
+    arrays = {}
+    for name, value in source.items():
+        try:
+            arrays[name] = as_numpy(value)
+        except FuncconvError as error:
+            msg = f"from_torch: {name!r}: {error}"
+            raise FuncconvError(msg) from None
+    modules = modules_of_entries("from_torch", graph, layout, arrays, names, pairing)
+    return _own_trees(layout, arrays, modules)
+
+
+def _own_trees(
+    layout: TorchLayout, arrays: Mapping[str, np.ndarray], modules: Mapping[str, Sequence[str]]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the parameters and the state, from the arrays of PyTorch."""
+    params: dict[str, Any] = {}
+    state: dict[str, Any] = {}
+    for entry in layout.entries:
+        put(params, tuple(entry.split("/")), {})
+    for array in layout.arrays:
+        tree = state if array.in_state else params
+        first, *others = names_of(array, modules.get(array.entry, ()))
+        value = arrays.get(first)
+        if value is None and array.name in ("bias", COUNTER):
+            continue  # a layer may go without a bias, and a counter starts at 0
+        if value is None:
+            msg = f"from_torch: the state dict has no {first!r}, which is {_whole_path(array)!r} of the graph"
             raise FuncconvError(msg)
-        weight_names = [name for name in arrays if name in _NORMS]
-        params = {_own_name(entry, name): _to_own(graph, entry, name, arrays[name]) for name in weight_names}
-        order = _features(graph, entry)
-        state = {_STATE[name]: arrays[name][order] for name in arrays if name in _STATE}
-        converted.append((entry, module, params, state))
-    return trees("from_torch", converted)
+        for name in others:
+            if not np.array_equal(arrays[name], value, equal_nan=value.dtype.kind == "f"):
+                msg = f"from_torch: {first!r} and {name!r} differ, but are one entry of the graph, {array.entry!r}"
+                raise FuncconvError(msg)
+        put(tree, tuple(_whole_path(array).split("/")), copied(array.to_own(value)))
+    return params, state
 
 
 def to_torch(
-    graph: Graph, params: Params, state: Params | None = None, *, names: Mapping[str, str] | None = None
+    graph: Graph,
+    params: Params,
+    state: Params | None = None,
+    *,
+    names: Names | None = None,
+    flatten_order: str = "channels_first",
 ) -> dict[str, np.ndarray]:
     """Convert the parameters of a graph to the state dict of a PyTorch module.
 
     Args:
-        graph: a graph of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`, `GroupNorm`, `LayerNorm` and layers without
-            parameters. If a `Dense` follows a `Flatten` in the order channels last, its rows are permuted to PyTorch's
-            order.
-        params: the parameters of the graph.
-        state: the state of the graph, such as running statistics. Default: `graph.init_state()`.
-        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`. Default: the names
-            of the entries, with `.` in place of `/`.
+        graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
+            `GroupNorm`, `LayerNorm` and layers without parameters.
+        params: the parameters of the graph, or a tree like them, such as gradients.
+        state: the state of the graph, such as running statistics. It is needed if the graph has one. Default: None.
+        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths
+            where PyTorch has the same weights under several names. Default: None, the names of the entries, with `.` in
+            place of `/`.
+        flatten_order: how the module flattens an image in front of a linear map: `"channels_first"` for
+            `torch.nn.Flatten` and `view`, `"channels_last"` if the channels are moved to the last axis before. It
+            matters if the graph flattens with its channels last. Default: `"channels_first"`.
 
     Returns:
-        NumPy arrays by name. Load them by
+        NumPy arrays by name, in PyTorch's order: for each module weight, bias, statistics. Load them by
         `module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})`.
 
     Raises:
-        FuncconvError: if PyTorch has no module for the layer of an entry, or `names` does not match the entries.
+        FuncconvError: if PyTorch has no module for the layer of an entry, if `names` does not match the entries, if two
+            entries of one module differ, or if the graph has a state and `state` is None.
 
     Example:
         >>> import funcconv as fc, jax
         >>> x = fc.Input("x", (8, 8, 3))
         >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
-        >>> found = fc.interop.to_torch(graph, graph.init(jax.random.key(0)), names={"conv1": "features.0"})
-        >>> sorted(found), found["features.0.weight"].shape
-        (['features.0.bias', 'features.0.weight'], (4, 3, 3, 2))
+        >>> arrays = fc.interop.to_torch(graph, graph.init(jax.random.key(0)), names={"conv1": "features.0"})
+        >>> {name: array.shape for name, array in arrays.items()}
+        {'features.0.weight': (4, 3, 3, 2), 'features.0.bias': (4,)}
     """
-    graph_entries = entries(graph)
-    names = {entry.path: entry.path.replace("/", ".") for entry in graph_entries} if names is None else names
+    layout = torch_layout("to_torch", graph, flatten_order=flatten_order)
+    if state is None and any(array.in_state and array.stored for array in layout.arrays):
+        entries = ", ".join(dict.fromkeys(array.entry for array in layout.arrays if array.in_state))
+        msg = (
+            f"to_torch: the graph has a state ({entries}), which was not given: call to_torch(graph, params, state), "
+            "with graph.init_state() for a graph that was never trained"
+        )
+        raise FuncconvError(msg)
+    modules = modules_of_entries("to_torch", graph, layout, None, names, None)
     arrays: dict[str, np.ndarray] = {}
-    for entry, module in matched("to_torch", graph_entries, {name: {} for name in names.values()}, names):
-        for name, value in get(params, tuple(entry.path.split("/"))).items():
-            if value is None:
-                continue
-            array_name = "bias" if name == "bias" else "weight"
-            arrays[f"{module}.{array_name}"] = np.array(_from_own(graph, entry, array_name, np.asarray(value)))
-        if entry.state:
-            statistics = get(graph.init_state() if state is None else state, tuple(entry.path.split("/")))
-            order = np.argsort(_features(graph, entry))
-            arrays |= {
-                f"{module}.{torch_name}": np.array(statistics[own_name])[order]
-                for torch_name, own_name in _STATE.items()
-            }
-            arrays[f"{module}.{_COUNTER}"] = np.zeros((), np.int64)
-    return arrays
-
-
-def as_numpy(value: Any) -> np.ndarray:
-    """Return a tensor or an array as a NumPy array of the same dtype."""
-    array = value
-    if hasattr(value, "detach"):
+    counted = {array.entry for array in layout.arrays if array.name == COUNTER}
+    for array in layout.arrays:
         try:
-            tensor = value.detach().cpu().resolve_conj().resolve_neg()
-            dtype = np.dtype(str(tensor.dtype).removeprefix("torch."))  # JAX adds bfloat16 and float8 to NumPy
-            array = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
-        except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
-            reason = str(error).splitlines()[0]
-            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} cannot become an array: {reason}"
-            raise FuncconvError(msg) from error
-    array = np.asarray(array)
-    if not (array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.number)):
-        msg = f"weights must be tensors or arrays of numbers; got a {type(value).__name__}, {str(value)[:50]!r}"
-        raise FuncconvError(msg)
-    return array
+            value = get((state or {}) if array.in_state else params, tuple(_whole_path(array).split("/")))
+        except KeyError:
+            value = None
+        if value is None and array.name == "bias":
+            continue
+        if value is None:
+            msg = f"to_torch: the {'state has' if array.in_state else 'parameters have'} no {_whole_path(array)!r}"
+            raise FuncconvError(msg)
+        converted = np.array(array.to_torch(np.asarray(value)))
+        for name in names_of(array, modules.get(array.entry, ())) if array.stored else ():
+            if name in arrays and not np.array_equal(arrays[name], converted):
+                msg = f"to_torch: two entries are {name!r} in PyTorch, but differ; the second is {array.entry!r}"
+                raise FuncconvError(msg)
+            arrays[name] = converted.copy()
+            if array.name == "running_var" and array.entry not in counted:
+                arrays[f"{name.removesuffix('running_var')}{COUNTER}"] = np.zeros((), np.int64)
+    return arrays | {alias: arrays[name].copy() for alias, name in layout.aliases if name in arrays}
 
 
-def _own_name(entry: Entry, name: str) -> str:
-    if name == "bias":
-        return "bias"
-    return "scale" if isinstance(entry.row.op, BatchNorm | GroupNorm | LayerNorm) else "kernel"
+def names_of(array: TorchArray, modules: Sequence[str]) -> list[str]:
+    """Return the names of an array in the state dict of PyTorch, for the modules that its entry stands for."""
+    if array.is_whole_name:
+        return [array.name]
+    return [f"{module}.{array.name}" if module else array.name for module in modules]
 
 
-def _layer(entry: Entry) -> Any:
-    op = entry.row.op
-    return op.layer if isinstance(op, WeightStandardize) else op
-
-
-def _to_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
-    op = _layer(entry)
-    if isinstance(op, LayerNorm) and op.axes > 1 and array.ndim == op.axes:
-        return np.moveaxis(array, 0, -1)
-    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
-        return np.take(array, _features(graph, entry, len(array)))
-    if name == "bias":
-        return array
-    if isinstance(op, Conv | ConvTranspose) and array.ndim > 2:
-        # (out, in // groups, *window); transposed (in, out // groups, *window), which is the kernel of the convolution
-        return np.moveaxis(array, (0, 1), (-1, -2))
-    if isinstance(op, Dense) and array.ndim == 2:
-        return np.take(array.T, _features(graph, entry, array.shape[1]), axis=0)
-    msg = f"from_torch: the entry {entry.path!r} is of {op!r}; a weight of shape {array.shape} is not one of it"
-    raise FuncconvError(msg)
-
-
-def _from_own(graph: Graph, entry: Entry, name: str, array: np.ndarray) -> np.ndarray:
-    op = _layer(entry)
-    if isinstance(op, LayerNorm) and op.axes > 1:
-        return np.moveaxis(array, -1, 0)
-    if isinstance(op, BatchNorm | GroupNorm | LayerNorm):
-        return array[np.argsort(_features(graph, entry))]
-    if name == "bias":
-        return array
-    if isinstance(op, Conv | ConvTranspose):
-        return np.moveaxis(array, (-1, -2), (0, 1))
-    if isinstance(op, Dense):
-        return array[np.argsort(_features(graph, entry))].T
-    msg = f"to_torch: the entry {entry.path!r} is of {op!r}, for which PyTorch has no module"
-    raise FuncconvError(msg)
-
-
-def _features(graph: Graph, entry: Entry, torch_features: int | None = None) -> np.ndarray:
-    """Return the position in PyTorch of each input feature of a layer. It differs if they are a flattened image.
-
-    PyTorch flattens an image with its channels first.
-    """
-    features = entry.inputs[0][-1]
-    image = _flattened(graph, entry)
-    if image is None or torch_features not in (None, features):  # a wrong count is reported later, with all shapes
-        return np.arange(features if torch_features is None else torch_features)
-    if isinstance(entry.row.op, GroupNorm) and entry.row.op.groups > 1:
-        msg = f"the entry {entry.path!r} has groups of a flattened image: flatten it with order='channels_first'"
-        raise FuncconvError(msg)
-    return np.moveaxis(np.arange(features).reshape(image[-1], *image[:-1]), 0, -1).ravel()
-
-
-def _flattened(graph: Graph, entry: Entry) -> Shape | None:
-    """Return the shape of the image, channels last, that was flattened into the input features of a layer, or None."""
-    shapes, input_count = graph.shapes(), len(graph.inputs)
-    (index,) = entry.row.inputs
-    size = shapes[graph.nodes[index]].shape
-    while index >= input_count:
-        row = graph.rows[index - input_count]
-        shape_before = shapes[graph.nodes[row.inputs[0]]].shape if len(row.inputs) == 1 else None
-        if shape_before is None:
-            return None
-        if len(shape_before) > 1 and size == (prod(shape_before),):
-            is_channels_first = isinstance(row.op, Flatten) and row.op.order == "channels_first"
-            return None if is_channels_first else shape_before
-        if shape_before != size:  # only elementwise functions between the flattening and the layer keep the positions
-            return None
-        (index,) = row.inputs
-    return None
+def _whole_path(array: TorchArray) -> str:
+    return f"{array.entry}/{array.path}" if array.path else array.entry

@@ -1,0 +1,65 @@
+"""Operations that change a tensor in place, in a graph, which has no memory."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .translation import Translation
+
+
+class InPlace:
+    """Follows which results share memory, so that a change in place reaches all that is read afterwards.
+
+    Args:
+        translation: the translation.
+        operations: the operations of the program, in order.
+    """
+
+    def __init__(self, translation: Translation, operations: Sequence[Any]) -> None:
+        self._translation = translation
+        self._position = {operation: i for i, operation in enumerate(operations)}
+        self._memory: dict[Any, Any] = {}  # by operation: the first operation whose memory it may share
+        self._sharing: dict[Any, list[Any]] = {}  # by the first operation: all that may share its memory
+        self._tensors: dict[Any, Any] = {}  # by operation that changed a tensor in place: the one that made the tensor
+
+    def after(self, operation: Any, value: Any) -> Any:
+        """Note what an operation shares or changes, as its declaration in PyTorch says.
+
+        Args:
+            operation: the operation.
+            value: its result.
+
+        Returns:
+            The result.
+        """
+        schema = getattr(operation.target, "_schema", None)
+        if schema is None or not operation.args or not hasattr(operation.args[0], "op"):
+            if getattr(operation.target, "__name__", "") == "getitem":
+                self._share(operation)
+            return value
+        alias = schema.arguments[0].alias_info
+        # In evaluation mode PyTorch's dropout returns its argument itself.
+        is_view = (alias is not None and not alias.is_write) or schema.name == "aten::dropout"
+        if is_view:
+            self._share(operation)
+        elif alias is not None and alias.is_write:
+            self._change(operation, value)
+        return value
+
+    def _change(self, operation: Any, value: Any) -> None:
+        """Give the tensor that an operation changes its new value, which is right if no view of it is read again."""
+        source = operation.args[0]
+        tensor = self._tensors[operation] = self._tensors.get(source, source)
+        for other in self._share(operation):
+            last_read = max((self._position[user] for user in other.users), default=-1)
+            if self._tensors.get(other, other) is tensor:
+                self._translation.values[other] = value
+            elif last_read > self._position[operation]:
+                self._translation.refuse(f"it changes in place what {other.name!r} shares, which is read again")
+
+    def _share(self, operation: Any) -> list[Any]:
+        """Note that a result may lie in the memory of the first argument; return all earlier ones that do."""
+        source = operation.args[0]
+        first = self._memory[operation] = self._memory.get(source, source)
+        sharing = self._sharing.setdefault(first, [first])
+        sharing.append(operation)
+        return sharing[:-1]

@@ -1,0 +1,112 @@
+"""The operations of a PyTorch module, as `torch.export` lists them."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from ..._common.errors import FuncconvError
+from ..._common.optional_packages import needs
+
+
+@dataclass(frozen=True)
+class Program:
+    """What a module computes in evaluation mode.
+
+    Attributes:
+        module: the module.
+        graph_module: the exported program.
+        targets: for each placeholder that is a weight, its name in the module.
+        tensors: weights by name: parameters, buffers and constants.
+        kinds: for each name, `"param"`, `"buffer"` or `"constant"` (which PyTorch's state dict does not have).
+        inputs: the names of the placeholders that are inputs.
+        examples: the example, with a batch of at least two.
+        outputs: the module's outputs for it.
+    """
+
+    module: Any
+    graph_module: Any
+    targets: dict[str, str]
+    tensors: dict[str, Any]
+    kinds: dict[str, str]
+    inputs: tuple[str, ...]
+    examples: tuple[Any, ...]
+    outputs: Any
+
+
+def exported(module: Any, examples: Sequence[Any]) -> Program:
+    """Export a module in evaluation mode, for a batch of any size.
+
+    Args:
+        module: the module; its mode and its weights are left as they are.
+        examples: its inputs, each with the same batch axis in front.
+
+    Returns:
+        The program.
+
+    Raises:
+        FuncconvError: if PyTorch is not installed, or cannot export the module.
+    """
+    with needs("torch", "a module of PyTorch"):
+        import torch
+    _check_examples(torch, module, examples)
+    training = {part: part.training for part in module.modules()}
+    # torch.export takes a batch of one for a constant.
+    inputs = tuple(torch.cat([x, x]) if len(x) == 1 else x.clone() for x in examples)
+    batch = torch.export.Dim("batch", min=1)
+    try:
+        module.eval()
+        with torch.no_grad():
+            outputs = module(*(x.clone() for x in inputs))
+        program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
+    except Exception as error:  # PyTorch and the module may raise anything
+        text = " ".join(str(error).split())[:300]
+        msg = (
+            f"trace_torch: torch.export cannot export the module for a batch of any size: {type(error).__name__}: "
+            f"{text}. Call the module on the example first; branches must not depend on values or on the batch size"
+        )
+        raise FuncconvError(msg) from error
+    finally:
+        for part, mode in training.items():
+            part.training = mode
+    return _program(module, program, inputs, outputs)
+
+
+def _check_examples(torch: Any, module: Any, examples: Sequence[Any]) -> None:
+    if not isinstance(module, torch.nn.Module):
+        msg = f"trace_torch: expected a torch.nn.Module; got {type(module).__name__}. Wrap a function in a module"
+        raise FuncconvError(msg)
+    for x in examples:
+        if not isinstance(x, torch.Tensor) or not x.ndim:
+            given = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+            msg = f"trace_torch: every example must be a tensor with a batch axis in front; got {given}"
+            raise FuncconvError(msg)
+    if len({len(x) for x in examples}) != 1 or not len(examples[0]):
+        sizes = ", ".join(str(tuple(x.shape)) for x in examples)
+        msg = f"trace_torch: the examples must have one batch size, which is not 0; got the shapes {sizes}"
+        raise FuncconvError(msg)
+
+
+def _program(module: Any, program: Any, examples: tuple[Any, ...], outputs: Any) -> Program:
+    names = {"PARAMETER": "param", "BUFFER": "buffer", "CONSTANT_TENSOR": "constant"}
+    targets, kinds, inputs = {}, {}, []
+    first_names: dict[int, str] = {}  # tied weights are one tensor with several names
+    for name, parameter in (*module.named_parameters(remove_duplicate=False), *module.named_buffers()):
+        first_names.setdefault(id(parameter), name)
+    own = dict((*module.named_parameters(remove_duplicate=False), *module.named_buffers(remove_duplicate=False)))
+    tensors = {}
+    for spec in program.graph_signature.input_specs:
+        kind = names.get(spec.kind.name)
+        if kind is None:
+            if spec.kind.name != "USER_INPUT":
+                msg = f"trace_torch: {spec.target!r} is a {spec.kind.name.lower()}, which a graph cannot hold"
+                raise FuncconvError(msg)
+            inputs.append(spec.arg.name)
+            continue
+        tensor = own.get(spec.target)
+        if tensor is None:
+            tensor = program.constants[spec.target]
+        target = first_names.get(id(tensor), spec.target)
+        if kind == "buffer" and spec.persistent is False:
+            kind = "constant"
+        targets[spec.arg.name], tensors[target], kinds[target] = target, tensor, kind
+    return Program(module, program.graph_module, targets, tensors, kinds, tuple(inputs), examples, outputs)
