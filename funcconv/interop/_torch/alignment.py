@@ -22,7 +22,9 @@ def aligned(translation: Translation, operands: Sequence[Tensor]) -> tuple[list[
     rank = max(x.rank for x in operands)
     padded = [x.with_axes(((),) * (rank - x.rank) + x.axes) for x in operands]
     padded = [_with_common_factors(translation, x, padded) for x in padded]
-    reference = max(padded, key=lambda x: (not x.is_weight, len([i for i in range(rank) if not x.is_unit(i)]), _count(x)))
+    reference = max(
+        padded, key=lambda x: (not x.is_weight, len([i for i in range(rank) if not x.is_unit(i)]), _count(x))
+    )
     kept = [_longest(padded, axis) for axis in range(rank)]  # one operand that has all factors of an axis
     factors = [(axis, k) for axis in range(rank) for k in range(len(kept[axis].factors(axis)))]
 
@@ -37,7 +39,9 @@ def aligned(translation: Translation, operands: Sequence[Tensor]) -> tuple[list[
     for axis in range(rank):
         numbers = iter(order.index((axis, k)) for k in range(len(kept[axis].factors(axis))))
         some = kept[axis]
-        axes.append(tuple(BATCH if i == BATCH else next(numbers) for i in some.axes[axis] if i == BATCH or some.sizes[i] != 1))
+        axes.append(
+            tuple(BATCH if i == BATCH else next(numbers) for i in some.axes[axis] if i == BATCH or some.sizes[i] != 1)
+        )
     moved = []
     for x in padded:
         groups = [x.factors(axis)[k : k + 1] for axis, k in order]

@@ -7,7 +7,7 @@ as values of rows of their own.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,10 +20,10 @@ from ..._graph.declare.layer import Layer
 from ..._graph.name.entries import put
 from ..._graph.name.flatten import Row
 from . import ops
+from .arrays import as_numpy
 from .tensors import Weight
 from .translation import PendingRow, Translation
 from .weighted import WithWeights
-from .arrays import as_numpy
 
 _UNUSED = "unused"  # the entry in the state for weights that the program does not use
 

@@ -96,7 +96,16 @@ def torch_layout(op: str, graph: Graph, *, flatten_order: str = "channels_first"
             aliases += row.op.aliases
             root = row.op.root or root
             arrays += [
-                TorchArray(entry, path, kind != "param", name, True, _same, _same, kind != "constant")  # noqa: FBT003
+                TorchArray(
+                    entry,
+                    path,
+                    in_state=kind != "param",
+                    name=name,
+                    is_whole_name=True,
+                    to_own=_same,
+                    to_torch=_same,
+                    stored=kind != "constant",
+                )
                 for path, _, _, kind, name in row.op.arrays
             ]
         else:
@@ -143,9 +152,9 @@ def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str
         used = [name for name in ("scale", "bias") if getattr(layer, name)]
         arrays = [_param(entry, name, _OF_NORMS[name], to_own, to_torch) for name in used]
         if isinstance(layer, BatchNorm):
-            arrays += [TorchArray(entry, name, True, _OF_STATE[name], False, to_own, to_torch) for name in ("mean", "var")]  # noqa: FBT003
+            arrays += [_statistic(entry, name, to_own, to_torch) for name in ("mean", "var")]
             if layer.count:
-                arrays.append(TorchArray(entry, "count", True, COUNTER, False, _same, _counter))  # noqa: FBT003
+                arrays.append(_statistic(entry, "count", _same, _counter))
         return arrays
     msg = (
         f"{op}: the entry {entry!r} is of {layer!r}, for which PyTorch has no module; convert its arrays yourself, and "
@@ -155,7 +164,12 @@ def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str
 
 
 def _param(entry: str, path: str, name: str, to_own: Convert = _same, to_torch: Convert = _same) -> TorchArray:
-    return TorchArray(entry, path, False, name, False, to_own, to_torch)  # noqa: FBT003
+    return TorchArray(entry, path, in_state=False, name=name, is_whole_name=False, to_own=to_own, to_torch=to_torch)
+
+
+def _statistic(entry: str, path: str, to_own: Convert, to_torch: Convert) -> TorchArray:
+    name = _OF_STATE[path]
+    return TorchArray(entry, path, in_state=True, name=name, is_whole_name=False, to_own=to_own, to_torch=to_torch)
 
 
 def _kernel_to_own(weight: np.ndarray) -> np.ndarray:

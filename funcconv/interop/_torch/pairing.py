@@ -14,6 +14,7 @@ from .._matching import Entry, entries, side_by_side, trees
 from .._pairing import fitting_pairs, paired
 from .arrays import as_numpy
 from .names import COUNTER, TorchArray, TorchLayout, torch_layout
+from .trace import trace_torch
 from .weighted import WithWeights
 
 _SOLUTIONS = (
@@ -63,7 +64,7 @@ def modules_of_entries(
     }
     known = expected | {alias for alias, _ in layout.aliases}
     if required <= set(arrays) or len(paths) < len(layout.entries):
-        return _checked_by_path(op, layout, arrays, by_path, known, required)
+        return _checked_by_path(op, arrays, by_path, known, required)
     modules = _modules(arrays)
     if pairing == "order":
         if len(paths) != len(modules):
@@ -111,7 +112,9 @@ def _by_names(
         modules = _modules(arrays)
         problems += [f"there is no module {name!r}" for name in used if name not in modules]
         whole = {array.name for array in layout.arrays if array.is_whole_name}
-        own = [name for name, module in modules.items() if any(f"{name}.{key}".lstrip(".") not in whole for key in module)]
+        own = [
+            name for name, module in modules.items() if any(f"{name}.{key}".lstrip(".") not in whole for key in module)
+        ]
         problems += [f"the module {name!r} belongs to no entry" for name in own if name not in used]
     if problems:
         msg = f"{op}: the names do not fit:\n  " + "\n  ".join(problems)
@@ -121,14 +124,17 @@ def _by_names(
 
 def _checked_by_path(
     op: str,
-    layout: TorchLayout,
     arrays: Mapping[str, np.ndarray],
     by_path: dict[str, list[str]],
     known: set[str],
     required: set[str],
 ) -> dict[str, list[str]]:
     """Return the pairing by path, if neither side has something that the other does not have."""
-    left = [f"{name!r} of the state dict is not in the graph" for name in arrays if name not in known and not name.endswith(COUNTER)]
+    left = [
+        f"{name!r} of the state dict is not in the graph"
+        for name in arrays
+        if name not in known and not name.endswith(COUNTER)
+    ]
     left += [f"{name!r} of the graph is not in the state dict" for name in sorted(required) if name not in arrays]
     if left:
         msg = f"{op}: the names do not fit:\n  " + "\n  ".join(left)
@@ -149,8 +155,16 @@ def _by_shape(
 
     pairs, fitting = fitting_pairs(op, own, modules, from_module)
     if len(pairs) < len(own):
-        lines = [f"  {path}: {', '.join(name for name in fitting[path] if name not in pairs.values())}" for path in own if path not in pairs]
-        msg = f"{op}: several modules have the shapes of an entry:\n" + "\n".join(lines) + f"\nThree solutions: {_SOLUTIONS}"
+        lines = [
+            f"  {path}: {', '.join(name for name in fitting[path] if name not in pairs.values())}"
+            for path in own
+            if path not in pairs
+        ]
+        msg = (
+            f"{op}: several modules have the shapes of an entry:\n"
+            + "\n".join(lines)
+            + f"\nThree solutions: {_SOLUTIONS}"
+        )
         raise FuncconvError(msg)
     return {path: [name] for path, name in pairs.items()}
 
@@ -185,19 +199,15 @@ def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dic
     Raises:
         FuncconvError: if no pairing gives the same results.
     """
-    from .trace import trace_torch  # noqa: PLC0415
-
     traced, params, state = trace_torch(module, example, layout="NHWC")
     special = [row.params for row in traced.rows if isinstance(row.op, WithWeights)]
     if special:
         msg = (
-            f"from_torch: the module uses weights in a way that no layer does ({', '.join(map(str, special[:5]))}): use "
-            "the graph that trace_torch returns, or pass a state dict and names="
+            "from_torch: the module uses weights in a way that no layer does "
+            f"({', '.join(map(str, special[:5]))}): use the graph that trace_torch returns, or pass a state dict and names="
         )
         raise FuncconvError(msg)
-    modules = {
-        path: _entry_arrays(params, path) | _entry_arrays(state, path) for path in traced.entries
-    }
+    modules = {path: _entry_arrays(params, path) | _entry_arrays(state, path) for path in traced.entries}
 
     def evaluate(drawn: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
         drawn_params: dict[str, Any] = {}
@@ -269,5 +279,3 @@ def _difference(graph: Graph, own: Any, traced: Graph, weights: Any, example: An
         if not difference <= _ERROR_MARGIN * eps**0.5 * largest:
             return f"by {difference:.2g}, where values are up to {largest:.2g}"
     return None
-
-

@@ -118,9 +118,7 @@ class WithWeights(Layer):
     def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
         """Compute the op, mapped over the batch axes."""
         del key, train
-        arrays = {
-            path: _at(params if kind == "param" else state, path) for path, _, _, kind, _ in self.arrays
-        }
+        arrays = {path: _at(params if kind == "param" else state, path) for path, _, _, kind, _ in self.arrays}
         values = [None if argument is None else _value(argument, arrays) for argument in self.arguments]
 
         def op(*xs: Any) -> Any:

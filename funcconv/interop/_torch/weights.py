@@ -53,9 +53,8 @@ def from_torch(
         NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries cannot be paired, or in several ways (the message lists them); if the shape
-            of an array differs from its entry (the message lists all of them); if a value is not a tensor or an array
-            of numbers.
+        FuncconvError: if modules and entries cannot be paired, or in several ways (the message lists them); if the
+            shape of an array differs from its entry; if a value is not a tensor or an array of numbers.
 
     Example:
         >>> import funcconv as fc, numpy as np

@@ -1,11 +1,10 @@
 """Pools, and the enlarging and reducing of images."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from functools import partial
 from math import floor
 from typing import Any
 
-from ...._common.types import Number
 from ...._graph.declare.layers import Pool
 from ...._ops.adaptive import adaptive_pool
 from .. import ops
@@ -123,7 +122,13 @@ def nearest(
 
 
 def weighted(
-    cubic: bool, translation: Translation, x: Tensor, output_size: Any, align_corners: bool, *factors: Any, **options: Any
+    cubic: bool,
+    translation: Translation,
+    x: Tensor,
+    output_size: Any,
+    align_corners: bool,
+    *factors: Any,
+    **options: Any,
 ) -> Tensor:
     """Translate a linear or cubic interpolation, axis by axis."""
     del output_size
@@ -180,6 +185,6 @@ for _n, _linear in ((1, "linear1d"), (2, "bilinear2d"), (3, "trilinear3d")):
         f"adaptive_max_pool{_n}d": partial(adaptive, "max", _n),
         f"upsample_nearest{_n}d": partial(nearest, 0.0),
         f"_upsample_nearest_exact{_n}d": partial(nearest, 0.5),
-        f"upsample_{_linear}": partial(weighted, False),  # noqa: FBT003
+        f"upsample_{_linear}": partial(weighted, False),
     }
-HANDLERS["upsample_bicubic2d"] = partial(weighted, True)  # noqa: FBT003
+HANDLERS["upsample_bicubic2d"] = partial(weighted, True)

@@ -1,0 +1,67 @@
+"""Functions of arrays that PyTorch has and JAX has in another way, for one example with its channels last.
+
+They are registered by name, because the architecture file of a graph stores the names of its functions.
+"""
+
+from .axes import broadcast as broadcast
+from .axes import concatenate as concatenate
+from .axes import counted as counted
+from .axes import filled as filled
+from .axes import flipped as flipped
+from .axes import indexed as indexed
+from .axes import listed as listed
+from .axes import nothing as nothing
+from .axes import pad as pad
+from .axes import pad_by as pad_by
+from .axes import part as part
+from .axes import repeated as repeated
+from .axes import resampled as resampled
+from .axes import reshaped as reshaped
+from .axes import rolled as rolled
+from .axes import spaced as spaced
+from .axes import taken as taken
+from .axes import to_first as to_first
+from .axes import to_last as to_last
+from .axes import transposed as transposed
+from .axes import windows as windows
+from .elementwise import absolute as absolute
+from .elementwise import added as added
+from .elementwise import added_product as added_product
+from .elementwise import added_quotient as added_quotient
+from .elementwise import cast as cast
+from .elementwise import clamp as clamp
+from .elementwise import erf as erf
+from .elementwise import floor_divide as floor_divide
+from .elementwise import hardshrink as hardshrink
+from .elementwise import hardsigmoid as hardsigmoid
+from .elementwise import hardswish as hardswish
+from .elementwise import hardtanh as hardtanh
+from .elementwise import interpolated as interpolated
+from .elementwise import leaky_relu as leaky_relu
+from .elementwise import masked as masked
+from .elementwise import power as power
+from .elementwise import power_of as power_of
+from .elementwise import prelu as prelu
+from .elementwise import relu6 as relu6
+from .elementwise import rsqrt as rsqrt
+from .elementwise import softplus as softplus
+from .elementwise import softshrink as softshrink
+from .elementwise import threshold as threshold
+from .elementwise import truncated_divide as truncated_divide
+from .layers import attention as attention
+from .layers import average as average
+from .layers import convolved as convolved
+from .layers import convolved_transposed as convolved_transposed
+from .layers import cumulated as cumulated
+from .layers import deviation as deviation
+from .layers import einsum as einsum
+from .layers import linear as linear
+from .layers import normalized_by as normalized_by
+from .layers import normalized_by_batch as normalized_by_batch
+from .layers import normalized_groups as normalized_groups
+from .layers import normalized_layer as normalized_layer
+from .layers import normalized_rms as normalized_rms
+from .layers import total as total
+from .layers import variance as variance
+from .layers import vector_norm as vector_norm
+from .layers import weight_norm as weight_norm

@@ -1,0 +1,181 @@
+"""Layers whose weights are arrays in PyTorch's order of axes, products and reductions."""
+
+from collections.abc import Sequence
+from math import sqrt
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from ...._common.dtypes import in_wide
+from ...._common.types import Array, Number
+from ...._graph.to_file.registry import register_op
+from ...._ops.conv import conv, conv_transpose
+from ...._ops.norms import group_norm, layer_norm
+
+
+def _kernel(weight: Array, bias: Array | None) -> dict[str, Array]:
+    # PyTorch: (out, in // groups, *window); funcconv: (*window, in // groups, out)
+    return {"kernel": jnp.moveaxis(weight, (0, 1), (-1, -2))} | ({} if bias is None else {"bias": bias})
+
+
+def convolved(x: Array, weight: Array, bias: Array | None = None, **options: Any) -> Array:
+    """Convolve `(*spatial, channels)` with a kernel in PyTorch's order of axes."""
+    return conv(_kernel(weight, bias), x, **options)
+
+
+def convolved_transposed(x: Array, weight: Array, bias: Array | None = None, **options: Any) -> Array:
+    """Apply a transposed convolution with a kernel in PyTorch's order of axes."""
+    return conv_transpose(_kernel(weight, bias), x, **options)
+
+
+def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
+    """Multiply the last axis by a matrix `(out, in)`."""
+    y = x @ weight.T
+    return y if bias is None else y + bias
+
+
+def _named(scale: Array | None, bias: Array | None) -> dict[str, Array]:
+    return ({} if scale is None else {"scale": scale}) | ({} if bias is None else {"bias": bias})
+
+
+def normalized_groups(
+    x: Array, *weights: Array, groups: int, epsilon: Number, spatial: int, has_scale: bool = True
+) -> Array:
+    """Apply a group norm to `(*axes, *spatial, channels)`; the weights are a scale, if it has one, and a bias."""
+    scale, bias = _scale_and_bias(weights, has_scale=has_scale)
+    x_with_batch = x.reshape(-1, *x.shape[x.ndim - spatial - 1 :])
+    return group_norm(_named(scale, bias), x_with_batch, groups, epsilon=epsilon, spatial=spatial).reshape(x.shape)
+
+
+def normalized_layer(x: Array, *weights: Array, axes: int, epsilon: Number, has_scale: bool = True) -> Array:
+    """Apply a layer norm to the last axes."""
+    scale, bias = _scale_and_bias(weights, has_scale=has_scale)
+    return layer_norm(_named(scale, bias), x, axes=axes, epsilon=epsilon)
+
+
+def normalized_rms(x: Array, *weights: Array, axes: int, epsilon: Number | None) -> Array:
+    """Divide by the root of the mean of the squares of the last axes, and multiply by the scale."""
+    last = tuple(range(-axes, 0))
+
+    def normalize(x: Array) -> Array:
+        added = jnp.finfo(x.dtype).eps if epsilon is None else epsilon  # type: ignore[no-untyped-call]
+        return x * jax.lax.rsqrt(jnp.mean(x * x, last, keepdims=True) + added)
+
+    y = in_wide(normalize, x)
+    return y * weights[0] if weights else y
+
+
+def normalized_by(x: Array, mean: Array, var: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
+    """Normalize the channels by a mean and a variance that are given."""
+    scale, bias = _scale_and_bias(weights, has_scale=has_scale)
+    factor = jax.lax.rsqrt(var + epsilon) * (1 if scale is None else scale)
+    y = (x - mean) * factor
+    return (y if bias is None else y + bias).astype(x.dtype)
+
+
+def normalized_by_batch(x: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
+    """Normalize each channel over all other axes."""
+    scale, bias = _scale_and_bias(weights, has_scale=has_scale)
+
+    def normalize(x: Array) -> Array:
+        axes = tuple(range(x.ndim - 1))
+        centred = x - jnp.mean(x, axes, keepdims=True)
+        return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + epsilon)
+
+    y = in_wide(normalize, x)
+    y = y if scale is None else y * scale
+    return y if bias is None else y + bias
+
+
+def _scale_and_bias(weights: Sequence[Array], *, has_scale: bool) -> tuple[Array | None, Array | None]:
+    given = iter(weights)
+    return next(given, None) if has_scale else None, next(given, None)
+
+
+def weight_norm(direction: Array, length: Array, *, axis: int | None) -> Array:
+    """Return a direction, scaled so that its parts along an axis have given lengths (`torch.nn.utils.weight_norm`)."""
+    axes = tuple(i for i in range(direction.ndim) if i != axis)
+    norm = jnp.sqrt(jnp.sum(direction * direction, axes, keepdims=axis is not None))
+    return direction * (length / norm)
+
+
+def einsum(*xs: Array, subscripts: str) -> Array:
+    """Return sums of products, in Einstein's notation."""
+    return jnp.einsum(subscripts, *xs)
+
+
+def attention(query: Array, key: Array, value: Array, *mask: Array, scale: Number | None, causal: bool) -> Array:
+    """Return softmax(query key^T scale + mask) value, over the last two axes `(positions, features)`.
+
+    A mask of booleans is true where attention is allowed.
+    """
+    factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
+    scores = jnp.einsum("...qf,...kf->...qk", query, key) * factor
+    if causal:
+        allowed = np.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+        scores = jnp.where(allowed, scores, -jnp.inf)
+    for given in mask:
+        scores = jnp.where(given, scores, -jnp.inf) if given.dtype == bool else scores + given
+    return jnp.einsum("...qk,...kf->...qf", jax.nn.softmax(scores, -1), value)
+
+
+def vector_norm(x: Array, *, axis: tuple[int, ...], order: Number) -> Array:
+    """Return the norm of this order of the numbers along axes; the derivative of the norm 2 at 0 is 0."""
+    if order == 2:
+        squares = in_wide(lambda x: jnp.sum(x * x, axis), x)
+        return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), jnp.zeros_like(squares))
+    if order == float("inf"):
+        return jnp.max(jnp.abs(x), axis)
+    if order == 1:
+        return in_wide(lambda x: jnp.sum(jnp.abs(x), axis), x)
+    return in_wide(lambda x: jnp.sum(jnp.abs(x) ** order, axis) ** (1 / order), x)
+
+
+def variance(x: Array, *, axis: tuple[int, ...], correction: Number) -> Array:
+    """Return the variance along axes, with the divisor n - correction."""
+    return in_wide(lambda x: jnp.var(x, axis, ddof=correction), x)
+
+
+def deviation(x: Array, *, axis: tuple[int, ...], correction: Number) -> Array:
+    """Return the standard deviation along axes, with the divisor n - correction."""
+    return in_wide(lambda x: jnp.std(x, axis, ddof=correction), x)
+
+
+def total(x: Array, *, axis: tuple[int, ...]) -> Array:
+    """Return the sum along axes; 16-bit numbers are added in float32."""
+    return jnp.sum(x, axis)
+
+
+def average(x: Array, *, axis: tuple[int, ...]) -> Array:
+    """Return the mean along axes; 16-bit numbers are added in float32."""
+    return jnp.mean(x, axis)
+
+
+def cumulated(x: Array, *, axis: int) -> Array:
+    """Return the sums of the entries up to each."""
+    return jnp.cumsum(x, axis)
+
+
+for _op in (
+    convolved,
+    convolved_transposed,
+    linear,
+    normalized_groups,
+    normalized_layer,
+    normalized_rms,
+    normalized_by,
+    normalized_by_batch,
+    weight_norm,
+    einsum,
+    attention,
+    vector_norm,
+    variance,
+    deviation,
+    total,
+    average,
+    cumulated,
+):
+    # The names are in files, so a function must not be renamed.
+    register_op(f"funcconv.torch.{_op.__name__}", _op)
