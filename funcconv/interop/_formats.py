@@ -109,12 +109,10 @@ def _of_safetensors(path: str, graph: Graph | None, names: Mapping[str, str] | N
 
 def _of_torch(path: str, content: Content, graph: Graph, names: Mapping[str, str] | None, key: str | None) -> Weights:
     """Return the weights in a file with names of PyTorch."""
-    weights = named_arrays("convert", path, content, key)
-    arrays: Mapping[str, np.ndarray] = weights
-    notes = weights.notes
-    prefix = weights.removed_prefix.replace(".", "/")
+    found = named_arrays("convert", path, content, key)
+    arrays, notes, prefix = found.arrays, found.notes, found.prefix.replace(".", "/")
     if prefix and all(entry.startswith(prefix) for entry in graph.entries):  # the prefix is a part of the module
-        arrays, notes = weights.names_of_file(), notes[:-1]
+        arrays, notes = found.names_of_file(), notes[:-1]
     try:
         return Weights(*from_torch(graph, arrays, names=names), graph, notes)
     except FuncconvError as error:

@@ -1,5 +1,6 @@
 """The choice of the weights in a file that also holds other things, such as a training checkpoint."""
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
@@ -19,6 +20,7 @@ from .trees import (
     subtrees,
 )
 
+_CHOOSE = "Choose one by key=, or --key on the command line"
 _COLLECTIONS = ("params", "batch_stats")  # of the variables of a Linen module
 
 
@@ -64,28 +66,23 @@ def _state_dict(tree: Any, key: str | None) -> Choice:
         return Choice(tree, WHOLE)
     if key is not None:
         tree_at_key = _entry(tree, key)
-        below = list(state_dicts(tree_at_key))
+        below = state_dicts(tree_at_key)
         if len(below) == 1 and below[0][0]:
             path, inner = below[0]
             used = "/".join((key, *path))
             return Choice(inner, used, (f"used the entry {used!r}, the only one in {key!r} with weights",))
         return Choice(tree_at_key, key)
-    candidates = list(state_dicts(tree))
-    if not candidates:  # a dict of scalars, or of integers
-        if not leaves(tree, "/"):
-            _refuse_without_arrays(tree)
-        if any(map(is_array, children(tree).values())):
-            return Choice(tree, WHOLE)
-        msg = f"several entries may be the weights. Pass key= with one of them:\n{_listing(tree)}"
-        raise FuncconvError(msg)
+    candidates = state_dicts(tree)
+    if not candidates:
+        _refuse_without_arrays(tree)
     if len(candidates) > 1:
-        msg = f"{len(candidates)} dicts in it have weights. Pass key= with one of them:\n{_listing(tree)}"
+        msg = f"{len(candidates)} dicts in it have weights. {_CHOOSE}:\n{_listing(tree)}"
         raise FuncconvError(msg)
     ((path, state_dict),) = candidates
     if not path:
         return Choice(tree, WHOLE)
     used = "/".join(path)
-    others = [name for name in children(tree) if name != path[0]]
+    others = [name for name, value in children(tree).items() if name != path[0] and value is not None]
     also = f"; the file also has {', '.join(others)}" if others else ""
     return Choice(state_dict, used, (f"used the entry {used!r}{also}",))
 
@@ -126,7 +123,7 @@ def _variables(tree: Any, key: str | None, statistics: str, *, is_run: bool) -> 
         return Choice(tree, WHOLE)
     if others := set(with_arrays) - set(_COLLECTIONS):
         lines = _lines((name, leaves(children(tree)[name], "/")) for name in with_arrays if name != statistics)
-        msg = f"it has {', '.join(sorted(others))} beside params. Pass key= with one of them:\n{lines}"
+        msg = f"it has {', '.join(sorted(others))} beside params. {_CHOOSE}:\n{lines}"
         raise FuncconvError(msg)
     return _with_statistics(tree, "params", statistics)
 
@@ -139,7 +136,7 @@ def _with_statistics(tree: Any, key: str, statistics: str) -> Choice:
     if statistics in entries:
         collections["batch_stats"] = entries[statistics]
         used.append(statistics)
-    left_out = [name for name in entries if name not in used]
+    left_out = [name for name, value in entries.items() if name not in used and value is not None]
     if not left_out and key == "params":
         return Choice(collections, WHOLE)
     also = f"; the file also has {', '.join(left_out)}" if left_out else ""
@@ -181,10 +178,18 @@ def _entry(tree: Any, key: str) -> Any:
 
 def _listing(tree: Any) -> str:
     """Return the keys that the user can choose, with the number of arrays in each."""
-    named = [("/".join(path), value) for path, value in state_dicts(tree) if path]
-    named = named or [(name, value) for name, value in subtrees(tree).items() if leaves(value, "/")]
-    everything = [(WHOLE, leaves(tree, "/"))] if named else []
-    return _lines([*((name, leaves(value, "/")) for name, value in named), *everything])
+    paths = [path for path, _ in state_dicts(tree) if path]
+    # Entries above several of them, because the weights may be nested dicts, with one for each layer.
+    above = Counter(path[:depth] for path in paths for depth in range(len(path)))
+    paths += [path for path, count in above.items() if path and count > 1 and path not in paths]
+    entries = [("/".join(path), leaves(_at_path(tree, path), "/")) for path in paths]
+    return _lines([*entries, (WHOLE, leaves(tree, "/"))] if entries else [])
+
+
+def _at_path(tree: Any, path: tuple[str, ...]) -> Any:
+    for name in path:
+        tree = children(tree)[name]
+    return tree
 
 
 def _lines(entries: Iterable[tuple[str, Mapping[str, Any]]]) -> str:
@@ -219,4 +224,4 @@ def _described(value: Any) -> str:
     if is_container(value):
         arrays = leaves(value, "/")
         return f"a {type(value).__name__} with {len(arrays) or 'no'} arrays"
-    return f"a {type(value).__name__}"
+    return f"a value of type {type(value).__name__}"

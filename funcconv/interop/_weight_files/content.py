@@ -57,8 +57,9 @@ def read_content(op: str, path: str | os.PathLike[str]) -> Content:
         arrays, _, checked = safetensors_format.read(existing)
     except (OSError, FuncconvError) as error:
         raise _unreadable(op, existing, error) from error
-    own = "the file is one of funcconv: fc.interop.load_safetensors reads it as nested dicts"
-    return Content("safetensors", arrays, own if checked else "")
+    is_own = checked and any("/" in name for name in arrays)
+    own = "funcconv wrote this file; load_safetensors reads it as nested dicts" if is_own else ""
+    return Content("safetensors", arrays, own)
 
 
 def file_kind(op: str, path: str | os.PathLike[str]) -> Kind:

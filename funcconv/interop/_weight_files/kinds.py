@@ -19,6 +19,7 @@ _HEAD_BYTES = 1024
 _CHUNK_BYTES = 1 << 24
 _MOST_JSON_BYTES = 1 << 26
 _MSGPACK_MAPS = (*range(0x81, 0x90), 0xDE, 0xDF)  # the first byte of a msgpack file that holds a dict
+_TORCH_MAGIC = (0x1950A86A20F9469CFC6C).to_bytes(10, "little")  # of files of torch.save before version 1.6
 _PICKLE_PROTOCOLS = (2, 3, 4, 5)
 _OTHERS = {
     b"\x1f\x8b": "it is compressed by gzip; decompress it first (gunzip, or tar -xzf)",
@@ -57,7 +58,12 @@ def kind_of(path: str) -> Kind:
         _check_archive(path)
         return "torch"
     if head[0] == 0x80 and head[1:2] and head[1] in _PICKLE_PROTOCOLS:
-        return "torch"
+        if _TORCH_MAGIC in head[:64]:
+            return "torch"
+        _refuse(
+            "it is a pickle, but not of torch.save. Reading a pickle runs code. If you trust it, load it yourself, and "
+            f"pass its arrays by name. {DOWNLOAD_AGAIN} if torch.save wrote it"
+        )
     for start, reason in _OTHERS.items():
         if head.startswith(start):
             _refuse(reason)

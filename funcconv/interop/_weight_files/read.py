@@ -1,10 +1,11 @@
 """Reading arrays by name from the files of weights that other libraries write."""
 
+import logging
 import os
-from collections.abc import Iterable, Mapping
-from typing import Any
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any, NamedTuple
 
-import jax
 import numpy as np
 
 from ..._common.errors import FuncconvError
@@ -13,45 +14,24 @@ from .choice import Choice, chosen
 from .content import Content, read_content
 from .trees import leaves
 
+_LOGGER = logging.getLogger("funcconv")
 _PREFIXES = ("module.", "_orig_mod.", "model.")  # of DataParallel, torch.compile, and modules inside of others
 
 
-class FileWeights(dict[str, np.ndarray]):
-    """Arrays by name, and what was done to read them."""
+class NamedArrays(NamedTuple):
+    """The arrays of a file by name, and what was done to read them."""
 
-    def __init__(
-        self,
-        arrays: Mapping[str, np.ndarray] | Iterable[tuple[str, np.ndarray]] = (),
-        *,
-        used_key: str = ".",
-        removed_prefix: str = "",
-        notes: tuple[str, ...] = (),
-    ) -> None:
-        super().__init__(arrays)
-        self.used_key, self.removed_prefix, self.notes = used_key, removed_prefix, notes
-
-    def __repr__(self) -> str:
-        lines = [f"{len(self)} arrays", *self.notes]
-        return "\n  ".join([*lines, *(f"{name}: {array.dtype} {array.shape}" for name, array in self.items())])
+    arrays: dict[str, np.ndarray]
+    key: str  # "." for the whole file
+    prefix: str  # what was removed in front of all names
+    notes: tuple[str, ...]  # sentences about what was chosen and removed
 
     def names_of_file(self) -> dict[str, np.ndarray]:
-        """Return the arrays by the names that they have in the file, with the prefix that was removed."""
-        return {self.removed_prefix + name: array for name, array in self.items()}
+        """Return the arrays with the prefix that was removed."""
+        return {self.prefix + name: array for name, array in self.arrays.items()}
 
 
-def _flatten(weights: FileWeights) -> tuple[list[np.ndarray], Any]:
-    return list(weights.values()), (tuple(weights), weights.used_key, weights.removed_prefix, weights.notes)
-
-
-def _unflatten(about: Any, arrays: Iterable[Any]) -> FileWeights:
-    names, used_key, removed_prefix, notes = about
-    return FileWeights(zip(names, arrays, strict=True), used_key=used_key, removed_prefix=removed_prefix, notes=notes)
-
-
-jax.tree_util.register_pytree_node(FileWeights, _flatten, _unflatten)  # else JAX takes the dict for a leaf
-
-
-def read_weights(path: str | os.PathLike[str], key: str | None = None) -> FileWeights:
+def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of a file of weights, by their names in the file.
 
     The format is recognized by the content, whatever the file is called:
@@ -64,7 +44,8 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> FileWe
     A checkpoint often holds more than weights. If one dict in it has weights, as in
     `{"epoch": 3, "state_dict": ..., "optimizer": ...}`, that dict is used. States of optimizers are never taken for
     weights. Other objects, such as numbers and texts, are left out. If all names share the prefix `module.`,
-    `_orig_mod.` or `model.`, it is removed.
+    `_orig_mod.` or `model.`, it is removed. The logger `funcconv` says what was used and removed, by default on the
+    standard error.
 
     In a Flax file, `params` and `batch_stats` are read together. `from_linen` takes the result.
 
@@ -76,9 +57,7 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> FileWe
 
     Returns:
         A dict of NumPy arrays, in the order of the file and with its dtypes, float16, bfloat16 and float8 included.
-        Names of nested dicts are joined by `.` in files of PyTorch, and by `/` in files of Flax and orbax. The dict
-        also has the attributes `notes`, sentences about what was chosen or removed; `used_key`; and `removed_prefix`.
-        If you print it, it lists the notes, names, dtypes and shapes.
+        Names of nested dicts are joined by `.` in files of PyTorch, and by `/` in files of Flax and orbax.
 
     Raises:
         FuncconvError: if the file is missing, empty, damaged, or of another kind (the message says which, such as a web
@@ -93,25 +72,35 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> FileWe
         ...     path = os.path.join(folder, "weights.safetensors")
         ...     fc.interop.save_safetensors(path, weights)
         ...     found = fc.interop.read_weights(path)
-        >>> sorted(found), found["conv.weight"].dtype.name, found.removed_prefix
-        (['conv.bias', 'conv.weight'], 'float16', 'module.')
+        >>> sorted(found), found["conv.weight"].dtype.name
+        (['conv.bias', 'conv.weight'], 'float16')
     """
-    return named_arrays("read_weights", path, read_content("read_weights", path), key)
+    found = named_arrays("read_weights", path, read_content("read_weights", path), key)
+    for note in found.notes:
+        _LOGGER.warning("read_weights: %s: %s", path, note)
+    return found.arrays
 
 
 def choose(op: str, path: str | os.PathLike[str], content: Content, key: str | None) -> Choice:
     """Choose the weights in the content of a file; errors name the function and the file."""
-    try:
+    with _naming(op, path):
         return chosen(content, key)
+
+
+@contextmanager
+def _naming(op: str, path: str | os.PathLike[str]) -> Iterator[None]:
+    """Name the function and the file in errors about its content."""
+    try:
+        yield
     except FuncconvError as error:
         msg = f"{op}: {path}: {error}"
-        raise FuncconvError(msg) from None
+        raise FuncconvError(msg) from error
     except RecursionError as error:
         msg = f"{op}: {path} cannot be read: its dicts are nested too deeply, or contain themselves"
         raise FuncconvError(msg) from error
 
 
-def named_arrays(op: str, path: str | os.PathLike[str], content: Content, key: str | None) -> FileWeights:
+def named_arrays(op: str, path: str | os.PathLike[str], content: Content, key: str | None) -> NamedArrays:
     """Return the chosen arrays of a file by name.
 
     Args:
@@ -126,23 +115,15 @@ def named_arrays(op: str, path: str | os.PathLike[str], content: Content, key: s
     Raises:
         FuncconvError: if they cannot be chosen, or a value cannot become an array.
     """
-    choice = choose(op, path, content, key)
     is_torch = content.kind in ("torch", "safetensors")
-    arrays: dict[str, np.ndarray] = {}
-    try:
-        for name, value in leaves(choice.tree, "." if is_torch else "/").items():
-            arrays[name] = _array(name, value)
-    except FuncconvError as error:
-        msg = f"{op}: {path}: {error}"
-        raise FuncconvError(msg) from None
+    with _naming(op, path):
+        choice = chosen(content, key)
+        values = leaves(choice.tree, "." if is_torch else "/")
+        arrays = {name: _array(name, value) for name, value in values.items()}
     prefix = _shared_prefix(arrays) if is_torch else ""
     notes = [content.note, *choice.notes, f"removed the prefix {prefix!r} of all names" if prefix else ""]
-    return FileWeights(
-        {name.removeprefix(prefix): array for name, array in arrays.items()},
-        used_key=choice.key,
-        removed_prefix=prefix,
-        notes=tuple(note for note in notes if note),
-    )
+    arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    return NamedArrays(arrays, choice.key, prefix, tuple(note for note in notes if note))
 
 
 def _array(name: str, value: Any) -> np.ndarray:

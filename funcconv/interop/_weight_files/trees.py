@@ -1,7 +1,7 @@
 """Nested dicts of arrays, as checkpoints have them: which of them are weights, and the names of their arrays."""
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
@@ -36,7 +36,13 @@ def is_container(value: Any) -> bool:
 def children(tree: Any) -> dict[str, Any]:
     """Return the values in a dict or list by their names or positions. Numbers and texts in lists are left out."""
     if isinstance(tree, Mapping):
-        return {str(name): value for name, value in tree.items()}
+        entries: dict[str, Any] = {}
+        for name, value in tree.items():
+            if str(name) in entries:
+                msg = f"two entries have the name {str(name)!r}"
+                raise FuncconvError(msg)
+            entries[str(name)] = value
+        return entries
     return {str(i): value for i, value in enumerate(tree) if is_array(value) or is_container(value)}
 
 
@@ -63,12 +69,19 @@ def subtrees(tree: Any) -> dict[str, Any]:
     }
 
 
-def state_dicts(tree: Any, path: Path = ()) -> Iterator[tuple[Path, Any]]:
-    """Yield each dict that has weights, with its path. States of optimizers are left out."""
-    if isinstance(tree, Mapping) and any(is_weight(value) for value in tree.values()):
+def state_dicts(tree: Any) -> list[tuple[Path, Any]]:
+    """Return each dict that has weights, with its path; if there is none, each that has arrays at all.
+
+    States of optimizers are left out.
+    """
+    return list(_dicts_with(is_weight, tree, ())) or list(_dicts_with(is_array, tree, ()))
+
+
+def _dicts_with(test: Callable[[Any], bool], tree: Any, path: Path) -> Iterator[tuple[Path, Any]]:
+    if isinstance(tree, Mapping) and any(map(test, tree.values())):
         yield path, tree
     for name, value in subtrees(tree).items():
-        yield from state_dicts(value, (*path, name))
+        yield from _dicts_with(test, value, (*path, name))
 
 
 def leaves(tree: Any, separator: str) -> dict[str, Any]:
