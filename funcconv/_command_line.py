@@ -40,8 +40,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
         options.run(options)
         sys.stdout.flush()
     except Exception as error:  # files can be damaged in ways that nobody thought of
-        kind = "" if isinstance(error, FuncconvError | OSError) else f"{type(error).__name__}: "
-        print(f"funcconv: {kind}{' '.join(str(error).split())[:1000]}", file=sys.stderr)
+        text = " ".join(str(error).split())
+        if not isinstance(error, FuncconvError):  # whose texts are complete lists
+            text = f"{'' if isinstance(error, OSError) else f'{type(error).__name__}: '}{text[:1000]}"
+        print(f"funcconv: {text}", file=sys.stderr)
         _discard_output()
         return 2
     except KeyboardInterrupt:
@@ -92,11 +94,17 @@ def _parser() -> argparse.ArgumentParser:
     convert_parser.add_argument("target", help=f"where to write them: {formats.WRITABLE}")
     convert_parser.add_argument("--graph", metavar="FILE", help=f"{network}; needed for weights of PyTorch")
     convert_parser.add_argument(
+        "--key",
+        metavar="ENTRY",
+        help="the entry of a checkpoint that has the weights, such as state_dict or ema/state_dict; without, the only "
+        "entry that can have them",
+    )
+    convert_parser.add_argument(
         "--name",
         metavar="ENTRY=MODULE",
         action="append",
         default=[],
-        help="which module of PyTorch an entry of the graph is, for every entry; without, they are paired in order",
+        help="which module of PyTorch or Flax an entry of the graph is, for every entry; without, they are paired",
     )
     predict_parser = command("predict", _predict, "Evaluate a network on an array or an image.")
     predict_parser.add_argument("file", help="a network with its weights, in safetensors")
@@ -138,7 +146,10 @@ def _convert(options: argparse.Namespace) -> None:
         msg = f"convert: each --name must be ENTRY=MODULE, once for an entry; got {', '.join(options.name)}"
         raise FuncconvError(msg)
     graph = formats.network(options.graph)[0] if options.graph is not None else None
-    formats.write(options.target, formats.read(options.source, graph, names))
+    weights = formats.read(options.source, graph, names, options.key)
+    formats.write(options.target, weights)
+    for note in weights.notes:
+        print(f"funcconv: {options.source}: {note}", file=sys.stderr)
 
 
 def _predict(options: argparse.Namespace) -> None:

@@ -15,3 +15,4 @@ from ._safetensors import save_safetensors as save_safetensors
 from ._torch.trace import trace_torch as trace_torch
 from ._torch.weights import from_torch as from_torch
 from ._torch.weights import to_torch as to_torch
+from ._weight_files.read import read_weights as read_weights

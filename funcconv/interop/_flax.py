@@ -7,6 +7,7 @@ import jax
 
 from .._common.optional_packages import needs
 from .._graph.declare.conv_layers import ConvTranspose
+from .._graph.name.entries import tree_of
 from .._graph.use.graph import Graph
 from ._matching import Entry, entries, matched, trees
 from ._pairing import paired
@@ -29,7 +30,8 @@ def from_linen(
 
     Args:
         graph: a graph with the same layers as the module.
-        variables: for Linen `{"params": ..., "batch_stats": ...}`; for NNX `nnx.to_pure_dict(nnx.state(module))`.
+        variables: for Linen `{"params": ..., "batch_stats": ...}`; for NNX `nnx.to_pure_dict(nnx.state(module))`;
+            or arrays by their paths, as `read_weights` returns them.
         names: the path of a module for each entry of the graph, such as `{"conv1": "encoder/Conv_0"}`. Default: the
             pairing described above.
         apply: a function that evaluates the module, called as `apply(variables, *inputs)`: `module.apply`, or for a
@@ -57,6 +59,8 @@ def from_linen(
         >>> bool(jnp.allclose(graph(params, x), module.apply(variables, x), atol=1e-5))
         True
     """
+    if any("/" in str(name) for name in variables):
+        variables = tree_of(variables)
     collections = "params" in variables and set(variables) <= {"params", "batch_stats"}
     trees = list(variables.values()) if collections else [variables]
 

@@ -4,24 +4,32 @@ import os
 import tempfile
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
-from .._checkpoints.step_folders import step_folders
-from .._checkpoints.stored import StoredCheckpoints
 from .._common.errors import FuncconvError
-from .._common.files import existing_file, read_file, sync, write_file
+from .._common.files import read_file, sync, write_file
 from .._common.optional_packages import needs
+from .._graph.name.entries import check
 from .._graph.use.graph import Graph
 from . import _safetensors as safetensors
+from ._flax import from_linen
 from ._matching import check_params
 from ._onnx import to_onnx
 from ._torch.weights import from_torch
+from ._weight_files.content import Content, file_kind, read_content
+from ._weight_files.read import choose, named_arrays
 
-READABLE = ".safetensors, .msgpack of Flax, .pt or .pth of PyTorch (a state dict), or a folder of orbax or fc.train"
+READABLE = (
+    ".safetensors, .msgpack of Flax, .pt, .pth, .pth.tar, .ckpt or .bin of PyTorch (a state dict, alone or in a "
+    "checkpoint), or a folder of orbax or fc.train"
+)
 WRITABLE = ".safetensors, .msgpack, a folder for orbax, or .onnx, which has the network in it"
+
+
+_TORCH_SUFFIXES = (".pt", ".pth", ".tar", ".ckpt", ".bin")
 
 
 class Weights(NamedTuple):
@@ -30,6 +38,7 @@ class Weights(NamedTuple):
     params: dict[str, Any]
     state: dict[str, Any]
     graph: Graph | None
+    notes: tuple[str, ...] = ()  # what the user should know about how the file was read
 
 
 def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
@@ -51,27 +60,93 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
     return graph, params, state
 
 
-def read(path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None) -> Weights:
-    """Read weights. If a graph is given, they must be its weights."""
-    suffix = Path(path).suffix
-    if suffix in (".pt", ".pth"):
-        if graph is None:
-            msg = f"{path} has weights of PyTorch: say of which network, --graph FILE"
-            raise FuncconvError(msg)
-        return Weights(*from_torch(graph, _torch(path), names=names), graph)
-    if suffix == ".safetensors":
-        file_graph, params, state = safetensors.read(path)
-        weights = Weights(params, state, file_graph if graph is None else graph)
-    elif suffix == ".msgpack":
-        weights = Weights(*_parted(_msgpack(path), path), graph)
-    elif os.path.isdir(path):
-        weights = Weights(*_parted(_orbax(path), path), graph)
-    else:
-        msg = f"{path!r} is not of a format that is read here: {READABLE}"
+def read(
+    path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None, key: str | None = None
+) -> Weights:
+    """Read weights, in the format that the content of the file shows. If a graph is given, they must be its weights.
+
+    Args:
+        path: of the file or folder.
+        graph: the graph; needed for weights of PyTorch.
+        names: the module of each entry of the graph, for weights of PyTorch and Flax. None pairs them.
+        key: the entry of the file that has the weights. None chooses the only one.
+
+    Returns:
+        The weights of the graph, or without a graph the arrays of the file.
+
+    Raises:
+        FuncconvError: if the file cannot be read, or has other weights than the graph.
+    """
+    suffix = Path(path).suffix.lower()
+    if graph is None and suffix in _TORCH_SUFFIXES:
+        _refuse_without_graph(path)
+    if suffix not in (*_TORCH_SUFFIXES, ".safetensors", ".msgpack", "") and not os.path.lexists(path):
+        msg = f"convert: there is no file {path!r}, and its ending is not of a format that is read here: {READABLE}"
+        raise FuncconvError(msg)
+    if os.path.isfile(path) and file_kind("convert", path) == "safetensors":
+        return _of_safetensors(path, graph, names, key)
+    content = read_content("convert", path)
+    if content.kind != "torch":
+        return _of_flax(path, content, graph, names, key)
+    if graph is None:
+        _refuse_without_graph(path)
+    return _of_torch(path, content, graph, names, key)
+
+
+def _of_safetensors(path: str, graph: Graph | None, names: Mapping[str, str] | None, key: str | None) -> Weights:
+    """Read a safetensors file: with the paths of funcconv as names, which have `/`, or with names of PyTorch."""
+    file_graph, params, state = safetensors.read(path)
+    is_nested = bool(state) or any(isinstance(value, Mapping) for value in params.values())
+    if graph is not None and not is_nested and not set(params) <= set(graph.entries):
+        return _of_torch(path, Content("safetensors", params), graph, names, key)
+    if key is not None:
+        msg = f"convert: {path} has the weights of one network, so there is no choice by --key"
         raise FuncconvError(msg)
     if graph is not None:
-        check_params(graph, weights.params)
-    return weights
+        check_params(graph, params)
+    return Weights(params, state, file_graph if graph is None else graph)
+
+
+def _of_torch(path: str, content: Content, graph: Graph, names: Mapping[str, str] | None, key: str | None) -> Weights:
+    """Return the weights in a file with names of PyTorch."""
+    found = named_arrays("convert", path, content, key)
+    arrays, notes, prefix = found.arrays, found.notes, found.prefix.replace(".", "/")
+    if prefix and all(entry.startswith(prefix) for entry in graph.entries):  # the prefix is a part of the module
+        arrays, notes = found.names_of_file(), notes[:-1]
+    try:
+        return Weights(*from_torch(graph, arrays, names=names), graph, notes)
+    except FuncconvError as error:
+        msg = "\n".join([str(error), *notes])
+        raise FuncconvError(msg) from None
+
+
+def _of_flax(
+    path: str, content: Content, graph: Graph | None, names: Mapping[str, str] | None, key: str | None
+) -> Weights:
+    """Return the weights in a file of Flax or orbax: of the graph itself, or of a Flax module."""
+    choice = choose("convert", path, content, key)
+    params, state = _parted(choice.tree, path)
+    notes = tuple(note for note in (content.note, *choice.notes) if note)
+    if graph is None:
+        return Weights(params, state, None, notes)
+    if names is None and _has_entries(params, graph):
+        check_params(graph, params)
+        return Weights(params, state, graph, notes)
+    return Weights(*from_linen(graph, {"params": params, "batch_stats": state}, names=names), graph, notes)
+
+
+def _has_entries(params: dict[str, Any], graph: Graph) -> bool:
+    """Return whether parameters have the entries of a graph, as `convert` and `to_linen` write them."""
+    try:
+        check(params, [tuple(entry.split("/")) for entry in graph.entries])
+    except FuncconvError:
+        return False
+    return True
+
+
+def _refuse_without_graph(path: str) -> NoReturn:
+    msg = f"convert: {path} has weights of PyTorch: say of which network, --graph FILE"
+    raise FuncconvError(msg)
 
 
 def write(path: str, weights: Weights) -> None:
@@ -119,35 +194,6 @@ def _write_orbax(path: str, tree: Any) -> None:
         raise FuncconvError(msg) from error
 
 
-def _msgpack(path: str) -> Any:
-    with needs("flax", "a msgpack file"):
-        from flax import serialization
-    content = read_file("convert", path)
-    try:
-        return serialization.msgpack_restore(content)
-    except Exception as error:  # whatever is wrong with it
-        msg = f"{path} is not a msgpack file of Flax: {_first_line(error)}"
-        raise FuncconvError(msg) from error
-
-
-def _torch(path: str) -> Mapping[str, Any]:
-    try:
-        import torch
-    except ImportError as error:
-        msg = f"{path} needs PyTorch to be read: pip install torch"
-        raise FuncconvError(msg) from error
-    existing_file("convert", path)
-    try:
-        state_dict = torch.load(path, map_location="cpu", weights_only=True)  # with weights_only, reading runs no code
-    except Exception as error:  # whatever is wrong with it
-        msg = f"{path} is not a state dict of PyTorch: {_first_line(error)}"
-        raise FuncconvError(msg) from error
-    if not isinstance(state_dict, Mapping) or not all(isinstance(name, str) for name in state_dict):
-        msg = f"{path} holds a {type(state_dict).__name__}, not a state dict of PyTorch"
-        raise FuncconvError(msg)
-    return dict(state_dict)
-
-
 def _joined(weights: Weights) -> dict[str, Any]:
     """Return the parameters; if there is a state, both, under the names that Flax uses."""
     if not weights.state:
@@ -156,19 +202,14 @@ def _joined(weights: Weights) -> dict[str, Any]:
 
 
 def _parted(content: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state in a training state, in Flax variables, or in a tree of parameters."""
-    if not isinstance(content, Mapping):
-        msg = f"{path} holds a {type(content).__name__}, not a dict of arrays"
-        raise FuncconvError(msg)
+    """Return the parameters and the state in Flax variables, or in a tree of parameters."""
     params: Any = content
     state: Any = {}
-    if "params" in content and "optimizer" in content:
-        params, state = content["params"], content.get("model") or {}
-    elif "params" in content and set(content) <= {"params", "batch_stats"}:
-        params, state = content["params"], content.get("batch_stats", {})
+    if isinstance(content, Mapping) and "params" in content and set(content) <= {"params", "batch_stats"}:
+        params, state = content["params"], content.get("batch_stats") or {}
     for tree in (params, state):
         if not isinstance(tree, Mapping):
-            msg = f"{path} holds a {type(tree).__name__} where a dict of arrays is expected"
+            msg = f"convert: {path} holds a {type(tree).__name__} where a dict of arrays is expected"
             raise FuncconvError(msg)
     return _arrays(params, path, ""), _arrays(state, path, "")
 
@@ -189,35 +230,6 @@ def _arrays(tree: Mapping[Any, Any], path: str, parent: str) -> dict[str, Any]:
             msg = f"{path}: {full_name!r} is a {type(value).__name__}, not an array"
             raise FuncconvError(msg)
     return arrays
-
-
-def _orbax(path: str) -> Any:
-    """Return the content of a checkpoint. In a folder of a run, this is the last complete one."""
-    with needs("train", "a folder of orbax"):
-        import orbax.checkpoint as ocp
-    folder = Path(path).absolute()
-    try:
-        if step_folders(folder):
-            return _of_run(path, folder)
-        with ocp.PyTreeCheckpointer() as reader:
-            names = reader.metadata(folder).item_metadata.tree
-            # NumPy arrays, because JAX would narrow 64 bits
-            kinds = jax.tree.map(lambda _: ocp.RestoreArgs(restore_type=np.ndarray), names)
-            return reader.restore(folder, args=ocp.args.PyTreeRestore(restore_args=kinds))
-    except FuncconvError:
-        raise
-    except Exception as error:  # whatever is wrong with it
-        msg = f"{path} is not a checkpoint of orbax: {_first_line(error)}"
-        raise FuncconvError(msg) from error
-
-
-def _of_run(path: str, folder: Path) -> Any:
-    """Return the last complete checkpoint of a run."""
-    state = StoredCheckpoints(folder).arrays()
-    if state is None:
-        msg = f"{path} has no checkpoint that can be read"
-        raise FuncconvError(msg)
-    return state
 
 
 def _first_line(error: Exception) -> str:

@@ -13,6 +13,7 @@ from .._common.errors import FuncconvError
 from .._common.types import Array
 from .._graph.name.entries import put
 from .._graph.use.graph import Graph
+from ._closest_names import closest_names
 from ._matching import Entry, entries, shape_of, side_by_side
 from ._uses import orders_of_use
 
@@ -49,7 +50,10 @@ def paired(
     names = sorted(modules, key=_natural)
     if len(by_path) != len(modules):
         lines = side_by_side(list(by_path), names)
-        msg = f"{op}: the graph has {len(by_path)} entries and the other side {len(modules)} modules:\n{lines}"
+        msg = (
+            f"{op}: the graph has {len(by_path)} entries and the other side {len(modules)} modules:\n{lines}\n"
+            f"{closest_names(by_path, names)}"
+        )
         raise FuncconvError(msg)
     pairs, fitting = fitting_pairs(op, by_path, modules, from_module)
     if len(pairs) < len(by_path):
