@@ -61,7 +61,7 @@ class WithWeights(Layer):
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, WithWeights):
             return NotImplemented
-        return self._compared == other._compared
+        return bool(self._compared == other._compared)
 
     @property
     def _compared(self) -> Any:

@@ -19,7 +19,7 @@ def leaky_relu(translation: Translation, x: Tensor, negative_slope: Number = 0.0
     return translation.like(ops.leaky_relu, x, negative_slope=negative_slope)
 
 
-def prelu(translation: Translation, x: Tensor, weight: Tensor) -> Tensor:
+def prelu(translation: Translation, x: Tensor, weight: Tensor) -> Any:
     if weight.size(0) == 1 or x.rank < 2:
         return binary(ops.prelu, translation, x, weight.with_axes(((),)) if x.rank else weight)
     weight = weight.with_axes((weight.axes[0], *((),) * (x.rank - 2)))  # one slope for each channel, the axis 1

@@ -87,7 +87,7 @@ def im2col(
     x = translation.channels_last(x, 2)
     if any(paddings):
         x = pad_(translation, x, [paddings[1], paddings[1], paddings[0], paddings[0]])
-    entries = []
+    entries: list[int] = []
     for axis in (2, 3):
         x, stored = _windowed(translation, x, axis, kernel[axis - 2], strides[axis - 2], dilations[axis - 2])
         entries = [i + 1 if i > stored else i for i in entries] + [stored + 1]

@@ -93,7 +93,7 @@ def conv(
 ) -> Tensor:
     spatial = weight.rank - 2
     x = _convolution(translation, x, spatial)
-    options = {
+    options: dict[str, Any] = {
         "stride": as_tuple(stride, spatial),
         "padding": padding.upper() if isinstance(padding, str) else as_tuple(padding, spatial),
         "dilation": as_tuple(dilation, spatial),
@@ -127,7 +127,7 @@ def conv_transpose(
 ) -> Tensor:
     spatial = weight.rank - 2
     x = _convolution(translation, x, spatial)
-    options = {
+    options: dict[str, Any] = {
         "stride": as_tuple(stride, spatial),
         "padding": as_tuple(padding, spatial),
         "output_padding": as_tuple(output_padding, spatial),

@@ -33,13 +33,13 @@ def batch_norm(
         return _by_batch(translation, x, weight, bias, eps)
     weights = {"state/mean": running_mean, "state/var": running_var, "param/scale": weight, "param/bias": bias}
     owner = module_of(weights)
-    layer = counter = None
+    layer, counter = None, ""
     if owner is not None:
         # PyTorch passes the momentum 0 where the module has None, which means the plain mean of all batches.
         momentum = getattr(translation.modules[owner[0]], "momentum", momentum)
         counter = f"{owner[0]}.num_batches_tracked".removeprefix(".")
         has_counter = counter in translation.program.tensors
-        options = {"epsilon": eps, "scale": has_scale, "bias": bias is not None, "count": has_counter}
+        options: dict[str, Any] = {"epsilon": eps, "scale": has_scale, "bias": bias is not None, "count": has_counter}
         if momentum is not None or has_counter:
             layer = BatchNorm(momentum=None if momentum is None else 1 - momentum, **options)
     op = partial(ops.normalized_by, epsilon=eps, has_scale=has_scale)
@@ -50,7 +50,7 @@ def batch_norm(
     return result
 
 
-def _by_batch(translation: Translation, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Tensor:
+def _by_batch(translation: Translation, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Any:
     """Normalize by the batch at hand, in training or not."""
     if x.is_weight:
         given = [translation.as_pytorch(tensor) for tensor in (weight, bias) if tensor is not None]

@@ -82,7 +82,8 @@ def taken(x: Array, index: Array, *, axis: int) -> Array:
 def indexed(x: Array, *indices: Array, pattern: tuple[Any, ...]) -> Array:
     """Index by arrays, where the pattern is true, and by all entries elsewhere."""
     arrays = iter(indices)
-    return x[tuple(next(arrays) if is_array else slice(None) for is_array in pattern)]
+    index = tuple(next(arrays) if is_array else slice(None) for is_array in pattern)
+    return jnp.asarray(x)[index]
 
 
 def resampled(

@@ -133,12 +133,12 @@ def vector_norm(x: Array, *, axis: tuple[int, ...], order: Number) -> Array:
     return in_wide(lambda x: jnp.sum(jnp.abs(x) ** order, axis) ** (1 / order), x)
 
 
-def variance(x: Array, *, axis: tuple[int, ...], correction: Number) -> Array:
+def variance(x: Array, *, axis: tuple[int, ...], correction: int) -> Array:
     """Return the variance along axes, with the divisor n - correction."""
     return in_wide(lambda x: jnp.var(x, axis, ddof=correction), x)
 
 
-def deviation(x: Array, *, axis: tuple[int, ...], correction: Number) -> Array:
+def deviation(x: Array, *, axis: tuple[int, ...], correction: int) -> Array:
     """Return the standard deviation along axes, with the divisor n - correction."""
     return in_wide(lambda x: jnp.std(x, axis, ddof=correction), x)
 
