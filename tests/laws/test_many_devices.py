@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from cases import CASES, EVERYWHERE, SLOW
+from cases import CASES, EVERYWHERE, SLOW, Case
 from compare import close
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -38,9 +38,9 @@ def specs_of(kinds, params, x):
     return jax.tree.map(of_parameter, params), PartitionSpec(names.get("batch"), *in_space, names.get("channels"))
 
 
-def problem(case, rng, batch):
+def problem(case, rng, *batch):
     """Return a function that gives the value, both cotangents and a Hessian-vector product, and its arguments."""
-    params, x = case.draw(rng, batch=(batch,))
+    params, x = case.draw(rng, batch=batch)
     random = lambda like: jnp.asarray(rng.normal(size=like.shape))  # noqa: E731
     cotangent, tangents = random(jax.eval_shape(case.op, params, x)), jax.tree.map(random, (params, x))
 
@@ -92,7 +92,7 @@ def rows(keep=lambda case: True):  # noqa: ARG005
 
 
 def check_automatic(case, sizes, kinds, rng):
-    derivatives, params, x = problem(case, rng, batch=6)  # which four and eight devices do not divide
+    derivatives, params, x = problem(case, rng, 6)  # which four and eight devices do not divide
     mesh, specs = mesh_of(sizes, AxisType.Auto), specs_of(kinds, params, x)
 
     def spread(params, x):
@@ -125,13 +125,69 @@ def dividing(spec, leaf, mesh):
 def test_explicit_axes(case, sizes, kinds, rng):
     if case.name == "graph-siamese":  # slices the channels itself, which JAX refuses where they are sharded
         kinds = tuple("" if kind == "channels" else kind for kind in kinds)
-    derivatives, params, x = problem(case, rng, batch=8)
+    derivatives, params, x = problem(case, rng, 8)
     expected = jax.jit(derivatives)(params, x)
     mesh, specs = mesh_of(sizes, AxisType.Explicit), specs_of(kinds, params, x)
     with jax.set_mesh(mesh):
         place = lambda leaf, spec: jax.device_put(leaf, dividing(spec, leaf, mesh))  # noqa: E731
         spread = jax.tree.map(place, (params, x), specs)
         agree(jax.jit(derivatives)(*spread), expected)
+
+
+def trained_batch_norm(params, x):
+    """Return a number that depends on the output of a batch norm and on its next state."""
+    scale_and_bias = {name: params[name] for name in ("scale", "bias")}
+    state = {name: params[name] for name in ("mean", "var")}
+    y, state = fc.batch_norm(scale_and_bias, state, x, train=True)
+    return jnp.sin(y).sum() + jnp.sin(state["mean"]).sum() + jnp.sin(state["var"]).sum()
+
+
+OF_PARAMETERS = [
+    Case(name, op, None, x, params)
+    for name, op, x, params in (
+        ("conv", fc.conv, (5, 2), {"kernel": (2, 2, 4), "bias": (4,)}),
+        ("conv_transpose", fc.conv_transpose, (4, 2), {"kernel": (2, 4, 2), "bias": (4,)}),
+        ("local_conv", fc.local_conv, (5, 2), {"kernel": (4, 2, 2, 4), "bias": (4, 4)}),
+        ("dense", fc.dense, (4,), {"kernel": (4, 2), "bias": (2,)}),
+        ("dense of images and flatten", lambda params, x: fc.dense(params, fc.flatten(x, spatial=1)), (2, 2),
+         {"kernel": (4, 2), "bias": (2,)}),
+        ("layer_norm", fc.layer_norm, (3, 4), {"scale": (4,), "bias": (4,)}),
+        ("layer_norm of images", fc.layer_norm, (2, 4), {"scale": (2, 4), "bias": (2, 4)}),
+        ("group_norm", lambda params, x: fc.group_norm(params, x, 2, spatial=1), (3, 4), {"scale": (4,), "bias": (4,)}),
+        ("batch_norm", trained_batch_norm, (3, 4), dict.fromkeys(("scale", "bias", "mean", "var"), (4,))),
+    )
+]  # fmt: skip
+# Parameters and inputs on mesh axes that JAX cannot combine: the batch and the outputs on the same axis, and the axis
+# that is summed or multiplied on different axes. Also the second of two batch axes, which JAX cannot merge.
+CONFLICTS = {
+    "same": (("a", None, "b"), ("b", "a"), "a"),
+    "different": ((None, "b", "a"), ("b", None), "b"),
+}
+
+
+@pytest.mark.parametrize("case", OF_PARAMETERS, ids=lambda case: case.name)
+def test_explicit_axes_of_parameters_and_inputs_conflict(case, rng):
+    derivatives, params, x = problem(case, rng, 4, 2)
+    expected = jax.jit(derivatives)(params, x)
+    with jax.set_mesh(mesh_of((2, 2), AxisType.Explicit)):
+        for (first, second, channels), (window, outputs), vector in CONFLICTS.values():
+
+            def place(leaf, window=window, outputs=outputs, vector=vector):
+                entries = [window, *[None] * (leaf.ndim - 2), outputs] if leaf.ndim > 1 else [vector]
+                return jax.device_put(leaf, PartitionSpec(*entries))
+
+            spread = jax.device_put(x, PartitionSpec(first, second, *[None] * (x.ndim - 3), channels))
+            agree(jax.jit(derivatives)(jax.tree.map(place, params), spread), expected)
+
+
+def test_running_statistics_keep_their_explicit_axes(rng):
+    """A loop such as `jax.lax.scan` needs a state of one type, so it does not follow the sharding of the input."""
+    with jax.set_mesh(mesh_of((2, 2), AxisType.Explicit)):
+        x = jax.device_put(jnp.asarray(rng.normal(size=(4, 3, 4))), PartitionSpec("a", None, "b"))
+        for spec in (PartitionSpec("a"), PartitionSpec(None)):
+            state = jax.device_put(fc.init_batch_stats(4, dtype=np.float64), spec)
+            _, new = jax.jit(lambda state: fc.batch_norm({}, state, x, train=True))(state)
+            assert jax.tree.map(jax.typeof, new) == jax.tree.map(jax.typeof, state)
 
 
 GROUPED = {"groups": ((3, 2, 2, 8), 4), "depthwise": ((3, 2, 1, 16), 8), "wide": ((2, 2, 17, 68), 2)}
