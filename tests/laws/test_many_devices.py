@@ -247,7 +247,9 @@ def test_a_batch_on_one_axis_of_two(name, dtype, rng):
         ]
         found = gradient(*spread, accumulate)
         assert found.dtype == dtype
-        close(jax.device_get(found), gradient(kernel, x, g, accumulate), dtype=dtype, ulps=64)
+        # 16-bit products are summed in float32: only the sums of the eight devices may be rounded to 16 bits.
+        terms = 8 * 9 * 8 if dtype == "float32" else 8
+        close(jax.device_get(found), gradient(kernel, x, g, accumulate), dtype=dtype, terms=terms)
 
 
 def test_a_grouped_convolution_on_axes_that_are_not_mapped(rng):
