@@ -1,5 +1,7 @@
 """Normalization and dropout: equal to Flax's and PyTorch's, exact where they are not, refused where they are wrong."""
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -161,6 +163,21 @@ def test_values_far_from_zero_are_those_of_float64(norm, dtype, rng):
         assert np.abs(y.astype(np.float64) - expected).max() <= ulps * np.abs(expected).max(), name
 
 
+@partial(jax.jit, static_argnums=0)
+def derivatives(norm, x, v, c):
+    """Return derivatives of first and second order, forward and backward; one program for all inputs of a norm."""
+    op = NORMS[norm]
+
+    def gradient(x):
+        return jax.vjp(op, x)[1](c)[0]
+
+    def directional(x):
+        return jax.jvp(op, (x,), (v,))[1]
+
+    backward = jax.vjp(directional, x)[1](c)[0]
+    return gradient(x), directional(x), jax.jvp(gradient, (x,), (v,))[1], backward
+
+
 @each_norm
 @each_far
 def test_derivatives_far_from_zero_are_those_of_float64(norm, far, rng):
@@ -169,22 +186,9 @@ def test_derivatives_far_from_zero_are_those_of_float64(norm, far, rng):
     spread = max(np.abs(x - x.mean(1, keepdims=True, dtype=np.float64)).max(), 1e-3)
     # A direction along which the input changes by as much as it is spread, so that all orders are of one size.
     v = (np.clip(rng.normal(size=x.shape), -1, 1) * min(spread, 1e38)).astype(F32)
-    op = NORMS[norm]
-    c = rng.normal(size=jax.eval_shape(op, x).shape).astype(F32)
-
-    @jax.jit
-    def derivatives(x, v, c):
-        def gradient(x):
-            return jax.vjp(op, x)[1](c)[0]
-
-        def directional(x):
-            return jax.jvp(op, (x,), (v,))[1]
-
-        backward = jax.vjp(directional, x)[1](c)[0]
-        return gradient(x), directional(x), jax.jvp(gradient, (x,), (v,))[1], backward
-
-    found = derivatives(x, v, c)
-    exact = derivatives(*(array.astype(np.float64) for array in (x, v, c)))
+    c = rng.normal(size=jax.eval_shape(NORMS[norm], x).shape).astype(F32)
+    found = derivatives(norm, x, v, c)
+    exact = derivatives(norm, *(array.astype(np.float64) for array in (x, v, c)))
     least = 2.0**10 * float(np.finfo(F32).tiny)  # smaller numbers lose digits
     for ours, theirs in zip(found, exact, strict=True):
         size = np.abs(theirs).max()
