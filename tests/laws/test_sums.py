@@ -19,7 +19,8 @@ TERMS = 100_000
 EXAMPLES = 8  # different ones, which are repeated: the float64 result needs no more
 ROUNDS_BETWEEN = {"graph-siamese", "std_pool-modes"}  # made of several functions, each of which rounds its result
 
-each_case = each(lambda case: case.name != "graph-siamese", everywhere=EVERYWHERE)  # uses each weight twice, more often in second derivatives
+# The siamese graph uses each weight twice, and more often in second derivatives.
+each_case = each(lambda case: case.name != "graph-siamese", everywhere=EVERYWHERE)
 each_op = each(lambda case: case.name not in ROUNDS_BETWEEN, rows=CHIEF, everywhere=EVERYWHERE)
 # A row whose sums are right in bfloat16 sums in float32, so float16 differs only where a dtype is named.
 each_in_float16 = each(lambda case: case.name not in ROUNDS_BETWEEN, rows=EVERYWHERE, everywhere=set())
