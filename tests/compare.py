@@ -1,5 +1,6 @@
 """What it means that two results agree: they differ by no more than rounding does."""
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -11,6 +12,11 @@ def rounding(dtype, terms=64, steps=1):
     orders differ by at most n. Each of several steps that follow one another, as in training, adds as much again.
     """
     return terms * steps * float(jnp.finfo(dtype).eps)
+
+
+def products_of(params):
+    """Return how many products are summed for one output of a network, over all of its layers."""
+    return sum(leaf.size // leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim > 1)
 
 
 def close(actual, expected, dtype=None, ulps=None, *, terms=64, steps=1):

@@ -1,6 +1,7 @@
 """The sharding of arrays over a mesh: explicit mesh axes, and the axes of `jax.shard_map`."""
 
 from collections.abc import Hashable, Sequence
+from typing import Any
 
 import jax
 from jax import lax
@@ -45,6 +46,55 @@ def whole_along(x: Array, axes: Sequence[int]) -> Array:
         return x
     spec = PartitionSpec(*names)  # type: ignore[no-untyped-call]
     return _resharded(x, NamedSharding(sharding.mesh, spec))
+
+
+def last_axes_like(values: Array, x: Array) -> Array:
+    """Return parameters for the last axes of `x` with the sharding of these axes, if they are sharded.
+
+    JAX adds and multiplies sharded arrays only if the axes of both have the same explicit sharding. A parameter is
+    smaller than the array, so it is moved.
+    """
+    sharding = jax.typeof(values).sharding
+    spec = jax.typeof(x).sharding.spec[x.ndim - values.ndim :]
+    if not any(sharding.spec) or tuple(sharding.spec) == tuple(spec):
+        return values
+    return _resharded(values, NamedSharding(sharding.mesh, PartitionSpec(*spec)))  # type: ignore[no-untyped-call]
+
+
+def matmul_sharding(x: Array, kernel: Array) -> NamedSharding | None:
+    """Return the sharding of `x @ kernel`, a matrix, on explicit mesh axes; None if there are none.
+
+    JAX cannot choose it if both arrays are sharded along the axis that is summed, or over the same mesh axes. The batch
+    is sharded like that of `x` and the outputs like those of the kernel.
+    """
+    of_x, of_kernel = (jax.typeof(array).sharding for array in (x, kernel))
+    mesh = next((each.mesh for each in (of_x, of_kernel) if AxisType.Explicit in each.mesh.axis_types), None)
+    if mesh is None:
+        return None
+    batch = of_x.spec[:-1]
+    spec = PartitionSpec(*batch, unless_used(of_kernel.spec[-1], batch))  # type: ignore[no-untyped-call]
+    return NamedSharding(mesh, spec)
+
+
+def only_outputs_sharded(kernel: Array, x: Array) -> Array:
+    """Return a kernel that is sharded at most along its last axis, and not over the mesh axes of the batch of `x`."""
+    sharding = jax.typeof(kernel).sharding
+    if not any(sharding.spec):
+        return kernel
+    outputs = unless_used(sharding.spec[-1], jax.typeof(x).sharding.spec[:1])
+    spec = PartitionSpec(*[None] * (kernel.ndim - 1), outputs)  # type: ignore[no-untyped-call]
+    return _resharded(kernel, NamedSharding(sharding.mesh, spec))
+
+
+def unless_used(entry: Any, spec: Sequence[Any]) -> Any:
+    """Return an entry of a partition spec, or None if one of its mesh axes is in another entry, as no two may share."""
+    used = {name for other in spec for name in names_of(other)}
+    return None if used & {*names_of(entry)} else entry
+
+
+def names_of(entry: Any) -> tuple[str, ...]:
+    """Return the mesh axes in an entry of a partition spec."""
+    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _resharded(x: Array, sharding: NamedSharding) -> Array:

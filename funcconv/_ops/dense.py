@@ -5,7 +5,7 @@ import math
 import jax.numpy as jnp
 
 from .._common.errors import FuncconvError, suggest
-from .._common.mesh_axes import whole_along
+from .._common.mesh_axes import matmul_sharding, whole_along
 from .._common.types import Array, ArrayLike, DTypeLike, Params, Precision
 from .._windows.layout import as_array, image
 from .parameters import add_bias, check_accumulate, check_bias, kernel_and_bias
@@ -55,7 +55,13 @@ def dense(
         raise FuncconvError(msg)
     check_bias("dense", bias, kernel.shape[1:])
     check_accumulate("dense", accumulate_dtype, x.dtype)
-    y = jnp.matmul(x, kernel, precision=precision, preferred_element_type=accumulate_dtype)
+    y = jnp.matmul(
+        x,
+        kernel,
+        precision=precision,
+        preferred_element_type=accumulate_dtype,
+        out_sharding=matmul_sharding(x, kernel),
+    )
     return add_bias(y, bias).astype(x.dtype)
 
 
@@ -92,4 +98,5 @@ def flatten(
     inside = image("flatten", as_array("flatten", "the input", x), spatial, "spatial=", layout, least=0)
     array = inside.array if order == "channels_last" else jnp.moveaxis(inside.array, -1, 1)
     array = whole_along(array, range(1, array.ndim))  # JAX has no sharding rule for a reshape of sharded axes
-    return array.reshape(*inside.batch, math.prod(array.shape[1:]))
+    features = array.reshape(array.shape[0], math.prod(array.shape[1:]))
+    return features.reshape(*inside.batch, features.shape[1])  # JAX cannot shard a reshape that merges and splits

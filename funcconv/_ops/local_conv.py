@@ -7,7 +7,7 @@ from jax import lax
 
 from .._common.dtypes import in_wide
 from .._common.errors import FuncconvError
-from .._common.mesh_axes import whole_along
+from .._common.mesh_axes import only_outputs_sharded, whole_along
 from .._common.types import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
 from .._windows.geometry import pad_modes, resolve
 from .._windows.layout import image
@@ -111,6 +111,7 @@ def local_conv(
     if flip:
         kernel = lax.rev(kernel, range(n, 2 * n))
     array = inside.array
+    kernel = only_outputs_sharded(kernel, array)  # the image is not sharded along the positions either
     if groups > 1:  # JAX cannot split sharded channels if the number of devices does not divide the channels of a group
         array, kernel = (whole_along(operand, [operand.ndim - 1]) for operand in (array, kernel))
     padded = pad(array, axes, pad_modes(op, pad_mode, n))

@@ -8,7 +8,7 @@ from jax import lax
 
 from .._common.dtypes import wide
 from .._common.errors import FuncconvError
-from .._common.mesh_axes import axis_size
+from .._common.mesh_axes import axis_size, last_axes_like
 from .._common.types import Array, ArrayLike, Number, Params
 from .._windows.layout import as_array, channels_last_order, image
 from .standardize import (
@@ -251,7 +251,7 @@ def _updated(old: Array, batch_value: Array, momentum: Number) -> Array:
     """Return a running mean or variance after a batch."""
     # A variance that overflows becomes the largest number of its dtype. An infinity would stay for all later batches.
     largest = jnp.finfo(old.dtype).max  # type: ignore[no-untyped-call]
-    batch_value = batch_value.astype(old.dtype)
+    batch_value = last_axes_like(batch_value, old).astype(old.dtype)
     new = momentum * old + (1 - momentum) * jnp.where(batch_value > largest, largest, batch_value)
     return jnp.where(new > largest, largest, new)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .._common.dtypes import wide
 from .._common.errors import FuncconvError, suggest
+from .._common.mesh_axes import last_axes_like
 from .._common.types import Array, ArrayLike, DTypeLike, Params, Shape
 from .._windows.layout import Image, as_array
 
@@ -163,7 +164,7 @@ def add_bias(y: Array, bias: Array | None) -> Array:
         return y
     # The gradient of the bias is a sum over all positions, computed in the dtype of this addition. In 16 bits it would
     # lose most terms, so a 16-bit bias is added in float32.
-    wide_bias = bias.astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
+    wide_bias = last_axes_like(bias, y).astype(wide(y.dtype)).reshape((1,) * (y.ndim - bias.ndim) + bias.shape)
     return (y.astype(wide_bias.dtype) + wide_bias).astype(y.dtype)
 
 

@@ -8,6 +8,7 @@ from jax import lax
 
 from .._common.dtypes import wide
 from .._common.errors import FuncconvError, suggest
+from .._common.mesh_axes import last_axes_like
 from .._common.types import Array, ArrayLike, Number, Params
 from .._windows.layout import as_array
 
@@ -61,7 +62,7 @@ def scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
 
 def as_last_axes(values: Array, x: Array) -> Array:
     """Return values for the last axes of `x` with as many axes as `x` and its dtype."""
-    return values.astype(x.dtype).reshape((1,) * (x.ndim - values.ndim) + values.shape)
+    return last_axes_like(values, x).astype(x.dtype).reshape((1,) * (x.ndim - values.ndim) + values.shape)
 
 
 def read_inputs(op: str, params: Params, x: ArrayLike, epsilon: Number) -> tuple[Array, Array | None, Array | None]:

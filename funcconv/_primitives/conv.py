@@ -31,7 +31,7 @@ from jax.extend.core import Primitive
 from jax.interpreters import ad, batching, mlir, xla
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh, use_abstract_mesh
 
-from .._common.mesh_axes import varying_alike
+from .._common.mesh_axes import names_of, unless_used, varying_alike
 from .._common.types import Array, DTypeLike
 from . import forms as _forms
 from .forms import Form, Type, Where
@@ -151,16 +151,10 @@ def _typed(a: Array, w: Array, shape: Sequence[int], dtype: DTypeLike, channels:
         return out.update(shape=tuple(shape))
     spec = [_mesh_axes(a, axis) for axis in range(len(shape) - 1)]
     for axis in range(1, len(spec)):
-        if shape[axis] % math.prod(mesh.shape[name] for name in _names(spec[axis])):
+        if shape[axis] % math.prod(mesh.shape[name] for name in names_of(spec[axis])):
             spec[axis] = None
-    used = {name for entry in spec for name in _names(entry)}
-    spec.append(None if used & {*_names(channels)} else channels)
+    spec.append(unless_used(channels, spec))
     return _retyped(out, shape, spec, mesh)
-
-
-def _names(entry: Any) -> tuple[str, ...]:
-    """Return the mesh axes in an entry of a partition spec."""
-    return () if entry is None else (entry,) if isinstance(entry, str) else tuple(entry)
 
 
 def _retyped(out: Type, shape: Sequence[int], spec: Sequence[Any], mesh: Any = None) -> Type:

@@ -4,6 +4,7 @@ import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
+import jax
 import jax.numpy as jnp
 
 from .._common.errors import FuncconvError
@@ -92,7 +93,19 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
     if layout is not None:
         x = x.transpose(channels_last_order(op, layout, x.ndim))
     batch = x.shape[: x.ndim - spatial - 1]
+    if len(batch) > 1:
+        x = _mergeable(x, len(batch))
     return Image(x.reshape((math.prod(batch), *x.shape[len(batch) :])), batch, op, layout)
+
+
+def _mergeable(x: Array, number: int) -> Array:
+    """Return `x` with a sharding over explicit mesh axes that JAX keeps when the first axes are merged.
+
+    These are sharded axes followed by axes that are not sharded.
+    """
+    sharded = [entry is not None for entry in jax.typeof(x).sharding.spec[:number]]
+    first_whole = sharded.index(False) if False in sharded else number
+    return whole_along(x, range(first_whole, number))
 
 
 def spatial_axes(op: str, name: str, sizes: Any, spatial: int | None) -> tuple[int | None, str]:

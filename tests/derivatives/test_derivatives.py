@@ -286,11 +286,12 @@ def examples(n, dtype=np.float64):
 def test_per_example_gradients_equal_a_loop():
     images, labels = examples(4)
     gradients = jax.jit(fc.per_example_grad(one_loss))(PARAMS, images, labels)
+    gradient = jax.jit(jax.grad(one_loss))
     for i in range(4):
-        expected = jax.grad(one_loss)(PARAMS, images[i], labels[i])
+        expected = gradient(PARAMS, images[i], labels[i])
         jax.tree.map(lambda g, e, i=i: close(g[i], e), gradients, expected)
     mean = jax.tree.map(lambda g: g.mean(0), gradients)
-    jax.tree.map(close, mean, jax.grad(mean_loss)(PARAMS, images, labels))
+    jax.tree.map(close, mean, jax.jit(jax.grad(mean_loss))(PARAMS, images, labels))
 
 
 def test_an_example_is_any_tree():
@@ -304,7 +305,7 @@ def test_an_example_is_any_tree():
 def test_batches_add_up_to_the_whole(batch_size):
     images, labels = examples(7)
     value, gradient = jax.jit(fc.value_and_grad_in_batches(mean_loss, batch_size))(PARAMS, images, labels)
-    whole, whole_gradient = jax.value_and_grad(mean_loss)(PARAMS, images, labels)
+    whole, whole_gradient = jax.jit(jax.value_and_grad(mean_loss))(PARAMS, images, labels)
     np.testing.assert_allclose(value, whole, rtol=1e-13)
     jax.tree.map(lambda g, e: np.testing.assert_allclose(g, e, rtol=0, atol=1e-13), gradient, whole_gradient)
 

@@ -235,7 +235,6 @@ def test_the_density_of_a_known_spectrum(rng):
     assert integral(density, lambda t: (t > 2) & (t < 3.5)) < 1e-6
 
 
-@pytest.mark.parametrize("dtype", [np.float32, np.float64])
 @pytest.mark.parametrize(
     ("values", "width"),
     [
@@ -248,7 +247,7 @@ def test_the_density_of_a_known_spectrum(rng):
         ([1e-6, 1e-6, 3e-6], 2e-8),
     ],
 )
-@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize(("dtype", "turned"), [(np.float32, True), (np.float64, False)])
 def test_an_exhausted_krylov_space(rng, values, width, dtype, turned):
     """Few different eigenvalues end the iteration early; what comes after is neither nan nor in the density."""
     values = np.array(values, float)

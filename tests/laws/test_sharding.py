@@ -3,7 +3,7 @@
 import jax
 import jax.numpy as jnp
 import pytest
-from cases import CASES
+from cases import CASES, EVERYWHERE
 from compare import close
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
@@ -16,7 +16,17 @@ SPREAD, WHOLE = PartitionSpec("devices"), PartitionSpec()
 
 each_case = pytest.mark.parametrize(
     "case",
-    [pytest.param(case, id=case.name, marks=() if case.name in IN_THE_SUITE else pytest.mark.slow) for case in CASES],
+    [
+        pytest.param(
+            case,
+            id=case.name,
+            marks=[
+                *([] if case.name in IN_THE_SUITE else [pytest.mark.slow]),
+                *([] if case.name in EVERYWHERE else [pytest.mark.once]),
+            ],
+        )
+        for case in CASES
+    ],
 )
 pytestmark = pytest.mark.skipif(jax.device_count() < 4, reason="needs four devices")
 

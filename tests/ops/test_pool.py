@@ -76,9 +76,10 @@ def test_wide_windows_select_in_order(window, stride, dilation, rng):
     np.testing.assert_array_equal(x_bar, expected)
 
 
-@pytest.mark.parametrize("reduce", ["max", "min"])
-@pytest.mark.parametrize("shape", [(4, 6), (3, 2, 4)])
-@pytest.mark.parametrize("ties", ["first", "split"])
+@pytest.mark.parametrize(
+    ("reduce", "shape", "ties"),
+    [("max", (4, 6), "first"), ("max", (3, 2, 4), "split"), ("min", (3, 2, 4), "first"), ("min", (4, 6), "split")],
+)
 def test_ties(reduce, shape, ties, rng):
     """Every mode of differentiation sends the gradient to the first extreme in row-major order, or shares it."""
     x = jnp.asarray(rng.integers(0, 2, (*shape, 1)), jnp.float64)
@@ -169,23 +170,27 @@ def test_a_pad_mode_shows_values_that_take_part():
 
 def test_how_many_axes_are_spatial(rng):
     x = rng.normal(size=(3, 4, 6, 2))
+
+    def shape(op, x, *args, **options):
+        return jax.eval_shape(lambda x: op(x, *args, **options), x).shape
+
     close(fc.pool(x), fc.pool(x, (2, 2)))
     close(fc.pool(x, 2, spatial=1), fc.pool(x, (2,)))
-    assert fc.pool(x, 2, spatial=1).shape == (3, 4, 3, 2)
-    assert fc.pool(x, 2, layout="NHWC").shape == (3, 2, 3, 2)
-    assert fc.pool(x, 2, layout="NCW").shape == (3, 4, 6, 1)
-    assert fc.pool(x, 2, layout="NWC").shape == (3, 4, 3, 2)
-    assert fc.pool(x[0], 2, layout="HWC").shape == (2, 3, 2)
-    assert fc.global_pool(x).shape == (3, 2)
-    assert fc.global_pool(x, spatial=1).shape == (3, 4, 2)
-    assert fc.global_pool(x, layout="NCHW").shape == (3, 4)
-    assert fc.global_pool(x, layout="CHWN").shape == (3, 2)
-    assert fc.adaptive_pool(x, 3).shape == (3, 3, 3, 2)
-    assert fc.adaptive_pool(x, (None, 5)).shape == (3, 4, 5, 2)
-    assert fc.adaptive_pool(x, (5,)).shape == (3, 4, 5, 2)
-    assert fc.adaptive_pool(x, 3, layout="NCHW").shape == (3, 4, 3, 3)
-    assert fc.flatten(x).shape == (3, 48)
-    assert fc.flatten(x, spatial=1).shape == (3, 4, 12)
+    assert shape(fc.pool, x, 2, spatial=1) == (3, 4, 3, 2)
+    assert shape(fc.pool, x, 2, layout="NHWC") == (3, 2, 3, 2)
+    assert shape(fc.pool, x, 2, layout="NCW") == (3, 4, 6, 1)
+    assert shape(fc.pool, x, 2, layout="NWC") == (3, 4, 3, 2)
+    assert shape(fc.pool, x[0], 2, layout="HWC") == (2, 3, 2)
+    assert shape(fc.global_pool, x) == (3, 2)
+    assert shape(fc.global_pool, x, spatial=1) == (3, 4, 2)
+    assert shape(fc.global_pool, x, layout="NCHW") == (3, 4)
+    assert shape(fc.global_pool, x, layout="CHWN") == (3, 2)
+    assert shape(fc.adaptive_pool, x, 3) == (3, 3, 3, 2)
+    assert shape(fc.adaptive_pool, x, (None, 5)) == (3, 4, 5, 2)
+    assert shape(fc.adaptive_pool, x, (5,)) == (3, 4, 5, 2)
+    assert shape(fc.adaptive_pool, x, 3, layout="NCHW") == (3, 4, 3, 3)
+    assert shape(fc.flatten, x) == (3, 48)
+    assert shape(fc.flatten, x, spatial=1) == (3, 4, 12)
 
 
 @settings(max_examples=10, deadline=None)
@@ -269,20 +274,24 @@ def test_indices_are_of_real_inputs():
 
 
 def test_indices_in_every_form(rng):
-    x = jnp.asarray(rng.normal(size=(2, 4, 6, 3)))
-    y, indices = fc.max_pool(x, return_indices=True)
-    first = x.transpose(0, 3, 1, 2)
-    ours = fc.max_pool(first, layout="NCHW", return_indices=True)
-    for a, b in zip(ours, (y, indices), strict=True):
+    x = rng.normal(size=(2, 4, 6, 3))
+
+    @jax.jit
+    def all_forms(x):
+        last = fc.max_pool(x, return_indices=True)
+        first = fc.max_pool(x.transpose(0, 3, 1, 2), layout="NCHW", return_indices=True)
+        unpooled = fc.max_unpool(*last, size=(4, 6)), fc.max_unpool(*first, layout="NCHW").transpose(0, 2, 3, 1)
+        adaptive = fc.adaptive_pool(x, 3, "min", return_indices=True), fc.adaptive_pool(x, 3, "min")
+        return last, first, unpooled, fc.global_pool(x, "max", return_indices=True), adaptive
+
+    last, first, unpooled, (y, indices), adaptive = jax.tree.map(np.asarray, all_forms(x))
+    for a, b in zip(first, last, strict=True):
         np.testing.assert_array_equal(a, b.transpose(0, 3, 1, 2))
-    np.testing.assert_array_equal(
-        fc.max_unpool(*ours, layout="NCHW").transpose(0, 2, 3, 1), fc.max_unpool(y, indices, size=(4, 6))
-    )
-    y, indices = fc.global_pool(x, "max", return_indices=True)
+    np.testing.assert_array_equal(*unpooled)
     np.testing.assert_array_equal(indices, x.reshape(2, 24, 3).argmax(1))
     np.testing.assert_array_equal(y, x.max((1, 2)))
-    y, indices = jax.jit(partial(fc.adaptive_pool, output_size=3, reduce="min", return_indices=True))(x)
-    np.testing.assert_array_equal(y, fc.adaptive_pool(x, 3, "min"))
+    (y, indices), plain = adaptive
+    np.testing.assert_array_equal(y, plain)
     np.testing.assert_array_equal(
         np.take_along_axis(x.reshape(2, 24, 3), indices.reshape(2, 9, 3), 1), y.reshape(2, 9, 3)
     )
@@ -295,11 +304,15 @@ def test_values_with_indices_have_the_same_derivatives(rng):
     def beside(x):
         return plain(x, return_indices=True)[0]
 
-    for derivative in (jax.jacfwd, jax.jacrev):
-        np.testing.assert_array_equal(derivative(beside)(x), derivative(plain)(x))
-    _, pullback, indices = jax.vjp(partial(plain, return_indices=True), x, has_aux=True)
-    y = jnp.ones(indices.shape)
-    np.testing.assert_array_equal(pullback(y)[0], fc.max_unpool(y, indices, 3, stride=2, padding=1, size=7))
+    @jax.jit
+    def pairs(x):
+        _, pullback, indices = jax.vjp(partial(plain, return_indices=True), x, has_aux=True)
+        y = jnp.ones(indices.shape)
+        jacobians = [(derivative(beside)(x), derivative(plain)(x)) for derivative in (jax.jacfwd, jax.jacrev)]
+        return *jacobians, (pullback(y)[0], fc.max_unpool(y, indices, 3, stride=2, padding=1, size=7))
+
+    for found, expected in pairs(x):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_unpooling():
@@ -363,8 +376,13 @@ def test_layers_of_every_reduction(rng):
     assert hash(graph()) == hash(graph())
     assert fc.Pool(2, reduce=partial(jnp.quantile, q=0.25)) != fc.Pool(2, reduce=partial(jnp.quantile, q=0.5))
     assert fc.Pool(2, reduce="lp", p=3) != fc.Pool(2, reduce="lp")
-    norm, warm = fc.pool(image, reduce="lp", p=3), fc.pool(image, reduce="lse", temperature=0.5)
-    close(jax.jit(graph())({}, image), norm + warm * fc.pool(image, reduce=partial(jnp.quantile, q=0.25)))
+
+    @jax.jit
+    def plain(image):
+        norm, warm = fc.pool(image, reduce="lp", p=3), fc.pool(image, reduce="lse", temperature=0.5)
+        return norm + warm * fc.pool(image, reduce=partial(jnp.quantile, q=0.25))
+
+    close(jax.jit(graph())({}, image), plain(image))
 
 
 def test_a_layer_with_indices_is_a_pair(rng):
@@ -374,10 +392,14 @@ def test_a_layer_with_indices_is_a_pair(rng):
     graph = fc.Graph(x, (pooled, back))
     image = jnp.asarray(rng.normal(size=(2, 3, 6, 6, 2)))
     (y, indices), unpooled = jax.jit(graph)({}, image)
-    expected = fc.max_pool(image, (2, 2), return_indices=True)
-    np.testing.assert_array_equal(y, expected[0])
-    np.testing.assert_array_equal(indices, expected[1])
-    np.testing.assert_array_equal(unpooled, fc.max_unpool(*expected, (2, 2)))
+
+    @jax.jit
+    def plain(image):
+        pooled = fc.max_pool(image, (2, 2), return_indices=True)
+        return *pooled, fc.max_unpool(*pooled, (2, 2))
+
+    for found, expected in zip((y, indices, unpooled), plain(image), strict=True):
+        np.testing.assert_array_equal(found, expected)
 
 
 def test_images_of_more_places_than_int32_counts_are_refused():

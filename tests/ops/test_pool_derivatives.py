@@ -120,7 +120,7 @@ def test_lse_of_infinities():
         f = partial(fc.pool, window=(2,), reduce="lse", padding=1)
         for _ in range(order):
             f = jax.jacfwd(f)
-        assert np.isfinite(f(x)).all()
+        assert np.isfinite(jax.jit(f)(x)).all()
 
 
 def test_lse_of_large_values_and_low_temperatures():
@@ -180,7 +180,7 @@ def test_lp_at_zeros(p):
     np.testing.assert_array_equal(gradient, [0, -1, 0])
     close(hessian, np.diag([0.5, 0, 0.5]) if p == 2 else np.zeros((3, 3)))
     if p == 4:  # the fourth derivative of |x| (1 + x^4 / |x|^4)^(1/4) is 6 / |x|^3
-        fourth = jax.grad(jax.grad(jax.grad(jax.grad(lambda t: f(jnp.array([t, -2.0]))))))(0.0)
+        fourth = jax.jit(jax.grad(jax.grad(jax.grad(jax.grad(lambda t: f(jnp.array([t, -2.0])))))))(0.0)
         close(fourth, 6 / 8, terms=1024)
 
 
@@ -194,7 +194,7 @@ def test_lp_beside_a_tiny_tap():
     """The scale is that of the window, so the curvature by a tap far below it is neither lost nor infinite."""
     for dtype, tiny in ((jnp.float32, 1e-30), (jnp.float64, 1e-200)):
         x = jnp.array([1.0, tiny], dtype)
-        close(jax.hessian(partial(lp, p=2))(x)[1, 1], 1, dtype)
+        close(jax.jit(jax.hessian(partial(lp, p=2)))(x)[1, 1], 1, dtype)
 
 
 # median ----------------------------------------------------------------------------------------------------
