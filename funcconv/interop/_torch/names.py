@@ -18,8 +18,14 @@ from ..._graph.use.graph import Graph
 from .weighted import WithWeights
 
 COUNTER = "num_batches_tracked"  # of batch norms
-_OF_NORMS = {"scale": "weight", "bias": "bias"}
-_OF_STATE = {"mean": "running_mean", "var": "running_var", "count": COUNTER}
+TORCH_NAMES = {  # of the arrays of layers
+    "kernel": "weight",
+    "scale": "weight",
+    "bias": "bias",
+    "mean": "running_mean",
+    "var": "running_var",
+    "count": COUNTER,
+}
 
 Convert = Callable[[np.ndarray], np.ndarray]
 
@@ -150,7 +156,7 @@ def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str
     if isinstance(layer, BatchNorm | GroupNorm | LayerNorm):
         to_own, to_torch = _norm_order(op, shapes, row, layer, flatten_order)
         used = [name for name in ("scale", "bias") if getattr(layer, name)]
-        arrays = [_param(entry, name, _OF_NORMS[name], to_own, to_torch) for name in used]
+        arrays = [_param(entry, name, TORCH_NAMES[name], to_own, to_torch) for name in used]
         if isinstance(layer, BatchNorm):
             arrays += [_statistic(entry, name, to_own, to_torch) for name in ("mean", "var")]
             if layer.count:
@@ -168,7 +174,7 @@ def _param(entry: str, path: str, name: str, to_own: Convert = _same, to_torch: 
 
 
 def _statistic(entry: str, path: str, to_own: Convert, to_torch: Convert) -> TorchArray:
-    name = _OF_STATE[path]
+    name = TORCH_NAMES[path]
     return TorchArray(entry, path, in_state=True, name=name, is_whole_name=False, to_own=to_own, to_torch=to_torch)
 
 

@@ -204,7 +204,7 @@ def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dic
     if special:
         msg = (
             "from_torch: the module uses weights in a way that no layer does "
-            f"({', '.join(map(str, special[:5]))}): use the graph that trace_torch returns, or pass a state dict and names="
+            f"({', '.join(map(str, special[:5]))}): use the graph that trace_torch returns, or a state dict and names="
         )
         raise FuncconvError(msg)
     modules = {path: _entry_arrays(params, path) | _entry_arrays(state, path) for path in traced.entries}

@@ -1,5 +1,6 @@
 """The operations of a PyTorch module, as `torch.export` lists them."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -57,7 +58,7 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
         module.eval()
         with torch.no_grad():
             outputs = module(*(x.clone() for x in inputs))
-        program = torch.export.export(module, inputs, dynamic_shapes=tuple({0: batch} for _ in inputs), strict=False)
+        program = torch.export.export(module, inputs, dynamic_shapes=_dynamic(module, inputs, batch), strict=False)
     except Exception as error:  # PyTorch and the module may raise anything
         text = " ".join(str(error).split())[:300]
         msg = (
@@ -69,6 +70,15 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
         for part, mode in training.items():
             part.training = mode
     return _program(module, program, inputs, outputs)
+
+
+def _dynamic(module: Any, inputs: tuple[Any, ...], batch: Any) -> dict[str, Any]:
+    """Return for each argument of `forward` that the size of its first axis is the batch size."""
+    dynamic: dict[str, Any] = {}
+    bound = inspect.signature(module.forward).bind(*inputs)
+    for name, value in bound.arguments.items():
+        dynamic[name] = tuple({0: batch} for _ in value) if isinstance(value, tuple) else {0: batch}  # *args
+    return dynamic
 
 
 def _check_examples(torch: Any, module: Any, examples: Sequence[Any]) -> None:

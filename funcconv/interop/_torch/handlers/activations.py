@@ -89,8 +89,10 @@ def hardtanh(translation: Translation, x: Tensor, min_val: Number = -1, max_val:
 
 def dropout(translation: Translation, x: Tensor, p: Number, train: bool, *, whole_channels: bool = False) -> Tensor:
     del train  # the evaluation of the graph says whether it draws
+    if p == 0:
+        return x
     if x.is_weight:
-        translation.refuse("dropout of weights")
+        translation.refuse(f"dropout of weights (p={p}), which no layer of funcconv has; set p to 0")
     if whole_channels:
         x = translation.channels_last(x)
         if translation.extra(x):

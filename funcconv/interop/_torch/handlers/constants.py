@@ -55,6 +55,13 @@ def linspace(translation: Translation, start: Any, end: Any, steps: int, **optio
     return translation.constant(op, translation.shape())
 
 
+def eye(translation: Translation, rows: int, columns: Any = None, **options: Any) -> Tensor:
+    del options
+    size = columns if isinstance(columns, int) else rows
+    op = partial(ops.identity, rows=rows, columns=size, dtype=translation.dtype())
+    return translation.constant(op, translation.shape())
+
+
 def listed(translation: Translation, array: np.ndarray) -> Tensor:
     """Return a small array as a part of the graph."""
     op = partial(ops.listed, values=tuple(array.ravel().tolist()), shape=array.shape, dtype=array.dtype)
@@ -92,6 +99,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "scalar_tensor": scalar_tensor,
     "arange": arange,
     "linspace": linspace,
+    "eye": eye,
     "meshgrid": meshgrid,
     **dict.fromkeys(
         (

@@ -8,17 +8,20 @@ from ...._graph.declare.conv_layers import Conv, ConvTranspose
 from ...._graph.declare.layer import Layer
 from ...._graph.declare.layers import Dense
 from .. import ops
-from ..tensors import Axes, Tensor, Weight
+from ..names import TORCH_NAMES
+from ..tensors import Axes, Tensor, Weight, whole
 from ..translation import PendingRow, Translation, as_tuple
 
 
 def module_of(weights: dict[str, Tensor | None]) -> tuple[str, dict[str, str]] | None:
-    """Return the module that has these weights, and their names in PyTorch; None if it is not one module."""
+    """Return the module that has these weights, and their names in PyTorch; None if no layer has them like this."""
     names = {}
     for name, tensor in weights.items():
         if tensor is not None:
             source = tensor.source
-            if not isinstance(source, Weight) or source.op is not None:
+            if not isinstance(source, Weight) or source.op is not None or tensor != whole(source, tensor.sizes, None):
+                return None
+            if source.tensor.rpartition(".")[2] != TORCH_NAMES[name.partition("/")[2]]:
                 return None
             names[name] = source.tensor
     modules = {name.rpartition(".")[0] for name in names.values()}

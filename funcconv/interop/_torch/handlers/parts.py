@@ -19,7 +19,7 @@ def repeat(translation: Translation, x: Tensor, repeats: Sequence[Any]) -> Tenso
                 translation.refuse("a repetition by the batch size")
             x = x.with_axes([(BATCH,) if i == axis else part for i, part in enumerate(x.axes)])
         elif times != 1:
-            x = _joined(translation, [x] * times, axis)
+            x = _copied(translation, x, axis, times, together=True)
     return x
 
 
@@ -29,11 +29,17 @@ def repeat_interleave(
     del options
     if not isinstance(repeats, int) or dim is None:
         translation.refuse("a repetition by a tensor, or of all axes")
-    x = translation.simple(x, translation.axis(x, dim))
-    (stored,) = x.axes[translation.axis(x, dim)]
-    sizes = (*x.sizes[:stored], x.sizes[stored] * repeats, *x.sizes[stored + 1 :])
-    index = tuple(i for i in range(x.sizes[stored]) for _ in range(repeats))
-    return translation.compute(partial(ops.repeated, axis=stored, index=index), (x,), sizes, x.axes)
+    return _copied(translation, x, translation.axis(x, dim), repeats, together=False)
+
+
+def _copied(translation: Translation, x: Tensor, axis: int, times: int, *, together: bool) -> Tensor:
+    """Repeat the entries of an axis: all of them one after the other if `together`, or else each by itself."""
+    sizes = (*x.sizes, times)
+    x = translation.compute(partial(ops.reshaped, shape=(*x.sizes, 1)), (x,), (*x.sizes, 1), x.axes)
+    copies = len(sizes) - 1
+    axes = [*x.axes]
+    axes[axis] = (copies, *axes[axis]) if together else (*axes[axis], copies)
+    return translation.compute(partial(ops.broadcast, shape=sizes), (x,), sizes, tuple(axes))
 
 
 def cat(translation: Translation, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:

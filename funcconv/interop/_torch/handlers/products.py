@@ -150,7 +150,9 @@ def attention(
     if attn_mask is not None:
         # The mask is broadcast to (*batch, queries, keys).
         mask = attn_mask.with_axes([*((),) * (query.rank - attn_mask.rank), *attn_mask.axes])
-        tensors.append(translation.as_pytorch(mask))
+        if mask.batch_axis is None and query.batch_axis is not None and not mask.is_unit(query.batch_axis):
+            translation.refuse("a mask that differs from example to example")
+        tensors.append(translation.stored(mask, [axis for axis in range(query.rank) if axis != query.batch_axis]))
     op = partial(ops.attention, scale=scale, causal=bool(is_causal))
     return translation.compute(op, tensors, sizes, tensors[0].axes)
 

@@ -8,6 +8,7 @@ from .axes import concatenate as concatenate
 from .axes import counted as counted
 from .axes import filled as filled
 from .axes import flipped as flipped
+from .axes import identity as identity
 from .axes import indexed as indexed
 from .axes import listed as listed
 from .axes import nothing as nothing

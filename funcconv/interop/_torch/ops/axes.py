@@ -123,6 +123,11 @@ def spaced(*, start: Number, stop: Number, count: int, dtype: Any) -> Array:
     return jnp.linspace(start, stop, count, dtype=dtype)
 
 
+def identity(*, rows: int, columns: int, dtype: Any) -> Array:
+    """Return a matrix with ones on its diagonal."""
+    return jnp.eye(rows, columns, dtype=dtype)
+
+
 def listed(*, values: Any, shape: Shape, dtype: Any) -> Array:
     """Return an array of these numbers."""
     return jnp.asarray(np.array(values).reshape(shape), dtype)
@@ -153,6 +158,7 @@ for _op in (
     filled,
     counted,
     spaced,
+    identity,
     listed,
     nothing,
 ):

@@ -30,10 +30,15 @@ def convolved_transposed(x: Array, weight: Array, bias: Array | None = None, **o
     return conv_transpose(_kernel(weight, bias), x, **options)
 
 
+def _spread(weight: Array, x: Array) -> Array:
+    """Return a weight of the last axes of an array with as many axes as the array has."""
+    return weight.reshape((1,) * (x.ndim - weight.ndim) + weight.shape)
+
+
 def linear(x: Array, weight: Array, bias: Array | None = None) -> Array:
     """Multiply the last axis by a matrix `(out, in)`."""
     y = x @ weight.T
-    return y if bias is None else y + bias
+    return y if bias is None else y + _spread(bias, y)
 
 
 def _named(scale: Array | None, bias: Array | None) -> dict[str, Array]:
@@ -64,15 +69,15 @@ def normalized_rms(x: Array, *weights: Array, axes: int, epsilon: Number | None)
         return x * jax.lax.rsqrt(jnp.mean(x * x, last, keepdims=True) + added)
 
     y = in_wide(normalize, x)
-    return y * weights[0] if weights else y
+    return y * _spread(weights[0], y) if weights else y
 
 
 def normalized_by(x: Array, mean: Array, var: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
     """Normalize the channels by a mean and a variance that are given."""
     scale, bias = _scale_and_bias(weights, has_scale=has_scale)
     factor = jax.lax.rsqrt(var + epsilon) * (1 if scale is None else scale)
-    y = (x - mean) * factor
-    return (y if bias is None else y + bias).astype(x.dtype)
+    y = (x - _spread(mean, x)) * _spread(factor, x)
+    return (y if bias is None else y + _spread(bias, x)).astype(x.dtype)
 
 
 def normalized_by_batch(x: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
@@ -85,8 +90,8 @@ def normalized_by_batch(x: Array, *weights: Array, epsilon: Number, has_scale: b
         return centred * jax.lax.rsqrt(jnp.mean(centred * centred, axes, keepdims=True) + epsilon)
 
     y = in_wide(normalize, x)
-    y = y if scale is None else y * scale
-    return y if bias is None else y + bias
+    y = y if scale is None else y * _spread(scale, y)
+    return y if bias is None else y + _spread(bias, y)
 
 
 def _scale_and_bias(weights: Sequence[Array], *, has_scale: bool) -> tuple[Array | None, Array | None]:
@@ -114,8 +119,8 @@ def attention(query: Array, key: Array, value: Array, *mask: Array, scale: Numbe
     factor = 1 / sqrt(query.shape[-1]) if scale is None else scale
     scores = jnp.einsum("...qf,...kf->...qk", query, key) * factor
     if causal:
-        allowed = np.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
-        scores = jnp.where(allowed, scores, -jnp.inf)
+        allowed = jnp.tri(scores.shape[-2], scores.shape[-1], dtype=bool)
+        scores = jnp.where(_spread(allowed, scores), scores, -jnp.inf)
     for given in mask:
         scores = jnp.where(given, scores, -jnp.inf) if given.dtype == bool else scores + given
     return jnp.einsum("...qk,...kf->...qf", jax.nn.softmax(scores, -1), value)
