@@ -27,9 +27,9 @@ class Composition:
     def __init__(self, kind: str, parts: tuple[Any, ...], apply: Callable[..., Any], name: object = None) -> None:
         if name is not None:
             msg = (
-                f"{kind}: layers that are put together have names, and the whole has none. A part with a name is a "
-                f"graph: layers = fc.{kind}(...); fc.Graph(x, layers(x), name={name!r}), where x is an fc.Input. "
-                "It is called on nodes like a layer"
+                f"{kind}: name must be None, because the layers have the names; got {name!r}. For a part with a name "
+                f"make a graph, layers = fc.{kind}(...); fc.Graph(x, layers(x), name={name!r}), where x is an "
+                "fc.Input, and call it on nodes like a layer"
             )
             raise FuncconvError(msg)
         self._kind, self._apply = kind, apply

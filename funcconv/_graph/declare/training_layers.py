@@ -75,7 +75,10 @@ class _Norm(Layer):
         """Return the sizes of the axes that have a scale."""
         (shape,) = shapes
         if not shape:
-            msg = f"{self!r} needs an axis of channels; its input is one number for each example"
+            msg = (
+                f"{self!r} needs an axis of channels; its input is one number for each example. Declare the input with "
+                "the shape (1,), or add the axis with fc.node(lambda x: x[..., None], node)"
+            )
             raise FuncconvError(msg)
         return shape[-1:]
 
@@ -114,7 +117,10 @@ class LayerNorm(_Norm):
         """Return the sizes of the last axes."""
         (shape,) = shapes
         if not 1 <= self.axes <= len(shape):
-            msg = f"{self!r}: axes must be from 1 to those of the input without batch axes, {shape}; got {self.axes}"
+            msg = (
+                f"{self!r}: axes must be from 1 to {len(shape)}, the axes of the input {shape} without batch axes; "
+                f"got {self.axes}. Pass a number in this range"
+            )
             raise FuncconvError(msg)
         return shape[len(shape) - self.axes :]
 
@@ -253,7 +259,10 @@ class WeightStandardize(Layer):
     def __post_init__(self) -> None:
         """Take over the names."""
         if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}"
+            msg = (
+                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
+                "fc.WeightStandardize(fc.Conv(8, 3))"
+            )
             raise FuncconvError(msg)
         for name in ("name", "params"):
             object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
