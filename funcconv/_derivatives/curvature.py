@@ -112,7 +112,7 @@ def fisher(model: Callable[[Tree], Array], params: Tree, likelihood: str = "cate
     params = float_tree("fisher", "params", params)
     z, push = jax.linearize(_float_outputs("fisher", model), params)
     if not jax.tree_util.all_leaves([z]):
-        msg = f"fisher: model(params) must give one array; got a {type(z).__name__}"
+        msg = f"fisher: model(params) must give one array; got a {type(z).__name__}. Return the outputs alone"
         raise FuncconvError(msg)
     if (z.ndim != 1 if likelihood == "empirical" else z.ndim < 1) or not z.size:
         axes = "losses (n,), one for each example" if likelihood == "empirical" else "(*examples, outputs)"

@@ -96,7 +96,10 @@ def check_points(where: str, smoothing: float, points: int) -> None:
         raise FuncconvError(msg)
     least = int(1 / smoothing + 2 * _REACH) + 2
     if positive(f"{where}: points", points) < least:
-        msg = f"{where}: peaks {smoothing} of the spectrum wide need at least {least} points; got {points}"
+        msg = (
+            f"{where}: peaks {smoothing} of the spectrum wide need at least {least} points; got {points}. "
+            "Pass more points or a larger smoothing"
+        )
         raise FuncconvError(msg)
 
 

@@ -94,7 +94,7 @@ def mermaid(picture: Picture, *, direction: str = "TB") -> str:
 
 def _check(direction: str) -> None:
     if direction not in DIRECTIONS:
-        msg = f"a direction is one of {', '.join(DIRECTIONS)}; got {direction!r}"
+        msg = f"draw: direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}"
         raise FuncconvError(msg)
 
 

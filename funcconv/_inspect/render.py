@@ -59,7 +59,10 @@ class Drawing:
             check=False,
         )
         if done.returncode or not done.stdout:
-            msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
+            msg = (
+                f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}. "
+                "Draw a part of the graph, or write a .dot file"
+            )
             raise FuncconvError(msg)
         return done.stdout
 

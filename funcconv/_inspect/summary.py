@@ -153,7 +153,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         30.8 kB of activations; about 53.9 kB at once in a training step
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        msg = f"summary: batch must be a positive integer, got {batch!r}"
+        msg = f"summary: batch must be a positive integer; got {batch!r}"
         raise FuncconvError(msg)
     entries, shapes = graph.entry_shapes(params), graph.shapes(params)
     fields_of = FieldsOfGraph(graph, shapes, params)

@@ -125,8 +125,8 @@ def test_errors_of_a_loss_are_its_own():
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"seen": np.zeros(2, np.float32)}, r"'seen' was float32 of shape \(\), got float32 of shape \(2,\)"),
-        ({"seen": np.int32(0)}, r"'seen' was float32 of shape \(\), got int32 of shape \(\)"),
+        ({"seen": np.zeros(2, np.float32)}, r"'seen' was float32 of shape \(\); got float32 of shape \(2,\)"),
+        ({"seen": np.int32(0)}, r"'seen' was float32 of shape \(\); got int32 of shape \(\)"),
         ({"found": np.float32(0)}, 'must return a "state" with the entries that it was given.*found'),
     ],
 )
