@@ -100,6 +100,7 @@ def _check(direction: str) -> None:
 
 def _nested(boxes: Sequence[Box]) -> Iterator[tuple[int, int, bool, Any]]:
     """Walk through the groups: `(depth, number, False, name)` opens one, `(…, True, …)` closes it, else a box."""
+    # Boxes of one group need not follow each other, but its frame is written once, so they are collected first.
     tree: dict[str, Any] = {}
     for i, box in enumerate(boxes):
         inside = tree

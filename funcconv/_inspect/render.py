@@ -85,6 +85,7 @@ class Drawing:
 def _program() -> Path:
     """Return the path of a program that draws."""
     for name in _PROGRAMS:
+        # In an environment that is not activated, its programs are not on PATH but beside its Python.
         path = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
         if path:
             return Path(path)

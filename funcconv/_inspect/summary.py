@@ -167,6 +167,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         xs = [_batched(shapes[operand], batch) for operand in operands]
         forward = backward = NONE
         if row:
+            # JAX computes no cotangent of the data, so the first layer costs only the gradient by its kernel.
             wanted = tuple(operand in learned for operand in operands)
             if any(wanted) or jax.tree.leaves(entry):
                 learned.add(name)

@@ -32,6 +32,7 @@ def concat(*xs: ArrayLike | Node) -> Any:
         return as_layer(concat)(*xs)
     values: tuple[Any, ...] = xs
     arrays = [as_array("concat", "every input", x) for x in values]
+    # A number and a vector have the same `shape[:-1]`, so ranks are compared too.
     if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
         found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
         msg = (

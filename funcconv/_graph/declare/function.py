@@ -87,6 +87,7 @@ class Function(Layer):
         """Whether it is known that the function computes the same for one example and for a batch."""
         if takes_batch_axes(self.op):
             return True
+        # An operand of a lower rank is aligned from the end, so for a batch it would meet other axes.
         ranks = {len(leaf.shape) for leaf in jax.tree.leaves(xs)}
         return not self.parametric and is_elementwise(self.op) and len(ranks) == 1
 
@@ -114,6 +115,7 @@ class Function(Layer):
         """The function's name."""
         op = self.op.func if isinstance(self.op, partial) and not hasattr(self.op, "__name__") else self.op
         name = getattr(op, "__name__", None) or type(op).__name__
+        # Names are parts of paths in the parameters: "<lambda>" becomes "lambda".
         return "".join(c for c in name if c.isalnum() or c == "_").strip("_") or "function"
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
@@ -200,8 +202,10 @@ def as_layer(layer: Any, kind: str = "node") -> Callable[..., Any]:
     """
     if getattr(layer, "takes_nodes", isinstance(layer, Layer)):
         return layer  # type: ignore[no-any-return]
+    # `partial(fc.node, op)` is a layer that lacks only its nodes.
     if isinstance(layer, partial) and layer.func is node:
         return as_layer(layer(), kind)
+    # A class such as `fc.Flatten` without brackets can be called too, but not on nodes.
     if isinstance(layer, type | Node) or not callable(layer):
         msg = (
             f"{kind}: expected a layer, a graph or a function of arrays; got {layer!r}. Pass objects such as "
@@ -213,6 +217,7 @@ def as_layer(layer: Any, kind: str = "node") -> Callable[..., Any]:
 
 def _accepts(signature: inspect.Signature, count: int) -> bool:
     try:
+        # Python itself decides, because defaults and `*args` make it hard to count parameters.
         signature.bind(*range(count))
     except TypeError:
         return False

@@ -154,6 +154,7 @@ class Pool(Layer):
         """Reduce the windows."""
         del params
         (x,) = xs
+        # A window that is one number does not say how many axes are spatial; the shape of one example does.
         spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
         return pool(
             x,

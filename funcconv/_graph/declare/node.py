@@ -47,10 +47,12 @@ class Node:
         )
         raise FuncconvError(msg)
 
+    # Without it every node would be true, and `if node:` would silently take one branch.
     def __bool__(self) -> NoReturn:
         msg = f"{self!r} has no truth value while it is declared; compute with its value in fc.node(function, node)"
         raise FuncconvError(msg)
 
+    # `node == 0` would be False, although its author means an array. Nodes compare by identity, as keys of dicts.
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Node) and (isinstance(other, int | float | complex) or hasattr(other, "dtype")):
             msg = f"{self!r} cannot be compared with a number; write fc.node(lambda x: x == ..., node)"
@@ -150,6 +152,7 @@ class Input(Node):
     @property
     def spec(self) -> Any:
         """The shape and dtype, without batch axes."""
+        # Not resolved in `__init__`, because jax_enable_x64, which sets the default float, can change before use.
         return jax.ShapeDtypeStruct(self.shape, self.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:

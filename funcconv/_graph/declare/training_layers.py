@@ -51,6 +51,7 @@ class Dropout(Layer):
 
     def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
         """Drop, in training."""
+        # With a rate of 0 nothing is drawn, so no key is needed.
         if not train or self.rate == 0:
             return self.apply(params, *xs, batch=batch), state
         if key is None:
@@ -208,6 +209,7 @@ class BatchNorm(_Norm):
     def first_state(self, *shapes: Shape) -> Any:
         """Return mean 0 and variance 1."""
         (channels,) = self.normalized(*shapes)
+        # In 16 bits the part that a step adds, a tenth by default, can be smaller than half a unit in the last place.
         return init_batch_stats(channels, dtype=None if self.dtype is None else wide(self.dtype))
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:

@@ -112,6 +112,7 @@ def _is_inexact(leaf: Any) -> bool:
 
 
 def _zero(leaf: Any) -> Any:
+    # Integers have no derivative. None leaves them out of the tree by which JAX differentiates.
     return jnp.zeros_like(leaf) if _is_inexact(leaf) else None
 
 

@@ -51,6 +51,7 @@ def output_cotangents(graph: Any, cotangent: Any, outputs: Sequence[Any], batch:
             for output, array in zip(outputs, given, strict=True)
         ]
     except ValueError as error:
+        # JAX reports a tree of another structure as a ValueError that speaks of its internals.
         if isinstance(error, FuncconvError):
             raise
         expected = jax.tree.unflatten(graph._tree, [shapes(output) for output in outputs])

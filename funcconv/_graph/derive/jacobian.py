@@ -81,6 +81,7 @@ def _variable(graph: Any, name: str, params: Params) -> int | _entries.Path:
     """Return the number of a node's value, or the path of parameters."""
     if name in graph.nodes:
         return number_of(graph, name, "jacobian")
+    # The prefix distinguishes an entry from a node of the same name, which is found first.
     path = tuple(name.removeprefix("params/").split("/"))
     try:
         _entries.get(params, path)

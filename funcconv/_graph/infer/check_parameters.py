@@ -42,6 +42,7 @@ def checked_entries(graph: Any, params: Params, xs: Sequence[Array] | None = Non
         _check_drawn_shapes(graph, uses)
         graph._checked_shapes.add(key)
     if xs is not None:
+        # Only NumPy arrays can have a dtype that JAX does not keep; a `jax.Array` was rounded when it was made.
         if any(type(leaf) is np.ndarray and not is_kept(leaf.dtype) for leaf in leaves):
             _warn_of_narrowing(params)
         if graph._undecided:

@@ -182,6 +182,7 @@ class _Names:
 def check_rows(inputs: Sequence[str], rows: Sequence[Row]) -> None:
     """Refuse names that stand for two nodes, or for an entry and a subtree, in rows that come from elsewhere."""
     names = [*inputs, *(row.name for row in rows)]
+    # To count each name takes quadratic time, so it is done only if some name occurs twice.
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
         msg = f"graph: all nodes must have different names; two are called {twice[0]!r}. Rename one of them"

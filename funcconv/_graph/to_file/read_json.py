@@ -28,11 +28,13 @@ def from_json(kind: type[Same], text: str | bytes) -> Same:
     if not isinstance(data, dict) or data.get("format") != FORMAT:
         given = repr(data.get("format")) if isinstance(data, dict) else f"a {type(data).__name__}"
         refuse(f'its "format" must be "{FORMAT}"; got {given:.100}. Pass what Graph.to_json returned')
+    # In Python 1.0 and True equal 1, but no version is written in this way.
     if data.get("version") != VERSION or type(data["version"]) is not int:
         refuse(f"its version must be {VERSION}; got {data.get('version')!r}. Read it with the funcconv that wrote it")
     written = data.pop("hash", None)  # files of earlier versions have none
     try:
         graph = _network(kind, data, 0)
+    # A damaged file can fail anywhere in `_network`. Each failure becomes one short message.
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, FuncconvError):
             raise

@@ -99,6 +99,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
+        # JSON has no infinity and no NaN.
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, complex):
         return {"complex": [_value(value.real), _value(value.imag)]}

@@ -69,6 +69,7 @@ class GraphStructure:
         stateful = (path for row, path in zip(rows, self._paths, strict=True) if row.op.stateful and path)
         self._stateful = tuple(dict.fromkeys(stateful))
         self._value = (signature, keys, rows, results, tree, name)
+        # A graph is a static argument of `jax.jit`, which hashes it at every call.
         self._hash = hash(self._value)
         self._undecided = any(row.op.undecided for row in rows)
         self._checked_shapes: set[Any] = set()  # of parameters, so that each call does not infer shapes again
