@@ -170,9 +170,7 @@ def shares(seen, reduce, ties="first"):
     found = np.zeros(seen.shape)
     for channel, taps in enumerate(seen.T):
         if reduce == "median":
-            before = [
-                sum(a < b or (a == b and j < i) for j, a in enumerate(taps)) for i, b in enumerate(taps)
-            ]  # fmt: skip
+            before = [sum(a < b or (a == b and j < i) for j, a in enumerate(taps)) for i, b in enumerate(taps)]
             chosen = [before.index((len(taps) - 1) // 2)]
         else:
             extreme = [all(a >= b if reduce == "max" else a <= b for b in taps) for a in taps]

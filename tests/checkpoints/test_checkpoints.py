@@ -28,8 +28,11 @@ def same(one, other):
     if isinstance(one, jax.Array) and jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
         return one.dtype == other.dtype and same(jax.random.key_data(one), jax.random.key_data(other))
     return (type(one), np.asarray(one).dtype, np.shape(one), np.asarray(one).tobytes()) == (
-        type(other), np.asarray(other).dtype, np.shape(other), np.asarray(other).tobytes()
-    )  # fmt: skip
+        type(other),
+        np.asarray(other).dtype,
+        np.shape(other),
+        np.asarray(other).tobytes(),
+    )
 
 
 def check_round_trip(folder, tree, like=None):
@@ -233,10 +236,18 @@ def test_fit_keeps_the_best_between_its_checkpoints(tmp_path):
     for every, left in ((4, [8, 20]), (5, [8, 20]), (2, [8, 20])):
         data = fc.train.batches(np.ones(64, np.float32), 16, jax.random.key(0))
         fc.train.fit(
-            step, init({"w": jnp.zeros((), jnp.float32)}, jax.random.key(1)), data, steps=20, every=4, monitor="error",
-            evaluate=lambda state: {"error": errors[int(state.step)]}, checkpoint=tmp_path / str(every),
-            checkpoint_every=every, keep=1, progress=False,
-        )  # fmt: skip
+            step,
+            init({"w": jnp.zeros((), jnp.float32)}, jax.random.key(1)),
+            data,
+            steps=20,
+            every=4,
+            monitor="error",
+            evaluate=lambda state: {"error": errors[int(state.step)]},
+            checkpoint=tmp_path / str(every),
+            checkpoint_every=every,
+            keep=1,
+            progress=False,
+        )
         assert sorted(map(int, os.listdir(tmp_path / str(every)))) == left
 
 
@@ -251,8 +262,10 @@ def test_checkpoints_of_version_0_1_are_read(tmp_path):
     state = init({"w": jnp.zeros(3, jnp.float32)}, jax.random.key(1))
     told = {
         "arrays": {"step": "int32[]", "params/w": "float32[3]", "key": "key<fry>[]", "skipped": "int32[]"},
-        "digest": fc.train.digest(state), "run": {"best": "inf", "waited": 0, "iterator": None}, "about": {"a": 1},
-    }  # fmt: skip
+        "digest": fc.train.digest(state),
+        "run": {"best": "inf", "waited": 0, "iterator": None},
+        "about": {"a": 1},
+    }
     fc.train.save(tmp_path / "new", state)
     told["versions"] = fc.train.about(tmp_path / "new")["versions"]
     with closing(ocp.CheckpointManager(tmp_path / "old")) as manager:

@@ -61,8 +61,12 @@ def write_set(folder, ending="", classes=5, side=8, count=40):
 def run(*arguments, cwd):
     return subprocess.run(
         [sys.executable, EXAMPLES / "siamese_mnist.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
 
 
 def test_siamese_mnist_learns(tmp_path):
@@ -152,9 +156,22 @@ def damage(folder, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["missing folder", "missing file", "cut", "cut header", "empty", "other format", "huge", "cut gzip", "counts",
-     "labels", "few classes", "unlike classes", "small images"],
-)  # fmt: skip
+    [
+        "missing folder",
+        "missing file",
+        "cut",
+        "cut header",
+        "empty",
+        "other format",
+        "huge",
+        "cut gzip",
+        "counts",
+        "labels",
+        "few classes",
+        "unlike classes",
+        "small images",
+    ],
+)
 def test_siamese_mnist_says_in_one_line_what_is_wrong_with_a_file(tmp_path, capsys, what):
     folder, message = damage(write_set(tmp_path / "set"), what)
     status = siamese_mnist.main(["--data", str(folder), "--steps", "1", "--out", str(tmp_path)])
@@ -331,7 +348,7 @@ def test_examples_write_to_a_folder_that_git_ignores(name):
     """By default, to `runs/NAME`, and `.gitignore` has `/runs/`."""
     done = subprocess.run(
         [sys.executable, EXAMPLES / f"{name}.py", "--help"], capture_output=True, text=True, check=True
-    )  # fmt: skip
+    )
     assert f"(default: runs/{name})" in " ".join(done.stdout.split())
     ignored = EXAMPLES.parent / ".gitignore"
     assert "/runs/" in ignored.read_text().splitlines()
@@ -340,8 +357,10 @@ def test_examples_write_to_a_folder_that_git_ignores(name):
 def test_gallery_draws_every_picture(tmp_path):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "gallery.py", "--out", tmp_path, "--steps", "60"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     pictures = {path.name for path in tmp_path.iterdir()}
     assert pictures >= {"siamese.png", "siamese.svg", "norm.png", "gradient.png", "loop.png", "hvp.png"}
@@ -368,10 +387,13 @@ def test_two_processes_train_as_one_does(tmp_path):
     together = [
         subprocess.Popen(
             [*options, "--out", tmp_path / "two", "--process", f"{i}/2", "--coordinator", at],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     alone = subprocess.run(
         [*options, "--out", tmp_path / "one"], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
@@ -379,8 +401,11 @@ def test_two_processes_train_as_one_does(tmp_path):
     assert [process.returncode for process in together] == [0, 0], told
     assert alone.returncode == 0, alone.stderr
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
-        "siamese.msgpack", "siamese.png", "siamese_mnist-0.jsonl", "checkpoints",
-    }  # fmt: skip
+        "siamese.msgpack",
+        "siamese.png",
+        "siamese_mnist-0.jsonl",
+        "checkpoints",
+    }
     assert re.fullmatch(LAST_LINE, told[0][0].splitlines()[-1])
     assert not re.search(LAST_LINE, told[1][0])
 
@@ -398,8 +423,12 @@ def test_two_processes_train_as_one_does(tmp_path):
 def cnn(*arguments, cwd):
     done = subprocess.run(
         [sys.executable, EXAMPLES / "train_cnn.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
     found = re.findall(r"^accuracy=(\S+) steps=(\d+) seconds=(\S+) digest=([0-9a-f]{64})$", done.stdout, re.MULTILINE)
     return done, found[-1] if found else None
 

@@ -392,8 +392,11 @@ def test_arrays_without_numbers_have_no_digest():
     deleted.delete()
     key.delete()
     for leaf, said in (
-        (deleted, "was deleted"), (key, "was deleted"), (object(), "is a object"), (np.array([None]), "is a ndarray"),
-    ):  # fmt: skip
+        (deleted, "was deleted"),
+        (key, "was deleted"),
+        (object(), "is a object"),
+        (np.array([None]), "is a ndarray"),
+    ):
         with pytest.raises(fc.FuncconvError, match=said):
             fc.train.digest({"a": leaf})
     with pytest.raises(fc.FuncconvError, match="was deleted"):

@@ -162,14 +162,25 @@ def contents():
     np.savez(archive, a=np.ones((1, 4, 4, 1)))
     np.save(objects, np.array([{1: 2}]), allow_pickle=True)
     return {
-        "empty": b"", "text": b"hello\n", "zeros": bytes(1000), "array": array.getvalue(),
-        "archive": archive.getvalue(), "objects": objects.getvalue(), "pickle": pickle.dumps({"a": 1}),
-        "JSON": b"{}", "list": b"[1, 2]", "deep": b"[" * 10_000, "number": b"1e999", "NaN": b"NaN",
+        "empty": b"",
+        "text": b"hello\n",
+        "zeros": bytes(1000),
+        "array": array.getvalue(),
+        "archive": archive.getvalue(),
+        "objects": objects.getvalue(),
+        "pickle": pickle.dumps({"a": 1}),
+        "JSON": b"{}",
+        "list": b"[1, 2]",
+        "deep": b"[" * 10_000,
+        "number": b"1e999",
+        "NaN": b"NaN",
         "JSON of others": json.dumps({"format": "funcconv graph", "version": 2}).encode(),
         "msgpack": serialization.msgpack_serialize({"params": {"a": np.ones(2)}}),
-        "msgpack number": serialization.msgpack_serialize({"a": 1})[2:], "msgpack text": b"\xa4text",
-        "msgpack names": b"\x81\x01\x02", "msgpack state": serialization.msgpack_serialize({"params": 3}),
-    }  # fmt: skip
+        "msgpack number": serialization.msgpack_serialize({"a": 1})[2:],
+        "msgpack text": b"\xa4text",
+        "msgpack names": b"\x81\x01\x02",
+        "msgpack state": serialization.msgpack_serialize({"params": 3}),
+    }
 
 
 @pytest.mark.once
@@ -200,9 +211,12 @@ def test_paths_of_no_file(folder, run, path):
             (folder / f"folder{ending}").mkdir()
             os.mkfifo(f"pipe{ending}")
         for arguments in (
-            ("summary",), ("draw", "-o", "x.dot"), ("bench",), ("predict", "x.npy"),
+            ("summary",),
+            ("draw", "-o", "x.dot"),
+            ("bench",),
+            ("predict", "x.npy"),
             ("convert", "y.safetensors", "--graph", "net.json"),
-        ):  # fmt: skip
+        ):
             assert run(arguments[0], path + ending, *arguments[1:]) is None or arguments[0] == "draw"
         assert run("predict", "net.safetensors", path + ending) is None
 
@@ -287,11 +301,24 @@ def test_numbers_that_the_network_does_not_hold(folder, run):
     x = np.zeros((1, 4, 4, 1))
     expected = None
     for dtype, number, fits in (
-        ("float32", 1, True), ("float64", 1, True), ("float16", 1, True), ("int64", 1, True), ("bool", 1, True),
-        ("uint8", 1, True), ("float64", np.nan, True), ("float64", 1 / 3, False), ("float64", 1e300, False),
-        ("int64", 2**24, True), ("int64", 2**40 + 1, False), ("uint64", 2**64 - 1, False), ("int32", -(2**25), False),
-        ("complex64", 1, False), ("complex128", 1j, False), ("U1", "1", False), ("M8[s]", 1, False),
-    ):  # fmt: skip
+        ("float32", 1, True),
+        ("float64", 1, True),
+        ("float16", 1, True),
+        ("int64", 1, True),
+        ("bool", 1, True),
+        ("uint8", 1, True),
+        ("float64", np.nan, True),
+        ("float64", 1 / 3, False),
+        ("float64", 1e300, False),
+        ("int64", 2**24, True),
+        ("int64", 2**40 + 1, False),
+        ("uint64", 2**64 - 1, False),
+        ("int32", -(2**25), False),
+        ("complex64", 1, False),
+        ("complex128", 1j, False),
+        ("U1", "1", False),
+        ("M8[s]", 1, False),
+    ):
         given = x.astype(dtype)
         given[0, 0, 0, 0] = number
         np.save("given.npy", given)

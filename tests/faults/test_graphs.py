@@ -14,9 +14,24 @@ import funcconv as fc
 COUNTS = [pytest.param(40, id="few"), pytest.param(4000, id="many", marks=pytest.mark.slow)]
 GRAPHS = [declared.everything, declared.arithmetic, declared.nested]
 VALUES = [
-    None, True, -1, 10**30, 0.5, "x", "", "\ud800", [], [[]], {}, {"float": "inf"}, {"function": "jax.nn.relu"},
-    {"tuple": []}, {"complex": [10**400, 0]}, {"dtype": "(9999999999,)f8"}, {"layer": "Conv", "options": {}},
-]  # fmt: skip
+    None,
+    True,
+    -1,
+    10**30,
+    0.5,
+    "x",
+    "",
+    "\ud800",
+    [],
+    [[]],
+    {},
+    {"float": "inf"},
+    {"function": "jax.nn.relu"},
+    {"tuple": []},
+    {"complex": [10**400, 0]},
+    {"dtype": "(9999999999,)f8"},
+    {"layer": "Conv", "options": {}},
+]
 
 
 def check(text, graph):
@@ -131,7 +146,7 @@ def test_another_architecture_is_refused_by_its_hash():
         (lambda _: None, "it is not JSON"),
         (lambda _: 7, "it is not JSON"),
     ],
-)  # fmt: skip
+)
 def test_hostile_texts(change, said):
     x = fc.Input("x", (8, 8, 4))
     text = fc.Graph(x, fc.Conv(4, 3, stride=2)(x)).to_json()

@@ -257,11 +257,14 @@ def warm(count):
 CHANGES = {
     "learning rate": ({}, {"rate": 0.2}, r"optimizer: learning_rate: 0\.1 then, 0\.2 now"),
     "schedule": (
-        {"rate": optax.linear_schedule(0.0, 0.1, 5)}, {"rate": optax.linear_schedule(0.0, 0.3, 5)},
+        {"rate": optax.linear_schedule(0.0, 0.1, 5)},
+        {"rate": optax.linear_schedule(0.0, 0.3, 5)},
         r"optimizer: end_value of \w+: 0\.1 then, 0\.3 now",
     ),
     "another optimizer constant": (
-        {}, {"optimizer": partial(optax.adam, b1=0.8)}, r"optimizer: b1 of scale_by_adam: 0\.9 then, 0\.8 now",
+        {},
+        {"optimizer": partial(optax.adam, b1=0.8)},
+        r"optimizer: b1 of scale_by_adam: 0\.9 then, 0\.8 now",
     ),
     "injected": (
         {"optimizer": optax.inject_hyperparams(optax.sgd)},
@@ -276,10 +279,11 @@ CHANGES = {
     "key of the state": ({}, {"seed": 3}, r"key of the state: \(0, 0\) then, \(0, 3\) now"),
     "loss": ({}, {"factor": 2.0}, "the compiled step: another program"),
     "evaluation": (
-        {"evaluate": lambda _: {"one": 1.0}, "every": 1}, {"evaluate": lambda _: {"one": 1.0}, "every": 2},
+        {"evaluate": lambda _: {"one": 1.0}, "every": 1},
+        {"evaluate": lambda _: {"one": 1.0}, "every": 2},
         "every: 1 then, 2 now",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -398,11 +402,22 @@ def test_options_of_another_kind(given, said):
 
 
 WRONG = {
-    "None": None, "a text": "0.5", "a complex number": 1j, "a complex array": jnp.array(1j), "an object": object(),
-    "an array of objects": np.array(object()), "a date": np.datetime64("2020-01-01"), "a time": np.timedelta64(1, "s"),
-    "an array of text": np.array("0.5"), "a list": [1.0], "a vector": np.ones(1), "a key": jax.random.key(0),
-    "a ragged list": [[1], [1, 2]], "a dict": {}, "too large": 10**400,
-}  # fmt: skip
+    "None": None,
+    "a text": "0.5",
+    "a complex number": 1j,
+    "a complex array": jnp.array(1j),
+    "an object": object(),
+    "an array of objects": np.array(object()),
+    "a date": np.datetime64("2020-01-01"),
+    "a time": np.timedelta64(1, "s"),
+    "an array of text": np.array("0.5"),
+    "a list": [1.0],
+    "a vector": np.ones(1),
+    "a key": jax.random.key(0),
+    "a ragged list": [[1], [1, 2]],
+    "a dict": {},
+    "too large": 10**400,
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)

@@ -62,9 +62,10 @@ def test_flipped_bits(path, rng, count):
         path.write_bytes(damaged)
         position = bit // 8 - begin
         names = [
-            name for name, each in told.items()
+            name
+            for name, each in told.items()
             if name != "__metadata__" and each["data_offsets"][0] <= position < each["data_offsets"][1]
-        ]  # fmt: skip
+        ]
         assert bool(names) == (position >= 0)
         refused(path, names=names)
 
@@ -235,13 +236,19 @@ def test_arrays_that_cannot_be_saved_are_named(tmp_path):
 @pytest.mark.parametrize(
     "tree",
     [
-        {}, {"a": {}}, {"a": None}, {"a": {"b": {}, "c": None, "d": np.ones(2)}}, {"@state": {"a": np.ones(2)}},
-        {"@state": np.ones(2)}, {"@": np.ones(2), "@@": {"@": np.zeros(1)}, "@@state": {"a": np.ones(2)}},
-        {"ä.b c": {"漢": np.ones(2)}, ".": {"..": np.ones(1)}}, {"nul\0": np.ones(1), "line\n": np.ones(1)},
+        {},
+        {"a": {}},
+        {"a": None},
+        {"a": {"b": {}, "c": None, "d": np.ones(2)}},
+        {"@state": {"a": np.ones(2)}},
+        {"@state": np.ones(2)},
+        {"@": np.ones(2), "@@": {"@": np.zeros(1)}, "@@state": {"a": np.ones(2)}},
+        {"ä.b c": {"漢": np.ones(2)}, ".": {"..": np.ones(1)}},
+        {"nul\0": np.ones(1), "line\n": np.ones(1)},
         {"funcconv": np.ones(1), "data_offsets": {"dtype": np.ones(1)}, "a": {"__metadata__": np.ones(1)}},
         {"a": np.ones((2, 3), ">f4"), "b": np.ones((4, 6))[::2, ::3].T, "c": np.float32(1.5), "d": np.ones((0, 3))},
     ],
-)  # fmt: skip
+)
 def test_trees_come_back_as_they_were(tmp_path, tree):
     for params, state in ((tree, {}), (tree, {"a": np.ones(3)}), (tree, tree)):
         fc.interop.save_safetensors(tmp_path / "file", params, state=state)
@@ -269,11 +276,18 @@ def same(found, expected):
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"": np.ones(1)}, "''"), ({"a": {"": np.ones(1)}}, "'a'"), ({"a": {"b/c": np.ones(1)}}, "'b/c'"),
-        ({1: np.ones(1)}, "1"), ({"a": {None: np.ones(1)}}, "None"), ({"__metadata__": np.ones(1)}, "__metadata__"),
-        ({"\ud800": np.ones(1)}, "UTF-8"), (np.ones(2), "ndarray"), (None, "NoneType"), ([], "list"),
+        ({"": np.ones(1)}, "''"),
+        ({"a": {"": np.ones(1)}}, "'a'"),
+        ({"a": {"b/c": np.ones(1)}}, "'b/c'"),
+        ({1: np.ones(1)}, "1"),
+        ({"a": {None: np.ones(1)}}, "None"),
+        ({"__metadata__": np.ones(1)}, "__metadata__"),
+        ({"\ud800": np.ones(1)}, "UTF-8"),
+        (np.ones(2), "ndarray"),
+        (None, "NoneType"),
+        ([], "list"),
     ],
-)  # fmt: skip
+)
 def test_trees_that_cannot_be_saved(tmp_path, params, said):
     with pytest.raises(fc.FuncconvError, match=said):
         fc.interop.save_safetensors(tmp_path / "file", params)

@@ -16,9 +16,10 @@ MODES = ("reflect", "symmetric", "replicate", "circular")
 
 
 LARGE = [
-    (97, 101), (15, 17, 13),
+    (97, 101),
+    (15, 17, 13),
     *(pytest.param(window, marks=pytest.mark.slow) for window in [(1031,), (12, 13), (300, 3), (31, 5, 5)]),
-]  # fmt: skip
+]
 MOST = 2000  # operations of a value; of the gradients and the product with the Hessian, two and three times as many
 
 
@@ -84,12 +85,18 @@ def lowered(f, *args):
 
 
 CONVOLUTIONS = {
-    "dense": {}, "same": {"padding": "SAME"}, "strided": {"stride": 3}, "grouped": {"groups": 2},
-    "reflect": {"padding": "SAME", "pad_mode": "reflect"}, "dilated": {"dilation": 2},
-    "depthwise": {"groups": 4}, "depthwise, strided": {"groups": 4, "stride": 2},
+    "dense": {},
+    "same": {"padding": "SAME"},
+    "strided": {"stride": 3},
+    "grouped": {"groups": 2},
+    "reflect": {"padding": "SAME", "pad_mode": "reflect"},
+    "dilated": {"dilation": 2},
+    "depthwise": {"groups": 4},
+    "depthwise, strided": {"groups": 4, "stride": 2},
     "depthwise, strided and dilated": {"groups": 4, "stride": 2, "dilation": 3},
-    "transposed": {"stride": 2}, "transposed, depthwise": {"stride": 3, "groups": 4},
-}  # fmt: skip
+    "transposed": {"stride": 2},
+    "transposed, depthwise": {"stride": 3, "groups": 4},
+}
 
 
 @pytest.mark.parametrize("window", LARGE)

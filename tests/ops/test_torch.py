@@ -108,9 +108,13 @@ def check_conv(rng, compare):
 
     tensors = [torch.tensor(params["bias"]).requires_grad_(), kernel_first(params["kernel"]), spatial_first(x)]
     compare(
-        lambda params, x: fc.conv(params, x, padding=padding, **options), theirs, params, x, tensors,
+        lambda params, x: fc.conv(params, x, padding=padding, **options),
+        theirs,
+        params,
+        x,
+        tensors,
         [np.asarray, kernel_last, last],
-    )  # fmt: skip
+    )
 
 
 def check_conv_transpose(rng, compare):
@@ -137,8 +141,12 @@ def check_conv_transpose(rng, compare):
     tensors = [torch.tensor(params["bias"]).requires_grad_(), kernel_first(params["kernel"]), spatial_first(y)]
     compare(
         lambda params, y: fc.conv_transpose(params, y, padding=padding, output_padding=extra, **options),
-        theirs, params, y, tensors, [np.asarray, kernel_last, last],
-    )  # fmt: skip
+        theirs,
+        params,
+        y,
+        tensors,
+        [np.asarray, kernel_last, last],
+    )
     del each
 
 
@@ -280,15 +288,34 @@ CHECKS = {
     "indices": check_indices,
 }
 SHARE = {
-    "conv": 82, "conv_transpose": 66, "max_pool": 32, "avg_pool": 32, "adaptive_max": 16, "adaptive_avg": 16,
-    "prod": 6, "median": 6, "lse": 6, "norm": 6, "lp": 12, "indices": 20,
-}  # fmt: skip
+    "conv": 82,
+    "conv_transpose": 66,
+    "max_pool": 32,
+    "avg_pool": 32,
+    "adaptive_max": 16,
+    "adaptive_avg": 16,
+    "prod": 6,
+    "median": 6,
+    "lse": 6,
+    "norm": 6,
+    "lp": 12,
+    "indices": 20,
+}
 
 
 SHARE_OF_SECOND = {
-    "conv": 32, "conv_transpose": 24, "max_pool": 12, "avg_pool": 10, "adaptive_max": 6, "adaptive_avg": 6,
-    "prod": 2, "median": 2, "lse": 2, "norm": 2, "lp": 2,
-}  # fmt: skip
+    "conv": 32,
+    "conv_transpose": 24,
+    "max_pool": 12,
+    "avg_pool": 10,
+    "adaptive_max": 6,
+    "adaptive_avg": 6,
+    "prod": 2,
+    "median": 2,
+    "lse": 2,
+    "norm": 2,
+    "lp": 2,
+}
 
 
 def draws(share, *, every=1):
@@ -353,15 +380,21 @@ def test_summaries_count_operations_alike(seed):
     image = fc.Input("image", (17, 14, inputs))
     middle = 6 * groups
     layers = [
-        fc.Conv(middle, window, groups=groups, **options), jnp.tanh, fc.ConvTranspose(outputs, 3, stride=2),
-        fc.flatten, fc.Dense(7),
-    ]  # fmt: skip
+        fc.Conv(middle, window, groups=groups, **options),
+        jnp.tanh,
+        fc.ConvTranspose(outputs, 3, stride=2),
+        fc.flatten,
+        fc.Dense(7),
+    ]
     ours = fc.Graph(image, fc.serial(*layers)(image))
     features = ours.shapes()["flatten1"].shape[0]
     theirs = torch.nn.Sequential(
-        torch.nn.Conv2d(inputs, middle, window, groups=groups, **options), torch.nn.Tanh(),
-        torch.nn.ConvTranspose2d(middle, outputs, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(features, 7),
-    )  # fmt: skip
+        torch.nn.Conv2d(inputs, middle, window, groups=groups, **options),
+        torch.nn.Tanh(),
+        torch.nn.ConvTranspose2d(middle, outputs, 3, stride=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(features, 7),
+    )
     summary = fc.summary(ours, batch=3)
     surplus = (groups - 1) * next(row.flops for row in summary.rows if row.name == "conv1")
     expected = (

@@ -393,9 +393,15 @@ def test_an_axis_is_cut_once(number, most):
 
 @pytest.mark.parametrize(
     "block",
-    [[(3, 1, 4)], [(0, 3, 2)], [(0, 2, 3), (6, 1, 1)], [(0, 2, 1), (4, 3, 2)], [(2, 1, 2), (1, 1, 5)],
-     [(0, 2, 2), (7, 1, 3), (1, 4, 5), (0, 3, 1)]],
-)  # fmt: skip
+    [
+        [(3, 1, 4)],
+        [(0, 3, 2)],
+        [(0, 2, 3), (6, 1, 1)],
+        [(0, 2, 1), (4, 3, 2)],
+        [(2, 1, 2), (1, 1, 5)],
+        [(0, 2, 2), (7, 1, 3), (1, 4, 5), (0, 3, 1)],
+    ],
+)
 def test_pieces_come_in_row_major_order(block):
     cuts = [_cuts.Cut(*cut) for cut in block]
     expected = [*itertools.product(*(range(c.begin, c.begin + c.pieces * c.size, c.size) for c in cuts))]
@@ -533,18 +539,28 @@ def test_convolutions_by_products_of_gathered_windows():
         return [_choice.choose(_choice.CONV, problem).form for problem in problems]
 
     blocks = (
-        {"size": 3, "window": 5, "padding": 2}, {"size": 2, "padding": 1}, {"size": 7, "window": 7},
-        {"size": 5, "dtype": np.float64}, {"inputs": 1, "outputs": 16}, {"inputs": 5, "outputs": 3},
-        {"size": 4, "axes": 3}, {"size": 14, "axes": 1}, {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
-    )  # fmt: skip
+        {"size": 3, "window": 5, "padding": 2},
+        {"size": 2, "padding": 1},
+        {"size": 7, "window": 7},
+        {"size": 5, "dtype": np.float64},
+        {"inputs": 1, "outputs": 16},
+        {"inputs": 5, "outputs": 3},
+        {"size": 4, "axes": 3},
+        {"size": 14, "axes": 1},
+        {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
+    )
     for options in blocks:
         assert forms(**options) == ["blocked_im2col", "blocked_im2col"], options
     small = {"size": 4, "window": 5, "padding": 2}
     others = (
-        small | {"outputs": 4}, {"size": 6, "dilation": 2, "padding": 1},
-        {"stride": 3, "window": 3}, {"inputs": 3, "outputs": 32, "padding": 1}, {"size": 3, "library": "onednn"},
-        {"axes": 1, "inputs": 16, "outputs": 65}, {"axes": 1, "inputs": 8, "outputs": 64},
-    )  # fmt: skip
+        small | {"outputs": 4},
+        {"size": 6, "dilation": 2, "padding": 1},
+        {"stride": 3, "window": 3},
+        {"inputs": 3, "outputs": 32, "padding": 1},
+        {"size": 3, "library": "onednn"},
+        {"axes": 1, "inputs": 16, "outputs": 65},
+        {"axes": 1, "inputs": 8, "outputs": 64},
+    )
     for options in others:
         assert forms(**options) == ["lax", "lax"], options
     assert forms(size=5, axes=3) == ["planes", "planes"]
@@ -573,9 +589,15 @@ def test_kernel_gradients():
         return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
     mixed = (
-        {}, {"inputs": 128}, {"batch": 1}, {"padding": 0}, {"library": "onednn"}, {"dtype": np.float64},
-        {"window": 5, "padding": 2}, {"size": 14, "batch": 4},
-    )  # fmt: skip
+        {},
+        {"inputs": 128},
+        {"batch": 1},
+        {"padding": 0},
+        {"library": "onednn"},
+        {"dtype": np.float64},
+        {"window": 5, "padding": 2},
+        {"size": 14, "batch": 4},
+    )
     for options in mixed:
         assert forms(**options) == ["blocked_im2col_of_both", "blocked_im2col_of_both"], options
     blocks = {"window": 4, "stride": 4}, {"stride": 3}, {"stride": 2}, {"inputs": 2, "outputs": 33, "batch": 99}
@@ -616,9 +638,13 @@ def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
 
 @given(
     st.tuples(*[st.tuples(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))] * 2),
-    st.integers(1, 6), st.integers(1, 4), st.integers(1, 4),
-    st.sampled_from([None, "cpu"]), st.sampled_from([None, 1, 4]), st.sampled_from([None, 1, 4]),
-)  # fmt: skip
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([None, "cpu"]),
+    st.sampled_from([None, 1, 4]),
+    st.sampled_from([None, 1, 4]),
+)
 @settings(max_examples=200, deadline=None)
 def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platform, devices, parts):
     form = lowering.Form(

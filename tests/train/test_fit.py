@@ -439,9 +439,16 @@ def test_the_given_state_can_be_used_again(problem):
 def test_early_stopping_and_the_best(problem, tmp_path):
     values = iter([3.0, 1.0, 2.0, 2.5, 0.5])
     state, history = run(
-        problem, 40, evaluate=lambda _: {"error": next(values)}, every=4, patience=2, monitor="error",
-        checkpoint=tmp_path, checkpoint_every=4, keep=1,
-    )  # fmt: skip
+        problem,
+        40,
+        evaluate=lambda _: {"error": next(values)},
+        every=4,
+        patience=2,
+        monitor="error",
+        checkpoint=tmp_path,
+        checkpoint_every=4,
+        keep=1,
+    )
     assert history["eval/error"] == [3.0, 1.0, 2.0, 2.5]
     assert history.stopped == "error was not better in 2 evaluations, at step 16"
     with closing(Checkpoints(tmp_path)) as checkpoints:
@@ -726,9 +733,13 @@ def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     init, step = fc.train.make_step(squares, optax.sgd(0.1))
     with pytest.raises(fc.FuncconvError, match=r"params/w: float32\[3\] there, float32\[4\] here"):
         fc.train.fit(
-            step, init({"w": jnp.ones(4, F32)}, jax.random.key(0)), fc.train.batches(batch, 8), steps=5,
-            checkpoint=tmp_path, progress=False,
-        )  # fmt: skip
+            step,
+            init({"w": jnp.ones(4, F32)}, jax.random.key(0)),
+            fc.train.batches(batch, 8),
+            steps=5,
+            checkpoint=tmp_path,
+            progress=False,
+        )
 
 
 def test_a_folder_that_cannot_be_made(problem, tmp_path):
@@ -771,9 +782,12 @@ print(int(state.step), digest(state), history.stopped)
 def start(folder, pace):
     environment = {**os.environ, "PYTHONPATH": str(Path(fc.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), pace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", SCRIPT, str(folder), pace],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environment,
-    )  # fmt: skip
+    )
 
 
 def killed_and_restarted(folder, times, random):

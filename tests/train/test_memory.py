@@ -207,8 +207,12 @@ def test_a_log_that_changes_its_record():
     init, step = fc.train.make_step(distance, optax.sgd(0.1))
     seen = []
     _, history = fc.train.fit(
-        step, init({"w": jnp.zeros(())}, jax.random.key(0)), fc.train.batches(np.ones(8, F32), 4), steps=3,
-        log=[lambda record: record.clear(), seen.append], progress=False,
-    )  # fmt: skip
+        step,
+        init({"w": jnp.zeros(())}, jax.random.key(0)),
+        fc.train.batches(np.ones(8, F32), 4),
+        steps=3,
+        log=[lambda record: record.clear(), seen.append],
+        progress=False,
+    )
     assert history.steps("loss") == [1, 2, 3]
     assert seen == history.records

@@ -231,8 +231,11 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"partition": {"dense1/kernel": (None, "model")}}, r"partition\['dense1/kernel'\] must be a PartitionSpec; "
-         r"got \(None, 'model'\)\. Write jax\.P\(None, 'model'\)"),
+        (
+            {"partition": {"dense1/kernel": (None, "model")}},
+            r"partition\['dense1/kernel'\] must be a PartitionSpec; "
+            r"got \(None, 'model'\)\. Write jax\.P\(None, 'model'\)",
+        ),
         ({"partition": {"dense1/kernel": "model"}}, r"got 'model'\. Write jax\.P\('model'\)"),
         ({"partition": {"dense1/kernel": None}}, r"must be a PartitionSpec; got None\. Write jax\.P\(\.\.\.\)"),
         ({"partition": PartitionSpec("model")}, r"partition must be a dict such as .*got P"),
@@ -246,7 +249,7 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
         ({"mesh": "data"}, "mesh must be a jax.sharding.Mesh"),
         ({"mesh": None, "partition": {"dense1/kernel": PartitionSpec("model")}}, "give mesh="),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["auto2", "explicit2"])
 def test_options_that_do_not_fit_a_mesh(network, kind, options, said):
     options = {"mesh": mesh_of(kind), **options}
