@@ -105,8 +105,8 @@ def shape_case(name, op, x, *args, **options):
         return op(x, *args, **given | options | changed)
 
     def jacobian(x):
-        found = oracles.adaptive_jacobian(x, sizes, **options)
-        return found.reshape(found.shape[-2:]) if given else found
+        shares = oracles.adaptive_jacobian(x, sizes, **options)
+        return shares.reshape(shares.shape[-2:]) if given else shares
 
     return plain_case(
         name,
@@ -206,9 +206,9 @@ def drop_oracle(params, x):
     return x * (np.asarray(drawn) != 0) / 0.75
 
 
-def std(seen, axis):
+def std(taps, axis):
     """Compute the deviation by NumPy or by JAX."""
-    return (jnp if isinstance(seen, jax.Array) else np).std(seen, axis=axis)
+    return (jnp if isinstance(taps, jax.Array) else np).std(taps, axis=axis)
 
 
 def channels_last(f):
@@ -563,8 +563,8 @@ def each(keep=lambda case: True, rows=None, everywhere=None):  # noqa: ARG005
     fast = rows or {case.name for case in CASES} - SLOW
 
     def marks(name):
-        found = [] if name in fast else [pytest.mark.slow]
-        return found if everywhere is None or name in everywhere else [*found, pytest.mark.once]
+        marks = [] if name in fast else [pytest.mark.slow]
+        return marks if everywhere is None or name in everywhere else [*marks, pytest.mark.once]
 
     return pytest.mark.parametrize(
         "case", [pytest.param(case, id=case.name, marks=marks(case.name)) for case in CASES if keep(case)]

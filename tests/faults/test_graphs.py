@@ -44,13 +44,13 @@ def check(text, graph):
     return found is not None
 
 
-def places(told, path=()):
+def places(data, path=()):
     """Return the paths of all values."""
-    found = [path] if path else []
-    inside = told.items() if isinstance(told, dict) else enumerate(told) if isinstance(told, list) else ()
+    paths = [path] if path else []
+    inside = data.items() if isinstance(data, dict) else enumerate(data) if isinstance(data, list) else ()
     for key, value in inside:
-        found += places(value, (*path, key))
-    return found
+        paths += places(value, (*path, key))
+    return paths
 
 
 @pytest.mark.parametrize("count", COUNTS)
@@ -74,13 +74,13 @@ def test_flipped_bits_and_cuts(declare, count, rng):
 def test_values_of_other_types_and_missing_entries(declare, hashed, count, rng):
     """Without its hash, a text may describe another graph; nothing but `FuncconvError` is raised."""
     graph = declare()
-    told = json.loads(graph.to_json())
+    data = json.loads(graph.to_json())
     if not hashed:
-        del told["hash"]
-    paths = places(told)
+        del data["hash"]
+    paths = places(data)
     draw = random.Random(int(rng.integers(1 << 30)))
     for _ in range(count):
-        changed = json.loads(json.dumps(told))
+        changed = json.loads(json.dumps(data))
         *above, last = draw.choice(paths)
         inside = changed
         for key in above:
@@ -94,17 +94,17 @@ def test_values_of_other_types_and_missing_entries(declare, hashed, count, rng):
             check(text, graph)
             continue
         try:
-            found = fc.Graph.from_json(text)
+            restored = fc.Graph.from_json(text)
         except fc.FuncconvError:
             continue
-        assert repr(found)
-        assert fc.Graph.from_json(found.to_json()) == found
+        assert repr(restored)
+        assert fc.Graph.from_json(restored.to_json()) == restored
 
 
 def without_hash(graph, **changes):
-    told = json.loads(graph.to_json())
-    del told["hash"]
-    return json.dumps(told | changes)
+    data = json.loads(graph.to_json())
+    del data["hash"]
+    return json.dumps(data | changes)
 
 
 def test_a_text_without_a_hash_is_read_as_before():
@@ -161,6 +161,6 @@ def test_hostile_texts(change, said):
 def test_huge_numbers_are_read_and_described():
     x = fc.Input("x", (10**6, 10**6, 3))
     graph = fc.Graph(x, fc.serial(fc.Conv(10**12, 3), jnp.tanh)(x))
-    found = fc.Graph.from_json(graph.to_json())
-    assert found == graph
-    assert fc.summary(found).parameters == 28 * 10**12
+    restored = fc.Graph.from_json(graph.to_json())
+    assert restored == graph
+    assert fc.summary(restored).parameters == 28 * 10**12

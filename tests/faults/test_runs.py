@@ -96,8 +96,8 @@ def test_ended_at_any_place(tmp_path, rng, kind, count):
     cases = [(how, at) for how in ENDS for at in range(len(names))]
     for i in rng.choice(len(cases), count, replace=False):
         how, at = cases[i]
-        found = ended(tmp_path / str(i), ENDS[how], at, kind=kind)
-        assert found == expected, (how, at, names[at])
+        outcome = ended(tmp_path / str(i), ENDS[how], at, kind=kind)
+        assert outcome == expected, (how, at, names[at])
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -175,8 +175,8 @@ def test_killed_at_any_place(tmp_path, rng, times):
     process = child(code, tmp_path, cached=True)
     said, trouble = process.communicate()
     assert process.returncode == 0, trouble
-    found, expected = json.loads(said)
-    assert found == expected
+    actual, expected = json.loads(said)
+    assert actual == expected
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -201,10 +201,10 @@ def test_an_error_within_the_computation(tmp_path):
     def run(folder):
         data = iter([np.full(3, i, np.float32) for i in range(9)])
         state = init({"w": jnp.zeros(())}, jax.random.key(0), {"step": jnp.int32(0)})
-        found, history = fc.train.fit(
+        resumed, history = fc.train.fit(
             step, state, data, steps=8, checkpoint=folder, checkpoint_every=3, log=f"{folder}.jsonl", progress=False
         )
-        return fc.train.digest(found), history.records
+        return fc.train.digest(resumed), history.records
 
     with pytest.raises(Exception, match="a bad step"):
         run(tmp_path / "run")
@@ -306,9 +306,9 @@ def test_a_state_that_was_saved_by_hand(tmp_path):
     whole, _ = trained(None, steps=4)
     half, _ = trained(None, steps=2)
     fc.train.save(tmp_path, half, step=2)
-    found, history = trained(tmp_path, steps=4, on_change="raise")
+    resumed, history = trained(tmp_path, steps=4, on_change="raise")
     assert history.steps("loss") == [3, 4]
-    assert fc.train.digest(found) == fc.train.digest(whole)
+    assert fc.train.digest(resumed) == fc.train.digest(whole)
 
 
 @pytest.mark.usefixtures("in_memory")

@@ -150,8 +150,8 @@ def test_jacobians_of_the_course(weights, rng):
 
 def test_jacobians_keep_the_batch(pair):
     graph, params, a, b = pair
-    found = graph.jacobian(params, a, b, of="sub1", wrt="trunk/conv1")
-    assert found.shape == (4, 3, 4, 4, 2)
+    jacobian = graph.jacobian(params, a, b, of="sub1", wrt="trunk/conv1")
+    assert jacobian.shape == (4, 3, 4, 4, 2)
     by_kernel = graph.jacobian(params, a, b, of="sub1", wrt="trunk/conv1/kernel")
     assert by_kernel.shape == (4, 3, 3, 3, 1, 2)
     expected = jax.jacrev(

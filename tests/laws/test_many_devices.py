@@ -63,8 +63,8 @@ def mesh_of(sizes, kind):
     return jax.make_mesh(sizes, tuple("ab"[: len(sizes)]), axis_types=(kind,) * len(sizes))
 
 
-def agree(found, expected):
-    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=2048), found, expected)
+def agree(actual, expected):
+    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=2048), actual, expected)
 
 
 def rows(keep=lambda case: True):  # noqa: ARG005
@@ -187,11 +187,11 @@ def test_a_batch_on_one_axis_of_two(name, dtype, rng):
     for accumulate in (None, np.float32):
         specs = PartitionSpec(), PartitionSpec("a"), PartitionSpec("a")
         spread = [
-            jax.device_put(each, NamedSharding(mesh, spec)) for each, spec in zip((kernel, x, g), specs, strict=True)
+            jax.device_put(array, NamedSharding(mesh, spec)) for array, spec in zip((kernel, x, g), specs, strict=True)
         ]
-        found = gradient(*spread, accumulate)
-        assert found.dtype == dtype
-        close(jax.device_get(found), gradient(kernel, x, g, accumulate), dtype=dtype, ulps=64)
+        actual = gradient(*spread, accumulate)
+        assert actual.dtype == dtype
+        close(jax.device_get(actual), gradient(kernel, x, g, accumulate), dtype=dtype, ulps=64)
 
 
 def test_a_grouped_convolution_on_axes_that_are_not_mapped(rng):

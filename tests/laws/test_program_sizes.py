@@ -26,7 +26,7 @@ MOST = 2000  # operations of a value; of the gradients and the product with the 
 def operations(f, x):
     """Return how many operations there are in the function, and in its derivative."""
     grad = jax.grad(lambda x: (f(x) ** 2).sum())
-    return [sum(1 for _ in equations(jax.make_jaxpr(each)(x))) for each in (f, grad)]
+    return [sum(1 for _ in equations(jax.make_jaxpr(function)(x))) for function in (f, grad)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -112,8 +112,8 @@ def test_convolutions_with_large_windows(name, window):
     def op(kernel, x):
         return (fc.conv_transpose if transposed else fc.conv)({"kernel": kernel}, x, **options)
 
-    found = lowered(op, kernel, x)
-    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found
+    counts = lowered(op, kernel, x)
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts
 
 
 @pytest.mark.parametrize("window", LARGE[1:])
@@ -122,7 +122,7 @@ def test_other_ops_with_large_windows(reduce, window):
     x = jax.ShapeDtypeStruct((2, *(k + 2 for k in window), 2), jnp.float32)
     if reduce == "local_conv":
         kernel = jax.ShapeDtypeStruct((*(3 for _ in window), *window, 2, 2), jnp.float32)
-        found = lowered(lambda kernel, x: fc.local_conv({"kernel": kernel}, x), kernel, x)
+        counts = lowered(lambda kernel, x: fc.local_conv({"kernel": kernel}, x), kernel, x)
     else:
-        found = lowered(partial(fc.pool, window=window, stride=1, reduce=reduce, padding=1), x)
-    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found
+        counts = lowered(partial(fc.pool, window=window, stride=1, reduce=reduce, padding=1), x)
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts

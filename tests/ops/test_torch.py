@@ -59,9 +59,9 @@ def compare(ours, theirs, params, x, tensors, back):
     z = theirs(*tensors)
     close(y, np.moveaxis(z.detach().numpy(), 1, -1), ulps=1024)
     z.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
-    found = jax.tree.leaves((params_bar, x_bar))
+    gradients = jax.tree.leaves((params_bar, x_bar))
     expected = [convert(tensor.grad.numpy()) for convert, tensor in zip(back, tensors, strict=True)]
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         close(a, b, ulps=1024)
 
 
@@ -76,11 +76,11 @@ def compare_second(ours, theirs, params, x, tensors, back):
     def product(point, along):
         return jax.jvp(jax.grad(lambda point: (ours(*point) ** 3).sum() / 3), (point,), (along,))[1]
 
-    found = jax.tree.leaves(product(tree.unflatten([jnp.asarray(leaf) for leaf in leaves]), along))
+    products = jax.tree.leaves(product(tree.unflatten([jnp.asarray(leaf) for leaf in leaves]), along))
     gradients = torch.autograd.grad((theirs(*tensors) ** 3).sum() / 3, tensors, create_graph=True)
     inner = sum((g * torch.tensor(v)).sum() for g, v in zip(gradients, directions, strict=True))
     expected = torch.autograd.grad(inner, tensors)
-    for ours_is, convert, theirs_is in zip(found, back, expected, strict=True):
+    for ours_is, convert, theirs_is in zip(products, back, expected, strict=True):
         close(ours_is, convert(theirs_is.numpy()), ulps=4096)
 
 
@@ -94,9 +94,9 @@ def kernel_last(array):
 
 def check_conv(rng, compare):
     """A convolution with any padding, negative ones included, which PyTorch is given as a pad of its own."""
-    n, options, window, per_group, out, each = geometry(rng, "conv")
+    n, options, window, per_group, out, per_axis = geometry(rng, "conv")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
-    padding = tuple(zip(each(-1, 4), each(-1, 4), strict=True))
+    padding = tuple(zip(per_axis(-1, 4), per_axis(-1, 4), strict=True))
     sizes = [max(e - lo - hi, 1 - min(lo, 0) - min(hi, 0)) for e, (lo, hi) in zip(extents, padding, strict=True)]
     sizes = [size + int(rng.integers(0, 7)) for size in sizes]
     params = {"bias": rng.normal(size=out), "kernel": rng.normal(size=(*window, per_group, out))}
@@ -119,7 +119,7 @@ def check_conv(rng, compare):
 
 def check_conv_transpose(rng, compare):
     """PyTorch's weight (in, out // groups, *window) is the kernel of the convolution that is transposed."""
-    n, options, window, per_group, channels, each = geometry(rng, "conv_transpose")
+    n, options, window, per_group, channels, per_axis = geometry(rng, "conv_transpose")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
     padding = tuple(int(rng.integers(0, e)) for e in extents)
     extra = tuple(int(rng.integers(0, s)) for s in options["stride"])
@@ -147,15 +147,15 @@ def check_conv_transpose(rng, compare):
         tensors,
         [np.asarray, kernel_last, last],
     )
-    del each
+    del per_axis
 
 
 def check_pool(rng, compare, reduce):
-    n, options, *_, each = geometry(rng, "pool")
+    n, options, *_, per_axis = geometry(rng, "pool")
     window, stride = options["window"], options["stride"]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
     ceil_mode = bool(rng.integers(2))
-    dilation = each(1, 4) if reduce == "max" else (1,) * n
+    dilation = per_axis(1, 4) if reduce == "max" else (1,) * n
     extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
     spare = [0 if reduce == "mean" and n == 3 else p for p in padding]  # where PyTorch wants the window inside
     sizes = [max(e - 2 * p, 1) + int(rng.integers(0, 8)) for e, p in zip(extents, spare, strict=True)]
@@ -181,8 +181,8 @@ def check_pool(rng, compare, reduce):
 
 
 def check_adaptive(rng, compare, reduce):
-    n, *_, each = geometry(rng, "pool")
-    sizes, outputs = each(1, 12), each(1, 12)
+    n, *_, per_axis = geometry(rng, "pool")
+    sizes, outputs = per_axis(1, 12), per_axis(1, 12)
     x = rng.normal(size=(2, *sizes, 2))
     name = f"adaptive_{'max' if reduce == 'max' else 'avg'}_pool{n}d"
 
@@ -244,8 +244,8 @@ def check_lp(rng, compare):
 
 def check_indices(rng, compare):
     """Indices with overlap, padding and dilation, and back where PyTorch's way back is the transpose too."""
-    n, options, *_, each = geometry(rng, "pool")
-    window, dilation = options["window"], each(1, 3)
+    n, options, *_, per_axis = geometry(rng, "pool")
+    window, dilation = options["window"], per_axis(1, 3)
     extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
     options |= {"padding": padding, "dilation": dilation, "ceil_mode": bool(rng.integers(2))}
@@ -257,7 +257,7 @@ def check_indices(rng, compare):
     np.testing.assert_array_equal(y, last(z.detach().numpy()))
     np.testing.assert_array_equal(indices, last(where.numpy()))
 
-    stride = each(4, 7)  # beyond the window, so that no input is taken twice
+    stride = per_axis(4, 7)  # beyond the window, so that no input is taken twice
     sizes = [k + s * int(rng.integers(0, 3)) for k, s in zip(window, stride, strict=True)]
     x = rng.normal(size=(2, *sizes, 2))
     y, indices = jax.jit(lambda x: fc.max_pool(x, window, stride=stride, return_indices=True))(x)

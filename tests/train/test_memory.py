@@ -66,11 +66,11 @@ def test_arrays_of_batches_may_change_afterwards():
         data = fc.train.batches({"x": view, "y": labels}, 3, epochs=1)
         images += 1
         labels[:] = -1
-        found = [*data]
+        batches = [*data]
         images -= 1
         labels[:] = np.arange(6)
-        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), view)
-        np.testing.assert_array_equal(np.concatenate([batch["y"] for batch in found]), labels)
+        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), view)
+        np.testing.assert_array_equal(np.concatenate([batch["y"] for batch in batches]), labels)
 
 
 def test_arrays_that_cannot_change_are_not_copied(tmp_path):
@@ -93,8 +93,8 @@ def test_a_state_has_memory_of_its_own():
     state = init(params, jax.random.key(0), model)
     params["w"][:] = 7
     model["seen"][:] = 7
-    for found, expected in ((state.params["w"], 1), (state.ema["w"], 1), (state.model["seen"], 0)):
-        assert (np.asarray(found) == expected).all()
+    for leaf, expected in ((state.params["w"], 1), (state.ema["w"], 1), (state.model["seen"], 0)):
+        assert (np.asarray(leaf) == expected).all()
 
 
 def keeps_parameters():
