@@ -83,9 +83,14 @@ def pool_case(name, x, window, **options):
 
 def plain_case(name, op, oracle, x, *, largest=False, windows=None, jacobian=None):
     return Case(
-        name, lambda params, x: op(x), lambda params, x: oracle(x), x, largest=largest,  # noqa: ARG005
-        windows=windows and (lambda params, x: windows(x)), jacobian=jacobian,  # noqa: ARG005
-    )  # fmt: skip
+        name,
+        lambda _, x: op(x),
+        lambda _, x: oracle(x),
+        x,
+        largest=largest,
+        windows=windows and (lambda _, x: windows(x)),
+        jacobian=jacobian,
+    )
 
 
 def shape_case(name, op, x, *args, **options):
@@ -100,13 +105,18 @@ def shape_case(name, op, x, *args, **options):
         return op(x, *args, **given | options | changed)
 
     def jacobian(x):
-        found = oracles.adaptive_jacobian(x, sizes, **options)
-        return found.reshape(found.shape[-2:]) if given else found
+        shares = oracles.adaptive_jacobian(x, sizes, **options)
+        return shares.reshape(shares.shape[-2:]) if given else shares
 
     return plain_case(
-        name, ours, lambda x: oracle(x).reshape(-1, x.shape[-1])[0] if given else oracle(x), x,
-        largest=largest, windows=partial(ours, reduce="sum"), jacobian=jacobian if largest else None,
-    )  # fmt: skip
+        name,
+        ours,
+        lambda x: oracle(x).reshape(-1, x.shape[-1])[0] if given else oracle(x),
+        x,
+        largest=largest,
+        windows=partial(ours, reduce="sum"),
+        jacobian=jacobian if largest else None,
+    )
 
 
 def unpool_case(name, x, window, **options):
@@ -196,9 +206,9 @@ def drop_oracle(params, x):
     return x * (np.asarray(drawn) != 0) / 0.75
 
 
-def std(seen, axis):
+def std(taps, axis):
     """Compute the deviation by NumPy or by JAX."""
-    return (jnp if isinstance(seen, jax.Array) else np).std(seen, axis=axis)
+    return (jnp if isinstance(taps, jax.Array) else np).std(taps, axis=axis)
 
 
 def channels_last(f):
@@ -234,8 +244,13 @@ CASES = [
     conv_case("conv-1d-no-bias", (3, 2, 2), (6, 2), bias=False),
     conv_case("conv-3d", (2, 2, 3, 1, 2), (3, 3, 4, 1), padding=1),
     conv_case(
-        "conv-everything", (3, 2, 2, 6), (7, 5, 4),
-        stride=(2, 1), padding=((1, 3), (-1, 4)), dilation=(1, 2), groups=2,
+        "conv-everything",
+        (3, 2, 2, 6),
+        (7, 5, 4),
+        stride=(2, 1),
+        padding=((1, 3), (-1, 4)),
+        dilation=(1, 2),
+        groups=2,
     ),
     conv_case("conv-depthwise", (3, 3, 1, 6), (5, 5, 3), groups=3, padding=1),
     conv_case("conv-leftover", (2, 1, 1, 2), (8, 6, 1), stride=(3, 4), bias=False),
@@ -245,8 +260,11 @@ CASES = [
     conv_case("conv-replicate-and-zeros", (2, 3, 1, 2), (4, 4, 1), padding=2, pad_mode=("replicate", "zeros")),
     conv_case("conv-flip", (3, 2, 2, 2), (5, 4, 2), flip=True),
     Case(
-        "conv-channels-first", partial(fc.conv, layout="NCHW", stride=2),
-        channels_last(partial(oracles.conv, stride=2)), (3, 6, 5), {"kernel": (2, 3, 3, 4), "bias": (4,)},
+        "conv-channels-first",
+        partial(fc.conv, layout="NCHW", stride=2),
+        channels_last(partial(oracles.conv, stride=2)),
+        (3, 6, 5),
+        {"kernel": (2, 3, 3, 4), "bias": (4,)},
     ),
     transpose_case("conv_transpose", (3, 2, 2, 3), (3, 2, 3), (5, 3)),
     transpose_case("conv_transpose-1d", (4, 2, 1), (3, 1), 8, stride=2, padding=((1, -1),), bias=False),
@@ -255,21 +273,47 @@ CASES = [
     ),
     transpose_case("conv_transpose-output-padding", (3, 2, 2), (3, 2), 6, stride=2, padding=1, output_padding=1),
     transpose_case(
-        "conv_transpose-output-padding-dilated", (2, 3, 2, 2), (3, 2, 2), (8, 8),
-        stride=(2, 1), dilation=(4, 3), padding=(2, 1), output_padding=(3, 2),
+        "conv_transpose-output-padding-dilated",
+        (2, 3, 2, 2),
+        (3, 2, 2),
+        (8, 8),
+        stride=(2, 1),
+        dilation=(4, 3),
+        padding=(2, 1),
+        output_padding=(3, 2),
     ),
     transpose_case(
-        "conv_transpose-everything", (2, 3, 2, 4), (3, 2, 4), (5, 6), say_size=True,
-        stride=2, dilation=(2, 1), padding=(1, 0), groups=2, pad_mode=("circular", "zeros"), flip=True,
+        "conv_transpose-everything",
+        (2, 3, 2, 4),
+        (3, 2, 4),
+        (5, 6),
+        say_size=True,
+        stride=2,
+        dilation=(2, 1),
+        padding=(1, 0),
+        groups=2,
+        pad_mode=("circular", "zeros"),
+        flip=True,
     ),
     Case(
-        "conv_transpose-channels-first", partial(fc.conv_transpose, layout="NCHW", stride=2),
-        channels_last(partial(oracles.conv_transpose, size=(6, 5), stride=2)), (4, 3, 2), {"kernel": (2, 3, 2, 4)},
+        "conv_transpose-channels-first",
+        partial(fc.conv_transpose, layout="NCHW", stride=2),
+        channels_last(partial(oracles.conv_transpose, size=(6, 5), stride=2)),
+        (4, 3, 2),
+        {"kernel": (2, 3, 2, 4)},
     ),
     local_case("local_conv", (3, 2, 2, 2, 2, 3), (4, 3, 2), (3, 2, 3)),
     local_case(
-        "local_conv-everything", (3, 2, 2, 2, 1, 4), (5, 4, 2), (4,),
-        stride=2, padding=((2, 0), (1, 0)), dilation=(2, 1), groups=2, pad_mode=("reflect", "zeros"), flip=True,
+        "local_conv-everything",
+        (3, 2, 2, 2, 1, 4),
+        (5, 4, 2),
+        (4,),
+        stride=2,
+        padding=((2, 0), (1, 0)),
+        dilation=(2, 1),
+        groups=2,
+        pad_mode=("reflect", "zeros"),
+        flip=True,
     ),
     pool_case("max_pool", (4, 6, 2), (2, 2)),
     pool_case("max_pool-overlapping", (5, 7, 2), (3, 2), stride=(2, 1), padding=((1, 1), (0, 1))),
@@ -291,7 +335,13 @@ CASES = [
     pool_case("avg_pool-include", (5, 4, 2), (3, 2), reduce="mean", stride=2, padding=1, count_include_pad=True),
     pool_case("avg_pool-ceil", (6, 5, 1), (3, 2), reduce="mean", stride=2, padding=1, ceil_mode=True),
     pool_case(
-        "avg_pool-ceil-include", (6, 5, 1), (3, 2), reduce="mean", stride=2, padding=1, ceil_mode=True,
+        "avg_pool-ceil-include",
+        (6, 5, 1),
+        (3, 2),
+        reduce="mean",
+        stride=2,
+        padding=1,
+        ceil_mode=True,
         count_include_pad=True,
     ),
     pool_case("prod_pool", (4, 6, 2), (2, 2), reduce="prod"),
@@ -305,7 +355,11 @@ CASES = [
     pool_case("lse_pool-modes", (4, 5, 1), (3, 2), reduce="lse", stride=2, padding=1, pad_mode=(None, "zeros")),
     pool_case("lse_pool-wide", (14, 2), (11,), reduce="lse", stride=2, padding=3, ceil_mode=True),
     Case(
-        "lse_pool-temperature", warm_pool, warm_oracle, (5, 2), {"log_temperature": ()},
+        "lse_pool-temperature",
+        warm_pool,
+        warm_oracle,
+        (5, 2),
+        {"log_temperature": ()},
         windows=lambda params, x: fc.pool(x, (3,), reduce="sum", stride=1),  # noqa: ARG005
     ),
     pool_case("lp_pool", (4, 6, 2), (2, 2), reduce="lp"),
@@ -319,7 +373,11 @@ CASES = [
     pool_case("median_pool-modes", (5, 6, 1), (5, 4), reduce="median", padding=1, pad_mode=("symmetric", "zeros")),
     pool_case("median_pool-wide", (30, 1), (19,), reduce="median", stride=5, padding=4, ceil_mode=True),
     Case(
-        "median_pool-sorted", sorted_median, sorted_oracle, (18, 1), largest=True,
+        "median_pool-sorted",
+        sorted_median,
+        sorted_oracle,
+        (18, 1),
+        largest=True,
         windows=partial(sorted_median, reduce="sum"),
         jacobian=partial(oracles.pool_jacobian, window=17, reduce="median", stride=5, padding=5),
     ),
@@ -343,72 +401,157 @@ CASES = [
     shape_case("adaptive_pool-median", fc.adaptive_pool, (6, 4, 1), (4, 4), reduce="median"),
     shape_case("adaptive_pool-std", fc.adaptive_pool, (6, 8, 1), (2, 3), reduce=std),
     Case(
-        "dense", fc.dense, lambda params, x: x @ params["kernel"] + params["bias"],
-        (4,), {"kernel": (4, 3), "bias": (3,)},
+        "dense",
+        fc.dense,
+        lambda params, x: x @ params["kernel"] + params["bias"],
+        (4,),
+        {"kernel": (4, 3), "bias": (3,)},
     ),
     plain_case("flatten", partial(fc.flatten, spatial=2), np.ravel, (2, 3, 2)),
     plain_case(
-        "flatten-channels-first", partial(fc.flatten, spatial=2, order="channels_first"),
-        lambda x: np.moveaxis(x, -1, 0).ravel(), (2, 3, 2),
+        "flatten-channels-first",
+        partial(fc.flatten, spatial=2, order="channels_first"),
+        lambda x: np.moveaxis(x, -1, 0).ravel(),
+        (2, 3, 2),
     ),
     norm_case("layer_norm", fc.layer_norm, -1, (3, 4), {"scale": (4,), "bias": (4,)}),
     norm_case("layer_norm-image", fc.layer_norm, (0, 1, 2), (2, 3, 2), {"scale": (2, 3, 2)}),
     norm_case(
-        "group_norm", partial(fc.group_norm, groups=2, spatial=1), (0, 1), (3, 6), {"scale": (6,), "bias": (6,)}, 2,
+        "group_norm",
+        partial(fc.group_norm, groups=2, spatial=1),
+        (0, 1),
+        (3, 6),
+        {"scale": (6,), "bias": (6,)},
+        2,
     ),
     norm_case("instance_norm", partial(fc.group_norm, groups=3, spatial=2), (0, 1), (3, 2, 3), {"bias": (3,)}),
     norm_case(
-        "batch_norm-train", by_example(partial(batch_norm, train=True), 3), (0, 1), (3, 4, 2),
+        "batch_norm-train",
+        by_example(partial(batch_norm, train=True), 3),
+        (0, 1),
+        (3, 4, 2),
         {"scale": (2,), "bias": (2,)},
     ),
     Case(
-        "batch_norm", partial(batch_norm, train=False, epsilon=1e-2), batch_norm_oracle, (3, 2),
+        "batch_norm",
+        partial(batch_norm, train=False, epsilon=1e-2),
+        batch_norm_oracle,
+        (3, 2),
         {"scale": (2,), "bias": (2,)},
     ),
     norm_case("weight_standardize", by_example(standardized, 4), (0, 1, 2), (2, 3, 2, 3), {}),
     Case("dropout", by_example(drop, 3), drop_oracle, (4, 5, 6)),
     Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
-]  # fmt: skip
+]
 
 # Rows that show what others in the table show too: they run with `pytest -m slow`.
 SLOW = {
-    "prod_pool", "prod_pool-dilated", "prod_pool-modes", "prod_pool-wide",
-    "lse_pool", "lse_pool-dilated", "lse_pool-modes", "lse_pool-wide",
-    "lp_pool", "lp_pool-modes", "lp_pool-dilated", "lp_pool-wide",
-    "median_pool", "median_pool-dilated", "median_pool-modes", "median_pool-wide",
-    "std_pool", "max_unpool", "max_unpool-dilated", "global_pool-lse", "global_pool-lp", "global_pool-median",
-    "conv-leftover", "conv-modes-wide", "conv-replicate-and-zeros", "conv_transpose-1d", "avg_pool-ceil",
-    "adaptive_pool-max-up", "adaptive_pool-prod", "adaptive_pool-lp", "adaptive_pool-std", "avg_pool-ceil-include",
-    "sum_pool-wide", "layer_norm-image", "instance_norm", "max_pool-split-modes", "max_pool-wide-ceil", "min_pool-crop",
-    "min_pool-split-ceil", "global_pool-split", "adaptive_pool-split",
-}  # fmt: skip
+    "prod_pool",
+    "prod_pool-dilated",
+    "prod_pool-modes",
+    "prod_pool-wide",
+    "lse_pool",
+    "lse_pool-dilated",
+    "lse_pool-modes",
+    "lse_pool-wide",
+    "lp_pool",
+    "lp_pool-modes",
+    "lp_pool-dilated",
+    "lp_pool-wide",
+    "median_pool",
+    "median_pool-dilated",
+    "median_pool-modes",
+    "median_pool-wide",
+    "std_pool",
+    "max_unpool",
+    "max_unpool-dilated",
+    "global_pool-lse",
+    "global_pool-lp",
+    "global_pool-median",
+    "conv-leftover",
+    "conv-modes-wide",
+    "conv-replicate-and-zeros",
+    "conv_transpose-1d",
+    "avg_pool-ceil",
+    "adaptive_pool-max-up",
+    "adaptive_pool-prod",
+    "adaptive_pool-lp",
+    "adaptive_pool-std",
+    "avg_pool-ceil-include",
+    "sum_pool-wide",
+    "layer_norm-image",
+    "instance_norm",
+    "max_pool-split-modes",
+    "max_pool-wide-ceil",
+    "min_pool-crop",
+    "min_pool-split-ceil",
+    "global_pool-split",
+    "adaptive_pool-split",
+}
 assert {case.name for case in CASES} >= SLOW
 
 
 # Rows that stand for their op where a law asks for much compiling, and does not depend on how windows lie.
 CHIEF = {
-    "conv", "conv-everything", "conv-modes", "conv_transpose-everything", "local_conv-everything",
-    "max_pool-overlapping", "max_pool-wide", "max_pool-split", "min_pool-3d", "sum_pool", "avg_pool-include",
-    "prod_pool-overlapping", "lse_pool-overlapping", "lse_pool-temperature", "lp_pool-overlapping",
-    "median_pool-overlapping", "median_pool-sorted", "std_pool-modes", "max_unpool-overlapping", "max_unpool-large",
-    "global_pool-max", "adaptive_pool", "dense", "flatten", "graph-siamese", "layer_norm", "group_norm",
-    "batch_norm-train", "dropout", "weight_standardize",
-}  # fmt: skip
+    "conv",
+    "conv-everything",
+    "conv-modes",
+    "conv_transpose-everything",
+    "local_conv-everything",
+    "max_pool-overlapping",
+    "max_pool-wide",
+    "max_pool-split",
+    "min_pool-3d",
+    "sum_pool",
+    "avg_pool-include",
+    "prod_pool-overlapping",
+    "lse_pool-overlapping",
+    "lse_pool-temperature",
+    "lp_pool-overlapping",
+    "median_pool-overlapping",
+    "median_pool-sorted",
+    "std_pool-modes",
+    "max_unpool-overlapping",
+    "max_unpool-large",
+    "global_pool-max",
+    "adaptive_pool",
+    "dense",
+    "flatten",
+    "graph-siamese",
+    "layer_norm",
+    "group_norm",
+    "batch_norm-train",
+    "dropout",
+    "weight_standardize",
+}
 assert {case.name for case in CASES} - SLOW >= CHIEF
 
 
 # Of those, the ones whose second and third derivatives are not made as those of another row.
 ORIGINAL = CHIEF - {
-    "conv", "max_pool-overlapping", "sum_pool", "lse_pool-overlapping", "median_pool-overlapping", "min_pool-3d",
-    "lp_pool-overlapping", "global_pool-max", "layer_norm",
-}  # fmt: skip
+    "conv",
+    "max_pool-overlapping",
+    "sum_pool",
+    "lse_pool-overlapping",
+    "median_pool-overlapping",
+    "min_pool-3d",
+    "lp_pool-overlapping",
+    "global_pool-max",
+    "layer_norm",
+}
 
 
 # And of those, one for each way in which JAX is asked for derivatives: on a second version of it these are enough.
 EVERYWHERE = {
-    "conv-everything", "conv_transpose-everything", "max_pool-split", "lse_pool-temperature", "std_pool-modes",
-    "max_unpool-large", "graph-siamese", "batch_norm-train",
-}  # fmt: skip
+    "conv-everything",
+    "conv_transpose-everything",
+    "max_pool-split",
+    "lse_pool-temperature",
+    "std_pool-modes",
+    "max_unpool-large",
+    "graph-siamese",
+    "batch_norm-train",
+}
 assert EVERYWHERE < ORIGINAL
 
 
@@ -420,8 +563,8 @@ def each(keep=lambda case: True, rows=None, everywhere=None):  # noqa: ARG005
     fast = rows or {case.name for case in CASES} - SLOW
 
     def marks(name):
-        found = [] if name in fast else [pytest.mark.slow]
-        return found if everywhere is None or name in everywhere else [*found, pytest.mark.once]
+        marks = [] if name in fast else [pytest.mark.slow]
+        return marks if everywhere is None or name in everywhere else [*marks, pytest.mark.once]
 
     return pytest.mark.parametrize(
         "case", [pytest.param(case, id=case.name, marks=marks(case.name)) for case in CASES if keep(case)]

@@ -31,9 +31,11 @@ def close(actual, expected, dtype=None, ulps=None, *, terms=64, steps=1):
         terms: how many numbers are summed.
         steps: how many times one after the other.
     """
-    dtypes = {np.asarray(each).dtype for each in (actual, expected) if hasattr(each, "dtype")}
-    dtypes = {each for each in dtypes if jnp.issubdtype(each, jnp.inexact)} or {np.dtype(np.float64)}
-    widths = {float(jnp.finfo(each).eps) for each in dtypes}
+    dtypes = {np.asarray(array).dtype for array in (actual, expected) if hasattr(array, "dtype")}
+    dtypes = {array_dtype for array_dtype in dtypes if jnp.issubdtype(array_dtype, jnp.inexact)} or {
+        np.dtype(np.float64)
+    }
+    widths = {float(jnp.finfo(array_dtype).eps) for array_dtype in dtypes}
     if dtype is None:
         assert len(widths) == 1, f"compares {dtypes}: say in which dtype this was computed"
         dtype = dtypes.pop()

@@ -50,10 +50,14 @@ def child(code: str, folder: Path, *, cached: bool = False) -> subprocess.Popen[
     options = {f"JAX_{name.upper()}": str(getattr(jax.config, f"jax_{name}")) for name in CACHE} if cached else {}
     options |= {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1"} if cached else {}
     return subprocess.Popen(
-        [sys.executable, "-c", code], cwd=folder, text=True,
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+        [sys.executable, "-c", code],
+        cwd=folder,
+        text=True,
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
         env=options | os.environ | {"PYTHONPATH": os.pathsep.join(paths), "JAX_PLATFORMS": "cpu"},
-    )  # fmt: skip
+    )
 
 
 def kill_after(process: subprocess.Popen[str], seconds: float) -> None:

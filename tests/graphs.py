@@ -17,15 +17,22 @@ def over(layers, shape=(8, 8, 4), **options):
 def everything():
     """Return a graph of all layers, with each kind of option."""
     same = fc.Conv(4, 3, padding="SAME")
-    return over(fc.serial(
-        fc.Conv(4, (3, 1), stride=(2, 1), padding=((1, 2), (0, 0)), dilation=1, groups=2, name="first", bias=False),
-        fc.ConvTranspose(4, 2, stride=2, output_padding=1, pad_mode="zeros", init="torch"),
-        fc.LocalConv(4, 2, dtype=jnp.float64, precision=jax.lax.Precision.HIGHEST),
-        fc.residual(fc.serial(same, jax.nn.relu, same), fc.WeightStandardize(fc.Conv(4, 1))),
-        fc.Pool((2, 2), reduce="lp", p=math.inf, stride=1), fc.Pool(2, reduce=jnp.ptp, stride=1),
-        fc.BatchNorm(momentum=0.5), fc.GroupNorm(2), fc.LayerNorm(3, bias=False), fc.Dropout(0.25, whole_channels=True),
-        partial(fc.global_pool, reduce="max", spatial=2), fc.Dense(3, params="shared"),
-    ))  # fmt: skip
+    return over(
+        fc.serial(
+            fc.Conv(4, (3, 1), stride=(2, 1), padding=((1, 2), (0, 0)), dilation=1, groups=2, name="first", bias=False),
+            fc.ConvTranspose(4, 2, stride=2, output_padding=1, pad_mode="zeros", init="torch"),
+            fc.LocalConv(4, 2, dtype=jnp.float64, precision=jax.lax.Precision.HIGHEST),
+            fc.residual(fc.serial(same, jax.nn.relu, same), fc.WeightStandardize(fc.Conv(4, 1))),
+            fc.Pool((2, 2), reduce="lp", p=math.inf, stride=1),
+            fc.Pool(2, reduce=jnp.ptp, stride=1),
+            fc.BatchNorm(momentum=0.5),
+            fc.GroupNorm(2),
+            fc.LayerNorm(3, bias=False),
+            fc.Dropout(0.25, whole_channels=True),
+            partial(fc.global_pool, reduce="max", spatial=2),
+            fc.Dense(3, params="shared"),
+        )
+    )
 
 
 def arithmetic():

@@ -153,15 +153,24 @@ def fit(folder, passed=None, kind="batches", log=None, steps=STEPS, values=None,
     _run.copied_batch, _fit.Checkpoints.save = copied_batch, saved
     try:
         state, history = fc.train.fit(
-            step, init({"w": jnp.zeros(3)}, jax.random.key(0)), data_of(kind, passed), steps=steps, evaluate=evaluate,
-            every=EVERY, log=log or [folder / "log.jsonl", report], progress=False, **options,
-        )  # fmt: skip
+            step,
+            init({"w": jnp.zeros(3)}, jax.random.key(0)),
+            data_of(kind, passed),
+            steps=steps,
+            evaluate=evaluate,
+            every=EVERY,
+            log=log or [folder / "log.jsonl", report],
+            progress=False,
+            **options,
+        )
     finally:
         _run.copied_batch, _fit.Checkpoints.save = before, save
     return {
-        "digest": fc.train.digest(state), "records": [*map(repr, history.records)], "stopped": history.stopped,
+        "digest": fc.train.digest(state),
+        "records": [*map(repr, history.records)],
+        "stopped": history.stopped,
         "log": (folder / "log.jsonl").read_text() if log is None else "",
-    }  # fmt: skip
+    }
 
 
 def main(places):

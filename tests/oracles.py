@@ -27,13 +27,13 @@ def pairs(padding, n):
 
 def starts(padded, window, stride, dilation, *, last=None):
     """Where windows begin: as long as they fit, and with `last` (the end of the image) one that hangs over it."""
-    found = [i for i in range(0, max(padded, 1), stride) if i + (window - 1) * dilation < padded]
+    starts = [i for i in range(0, max(padded, 1), stride) if i + (window - 1) * dilation < padded]
     if last is not None:
-        following = found[-1] + stride if found else 0
-        hangs = not found or found[-1] + (window - 1) * dilation + 1 < padded
+        following = starts[-1] + stride if starts else 0
+        hangs = not starts or starts[-1] + (window - 1) * dilation + 1 < padded
         if hangs and following < last:
-            found.append(following)
-    return found
+            starts.append(following)
+    return starts
 
 
 def extended(x, padding, modes):
@@ -75,8 +75,8 @@ def conv_transpose(params, y, size, **options):
     for place in np.ndindex(shape):
         unit = np.zeros(shape, y.dtype)
         unit[place] = 1
-        seen = conv({"kernel": kernel}, unit, **options)[tuple(map(slice, y.shape))]  # there may be further windows
-        x[place] = (seen * y).sum()
+        response = conv({"kernel": kernel}, unit, **options)[tuple(map(slice, y.shape))]  # there may be further windows
+        x[place] = (response * y).sum()
     return x + (0 if params.get("bias") is None else np.asarray(params["bias"]))
 
 
@@ -90,16 +90,16 @@ def local_conv(params, x, **options):
     return y + (0 if params.get("bias") is None else np.asarray(params["bias"]))
 
 
-def lower_median(seen, axis):
-    return np.sort(seen, axis).take((seen.shape[axis] - 1) // 2, axis)
+def lower_median(taps, axis):
+    return np.sort(taps, axis).take((taps.shape[axis] - 1) // 2, axis)
 
 
-def log_sum_exp(seen, axis, temperature):
-    return temperature * np.log(np.exp(seen / temperature).sum(axis))
+def log_sum_exp(taps, axis, temperature):
+    return temperature * np.log(np.exp(taps / temperature).sum(axis))
 
 
-def norm(seen, axis, p):
-    return np.linalg.norm(seen, p, axis)
+def norm(taps, axis, p):
+    return np.linalg.norm(taps, p, axis)
 
 
 REDUCE = {"max": np.max, "min": np.min, "sum": np.sum, "mean": np.mean, "prod": np.prod, "median": lower_median}
@@ -116,14 +116,14 @@ def reducer(reduce, p=2, temperature=1.0):
 
 def pool(x, window, *, reduce="max", count_include_pad=False, p=2, temperature=1.0, indices=False, **options):
     """With `indices` the places of what is selected, in the row-major order of the image."""
-    outputs, found = windows(x, window, **options)
+    outputs, all_windows = windows(x, window, **options)
     y = np.zeros([*outputs, x.shape[-1]], x.dtype)
-    for position, seen, places, reads in found:
-        y[position] = reducer(reduce, p, temperature)(seen, axis=0)
+    for position, taps, places, reads in all_windows:
+        y[position] = reducer(reduce, p, temperature)(taps, axis=0)
         if indices:
-            y[position] = places[{"max": np.argmax, "min": np.argmin}[reduce](seen, axis=0)]
+            y[position] = places[{"max": np.argmax, "min": np.argmin}[reduce](taps, axis=0)]
         if reduce == "mean" and count_include_pad:
-            y[position] = seen.sum(0) / reads
+            y[position] = taps.sum(0) / reads
     return y
 
 
@@ -167,26 +167,24 @@ def windows(x, window, *, stride=None, padding=0, dilation=1, pad_mode=None, cei
 
 def shares(seen, reduce, ties="first"):
     """Return how much of the derivative goes to each of a window's taps, `(taps, channels)`, by comparing all pairs."""
-    found = np.zeros(seen.shape)
+    weights = np.zeros(seen.shape)
     for channel, taps in enumerate(seen.T):
         if reduce == "median":
-            before = [
-                sum(a < b or (a == b and j < i) for j, a in enumerate(taps)) for i, b in enumerate(taps)
-            ]  # fmt: skip
+            before = [sum(a < b or (a == b and j < i) for j, a in enumerate(taps)) for i, b in enumerate(taps)]
             chosen = [before.index((len(taps) - 1) // 2)]
         else:
             extreme = [all(a >= b if reduce == "max" else a <= b for b in taps) for a in taps]
             chosen = np.flatnonzero(extreme) if ties == "split" else [extreme.index(True)]
-        found[chosen, channel] = 1 / len(chosen)
-    return found
+        weights[chosen, channel] = 1 / len(chosen)
+    return weights
 
 
 def pool_jacobian(x, window, *, reduce="max", ties="first", **options):
     """Return the derivative of selections, `(*positions, channels, places)`: by the inputs of the own channel."""
-    outputs, found = windows(x, window, **options)
+    outputs, all_windows = windows(x, window, **options)
     jacobian = np.zeros([*outputs, x.shape[-1], x[..., 0].size])
-    for position, seen, places, _ in found:
-        for tap, place in zip(shares(seen, reduce, ties), places, strict=True):
+    for position, taps, places, _ in all_windows:
+        for tap, place in zip(shares(taps, reduce, ties), places, strict=True):
             if place >= 0:
                 jacobian[(*position, slice(None), place)] += tap
     return jacobian
@@ -196,7 +194,7 @@ def adaptive_jacobian(x, output_size, *, reduce, ties="first"):
     places = np.arange(x[..., 0].size).reshape(x.shape[:-1])
     jacobian = np.zeros((*tuples(output_size, x.ndim - 1), x.shape[-1], places.size))
     for position, share in adaptive_shares(x, output_size):
-        at = next(each for there, each in adaptive_shares(places[..., None], output_size) if there == position)
+        at = next(share for there, share in adaptive_shares(places[..., None], output_size) if there == position)
         for tap, place in zip(shares(share, reduce, ties), at[:, 0], strict=True):
             jacobian[(*position, slice(None), place)] += tap
     return jacobian

@@ -32,10 +32,22 @@ def alexnet():
     pool = fc.Pool(3, stride=2)
     relu = jax.nn.relu
     return graph(
-        (227, 227, 3), fc.Conv(96, 11, stride=4), relu, pool, fc.Conv(256, 5, padding=2, groups=2), relu, pool,
-        fc.Conv(384, 3, padding=1), relu, fc.Conv(384, 3, padding=1, groups=2), relu,
-        fc.Conv(256, 3, padding=1, groups=2), relu, pool, *dense((4096, 4096, 1000)),
-    )  # fmt: skip
+        (227, 227, 3),
+        fc.Conv(96, 11, stride=4),
+        relu,
+        pool,
+        fc.Conv(256, 5, padding=2, groups=2),
+        relu,
+        pool,
+        fc.Conv(384, 3, padding=1),
+        relu,
+        fc.Conv(384, 3, padding=1, groups=2),
+        relu,
+        fc.Conv(256, 3, padding=1, groups=2),
+        relu,
+        pool,
+        *dense((4096, 4096, 1000)),
+    )
 
 
 def vgg16():
@@ -112,9 +124,15 @@ def vgg16_by_hand():
 
 def alexnet_by_hand():
     return by_hand(
-        (55**2, 363, 96, 1), (27**2, 1200, 256, 1), (13**2, 2304, 384, 1), (13**2, 1728, 384, 1), (13**2, 1728, 256, 1),
-        (1, 9216, 4096, 1), (1, 4096, 4096, 1), (1, 4096, 1000, 1),
-    )  # fmt: skip
+        (55**2, 363, 96, 1),
+        (27**2, 1200, 256, 1),
+        (13**2, 2304, 384, 1),
+        (13**2, 1728, 384, 1),
+        (13**2, 1728, 256, 1),
+        (1, 9216, 4096, 1),
+        (1, 4096, 4096, 1),
+        (1, 4096, 1000, 1),
+    )
 
 
 def lenet5_by_hand():

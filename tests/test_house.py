@@ -116,7 +116,7 @@ def test_imports_go_one_way(name):
     own = package_of(name)
     for other in targets(name):
         assert package_of(other) <= own, f"{name} imports {other}, whose package is below"
-        public = {Path(each).parts[0] for each in (name, other)} & NAMESPACES
+        public = {Path(path).parts[0] for path in (name, other)} & NAMESPACES
         assert name == "__init__" or len(public) < 2, f"{name} imports {other}, of another public namespace"
 
 
@@ -124,9 +124,11 @@ def test_the_architecture_lists_the_packages_in_their_order():
     text = (Path(__file__).parents[1] / "ARCHITECTURE.md").read_text()
     rows = re.findall(r"^\| (.*?) \|", text.partition("\n## ")[0], re.MULTILINE)
     listed = [name for row in rows for name in re.findall(r"`([\w/]+)`", row)]
-    packages = [each for each in PACKAGES if not each.startswith(("train/", "__"))]
+    packages = [package for package in PACKAGES if not package.startswith(("train/", "__"))]
     assert sorted(listed) == sorted(packages)
-    assert [each for each in listed if each[0] == "_"] == [each for each in packages if each[0] == "_"]
+    assert [package for package in listed if package[0] == "_"] == [
+        package for package in packages if package[0] == "_"
+    ]
 
 
 def test_no_imports_in_a_circle():
@@ -196,8 +198,8 @@ def test_the_package_needs_no_extra():
     """It is imported, and multiplies by a Hessian, in a process that has none of them."""
     hidden = "".join(f"sys.modules[{name!r}] = None; " for name in sorted(EXTRAS))
     code = f"import sys; {hidden}import funcconv as fc; print(fc.hessian(lambda x: x * x, 1.0).mv(1.0))"
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert done.stdout.split() == ["2.0"], done.stderr[-2000:]
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.split() == ["2.0"], process.stderr[-2000:]
 
 
 def test_importing_loads_no_extra_and_starts_no_backend():
@@ -214,11 +216,11 @@ try:
 except RuntimeError as error:
     print("nonsense" in str(error))
 """
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    loaded, late_enough = done.stdout.splitlines()
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    loaded, late_enough = process.stdout.splitlines()
     assert "funcconv" in loaded.split()
     assert not optional & set(loaded.split())
-    assert late_enough == "True", done.stderr[-2000:]
+    assert late_enough == "True", process.stderr[-2000:]
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])

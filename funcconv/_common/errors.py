@@ -16,7 +16,7 @@ class FuncconvError(ValueError):
         ...     fc.pool(jnp.ones((1, 5, 5, 1)), (7, 7))
         ... except fc.FuncconvError as error:
         ...     print(error)
-        pool: a window of 7 does not fit on spatial axis 0, which has 5 + 0 + 0 = 5 positions (size + padding)
+        pool: a window of 7 does not fit on spatial axis 0, which has 5 + 0 + 0 = 5 positions (size + padding); pad more
     """
 
 

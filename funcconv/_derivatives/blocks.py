@@ -35,6 +35,7 @@ def part(where: str, tree: Tree, name: str) -> Part:
     """Return the part that a name such as `"conv1"` or `"trunk/conv1/kernel"` says."""
     leaves, structure = jax.tree.flatten(tree)
     subtree: Any = jax.tree.unflatten(structure, range(len(leaves)))
+    # Numbers stand for the leaves, so that the structure tells which leaves belong to a subtree.
     known = list(_names(subtree))
     if name not in known:
         msg = f"{where}: params have no entry {name!r}"

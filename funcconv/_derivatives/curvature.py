@@ -32,6 +32,7 @@ def hessian(f: Callable[[Tree], Any], params: Tree) -> Operator:
         ([6.0, 1.0], [[6.0, 1.0], [1.0, 12.0]])
     """
     params = float_tree("hessian", "params", params)
+    # The gradient is evaluated once here; a product repeats only its linear part.
     product = jax.linearize(jax.grad(scalar("hessian", "f", f)), params)[1]
     return _operator("hessian", params, product, semidefinite=False)
 
@@ -112,7 +113,7 @@ def fisher(model: Callable[[Tree], Array], params: Tree, likelihood: str = "cate
     params = float_tree("fisher", "params", params)
     z, push = jax.linearize(_float_outputs("fisher", model), params)
     if not jax.tree_util.all_leaves([z]):
-        msg = f"fisher: model(params) must give one array; got a {type(z).__name__}"
+        msg = f"fisher: model(params) must give one array; got a {type(z).__name__}. Return the outputs alone"
         raise FuncconvError(msg)
     if (z.ndim != 1 if likelihood == "empirical" else z.ndim < 1) or not z.size:
         axes = "losses (n,), one for each example" if likelihood == "empirical" else "(*examples, outputs)"
@@ -132,6 +133,7 @@ def _float_outputs(where: str, model: Callable[[Tree], Tree]) -> Callable[[Tree]
 
 def _sandwiched(push: Callable[[Tree], Tree], middle: Callable[[Tree], Tree], v: Tree) -> Tree:
     """Return `Jᵀ M J v`, with `J` the linear map `push` and `M` the map `middle` on outputs."""
+    # Transposing `push` reuses the residuals of the one forward pass; `jax.vjp` of the model would evaluate it again.
     return jax.linear_transpose(push, v)(middle(push(v)))[0]
 
 
@@ -139,6 +141,7 @@ def _sandwiched(push: Callable[[Tree], Tree], middle: Callable[[Tree], Tree], v:
 
 
 def _categorical(p: Array, u: Array) -> Array:
+    # `diag(p) - p pᵀ` is not formed: its size is quadratic in the number of classes.
     return p * (u - (p * u).sum(-1, keepdims=True)) / math.prod(p.shape[:-1])
 
 

@@ -14,6 +14,7 @@ from .._common.types import Array
 from .linear_map import positive
 from .trees import in_short
 
+# exp(-8² / 2) is about 1e-14, so in float32 nothing of the integral is lost at the ends of the grid.
 _REACH = 8  # standard deviations of a peak that the grid goes beyond the spectrum
 
 
@@ -96,7 +97,10 @@ def check_points(where: str, smoothing: float, points: int) -> None:
         raise FuncconvError(msg)
     least = int(1 / smoothing + 2 * _REACH) + 2
     if positive(f"{where}: points", points) < least:
-        msg = f"{where}: peaks {smoothing} of the spectrum wide need at least {least} points; got {points}"
+        msg = (
+            f"{where}: peaks {smoothing} of the spectrum wide need at least {least} points; got {points}. "
+            "Pass more points or a larger smoothing"
+        )
         raise FuncconvError(msg)
 
 
@@ -118,6 +122,7 @@ def _nodes_and_weights(hessenberg: Array) -> tuple[Array, Array]:
 def _scale(low: Array, high: Array) -> Array:
     """Return the width of a spectrum; where all eigenvalues are equal, their size, or 1, stands for it."""
     size = jnp.maximum(jnp.abs(low), jnp.abs(high))
+    # Equal eigenvalues differ by rounding, and peaks as narrow as rounding errors would show only these.
     equal = high - low <= math.sqrt(_eps(size)) * size
     return jnp.where(equal, jnp.where(size > 0, size, jnp.ones_like(size)), high - low)
 
@@ -128,6 +133,7 @@ def _smoothed(grid: Array, nodes: Array, weights: Array, width: Array) -> Array:
     def one(point: Array) -> Array:
         return weights @ jnp.exp(-(((point - nodes) / width) ** 2) / 2)
 
+    # 256 points at a time bound the memory to 256 numbers for each node.
     height: Array = jax.lax.map(one, grid, batch_size=256) / (width * math.sqrt(2 * math.pi))
     return height
 

@@ -142,6 +142,7 @@ def _apply(eqn: Any, operands: Sequence[Any]) -> Sequence[Any]:
     bind = functools.partial(eqn.primitive.bind, *operands, **params)
     if eqn.primitive is _family.conv_kernel_grad_p and params["stack"] == 1:
         return [_Sum((_of_convolution(operands[0], operands[1], params["form"], bind),))]
+    # One batch axis, the first of both, is the axis of the examples; everything contracted is summed for each of them.
     if eqn.primitive is lax.dot_general_p and params["dimension_numbers"][1] == ((0,), (0,)):
         return [_Sum((_of_product(operands[0], operands[1], params["dimension_numbers"][0], bind),))]
     return bind() if eqn.primitive.multiple_results else [bind()]
@@ -193,6 +194,7 @@ def _swapped(product: _Product, permutation: Sequence[int]) -> _Product | None:
 def _root(square: Array) -> Array:
     """Return the square root; 0 with derivatives 0 where the square is 0, or below 0 by rounding."""
     positive = ~(square <= 0)  # true for NaN, which stays
+    # The inner `where` keeps the infinite derivative of the root at 0 away: times 0 it would be NaN.
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, square, 1)), 0)
 
 

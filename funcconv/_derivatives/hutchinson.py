@@ -58,6 +58,7 @@ def hutchinson(
     keys = jax.random.split(key, full + 1)
     chunk = (samples - rest) // full
     zero = jnp.zeros((), like.dtype) if of == "trace" else jnp.zeros_like(like)
+    # A count of 0 makes the first merge take the other moments as they are.
     start = (jnp.zeros((), like.dtype), zero, zero)
     total, _ = jax.lax.scan(lambda sofar, key: (_merged(sofar, moments(key, chunk)), None), start, keys[:full])
     count, mean, squares = _merged(total, moments(keys[full], rest)) if rest else total

@@ -68,6 +68,7 @@ def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callabl
             return jax.tree.map(of, table)
 
         def part(column: Any, size: int) -> Tree:
+            # Weighted by its size: a mean of means would be wrong, because the last mini-batch may be smaller.
             return jax.tree.map(lambda x: x.astype(wide(x.dtype)) * (size / n), derivative(params, *cut(column, size)))
 
         def step(total: Tree, column: Array) -> tuple[Tree, None]:

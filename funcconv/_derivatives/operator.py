@@ -72,6 +72,7 @@ class Operator(LinearMap):
         if not (is_float(damping) or isinstance(damping, int)) or jnp.shape(damping) != ():
             msg = f"{self.name}.shifted: damping must be one real number; got {described(damping)}"
             raise FuncconvError(msg)
+        # A traced number has no sign yet, so it is taken to be positive.
         negative = not isinstance(damping, jax.core.Tracer) and bool(damping < 0)
         product = Partial(_shifted, self.product, jnp.asarray(damping))
         return replace(self, product=product, semidefinite=self.semidefinite and not negative)

@@ -58,7 +58,7 @@ def eigenpairs(
         raise FuncconvError(msg)
     size = symmetric.shape[0]
     if positive(f"{where}: k", k) > size:
-        msg = f"{where}: an operator of size {size} has no {k} eigenvalues"
+        msg = f"{where}: an operator of size {size} has no {k} eigenvalues; ask for at most {size}"
         raise FuncconvError(msg)
     matrix = scipy_operator(where, symmetric)
     with needs("curvature", where):
@@ -66,7 +66,10 @@ def eigenpairs(
     start = np.random.default_rng(0).standard_normal(size).astype(matrix.dtype)  # so that a second call is the same
     image = matrix.matvec(start)
     if not np.isfinite(image).all():
-        msg = f"{where}: the product with a vector is not finite, so there are no eigenvalues"
+        msg = (
+            f"{where}: the product with a vector is not finite, so there are no eigenvalues. "
+            "Look for inf or NaN in the parameters and the data"
+        )
         raise FuncconvError(msg)
     if not image.any():  # ARPACK refuses the zero map
         values, vectors = np.zeros(k, matrix.dtype), np.eye(size, k, dtype=matrix.dtype)

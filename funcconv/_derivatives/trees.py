@@ -60,7 +60,7 @@ def float_tree(where: str, what: str, tree: Tree) -> Tree:
     """Return the tree with arrays for leaves; refuse what is not real and floating, and a tree without leaves."""
     leaves = named(tree)
     if not leaves:
-        msg = f"{where}: {what} must have at least one array; got {tree!r}"
+        msg = f"{where}: {what} must have at least one array; got {tree!r}. Pass the arrays to differentiate by"
         raise FuncconvError(msg)
     for path, leaf in leaves.items():
         if not is_float(leaf):
@@ -91,7 +91,10 @@ def check_like(where: str, what: str, tree: Tree, form: Tree, batch: tuple[int, 
     for path, leaf in leaves.items():
         wanted = Struct((*batch, *expected[path].shape), expected[path].dtype)
         if described(leaf) != described(wanted):
-            msg = f"{where}: {what} must be {described(wanted)}{at(path)}, like the parameters; got {described(leaf)}"
+            msg = (
+                f"{where}: {what} must be {described(wanted)}{at(path)}, like the parameters; got {described(leaf)}. "
+                "Cast or reshape it"
+            )
             raise FuncconvError(msg)
     return jax.tree.map(jnp.asarray, tree)
 
@@ -103,7 +106,7 @@ def scalar(where: str, what: str, f: Callable[..., Any]) -> Callable[..., Array]
         y = f(*args)
         if not jax.tree_util.all_leaves([y]) or jnp.shape(y) != () or not is_float(y):
             found = described(y) if jax.tree_util.all_leaves([y]) else f"a {type(y).__name__}"
-            msg = f"{where}: {what} must give one floating number, a scalar; got {found}"
+            msg = f"{where}: {what} must give one floating number, a scalar; got {found}. Return a mean or a sum"
             raise FuncconvError(msg)
         return jnp.asarray(y)
 

@@ -250,6 +250,7 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     if seen is None or kernel is not None or any(step != 1 for step in params["lhs_dilation"]):
         return _everything(eqn, operands)
     numbers = params["dimension_numbers"]
+    # Groups are not kept apart: an interval that is too large is still right, and channels are not asked for.
     seen = over(seen, numbers.lhs_spec[1])
     for i, (axis, (lo, hi)) in enumerate(zip(numbers.lhs_spec[2:], params["padding"], strict=True)):
         seen = windows(

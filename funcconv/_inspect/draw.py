@@ -204,6 +204,7 @@ def _texts(graph: Network, params: Params | None) -> list[list[str]]:
     for name, row, entry in zip(
         graph.nodes, [None] * len(graph.inputs) + list(graph.rows), [None] * len(graph.inputs) + entries, strict=True
     ):
+        # `relu1` says which operation it is. `conv1` does not say its options.
         operation = [row.operation] if row and re.sub(r"\d*(@\d+)?$", "", name.split("/")[-1]) != row.operation else []
         shape = [", ".join(str(leaf.shape) for leaf in jax.tree.leaves(shapes[name]))] if shapes else []
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(entry))

@@ -64,6 +64,7 @@ def draw_autodiff(
           n2 [label="reduce_sum\naxes (0,)", fillcolor="#f4f4f4"]
     """
     traced, shape = jax.make_jaxpr(f, return_shape=True)(*args)
+    # A traced derivative also has operations that its result does not need, such as the value of the loss.
     used, kept = partial_eval.dce_jaxpr(traced.jaxpr, [True] * len(traced.jaxpr.outvars))
     program = _Program(opened=opened, limit=limit)
     names = [name for name, keep in zip(_names(f, args), kept, strict=True) if keep]

@@ -91,6 +91,7 @@ class FieldsOfGraph:
             xs = [shapes[name] for name in operands]
             leaves, tree = jax.tree.flatten((entry, xs))
             like = (row.op, tree, *((leaf.shape, leaf.dtype) for leaf in leaves))
+            # Tracing dominates the time, and a deep network has many equal blocks.
             operation = operations.setdefault(like, _Operation(row, entry, xs))
             self._seen[row.name] = self._through(operation, operands, jax.tree.leaves(shapes[row.name]))
             steps.append((row.name, operation, operands))

@@ -81,6 +81,7 @@ def _ranges(seen: Seen, axis: int, first: np.ndarray, spacing: int, count: np.nd
     if size == 1:
         return taken(seen, axis, np.where(count > 0, 0, -1))
     found: list[Seen] = []
+    # The sparse table of range-minimum queries takes log2(count) steps. One for each tap is slow for long windows.
     table, places = union([seen]), 1  # of 1, 2, 4, ... places; two of these that overlap are a range
     while not found or places <= count.max(initial=0):
         of_them = (count >= places) & (count < 2 * places)

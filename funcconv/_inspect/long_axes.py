@@ -56,6 +56,7 @@ def places(seen: Seen, shape: Shape) -> tuple[int, int]:
 
 def composed(before: Seen, step: Seen, shape: Shape) -> Seen:
     """Return what an operation sees that sees, by `step`, a value of this shape that sees by `before`."""
+    # Every transposed convolution multiplies the number of phases, so many of them are merged into one interval.
     if step.axis is not None and len(before.reach.firsts) * len(step.reach.firsts) > LARGE:
         first, last = places(before, shape)
         return Seen(None, before.reach._replace(jump=0, firsts=(first,), lasts=(last,)))

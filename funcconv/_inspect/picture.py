@@ -94,12 +94,13 @@ def mermaid(picture: Picture, *, direction: str = "TB") -> str:
 
 def _check(direction: str) -> None:
     if direction not in DIRECTIONS:
-        msg = f"a direction is one of {', '.join(DIRECTIONS)}; got {direction!r}"
+        msg = f"draw: direction must be one of {', '.join(DIRECTIONS)}; got {direction!r}"
         raise FuncconvError(msg)
 
 
 def _nested(boxes: Sequence[Box]) -> Iterator[tuple[int, int, bool, Any]]:
     """Walk through the groups: `(depth, number, False, name)` opens one, `(…, True, …)` closes it, else a box."""
+    # Boxes of one group need not follow each other, but its frame is written once, so they are collected first.
     tree: dict[str, Any] = {}
     for i, box in enumerate(boxes):
         inside = tree

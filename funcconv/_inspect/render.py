@@ -59,7 +59,10 @@ class Drawing:
             check=False,
         )
         if done.returncode or not done.stdout:
-            msg = f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}"
+            msg = (
+                f"draw: {program} failed: {done.stderr.decode(errors='replace').strip()}. "
+                "Draw a part of the graph, or write a .dot file"
+            )
             raise FuncconvError(msg)
         return done.stdout
 
@@ -82,6 +85,7 @@ class Drawing:
 def _program() -> Path:
     """Return the path of a program that draws."""
     for name in _PROGRAMS:
+        # In an environment that is not activated, its programs are not on PATH but beside its Python.
         path = shutil.which(name) or shutil.which(name, path=sysconfig.get_path("scripts"))
         if path:
             return Path(path)

@@ -153,7 +153,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         30.8 kB of activations; about 53.9 kB at once in a training step
     """
     if isinstance(batch, bool) or not isinstance(batch, int) or batch < 1:
-        msg = f"summary: batch must be a positive integer, got {batch!r}"
+        msg = f"summary: batch must be a positive integer; got {batch!r}"
         raise FuncconvError(msg)
     entries, shapes = graph.entry_shapes(params), graph.shapes(params)
     fields_of = FieldsOfGraph(graph, shapes, params)
@@ -167,6 +167,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
         xs = [_batched(shapes[operand], batch) for operand in operands]
         forward = backward = NONE
         if row:
+            # JAX computes no cotangent of the data, so the first layer costs only the gradient by its kernel.
             wanted = tuple(operand in learned for operand in operands)
             if any(wanted) or jax.tree.leaves(entry):
                 learned.add(name)

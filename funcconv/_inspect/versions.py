@@ -102,6 +102,7 @@ def _cpu_facts() -> dict[str, str]:
     facts: dict[str, str] = {}
     for line in text.splitlines():
         name, _, value = line.partition(":")
+        # Linux repeats the facts for each core; the first are kept.
         facts.setdefault(name.strip(), value.strip())
     return facts
 

@@ -104,7 +104,10 @@ def local_conv(
     axes = resolve(op, inside.spatial, kernel.shape[n : 2 * n], stride=stride, padding=padding, dilation=dilation)
     positions = tuple(axis.outputs for axis in axes)
     if kernel.shape[:n] != positions:
-        msg = f"{op}: the windows have positions {positions}, but the kernel is for {kernel.shape[:n]}"
+        msg = (
+            f"{op}: the windows have positions {positions}, but the kernel is for {kernel.shape[:n]}. "
+            "Draw the kernel for these positions, or change the image or its padding"
+        )
         raise FuncconvError(msg)
     check_bias(op, bias, kernel.shape[-1:], (*positions, kernel.shape[-1]))
 

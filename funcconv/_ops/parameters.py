@@ -24,7 +24,7 @@ def entry(op: str, params: Params) -> tuple[Array, Array | None]:
             msg = f"{op}: params have an unknown entry {name!r}{suggest(name, ('kernel', 'bias'))}"
             raise FuncconvError(msg)
     if params.get("kernel") is None:
-        msg = f"{op}: params have no kernel; their entries are {sorted(params)}"
+        msg = f"{op}: params have no kernel; their entries are {sorted(params)}; pass {{'kernel': array}}"
         raise FuncconvError(msg)
     kernel = as_array(op, "the kernel", params["kernel"])
     bias = None if params.get("bias") is None else as_array(op, "the bias", params["bias"])

@@ -92,7 +92,10 @@ def check_channels(op: str, channels: int, **arrays: Array | None) -> None:
     """Raise an error if an array does not have one number per channel."""
     for name, array in arrays.items():
         if array is not None and array.shape != (channels,):
-            msg = f"{op}: the input has {channels} channels, but the {name} has shape {array.shape}"
+            msg = (
+                f"{op}: the input has {channels} channels, but the {name} has shape {array.shape}. "
+                "Draw parameters for this input"
+            )
             raise FuncconvError(msg)
 
 

@@ -123,7 +123,10 @@ def _axes(
         floor_outputs = 1 + (axis.size + axis.lo + axis.hi - axis.extent) // axis.stride
         if count not in (floor_outputs, axis.outputs):
             possible = " or ".join(str(number) for number in sorted({max(floor_outputs, 0), axis.outputs}))
-            msg = f"{op}: a size of {axis.size} on spatial axis {i} has {possible} windows, but y has {count}"
+            msg = (
+                f"{op}: a size of {axis.size} on spatial axis {i} has {possible} windows, but y has {count}"
+                "; pass the size of the image that was pooled"
+            )
             raise FuncconvError(msg)
     return tuple(axis._replace(outputs=count) for axis, count in zip(axes, outputs, strict=True))
 

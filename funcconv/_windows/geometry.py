@@ -157,7 +157,7 @@ def resolve(
             span = f"{k}" if d == 1 else f"{k} with dilation {d}, which spans 1 + ({k} - 1) * {d} = {extent},"
             msg = (
                 f"{op}: a window of {span} does not fit on spatial axis {i}, "
-                f"which has {size} + {lo} + {hi} = {padded} positions (size + padding)"
+                f"which has {size} + {lo} + {hi} = {padded} positions (size + padding); pad more"
             )
             raise FuncconvError(msg)
         outputs = 1 + (padded - extent) // s

@@ -68,7 +68,10 @@ def image(op: str, x: Array, spatial: int | None, said_by: str, layout: str | No
     if layout is not None:
         named = spatial_of_layout(op, layout)
         if spatial not in (None, named):
-            msg = f"{op}: layout {layout!r} has {named} spatial axes, but {said_by} says {spatial}"
+            msg = (
+                f"{op}: layout {layout!r} has {named} spatial axes, but {said_by} says {spatial}"
+                "; pass a layout with a letter for each"
+            )
             raise FuncconvError(msg)
         spatial = named
     if spatial is None:
@@ -113,7 +116,10 @@ def spatial_axes(op: str, name: str, sizes: Any, spatial: int | None) -> tuple[i
     if not isinstance(sizes, Sequence):
         return spatial, "spatial="
     if spatial not in (None, len(sizes)):
-        msg = f"{op}: the {name} {sizes!r} is for {len(sizes)} spatial axes, but spatial= says {spatial}"
+        msg = (
+            f"{op}: the {name} {sizes!r} is for {len(sizes)} spatial axes, but spatial= says {spatial}"
+            "; leave spatial out, or change it"
+        )
         raise FuncconvError(msg)
     return len(sizes), f"the {name} {sizes!r}"
 

@@ -49,7 +49,10 @@ def transposed_sizes(
     for i, (chosen, least, count, step) in enumerate(zip(sizes, smallest, outputs, strides, strict=True)):
         most = least + (max(step, dilations[i]) if exceeds_stride else step) - 1
         if most < 1:
-            msg = f"{op}: no image has {count} windows on spatial axis {i} with the padding {padding!r}: it crops all"
+            msg = (
+                f"{op}: no image has {count} windows on spatial axis {i} with the padding {padding!r}: it crops all"
+                "; crop less"
+            )
             raise FuncconvError(msg)
         if exceeds_stride and not max(least, 1) <= chosen <= most:
             msg = (

@@ -28,16 +28,19 @@ def same(one, other):
     if isinstance(one, jax.Array) and jnp.issubdtype(one.dtype, jax.dtypes.prng_key):
         return one.dtype == other.dtype and same(jax.random.key_data(one), jax.random.key_data(other))
     return (type(one), np.asarray(one).dtype, np.shape(one), np.asarray(one).tobytes()) == (
-        type(other), np.asarray(other).dtype, np.shape(other), np.asarray(other).tobytes()
-    )  # fmt: skip
+        type(other),
+        np.asarray(other).dtype,
+        np.shape(other),
+        np.asarray(other).tobytes(),
+    )
 
 
 def check_round_trip(folder, tree, like=None):
     fc.train.save(folder, tree)
-    found = fc.train.restore(folder, tree if like is None else like)
+    restored = fc.train.restore(folder, tree if like is None else like)
     assert fc.train.about(folder)["digest"] == fc.train.digest(tree)
-    assert jax.tree.structure(found) == jax.tree.structure(tree if like is None else like)
-    for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(found), strict=True):
+    assert jax.tree.structure(restored) == jax.tree.structure(tree if like is None else like)
+    for one, other in zip(jax.tree.leaves(tree), jax.tree.leaves(restored), strict=True):
         assert same(one, other), (one, other)
     arrays = StoredCheckpoints(folder).arrays()  # which compares digests itself
     sizes = [np.asarray(leaf).nbytes for leaf in jax.tree.leaves(arrays)]
@@ -105,16 +108,16 @@ def test_what_is_read_is_of_the_kind_that_is_asked_for(tmp_path):
     types = jax.eval_shape(lambda: tree)
     other = collections.OrderedDict(k=tree["k"], b=np.zeros(2, np.float32), a=jnp.zeros(2, jnp.float64))
     for like in (types, other, jax.tree.map(lambda leaf: leaf, tree)):
-        found = fc.train.restore(tmp_path, like)
+        restored = fc.train.restore(tmp_path, like)
         for name in tree:
-            assert isinstance(found[name], np.ndarray) == isinstance(like[name], np.ndarray)
-        assert all(np.array_equal(found[name], tree[name]) for name in "ab")
-        assert found["k"] == tree["k"]
+            assert isinstance(restored[name], np.ndarray) == isinstance(like[name], np.ndarray)
+        assert all(np.array_equal(restored[name], tree[name]) for name in "ab")
+        assert restored["k"] == tree["k"]
     fc.train.save(tmp_path, {"w": np.arange(3, dtype=">f4")}, step=1)
     assert fc.train.restore(tmp_path, {"w": np.zeros(3, "<f4")}, step=1)["w"].tolist() == [0, 1, 2]
     with jax.enable_x64(False):
-        found = fc.train.restore(tmp_path, types, step=0)
-        assert (type(found["a"]), found["a"].dtype) == (np.ndarray, np.float64)
+        restored = fc.train.restore(tmp_path, types, step=0)
+        assert (type(restored["a"]), restored["a"].dtype) == (np.ndarray, np.float64)
         with pytest.raises(fc.FuncconvError, match=r"a: float64\[2\] there, float32\[2\] here\n.*only NumPy arrays"):
             fc.train.restore(tmp_path, tree | {"a": jnp.zeros(2)}, step=0)
     with pytest.raises(fc.FuncconvError, match=r"k: key<fry>\[\] there, key<rbg>\[\] here"):
@@ -122,10 +125,10 @@ def test_what_is_read_is_of_the_kind_that_is_asked_for(tmp_path):
 
 
 def test_what_cannot_be_saved(tmp_path):
-    gone = jnp.ones(3)
-    gone.delete()
+    deleted = jnp.ones(3)
+    deleted.delete()
     for leaf, said in (
-        (gone, "a/w of step 5 was deleted.*save the state that the step returned"),
+        (deleted, "a/w of step 5 was deleted.*save the state that the step returned"),
         ("text", "a/w of step 5 is a str; a checkpoint holds arrays and numbers"),
         (object(), "is a object"),
         (np.array([None]), "has dtype object, which a checkpoint cannot hold"),
@@ -233,10 +236,18 @@ def test_fit_keeps_the_best_between_its_checkpoints(tmp_path):
     for every, left in ((4, [8, 20]), (5, [8, 20]), (2, [8, 20])):
         data = fc.train.batches(np.ones(64, np.float32), 16, jax.random.key(0))
         fc.train.fit(
-            step, init({"w": jnp.zeros((), jnp.float32)}, jax.random.key(1)), data, steps=20, every=4, monitor="error",
-            evaluate=lambda state: {"error": errors[int(state.step)]}, checkpoint=tmp_path / str(every),
-            checkpoint_every=every, keep=1, progress=False,
-        )  # fmt: skip
+            step,
+            init({"w": jnp.zeros((), jnp.float32)}, jax.random.key(1)),
+            data,
+            steps=20,
+            every=4,
+            monitor="error",
+            evaluate=lambda state: {"error": errors[int(state.step)]},
+            checkpoint=tmp_path / str(every),
+            checkpoint_every=every,
+            keep=1,
+            progress=False,
+        )
         assert sorted(map(int, os.listdir(tmp_path / str(every)))) == left
 
 
@@ -251,8 +262,10 @@ def test_checkpoints_of_version_0_1_are_read(tmp_path):
     state = init({"w": jnp.zeros(3, jnp.float32)}, jax.random.key(1))
     told = {
         "arrays": {"step": "int32[]", "params/w": "float32[3]", "key": "key<fry>[]", "skipped": "int32[]"},
-        "digest": fc.train.digest(state), "run": {"best": "inf", "waited": 0, "iterator": None}, "about": {"a": 1},
-    }  # fmt: skip
+        "digest": fc.train.digest(state),
+        "run": {"best": "inf", "waited": 0, "iterator": None},
+        "about": {"a": 1},
+    }
     fc.train.save(tmp_path / "new", state)
     told["versions"] = fc.train.about(tmp_path / "new")["versions"]
     with closing(ocp.CheckpointManager(tmp_path / "old")) as manager:

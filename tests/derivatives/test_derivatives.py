@@ -191,7 +191,7 @@ def test_all_axes_but_the_last_are_examples(likelihood, rng):
     params = jnp.asarray(rng.normal(size=3))
     flat_axes = fc.fisher(lambda w: a @ w, params, likelihood).dense()
     close(fc.fisher(lambda w: (a @ w).reshape(2, 6, 4), params, likelihood).dense(), flat_axes)
-    one = [fc.fisher(lambda w, each=each: each @ w, params, likelihood).dense() for each in a]
+    one = [fc.fisher(lambda w, row=row: row @ w, params, likelihood).dense() for row in a]
     close(np.mean(one, axis=0), flat_axes)
 
 
@@ -327,7 +327,7 @@ def test_batches_of_small_numbers_are_summed_in_float32():
 
 
 def test_memory_of_batches_is_that_of_one():
-    images, labels = (jnp.asarray(each) for each in examples(256))
+    images, labels = (jnp.asarray(array) for array in examples(256))
 
     def temporary(f):
         return jax.jit(f).lower(PARAMS, images, labels).compile().memory_analysis().temp_size_in_bytes

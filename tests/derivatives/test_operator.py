@@ -216,7 +216,7 @@ def test_the_density_of_large_and_small_eigenvalues(size):
     """Their squares are no float32."""
     values = jnp.array([3, 1, 2, 5], np.float32) * np.float32(size)
     density = fc.hessian(lambda w: (values * w * w).sum() / 2, jnp.ones(4, np.float32)).density(KEY)
-    grid, heights = (np.asarray(each, np.float64) for each in density)
+    grid, heights = (np.asarray(array, np.float64) for array in density)
     smallest, largest = (grid[np.abs(heights) > heights.max() / 2][i] / size for i in (0, -1))
     assert 0.9 < smallest < 1.1
     assert 4.9 < largest < 5.1
@@ -255,7 +255,7 @@ def test_an_exhausted_krylov_space(rng, values, width, dtype, turned):
     estimate = of_matrix(a, dtype).density(KEY, samples=4)
     assert estimate.grid.dtype == estimate.density.dtype == dtype
     close(integral(estimate), 1, dtype)
-    grid, density = (np.asarray(each, float) for each in estimate)
+    grid, density = (np.asarray(array, float) for array in estimate)
     slack = 2 * (np.finfo(dtype).eps * np.abs(values).max() + grid[1] - grid[0])
     assert abs(grid[0] - (values.min() - 8 * width)) < slack
     assert abs(grid[-1] - (values.max() + 8 * width)) < slack
@@ -415,12 +415,12 @@ def test_lineax_solves(dtype):
 
     model, _, params = problem(dtype)
     operator = fc.fisher(model, params).shifted(0.1)
-    found = operator.to_lineax()
-    assert lineax.is_symmetric(found)
-    assert lineax.is_positive_semidefinite(found)
+    lineax_operator = operator.to_lineax()
+    assert lineax.is_symmetric(lineax_operator)
+    assert lineax.is_positive_semidefinite(lineax_operator)
     v = direction(params)
     tolerance = 100 * np.finfo(dtype).eps
-    solution = lineax.linear_solve(found, v, lineax.CG(rtol=tolerance, atol=tolerance)).value
+    solution = lineax.linear_solve(lineax_operator, v, lineax.CG(rtol=tolerance, atol=tolerance)).value
     assert jax.tree.structure(solution) == jax.tree.structure(params)
     expected = np.linalg.solve(np.asarray(FISHER.dense()) + 0.1 * np.eye(47), flat(v).astype(float))
     close(flat(solution), expected, dtype, ulps=10_000)

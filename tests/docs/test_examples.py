@@ -62,25 +62,29 @@ def write_set(folder, ending="", classes=5, side=8, count=40):
 def run(*arguments, cwd):
     return subprocess.run(
         [sys.executable, EXAMPLES / "siamese_mnist.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
 
 
 def test_siamese_mnist_learns(tmp_path):
     """With a tenth of its steps it is far better than chance, and leaves its picture and weights."""
-    done = run("--steps", 40, "--seed", 1, cwd=tmp_path)
-    assert done.returncode == 0, done.stderr
-    match = re.fullmatch(LAST_LINE, done.stdout.splitlines()[-1])
+    process = run("--steps", 40, "--seed", 1, cwd=tmp_path)
+    assert process.returncode == 0, process.stderr
+    match = re.fullmatch(LAST_LINE, process.stdout.splitlines()[-1])
     verification, nearest, unseen, _ = map(float, match.groups())
     assert verification > 0.85
     assert nearest > 0.8
     assert unseen > 0.6
-    assert "training" in done.stderr
-    assert "step" in done.stderr
-    assert "loss=" in done.stderr
+    assert "training" in process.stderr
+    assert "step" in process.stderr
+    assert "loss=" in process.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["runs"]  # the folder that git ignores
     out = tmp_path / "runs" / "siamese_mnist"
-    assert done.stdout.startswith("writing to runs/siamese_mnist\n")
+    assert process.stdout.startswith("writing to runs/siamese_mnist\n")
     assert (out / "siamese.png").read_bytes().startswith(b"\x89PNG")
 
     network = siamese_mnist.siamese_network((28, 28, 1))
@@ -153,9 +157,22 @@ def damage(folder, what):
 
 @pytest.mark.parametrize(
     "what",
-    ["missing folder", "missing file", "cut", "cut header", "empty", "other format", "huge", "cut gzip", "counts",
-     "labels", "few classes", "unlike classes", "small images"],
-)  # fmt: skip
+    [
+        "missing folder",
+        "missing file",
+        "cut",
+        "cut header",
+        "empty",
+        "other format",
+        "huge",
+        "cut gzip",
+        "counts",
+        "labels",
+        "few classes",
+        "unlike classes",
+        "small images",
+    ],
+)
 def test_siamese_mnist_says_in_one_line_what_is_wrong_with_a_file(tmp_path, capsys, what):
     folder, message = damage(write_set(tmp_path / "set"), what)
     status = siamese_mnist.main(["--data", str(folder), "--steps", "1", "--out", str(tmp_path)])
@@ -242,10 +259,10 @@ def test_experiment_refuses_bad_options(module, arguments, capsys):
 def test_spectrum_is_described():
     """Three of six large eigenvalues stand apart, by a factor of four; half of the spectrum is near zero."""
     density = fc.Density(np.array([-1.0, 0.0, 1.0, 10.0]), np.array([1.0, 3.0, 2.0, 2.0]))
-    found = hessian_spectrum.Spectrum(7, 0.5, np.array([10.0, 9.0, 8.0, 2.0, 1.5, 1.2]), density)
-    assert (found.outliers, found.gap) == (3, 4)
-    assert found.near_zero == 3 / 8
-    assert str(found) == "loss=0.5000 outliers=3 gap=4.00 near_zero=0.3750"
+    spectrum = hessian_spectrum.Spectrum(7, 0.5, np.array([10.0, 9.0, 8.0, 2.0, 1.5, 1.2]), density)
+    assert (spectrum.outliers, spectrum.gap) == (3, 4)
+    assert spectrum.near_zero == 3 / 8
+    assert str(spectrum) == "loss=0.5000 outliers=3 gap=4.00 near_zero=0.3750"
 
 
 def test_newton_step_solves_a_quadratic(climate_of_a_user):
@@ -291,16 +308,16 @@ def test_tasks_are_drawn_rightly():
         classes = [
             set(labels[known[names == way]]) | set(labels[asked[asked_names == way]]) for way in range(maml.WAYS)
         ]
-        assert [len(each) for each in classes] == [1] * maml.WAYS
+        assert [len(examples) for examples in classes] == [1] * maml.WAYS
         assert len(set.union(*classes)) == maml.WAYS
 
 
 @pytest.mark.parametrize(("width", "turns"), [(2, [0, 1, 2, 3]), (3, [0, 2])])
 def test_turned_images_are_other_classes(width, turns):
     data = digits.Split(np.arange(4.0 * width).reshape(2, 2, width, 1), np.array([3, 8]))
-    found = maml.turned(data)
-    assert found.labels.tolist() == list(range(2 * len(turns)))
-    for image, label in zip(found.images, found.labels, strict=True):
+    turned = maml.turned(data)
+    assert turned.labels.tolist() == list(range(2 * len(turns)))
+    for image, label in zip(turned.images, turned.labels, strict=True):
         np.testing.assert_array_equal(image, np.rot90(data.images[label % 2], turns[label // 2]))
 
 
@@ -310,17 +327,17 @@ def test_turned_images_are_other_classes(width, turns):
 def test_idx_of_every_type(tmp_path, code, dtype):
     array = np.arange(24).reshape(2, 3, 4).astype(dtype)
     write_idx(tmp_path / "file", array, code)
-    found = fc.train.read_idx(tmp_path / "file")
-    assert found.dtype == dtype
-    np.testing.assert_array_equal(found, array)
+    stored = fc.train.read_idx(tmp_path / "file")
+    assert stored.dtype == dtype
+    np.testing.assert_array_equal(stored, array)
 
 
 def test_the_bundled_digits():
     training, held_out = digits.load(None)
     assert training.images.shape == (4000, 28, 28, 1)
     assert held_out.images.shape == (1000, 28, 28, 1)
-    for split, each in ((training, 400), (held_out, 100)):
-        assert np.bincount(split.labels).tolist() == [each] * 10
+    for split, count in ((training, 400), (held_out, 100)):
+        assert np.bincount(split.labels).tolist() == [count] * 10
         assert split.images.dtype == np.float32
         assert (split.images.min(), split.images.max()) == (0, 1)
     seen = {image.tobytes() for image in training.images}
@@ -340,11 +357,13 @@ def test_examples_write_to_a_folder_that_git_ignores(name, monkeypatch, capsys):
 
 
 def test_gallery_draws_every_picture(tmp_path):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, EXAMPLES / "gallery.py", "--out", tmp_path, "--steps", "60"],
-        capture_output=True, text=True, check=False,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0, process.stderr
     pictures = {path.name for path in tmp_path.iterdir()}
     assert pictures >= {"siamese.png", "siamese.svg", "norm.png", "gradient.png", "loop.png", "hvp.png"}
     assert pictures >= {
@@ -354,7 +373,7 @@ def test_gallery_draws_every_picture(tmp_path):
         "windows.png",
         "receptive-field.jpg",
     }
-    assert float(done.stdout.split("accuracy=")[1]) > 0.5
+    assert float(process.stdout.split("accuracy=")[1]) > 0.5
 
 
 # several processes ---------------------------------------------------------------------------------------------
@@ -370,21 +389,27 @@ def test_two_processes_train_as_one_does(tmp_path):
     together = [
         subprocess.Popen(
             [*options, "--out", tmp_path / "two", "--process", f"{i}/2", "--coordinator", at],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=ENVIRONMENT,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=ENVIRONMENT,
         )
         for i in range(2)
-    ]  # fmt: skip
+    ]
     alone = subprocess.run(
         [*options, "--out", tmp_path / "one"], capture_output=True, text=True, check=False, env=ENVIRONMENT
     )
-    told = [process.communicate() for process in together]
-    assert [process.returncode for process in together] == [0, 0], told
+    outputs = [process.communicate() for process in together]
+    assert [process.returncode for process in together] == [0, 0], outputs
     assert alone.returncode == 0, alone.stderr
     assert {path.name for path in (tmp_path / "one").iterdir()} == {
-        "siamese.msgpack", "siamese.png", "siamese_mnist-0.jsonl", "checkpoints",
-    }  # fmt: skip
-    assert re.fullmatch(LAST_LINE, told[0][0].splitlines()[-1])
-    assert not re.search(LAST_LINE, told[1][0])
+        "siamese.msgpack",
+        "siamese.png",
+        "siamese_mnist-0.jsonl",
+        "checkpoints",
+    }
+    assert re.fullmatch(LAST_LINE, outputs[0][0].splitlines()[-1])
+    assert not re.search(LAST_LINE, outputs[1][0])
 
     def losses(folder, process):
         lines = (tmp_path / folder / f"siamese_mnist-{process}.jsonl").read_text().splitlines()
@@ -398,12 +423,18 @@ def test_two_processes_train_as_one_does(tmp_path):
 
 
 def cnn(*arguments, cwd):
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, EXAMPLES / "train_cnn.py", *map(str, arguments)],
-        cwd=cwd, capture_output=True, text=True, check=False, env=ENVIRONMENT,
-    )  # fmt: skip
-    found = re.findall(r"^accuracy=(\S+) steps=(\d+) seconds=(\S+) digest=([0-9a-f]{64})$", done.stdout, re.MULTILINE)
-    return done, found[-1] if found else None
+        cwd=cwd,
+        capture_output=True,
+        text=True,
+        check=False,
+        env=ENVIRONMENT,
+    )
+    figures = re.findall(
+        r"^accuracy=(\S+) steps=(\d+) seconds=(\S+) digest=([0-9a-f]{64})$", process.stdout, re.MULTILINE
+    )
+    return process, figures[-1] if figures else None
 
 
 def test_train_cnn_learns_and_goes_on(tmp_path):

@@ -111,9 +111,7 @@ def test_pages_for_those_who_come_from_elsewhere_have_all_their_parts():
         headings = re.findall(r"^## (.*)$", prose(page), re.MULTILINE)
         network = headings.pop(1)
         assert network.startswith("One network in ")
-        assert headings == [
-            "What is where", "Shared weights", "A step of training", "What differs", "What is not here"
-        ]  # fmt: skip
+        assert headings == ["What is where", "Shared weights", "A step of training", "What differs", "What is not here"]
 
 
 def test_every_page_is_in_the_contents():

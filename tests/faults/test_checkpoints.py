@@ -142,10 +142,10 @@ def test_a_checkpoint_survives_every_kill(tmp_path, kills):
                 last = int(line.split()[-1])
             assert line == "ended\n", line
             before = snapshot(folder)
-            found = number_in(fc.train.restore(folder, LIKE))
-            assert found in (last, last + 1), names(folder)
+            number = number_in(fc.train.restore(folder, LIKE))
+            assert number in (last, last + 1), names(folder)
             assert snapshot(folder) == before
-            last = found
+            last = number
         fc.train.save(folder, state_of(7), step=2**41)
         assert all(name.isdigit() for name in names(folder)), names(folder)
         assert len(names(folder)) <= 5
@@ -164,13 +164,15 @@ def read_damaged(folder, whole):
 
     `whole` has the digest and the record of each step. Whatever is returned is what was written.
     """
-    with warnings.catch_warnings(record=True) as told:
+    with warnings.catch_warnings(record=True) as messages:
         warnings.simplefilter("always")
         state, about = fc.train.restore(folder, LIKE), fc.train.about(folder)
         arrays = StoredCheckpoints(folder).arrays()
     step = number_in(state)
     assert number_in(arrays) in (1, 2)  # it needs more of the files
-    assert step == 2 or any("of step 2 " in str(each.message) for each in told), [str(each.message) for each in told]
+    assert step == 2 or any("of step 2 " in str(message.message) for message in messages), [
+        str(message.message) for message in messages
+    ]
     assert about == whole[about["step"]]
     assert fc.train.digest(state) == whole[step]["digest"]
     for read in (
@@ -178,11 +180,11 @@ def read_damaged(folder, whole):
         lambda folder, step: {"digest": fc.train.digest(fc.train.restore(folder, LIKE, step))},
     ):
         try:
-            found = read(folder, 2)
+            restored = read(folder, 2)
         except fc.FuncconvError as error:
             assert "of step 2 in" in str(error), error  # noqa: PT017
         else:
-            assert found["digest"] == whole[2]["digest"]
+            assert restored["digest"] == whole[2]["digest"]
     return step
 
 
@@ -194,18 +196,20 @@ def test_damage_is_never_read_as_numbers(tmp_path, count):
         with closing(Checkpoints(tmp_path, keep=None)) as checkpoints:
             checkpoints.save(number, state_of(number), {"best": "1.5"}, about={"architecture": "x" * 30})
     whole = {number: fc.train.about(tmp_path, number) for number in (1, 2)}
-    found = set()
+    outcomes = set()
     for path in sorted(path for path in (tmp_path / "2").rglob("*") if path.is_file()):
         content = path.read_bytes()
-        changes = [each for kind in (flipped_bits, cuts) for _, each in kind(content, rng, count)] if content else []
+        changes = (
+            [changed for kind in (flipped_bits, cuts) for _, changed in kind(content, rng, count)] if content else []
+        )
         for change in changes:
             path.write_bytes(change)
-            found.add(read_damaged(tmp_path, whole))
+            outcomes.add(read_damaged(tmp_path, whole))
         path.unlink()
-        found.add(read_damaged(tmp_path, whole))
+        outcomes.add(read_damaged(tmp_path, whole))
         path.write_bytes(content)
     assert read_damaged(tmp_path, whole) == 2
-    assert found == {1, 2}  # some files, such as the times of writing, do not matter
+    assert outcomes == {1, 2}  # some files, such as the times of writing, do not matter
 
 
 # a full disk ------------------------------------------------------------------------------------------------
@@ -392,8 +396,11 @@ def test_arrays_without_numbers_have_no_digest():
     deleted.delete()
     key.delete()
     for leaf, said in (
-        (deleted, "was deleted"), (key, "was deleted"), (object(), "is a object"), (np.array([None]), "is a ndarray"),
-    ):  # fmt: skip
+        (deleted, "was deleted"),
+        (key, "was deleted"),
+        (object(), "is a object"),
+        (np.array([None]), "is a ndarray"),
+    ):
         with pytest.raises(fc.FuncconvError, match=said):
             fc.train.digest({"a": leaf})
     with pytest.raises(fc.FuncconvError, match="was deleted"):

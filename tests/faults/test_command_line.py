@@ -43,7 +43,7 @@ def run(folder, capsys):
 
     def called(*arguments):
         capsys.readouterr()
-        status = main([str(each) for each in arguments])
+        status = main([str(argument) for argument in arguments])
         out, err = capsys.readouterr()
         if status == 0:
             assert not err
@@ -57,10 +57,10 @@ def run(folder, capsys):
 
 
 def damaged(content, rng, count):
-    for _, each in flipped_bits(content, rng, count):
-        yield each
-    for _, each in cuts(content, rng, count // 2):
-        yield each
+    for _, damaged_content in flipped_bits(content, rng, count):
+        yield damaged_content
+    for _, damaged_content in cuts(content, rng, count // 2):
+        yield damaged_content
     yield content + b"\0"
 
 
@@ -93,11 +93,11 @@ def test_damaged_inputs(folder, run, rng, count):
     path = folder / "x.npy"
     content = path.read_bytes()
     header = len(content) - 32 * 4
-    for _, each in flipped_bits(content[:header], rng, count):
-        path.write_bytes(each + content[header:])
+    for _, damaged_header in flipped_bits(content[:header], rng, count):
+        path.write_bytes(damaged_header + content[header:])
         run("predict", "net.safetensors", path)
-    for _, each in cuts(content, rng, count):
-        path.write_bytes(each)
+    for _, damaged_header in cuts(content, rng, count):
+        path.write_bytes(damaged_header)
         assert run("predict", "net.safetensors", path) is None
     path.write_bytes(content + b"\0")
     assert run("predict", "net.safetensors", path) is None
@@ -109,11 +109,11 @@ def test_damaged_msgpack(folder, run, rng, count):
     assert run("convert", "net.safetensors", "net.msgpack") is not None
     path = folder / "net.msgpack"
     content = path.read_bytes()
-    for _, each in flipped_bits(content, rng, count):
-        path.write_bytes(each)
+    for _, damaged_content in flipped_bits(content, rng, count):
+        path.write_bytes(damaged_content)
         run("convert", path, "y.safetensors", "--graph", "net.json")
-    for _, each in cuts(content, rng, count):
-        path.write_bytes(each)
+    for _, damaged_content in cuts(content, rng, count):
+        path.write_bytes(damaged_content)
         assert run("convert", path, "y.safetensors", "--graph", "net.json") is None
 
 
@@ -128,11 +128,11 @@ def test_damaged_weights_of_torch(folder, run, rng, count):
     torch.save({name: torch.from_numpy(array) for name, array in weights.items()}, path)
     assert run("convert", path, "y.safetensors", "--graph", "net.json") is not None
     content = path.read_bytes()
-    for each in damaged(content, rng, count):
-        path.write_bytes(each)
+    for damaged_content in damaged(content, rng, count):
+        path.write_bytes(damaged_content)
         run("convert", path, "y.safetensors", "--graph", "net.json")
-    for _, each in cuts(content, rng, count):
-        path.write_bytes(each)
+    for _, damaged_content in cuts(content, rng, count):
+        path.write_bytes(damaged_content)
         assert run("convert", path, "y.safetensors", "--graph", "net.json") is None
 
 
@@ -143,11 +143,11 @@ def test_damaged_checkpoints(folder, run, rng, count):
     assert run("convert", "net.safetensors", "whole") is not None
     for _ in range(count):
         shutil.copytree("whole", "damaged")
-        files = sorted(each for each in (folder / "damaged").rglob("*") if each.is_file() and each.stat().st_size)
+        files = sorted(path for path in (folder / "damaged").rglob("*") if path.is_file() and path.stat().st_size)
         path = files[rng.integers(len(files))]
         content = path.read_bytes()
-        _, each = next(flipped_bits(content, rng, 1) if rng.integers(2) else cuts(content, rng, 1))
-        path.write_bytes(each)
+        _, damaged_content = next(flipped_bits(content, rng, 1) if rng.integers(2) else cuts(content, rng, 1))
+        path.write_bytes(damaged_content)
         run("convert", "damaged", "y.safetensors", "--graph", "net.json")
         shutil.rmtree("damaged")
 
@@ -162,14 +162,25 @@ def contents():
     np.savez(archive, a=np.ones((1, 4, 4, 1)))
     np.save(objects, np.array([{1: 2}]), allow_pickle=True)
     return {
-        "empty": b"", "text": b"hello\n", "zeros": bytes(1000), "array": array.getvalue(),
-        "archive": archive.getvalue(), "objects": objects.getvalue(), "pickle": pickle.dumps({"a": 1}),
-        "JSON": b"{}", "list": b"[1, 2]", "deep": b"[" * 10_000, "number": b"1e999", "NaN": b"NaN",
+        "empty": b"",
+        "text": b"hello\n",
+        "zeros": bytes(1000),
+        "array": array.getvalue(),
+        "archive": archive.getvalue(),
+        "objects": objects.getvalue(),
+        "pickle": pickle.dumps({"a": 1}),
+        "JSON": b"{}",
+        "list": b"[1, 2]",
+        "deep": b"[" * 10_000,
+        "number": b"1e999",
+        "NaN": b"NaN",
         "JSON of others": json.dumps({"format": "funcconv graph", "version": 2}).encode(),
         "msgpack": serialization.msgpack_serialize({"params": {"a": np.ones(2)}}),
-        "msgpack number": serialization.msgpack_serialize({"a": 1})[2:], "msgpack text": b"\xa4text",
-        "msgpack names": b"\x81\x01\x02", "msgpack state": serialization.msgpack_serialize({"params": 3}),
-    }  # fmt: skip
+        "msgpack number": serialization.msgpack_serialize({"a": 1})[2:],
+        "msgpack text": b"\xa4text",
+        "msgpack names": b"\x81\x01\x02",
+        "msgpack state": serialization.msgpack_serialize({"params": 3}),
+    }
 
 
 @pytest.mark.once
@@ -200,9 +211,12 @@ def test_paths_of_no_file(folder, run, path):
             (folder / f"folder{ending}").mkdir()
             os.mkfifo(f"pipe{ending}")
         for arguments in (
-            ("summary",), ("draw", "-o", "x.dot"), ("bench",), ("predict", "x.npy"),
+            ("summary",),
+            ("draw", "-o", "x.dot"),
+            ("bench",),
+            ("predict", "x.npy"),
             ("convert", "y.safetensors", "--graph", "net.json"),
-        ):  # fmt: skip
+        ):
             assert run(arguments[0], path + ending, *arguments[1:]) is None or arguments[0] == "draw"
         assert run("predict", "net.safetensors", path + ending) is None
 
@@ -287,20 +301,33 @@ def test_numbers_that_the_network_does_not_hold(folder, run):
     x = np.zeros((1, 4, 4, 1))
     expected = None
     for dtype, number, fits in (
-        ("float32", 1, True), ("float64", 1, True), ("float16", 1, True), ("int64", 1, True), ("bool", 1, True),
-        ("uint8", 1, True), ("float64", np.nan, True), ("float64", 1 / 3, False), ("float64", 1e300, False),
-        ("int64", 2**24, True), ("int64", 2**40 + 1, False), ("uint64", 2**64 - 1, False), ("int32", -(2**25), False),
-        ("complex64", 1, False), ("complex128", 1j, False), ("U1", "1", False), ("M8[s]", 1, False),
-    ):  # fmt: skip
+        ("float32", 1, True),
+        ("float64", 1, True),
+        ("float16", 1, True),
+        ("int64", 1, True),
+        ("bool", 1, True),
+        ("uint8", 1, True),
+        ("float64", np.nan, True),
+        ("float64", 1 / 3, False),
+        ("float64", 1e300, False),
+        ("int64", 2**24, True),
+        ("int64", 2**40 + 1, False),
+        ("uint64", 2**64 - 1, False),
+        ("int32", -(2**25), False),
+        ("complex64", 1, False),
+        ("complex128", 1j, False),
+        ("U1", "1", False),
+        ("M8[s]", 1, False),
+    ):
         given = x.astype(dtype)
         given[0, 0, 0, 0] = number
         np.save("given.npy", given)
         out = run("predict", "net.safetensors", "given.npy", "-o", "y.npy")
         assert (out is not None) == fits, (dtype, number)
         if fits and number == 1:
-            found = np.load("y.npy")
-            expected = found if expected is None else expected
-            np.testing.assert_array_equal(found, expected)
+            prediction = np.load("y.npy")
+            expected = prediction if expected is None else expected
+            np.testing.assert_array_equal(prediction, expected)
     del folder
 
 
@@ -321,9 +348,9 @@ def test_networks_of_64_bits_need_64_bits(folder, run):
         assert run("convert", "wide.msgpack", "two.safetensors") is not None
         assert run("convert", "wide", "three.safetensors") is not None
     for name in ("again", "two", "three"):
-        found = fc.interop.load_safetensors(f"{name}.safetensors")[0]
-        assert found["dense1"]["kernel"].dtype == np.float64
-        np.testing.assert_array_equal(found["dense1"]["kernel"], params["dense1"]["kernel"])
+        converted = fc.interop.load_safetensors(f"{name}.safetensors")[0]
+        assert converted["dense1"]["kernel"].dtype == np.float64
+        np.testing.assert_array_equal(converted["dense1"]["kernel"], params["dense1"]["kernel"])
     with jax.enable_x64(True):
         assert run("predict", "wide.safetensors", "x.npy", "-o", "y.npy") is not None
         np.testing.assert_array_equal(np.load("y.npy"), np.full((1, 3), 1 / 3 + 1 / 3))

@@ -35,9 +35,10 @@ WRITERS = {  # the ending of a name, and what writes more than LIMIT bytes to a 
     "command draw": (".md", lambda path, sources: by_command("draw", sources / "net.safetensors", "-o", path)),
     "command convert": (".msgpack", lambda path, sources: by_command("convert", sources / "net.safetensors", path)),
     "command predict": (
-        ".npy", lambda path, sources: by_command("predict", sources / "net.safetensors", sources / "x.npy", "-o", path)
+        ".npy",
+        lambda path, sources: by_command("predict", sources / "net.safetensors", sources / "x.npy", "-o", path),
     ),
-}  # fmt: skip
+}
 every_writer = pytest.mark.parametrize(("ending", "write"), WRITERS.values(), ids=WRITERS)
 
 
@@ -116,9 +117,12 @@ def test_paths_of_no_file(tmp_path, sources, monkeypatch, ending, write):
 @pytest.mark.parametrize("path", [b"file.dot", 5, None, ["file.dot"]])
 def test_paths_that_are_no_texts(path):
     for write in (
-        lambda: fc.interop.save_safetensors(path, {}), lambda: fc.interop.load_safetensors(path),
-        lambda: fc.interop.load(path), lambda: fc.interop.load_state(path), lambda: fc.draw(GRAPH).save(path),
-    ):  # fmt: skip
+        lambda: fc.interop.save_safetensors(path, {}),
+        lambda: fc.interop.load_safetensors(path),
+        lambda: fc.interop.load(path),
+        lambda: fc.interop.load_state(path),
+        lambda: fc.draw(GRAPH).save(path),
+    ):
         with pytest.raises(fc.FuncconvError, match=r"must be a string or a pathlib\.Path"):
             write()
 

@@ -40,14 +40,26 @@ def step_of(line):
 
 
 FOREIGN = {
-    "damaged": b'x{"step": 3, "loss": 0.5}\n', "blank": b"\n", "spaces": b"  \r\n", "text": b"mine\n",
+    "damaged": b'x{"step": 3, "loss": 0.5}\n',
+    "blank": b"\n",
+    "spaces": b"  \r\n",
+    "text": b"mine\n",
     "a byte": b"\xff\n",
-    "no step": b'{"loss": 0.5}\n', "a null step": b'{"step": null, "loss": 1.0}\n', "a text step": b'{"step": "3"}\n',
-    "a negative step": b'{"step": -3}\n', "a text": b'{"step": 3, "loss": "small"}\n', "a list": b"[1]\n",
-    "null": b'{"step": 3, "loss": null}\n', "true": b'{"step": true}\n', "nested": b'{"step": 3, "loss": {"a": 1}}\n',
-    "deep": b"[" * 10**5 + b"\n", "many digits": b'{"step": ' + b"9" * 5000 + b"}\n", "NUL": b"\0\0\0\n",
-    "UTF-16": '{"step": 3}'.encode("utf-16") + b"\n", "cut": b'{"step": 3, "lo\n',
-}  # fmt: skip
+    "no step": b'{"loss": 0.5}\n',
+    "a null step": b'{"step": null, "loss": 1.0}\n',
+    "a text step": b'{"step": "3"}\n',
+    "a negative step": b'{"step": -3}\n',
+    "a text": b'{"step": 3, "loss": "small"}\n',
+    "a list": b"[1]\n",
+    "null": b'{"step": 3, "loss": null}\n',
+    "true": b'{"step": true}\n',
+    "nested": b'{"step": 3, "loss": {"a": 1}}\n',
+    "deep": b"[" * 10**5 + b"\n",
+    "many digits": b'{"step": ' + b"9" * 5000 + b"}\n",
+    "NUL": b"\0\0\0\n",
+    "UTF-16": '{"step": 3}'.encode("utf-16") + b"\n",
+    "cut": b'{"step": 3, "lo\n',
+}
 
 
 def test_a_line_that_is_no_record(run, tmp_path):
@@ -208,11 +220,18 @@ def test_a_record_is_written_once(tmp_path):
 @pytest.mark.parametrize(
     ("log", "said"),
     [
-        (5, "log must be the path"), (b"log", "log must be the path"), ({"log"}, "log must be the path"),
-        ([5], "log must be the path"), ("", "is empty"), (".", "is a folder"), ("a\0b", "cannot be a path"),
-        ("n" * 5000, "cannot be a path"), (["a", "b/../a"], "twice"), (0, "log must be the path"),
+        (5, "log must be the path"),
+        (b"log", "log must be the path"),
+        ({"log"}, "log must be the path"),
+        ([5], "log must be the path"),
+        ("", "is empty"),
+        (".", "is a folder"),
+        ("a\0b", "cannot be a path"),
+        ("n" * 5000, "cannot be a path"),
+        (["a", "b/../a"], "twice"),
+        (0, "log must be the path"),
     ],
-)  # fmt: skip
+)
 def test_logs_of_another_kind(run, tmp_path, monkeypatch, log, said):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "b").mkdir()

@@ -96,8 +96,8 @@ def test_ended_at_any_place(tmp_path, rng, kind, count):
     cases = [(how, at) for how in ENDS for at in range(len(names))]
     for i in rng.choice(len(cases), count, replace=False):
         how, at = cases[i]
-        found = ended(tmp_path / str(i), ENDS[how], at, kind=kind)
-        assert found == expected, (how, at, names[at])
+        outcome = ended(tmp_path / str(i), ENDS[how], at, kind=kind)
+        assert outcome == expected, (how, at, names[at])
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -175,8 +175,8 @@ def test_killed_at_any_place(tmp_path, rng, times):
     process = child(code, tmp_path, cached=True)
     said, trouble = process.communicate()
     assert process.returncode == 0, trouble
-    found, expected = json.loads(said)
-    assert found == expected
+    actual, expected = json.loads(said)
+    assert actual == expected
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -201,10 +201,10 @@ def test_an_error_within_the_computation(tmp_path):
     def run(folder):
         data = iter([np.full(3, i, np.float32) for i in range(9)])
         state = init({"w": jnp.zeros(())}, jax.random.key(0), {"step": jnp.int32(0)})
-        found, history = fc.train.fit(
+        resumed, history = fc.train.fit(
             step, state, data, steps=8, checkpoint=folder, checkpoint_every=3, log=f"{folder}.jsonl", progress=False
         )
-        return fc.train.digest(found), history.records
+        return fc.train.digest(resumed), history.records
 
     with pytest.raises(Exception, match="a bad step"):
         run(tmp_path / "run")
@@ -257,11 +257,14 @@ def warm(count):
 CHANGES = {
     "learning rate": ({}, {"rate": 0.2}, r"optimizer: learning_rate: 0\.1 then, 0\.2 now"),
     "schedule": (
-        {"rate": optax.linear_schedule(0.0, 0.1, 5)}, {"rate": optax.linear_schedule(0.0, 0.3, 5)},
+        {"rate": optax.linear_schedule(0.0, 0.1, 5)},
+        {"rate": optax.linear_schedule(0.0, 0.3, 5)},
         r"optimizer: end_value of \w+: 0\.1 then, 0\.3 now",
     ),
     "another optimizer constant": (
-        {}, {"optimizer": partial(optax.adam, b1=0.8)}, r"optimizer: b1 of scale_by_adam: 0\.9 then, 0\.8 now",
+        {},
+        {"optimizer": partial(optax.adam, b1=0.8)},
+        r"optimizer: b1 of scale_by_adam: 0\.9 then, 0\.8 now",
     ),
     "injected": (
         {"optimizer": optax.inject_hyperparams(optax.sgd)},
@@ -276,10 +279,11 @@ CHANGES = {
     "key of the state": ({}, {"seed": 3}, r"key of the state: \(0, 0\) then, \(0, 3\) now"),
     "loss": ({}, {"factor": 2.0}, "the compiled step: another program"),
     "evaluation": (
-        {"evaluate": lambda _: {"one": 1.0}, "every": 1}, {"evaluate": lambda _: {"one": 1.0}, "every": 2},
+        {"evaluate": lambda _: {"one": 1.0}, "every": 1},
+        {"evaluate": lambda _: {"one": 1.0}, "every": 2},
         "every: 1 then, 2 now",
     ),
-}  # fmt: skip
+}
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -302,9 +306,9 @@ def test_a_state_that_was_saved_by_hand(tmp_path):
     whole, _ = trained(None, steps=4)
     half, _ = trained(None, steps=2)
     fc.train.save(tmp_path, half, step=2)
-    found, history = trained(tmp_path, steps=4, on_change="raise")
+    resumed, history = trained(tmp_path, steps=4, on_change="raise")
     assert history.steps("loss") == [3, 4]
-    assert fc.train.digest(found) == fc.train.digest(whole)
+    assert fc.train.digest(resumed) == fc.train.digest(whole)
 
 
 @pytest.mark.usefixtures("in_memory")
@@ -398,11 +402,22 @@ def test_options_of_another_kind(given, said):
 
 
 WRONG = {
-    "None": None, "a text": "0.5", "a complex number": 1j, "a complex array": jnp.array(1j), "an object": object(),
-    "an array of objects": np.array(object()), "a date": np.datetime64("2020-01-01"), "a time": np.timedelta64(1, "s"),
-    "an array of text": np.array("0.5"), "a list": [1.0], "a vector": np.ones(1), "a key": jax.random.key(0),
-    "a ragged list": [[1], [1, 2]], "a dict": {}, "too large": 10**400,
-}  # fmt: skip
+    "None": None,
+    "a text": "0.5",
+    "a complex number": 1j,
+    "a complex array": jnp.array(1j),
+    "an object": object(),
+    "an array of objects": np.array(object()),
+    "a date": np.datetime64("2020-01-01"),
+    "a time": np.timedelta64(1, "s"),
+    "an array of text": np.array("0.5"),
+    "a list": [1.0],
+    "a vector": np.ones(1),
+    "a key": jax.random.key(0),
+    "a ragged list": [[1], [1, 2]],
+    "a dict": {},
+    "too large": 10**400,
+}
 
 
 @pytest.mark.parametrize("wrong", WRONG)

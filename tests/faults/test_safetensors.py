@@ -37,8 +37,8 @@ def header(content):
     return json.loads(content[8 : 8 + size]), content[8 + size :]
 
 
-def assembled(told, data):
-    text = json.dumps(told).encode()
+def assembled(entries, data):
+    text = json.dumps(entries).encode()
     return struct.pack("<Q", len(text)) + text + data
 
 
@@ -56,15 +56,16 @@ def refused(path, *, names=()):
 @pytest.mark.parametrize("count", COUNTS)
 def test_flipped_bits(path, rng, count):
     content = path.read_bytes()
-    told, data = header(content)
+    entries, data = header(content)
     begin = len(content) - len(data)
     for bit, damaged in flipped_bits(content, rng, count):
         path.write_bytes(damaged)
         position = bit // 8 - begin
         names = [
-            name for name, each in told.items()
-            if name != "__metadata__" and each["data_offsets"][0] <= position < each["data_offsets"][1]
-        ]  # fmt: skip
+            name
+            for name, entry in entries.items()
+            if name != "__metadata__" and entry["data_offsets"][0] <= position < entry["data_offsets"][1]
+        ]
         assert bool(names) == (position >= 0)
         refused(path, names=names)
 
@@ -93,10 +94,10 @@ def test_cuts(path, rng, count):
 @pytest.mark.once
 def test_every_field_of_an_entry_is_checked(path):
     """Changes that make another file of the format, each with an array that would be read without a checksum."""
-    told, data = header(path.read_bytes())
+    entries, data = header(path.read_bytes())
     name = "dense1/kernel"
-    entry = told[name]
-    swapped = {"batch_norm1/scale": told["batch_norm1/bias"], "batch_norm1/bias": told["batch_norm1/scale"]}
+    entry = entries[name]
+    swapped = {"batch_norm1/scale": entries["batch_norm1/bias"], "batch_norm1/bias": entries["batch_norm1/scale"]}
     for changes, names in (
         ({name: entry | {"dtype": "I32"}}, [name]),
         ({name: entry | {"dtype": "U32"}}, [name]),
@@ -105,28 +106,28 @@ def test_every_field_of_an_entry_is_checked(path):
         ({name: entry | {"shape": [*entry["shape"], 1]}}, [name]),
         (swapped, list(swapped)),
     ):
-        path.write_bytes(assembled(told | changes, data))
+        path.write_bytes(assembled(entries | changes, data))
         refused(path, names=names)
-    renamed = {("dense1/kernal" if key == name else key): value for key, value in told.items()}
+    renamed = {("dense1/kernal" if key == name else key): value for key, value in entries.items()}
     path.write_bytes(assembled(renamed, data))
     refused(path, names=["dense1/kernal"])
-    without = {key: value for key, value in told.items() if key != name}
+    without = {key: value for key, value in entries.items() if key != name}
     path.write_bytes(assembled(without, data))
     refused(path)
 
 
 @pytest.mark.once
 def test_every_text_is_checked(path):
-    told, data = header(path.read_bytes())
-    texts = told["__metadata__"]
+    entries, data = header(path.read_bytes())
+    texts = entries["__metadata__"]
     assert {"funcconv", "funcconv-hash", "funcconv-checksums", "funcconv-sha256", "made"} == set(texts)
     for name in texts:
         for changed in ({**texts, name: texts[name] + " "}, {**texts, name: ""}, texts | {"more": "text"}):
-            path.write_bytes(assembled({**told, "__metadata__": changed}, data))
+            path.write_bytes(assembled({**entries, "__metadata__": changed}, data))
             refused(path)
     for name in ("funcconv-checksums", "funcconv-sha256"):
         without = {key: text for key, text in texts.items() if key != name}
-        path.write_bytes(assembled({**told, "__metadata__": without}, data))
+        path.write_bytes(assembled({**entries, "__metadata__": without}, data))
         refused(path)
 
 
@@ -134,8 +135,8 @@ def test_every_text_is_checked(path):
 def test_files_that_differ_only_in_spelling_are_read(path):
     """Another order of names, and other spaces, as other libraries may write them, change nothing."""
     expected = fc.interop.load(path)
-    told, data = header(path.read_bytes())
-    path.write_bytes(assembled(dict(reversed(told.items())), data))
+    entries, data = header(path.read_bytes())
+    path.write_bytes(assembled(dict(reversed(entries.items())), data))
     assert fc.interop.load(path)[0] == expected[0]
     jax.tree.map(np.testing.assert_array_equal, fc.interop.load(path)[1], expected[1])
 
@@ -199,8 +200,8 @@ def test_no_dtype_is_cast(tmp_path, x64):
     params = {dtype: some_of(dtype) for dtype in DTYPES.values()}
     with jax.enable_x64(x64):
         fc.interop.save_safetensors(tmp_path / "file", {"of": params}, state={"of": params})
-        for found in (fc.interop.load_safetensors(tmp_path / "file")[0], fc.interop.load_state(tmp_path / "file")):
-            for dtype, array in found["of"].items():
+        for loaded in (fc.interop.load_safetensors(tmp_path / "file")[0], fc.interop.load_state(tmp_path / "file")):
+            for dtype, array in loaded["of"].items():
                 assert array.dtype == dtype
                 assert np.asarray(array).tobytes() == params[dtype].tobytes()
                 assert isinstance(array, jax.Array) == (x64 or dtype not in ("float64", "int64", "uint64"))
@@ -235,45 +236,58 @@ def test_arrays_that_cannot_be_saved_are_named(tmp_path):
 @pytest.mark.parametrize(
     "tree",
     [
-        {}, {"a": {}}, {"a": None}, {"a": {"b": {}, "c": None, "d": np.ones(2)}}, {"@state": {"a": np.ones(2)}},
-        {"@state": np.ones(2)}, {"@": np.ones(2), "@@": {"@": np.zeros(1)}, "@@state": {"a": np.ones(2)}},
-        {"ä.b c": {"漢": np.ones(2)}, ".": {"..": np.ones(1)}}, {"nul\0": np.ones(1), "line\n": np.ones(1)},
+        {},
+        {"a": {}},
+        {"a": None},
+        {"a": {"b": {}, "c": None, "d": np.ones(2)}},
+        {"@state": {"a": np.ones(2)}},
+        {"@state": np.ones(2)},
+        {"@": np.ones(2), "@@": {"@": np.zeros(1)}, "@@state": {"a": np.ones(2)}},
+        {"ä.b c": {"漢": np.ones(2)}, ".": {"..": np.ones(1)}},
+        {"nul\0": np.ones(1), "line\n": np.ones(1)},
         {"funcconv": np.ones(1), "data_offsets": {"dtype": np.ones(1)}, "a": {"__metadata__": np.ones(1)}},
         {"a": np.ones((2, 3), ">f4"), "b": np.ones((4, 6))[::2, ::3].T, "c": np.float32(1.5), "d": np.ones((0, 3))},
     ],
-)  # fmt: skip
+)
 def test_trees_come_back_as_they_were(tmp_path, tree):
     for params, state in ((tree, {}), (tree, {"a": np.ones(3)}), (tree, tree)):
         fc.interop.save_safetensors(tmp_path / "file", params, state=state)
-        found, metadata = fc.interop.load_safetensors(tmp_path / "file")
+        loaded, metadata = fc.interop.load_safetensors(tmp_path / "file")
         assert metadata == {}
-        for was, now in ((params, found), (state, fc.interop.load_state(tmp_path / "file"))):
-            same(now, was)
+        for saved_tree, loaded_tree in ((params, loaded), (state, fc.interop.load_state(tmp_path / "file"))):
+            same(loaded_tree, saved_tree)
 
 
-def same(found, expected):
+def same(actual, expected):
     """The trees have the same dicts, the same dtypes and the same numbers."""
     if isinstance(expected, dict):
-        assert isinstance(found, dict)
-        assert found.keys() == expected.keys()
+        assert isinstance(actual, dict)
+        assert actual.keys() == expected.keys()
         for name in expected:
-            same(found[name], expected[name])
+            same(actual[name], expected[name])
     elif expected is None:
-        assert found is None
+        assert actual is None
     else:
-        assert found.dtype == expected.dtype.newbyteorder("=")
-        np.testing.assert_array_equal(found, expected)
+        assert actual.dtype == expected.dtype.newbyteorder("=")
+        np.testing.assert_array_equal(actual, expected)
 
 
 @pytest.mark.once
 @pytest.mark.parametrize(
     ("params", "said"),
     [
-        ({"": np.ones(1)}, "''"), ({"a": {"": np.ones(1)}}, "'a'"), ({"a": {"b/c": np.ones(1)}}, "'b/c'"),
-        ({1: np.ones(1)}, "1"), ({"a": {None: np.ones(1)}}, "None"), ({"__metadata__": np.ones(1)}, "__metadata__"),
-        ({"\ud800": np.ones(1)}, "UTF-8"), (np.ones(2), "ndarray"), (None, "NoneType"), ([], "list"),
+        ({"": np.ones(1)}, "''"),
+        ({"a": {"": np.ones(1)}}, "'a'"),
+        ({"a": {"b/c": np.ones(1)}}, "'b/c'"),
+        ({1: np.ones(1)}, "1"),
+        ({"a": {None: np.ones(1)}}, "None"),
+        ({"__metadata__": np.ones(1)}, "__metadata__"),
+        ({"\ud800": np.ones(1)}, "UTF-8"),
+        (np.ones(2), "ndarray"),
+        (None, "NoneType"),
+        ([], "list"),
     ],
-)  # fmt: skip
+)
 def test_trees_that_cannot_be_saved(tmp_path, params, said):
     with pytest.raises(fc.FuncconvError, match=said):
         fc.interop.save_safetensors(tmp_path / "file", params)
@@ -310,9 +324,9 @@ def test_other_libraries_read_and_write_these_files(path, tmp_path):
     theirs = numpy.load_file(path)
     np.testing.assert_array_equal(theirs["conv1/kernel"], params["conv1"]["kernel"])
     numpy.save_file({"@a": theirs["conv1/kernel"], "@@b": np.ones(2)}, tmp_path / "theirs", metadata={"of": "them"})
-    found, metadata = fc.interop.load_safetensors(tmp_path / "theirs")
+    loaded, metadata = fc.interop.load_safetensors(tmp_path / "theirs")
     assert metadata == {"of": "them"}
-    assert sorted(found) == ["@@b", "@a"]
+    assert sorted(loaded) == ["@@b", "@a"]
     numpy.save_file({"a": np.ones(2)}, tmp_path / "theirs")
     assert fc.interop.load_safetensors(tmp_path / "theirs")[1] == {}
 

@@ -366,8 +366,8 @@ def test_own_ops_that_take_any_batch_axes_need_no_check():
     """They are accepted untested, so here they are tested."""
     cases = options_of_own_ops()
     assert sorted(cases) == sorted(op.__name__ for op in BATCH_AXES_FIRST)
-    for name, each in cases.items():
-        for op, params, shape in each:
+    for name, case in cases.items():
+        for op, params, shape in case:
             layer = fc.node(op, params="p" if params else None)
             whole = op if params else lambda _, *xs, op=op: op(*xs)
             specs = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
@@ -387,11 +387,11 @@ def test_graphs_of_batched_functions_are_values(rng):
     assert centered[0] != centered[1]
     fc.register_op("tests.centered", fc_centered)
     batch = batch_of(rng, (4, 3))
-    for each in (one, *centered):
-        for again in (pickle.loads(pickle.dumps(each)), fc.Graph.from_json(each.to_json())):
-            assert again == each
-            assert hash(again) == hash(each)
-            close(again({}, batch), each({}, batch))
+    for declared_graph in (one, *centered):
+        for again in (pickle.loads(pickle.dumps(declared_graph)), fc.Graph.from_json(declared_graph.to_json())):
+            assert again == declared_graph
+            assert hash(again) == hash(declared_graph)
+            close(again({}, batch), declared_graph({}, batch))
     assert "batched" in centered[1].to_json()
     assert "fc_centered(batched=True)" in repr(centered[1].rows)
     assert "fc_centered(batched=True)" in fc.to_dot(centered[1])

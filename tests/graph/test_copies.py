@@ -142,10 +142,10 @@ def test_a_graph_is_copied_and_pickled(name, rng):
 @pytest.mark.parametrize("name", FUNCTIONS)
 def test_layers_and_compositions_are_copied_and_pickled(name):
     layers = fc.serial(fc.residual(fc.Conv(2, 1)), fc.parallel(FUNCTIONS[name], jnp.tanh, merge=fc.concat))
-    for each in (layers, fc.node(FUNCTIONS[name], name="act"), fc.node(FUNCTIONS[name], batched=True)):
-        for again in (copy.copy(each), copy.deepcopy(each), pickle.loads(pickle.dumps(each))):
-            assert again == each
-            assert hash(again) == hash(each)
+    for layer in (layers, fc.node(FUNCTIONS[name], name="act"), fc.node(FUNCTIONS[name], batched=True)):
+        for again in (copy.copy(layer), copy.deepcopy(layer), pickle.loads(pickle.dumps(layer))):
+            assert again == layer
+            assert hash(again) == hash(layer)
 
 
 def test_a_copy_is_not_traced_again():
@@ -157,8 +157,8 @@ def test_a_copy_is_not_traced_again():
         traces.append(graph)
         return graph.shapes(params)["trunk/square"].shape[0] + jnp.zeros(())
 
-    for each in (graph, copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
-        shape(each, graph.init(KEY))
+    for copied in (graph, copy.deepcopy(graph), pickle.loads(pickle.dumps(graph))):
+        shape(copied, graph.init(KEY))
     assert len(traces) == 1
 
 
@@ -224,15 +224,15 @@ def test_what_is_remembered_does_not_travel():
 
 def layers_and_graphs():
     """Return what travels, by name: layers, compositions and graphs, of each kind of layer and function."""
-    found = {f"a graph of {name}": graph_of(function) for name, function in FUNCTIONS.items()}
-    found |= {f"a layer of {name}": fc.node(function, name="act") for name, function in FUNCTIONS.items()}
-    graphs = {each.__name__: each() for each in (declared.everything, declared.nested)}
+    objects_by_name = {f"a graph of {name}": graph_of(function) for name, function in FUNCTIONS.items()}
+    objects_by_name |= {f"a layer of {name}": fc.node(function, name="act") for name, function in FUNCTIONS.items()}
+    graphs = {declare.__name__: declare() for declare in (declared.everything, declared.nested)}
     graphs |= {"arithmetic": declared.arithmetic(), "part": declared.nested().subgraph("trunk")}
     layers = dict.fromkeys(row.op for graph in graphs.values() for row in graph.rows)
-    found |= graphs | {f"layer {i}": layer for i, layer in enumerate(layers)}
+    objects_by_name |= graphs | {f"layer {i}": layer for i, layer in enumerate(layers)}
     c = fc.Conv(2, 1)
     alone = [fc.serial(c, c), fc.parallel(c, jnp.tanh, merge=fc.concat), fc.residual(c, c), fc.siamese(c, jnp.subtract)]
-    return found | {f"composition {i}": each for i, each in enumerate(alone)}
+    return objects_by_name | {f"composition {i}": composition for i, composition in enumerate(alone)}
 
 
 def texts(graph):
@@ -269,15 +269,15 @@ if __name__ == "__main__":
 
 def test_all_travel_to_another_process_and_back(tmp_path):
     """There, hashes of texts and functions are others."""
-    things = layers_and_graphs()
-    written = {name: texts(each) for name, each in things.items()}
-    assert sum(each is not None for each in written.values()) > 3
-    (tmp_path / "things.pickle").write_bytes(pickle.dumps((things, written)))
+    objects = layers_and_graphs()
+    written = {name: texts(value) for name, value in objects.items()}
+    assert sum(text is not None for text in written.values()) > 3
+    (tmp_path / "things.pickle").write_bytes(pickle.dumps((objects, written)))
     (tmp_path / "elsewhere.py").write_text(ELSEWHERE.replace("NAME", __name__))
     here = Path(__file__).parents[1]
     path = os.pathsep.join([str(here), str(here.parent), os.environ.get("PYTHONPATH", "")])
     seed = "1" if os.environ.get("PYTHONHASHSEED") != "1" else "2"
-    done = subprocess.run(
+    process = subprocess.run(
         [sys.executable, "elsewhere.py"],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": path, "PYTHONHASHSEED": seed},
@@ -285,16 +285,16 @@ def test_all_travel_to_another_process_and_back(tmp_path):
         text=True,
         check=False,
     )
-    assert done.stdout.split() == ["read", str(len(things))], done.stderr[-2000:]
-    assert pickle.loads((tmp_path / "back.pickle").read_bytes()) == things
+    assert process.stdout.split() == ["read", str(len(objects))], process.stderr[-2000:]
+    assert pickle.loads((tmp_path / "back.pickle").read_bytes()) == objects
 
 
 def test_all_travel_by_cloudpickle():
     cloudpickle = pytest.importorskip("cloudpickle")
-    for name, thing in layers_and_graphs().items():
-        again = pickle.loads(cloudpickle.dumps(thing))
-        assert again == thing, name
-        assert hash(again) == hash(thing), name
+    for name, value in layers_and_graphs().items():
+        again = pickle.loads(cloudpickle.dumps(value))
+        assert again == value, name
+        assert hash(again) == hash(value), name
 
 
 def test_equal_options_have_equal_json():

@@ -155,7 +155,7 @@ def test_refusals(tmp_path, monkeypatch):
     x = fc.Input("x", (2, 2, 1))
     with pytest.raises(fc.FuncconvError, match="node 'conv1': conv: a window of 3 does not fit"):
         fc.to_dot(fc.Graph(x, fc.Conv(1, 3)(x)))
-    with pytest.raises(fc.FuncconvError, match="a direction is one of TB, LR, BT, RL; got 'down'"):
+    with pytest.raises(fc.FuncconvError, match="direction must be one of TB, LR, BT, RL; got 'down'"):
         fc.to_mermaid(graph, direction="down")
     monkeypatch.setattr(_render.shutil, "which", lambda *_, **__: None)
     with pytest.raises(fc.FuncconvError, match=r"pip install '.\[draw\]'"):

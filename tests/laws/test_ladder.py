@@ -73,17 +73,17 @@ def test_first_order(case, rng):
             "jacobians": (jax.jacrev(f)(z), jax.jacfwd(f)(z)),
         }, jax.vmap(lambda e: (f(z + e) - f(z - e)) / (2 * eps), out_axes=-1)(eps * jnp.eye(z.size))
 
-    found, differences = climb(z, v, problem.c)
-    jacobian = np.asarray(found["jacobians"][0])
+    derivatives, differences = climb(z, v, problem.c)
+    jacobian = np.asarray(derivatives["jacobians"][0])
     np.testing.assert_allclose(jacobian, differences, rtol=0, atol=1e-8 * max(np.abs(jacobian).max(), 1))
     expected = {
-        "values": found["values"][-1],
+        "values": derivatives["values"][-1],
         "along": jacobian @ np.asarray(v),
         "back": np.tensordot(problem.c, jacobian, problem.c.ndim),
         "jacobians": jacobian,
     }
-    for name, ways in found.items():
-        for way in ways:
+    for name, results in derivatives.items():
+        for way in results:
             close(way, expected[name], ulps=1024)
 
 
@@ -100,23 +100,23 @@ def test_second_order(case, rng):
         linear = jax.linearize(jax.grad(problem.s), z)[1]
         remat = jax.jvp(jax.grad(jax.checkpoint(problem.s)), (z,), (v,))[1]
         many = jax.vmap(lambda z: reverse_over_reverse(problem.s, z, v))(jnp.stack([z, z]))
-        ways = (*products, stacked[0], linear(v), jax.linear_transpose(linear, z)(v)[0], remat, many[1])
-        return ways, stacked[1], jax.hessian(problem.s)(z)
+        results = (*products, stacked[0], linear(v), jax.linear_transpose(linear, z)(v)[0], remat, many[1])
+        return results, stacked[1], jax.hessian(problem.s)(z)
 
-    ways, of_u, hessian = climb(z, u, v)
+    results, of_u, hessian = climb(z, u, v)
     gradient = jax.jit(problem.gradient)
     eps = 1e-5
     columns = [(gradient(z + e) - gradient(z - e)) / (2 * eps) for e in eps * np.eye(z.size)]
     scale = max(np.abs(columns).max(), 1)
     np.testing.assert_allclose(hessian, np.stack(columns, -1), rtol=0, atol=1e-7 * scale)
     close(hessian, np.asarray(hessian).T, ulps=1024)
-    for way in ways:
+    for way in results:
         close(way, np.asarray(hessian) @ np.asarray(v), ulps=1024)
-    np.testing.assert_allclose(u @ ways[0], v @ of_u, rtol=1e-10, atol=1e-10)
+    np.testing.assert_allclose(u @ results[0], v @ of_u, rtol=1e-10, atol=1e-10)
 
     product = jax.jit(lambda z, v: forward_over_reverse(single.s, z, v))(single.z, single.v)
     assert product.dtype == np.float32
-    close(product, ways[0], np.float32, ulps=256)
+    close(product, results[0], np.float32, ulps=256)
 
 
 @each_original

@@ -62,8 +62,8 @@ def mesh_of(sizes, kind):
     return jax.make_mesh(sizes, tuple("ab"[: len(sizes)]), axis_types=(kind,) * len(sizes))
 
 
-def agree(found, expected):
-    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=2048), found, expected)
+def agree(actual, expected):
+    jax.tree.map(lambda a, b: close(jax.device_get(a), b, ulps=2048), actual, expected)
 
 
 def dividing(spec, leaf, sizes):
@@ -255,7 +255,7 @@ def test_a_batch_on_one_axis_of_two(name, dtype, rng):
     for accumulate in (None, np.float32):
         specs = PartitionSpec(), PartitionSpec("a"), PartitionSpec("a")
         spread = [
-            jax.device_put(each, NamedSharding(mesh, spec)) for each, spec in zip((kernel, x, g), specs, strict=True)
+            jax.device_put(array, NamedSharding(mesh, spec)) for array, spec in zip((kernel, x, g), specs, strict=True)
         ]
         found = gradient(*spread, accumulate)
         assert found.dtype == dtype

@@ -16,16 +16,17 @@ MODES = ("reflect", "symmetric", "replicate", "circular")
 
 
 LARGE = [
-    (97, 101), (15, 17, 13),
+    (97, 101),
+    (15, 17, 13),
     *(pytest.param(window, marks=pytest.mark.slow) for window in [(1031,), (12, 13), (300, 3), (31, 5, 5)]),
-]  # fmt: skip
+]
 MOST = 2000  # operations of a value; of the gradients and the product with the Hessian, two and three times as many
 
 
 def operations(f, x):
     """Return how many operations there are in the function, and in its derivative."""
     grad = jax.grad(lambda x: (f(x) ** 2).sum())
-    return [sum(1 for _ in equations(jax.make_jaxpr(each)(x))) for each in (f, grad)]
+    return [sum(1 for _ in equations(jax.make_jaxpr(function)(x))) for function in (f, grad)]
 
 
 @pytest.mark.parametrize("mode", MODES)
@@ -84,12 +85,18 @@ def lowered(f, *args):
 
 
 CONVOLUTIONS = {
-    "dense": {}, "same": {"padding": "SAME"}, "strided": {"stride": 3}, "grouped": {"groups": 2},
-    "reflect": {"padding": "SAME", "pad_mode": "reflect"}, "dilated": {"dilation": 2},
-    "depthwise": {"groups": 4}, "depthwise, strided": {"groups": 4, "stride": 2},
+    "dense": {},
+    "same": {"padding": "SAME"},
+    "strided": {"stride": 3},
+    "grouped": {"groups": 2},
+    "reflect": {"padding": "SAME", "pad_mode": "reflect"},
+    "dilated": {"dilation": 2},
+    "depthwise": {"groups": 4},
+    "depthwise, strided": {"groups": 4, "stride": 2},
     "depthwise, strided and dilated": {"groups": 4, "stride": 2, "dilation": 3},
-    "transposed": {"stride": 2}, "transposed, depthwise": {"stride": 3, "groups": 4},
-}  # fmt: skip
+    "transposed": {"stride": 2},
+    "transposed, depthwise": {"stride": 3, "groups": 4},
+}
 
 
 @pytest.mark.parametrize("window", LARGE)
@@ -105,8 +112,8 @@ def test_convolutions_with_large_windows(name, window):
     def op(kernel, x):
         return (fc.conv_transpose if transposed else fc.conv)({"kernel": kernel}, x, **options)
 
-    found = lowered(op, kernel, x)
-    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found
+    counts = lowered(op, kernel, x)
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts
 
 
 @pytest.mark.parametrize("window", LARGE[1:])
@@ -115,7 +122,7 @@ def test_other_ops_with_large_windows(reduce, window):
     x = jax.ShapeDtypeStruct((2, *(k + 2 for k in window), 2), jnp.float32)
     if reduce == "local_conv":
         kernel = jax.ShapeDtypeStruct((*(3 for _ in window), *window, 2, 2), jnp.float32)
-        found = lowered(lambda kernel, x: fc.local_conv({"kernel": kernel}, x), kernel, x)
+        counts = lowered(lambda kernel, x: fc.local_conv({"kernel": kernel}, x), kernel, x)
     else:
-        found = lowered(partial(fc.pool, window=window, stride=1, reduce=reduce, padding=1), x)
-    assert all(number < times * MOST for times, number in enumerate(found, start=1)), found
+        counts = lowered(partial(fc.pool, window=window, stride=1, reduce=reduce, padding=1), x)
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts

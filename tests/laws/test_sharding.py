@@ -8,10 +8,20 @@ from compare import close
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 IN_THE_SUITE = {
-    "conv-everything", "conv-depthwise", "conv-modes", "conv_transpose-everything", "local_conv-everything",
-    "max_pool-overlapping", "max_pool-split", "avg_pool", "global_pool-max", "adaptive_pool", "dense",
-    "flatten-channels-first", "graph-siamese",
-}  # fmt: skip
+    "conv-everything",
+    "conv-depthwise",
+    "conv-modes",
+    "conv_transpose-everything",
+    "local_conv-everything",
+    "max_pool-overlapping",
+    "max_pool-split",
+    "avg_pool",
+    "global_pool-max",
+    "adaptive_pool",
+    "dense",
+    "flatten-channels-first",
+    "graph-siamese",
+}
 SPREAD, WHOLE = PartitionSpec("devices"), PartitionSpec()
 
 each_case = pytest.mark.parametrize(
@@ -67,8 +77,10 @@ def test_outside_of_shard_map(case, rng):
     def total(params, x):
         return jax.shard_map(
             lambda params, x: jax.lax.psum(s(params, x), "devices"),
-            mesh=mesh_of(AxisType.Auto), in_specs=(WHOLE, SPREAD), out_specs=WHOLE,
-        )(params, x)  # fmt: skip
+            mesh=mesh_of(AxisType.Auto),
+            in_specs=(WHOLE, SPREAD),
+            out_specs=WHOLE,
+        )(params, x)
 
     def outside(params, x):
         gradient = jax.grad(total, argnums=(0, 1))

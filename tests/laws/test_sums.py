@@ -56,7 +56,7 @@ def sums_in_16_bits(text, name):
             found.append(line)
         elif "stablehlo.add " in line:
             result, *operands = re.findall(r"%\w+", line)
-            terms[result] = sum(terms.get(each, 1) for each in operands)
+            terms[result] = sum(terms.get(operand, 1) for operand in operands)
             if terms[result] > 3:
                 found.append(line)
     return found
@@ -125,10 +125,10 @@ def check_sums_of_many_terms(case, dtype, rng):
         return jax.vmap(partial(derivatives, case.op), (None, 0, 0, (None, 0)))(params, x, cotangent, along)
 
     arguments = (params, x, cotangent, along)
-    found = of_many(*arguments)
+    actual = of_many(*arguments)
     exact = of_each(*jax.tree.map(lambda array: array.astype("float64"), arguments))
     ulp = float(jnp.finfo(dtype).eps)
-    for (params_found, x_found), (params_exact, x_exact) in zip(found, exact, strict=True):
+    for (params_found, x_found), (params_exact, x_exact) in zip(actual, exact, strict=True):
         assert x_found.dtype == dtype
         np.testing.assert_allclose(
             np.asarray(x_found, "float64"), x_exact, rtol=0, atol=2 * ulp * np.abs(x_exact).max(initial=0)
@@ -140,10 +140,10 @@ def check_sums_of_many_terms(case, dtype, rng):
             assert (wrong <= 2 * ulp * np.abs(terms).sum(0)).all(), name
 
 
-def within(found, exact):
-    assert found.dtype == BFLOAT16
+def within(actual, exact):
+    assert actual.dtype == BFLOAT16
     exact = np.asarray(exact, "float64")
-    wrong = np.abs(np.asarray(found, "float64") - exact)
+    wrong = np.abs(np.asarray(actual, "float64") - exact)
     assert wrong.max() <= 2 * float(jnp.finfo(BFLOAT16).eps) * np.abs(exact).max()
 
 
@@ -166,9 +166,9 @@ def test_an_input_that_adaptive_pools_repeat(reduce):
 
 @pytest.mark.parametrize("op", ["conv", "local_conv", "pool"])
 def test_an_input_that_padding_shows_many_times(op):
-    many = 3000
-    options = {"padding": ((many, many),), "pad_mode": "replicate"}
-    positions = (2 + 2 * many,) if op == "local_conv" else ()
+    count = 3000
+    options = {"padding": ((count, count),), "pad_mode": "replicate"}
+    positions = (2 + 2 * count,) if op == "local_conv" else ()
 
     def f(x):
         if op == "pool":
@@ -233,10 +233,10 @@ def test_gradients_of_each_example_and_in_batches(rng):
         return loss(params, x[None])
 
     exact = jax.vmap(jax.grad(of_one), (None, 0))(*jax.tree.map(lambda array: array.astype("float64"), (params, x)))
-    found = jax.jit(fc.per_example_grad(of_one))(params, x)
+    gradients = jax.jit(fc.per_example_grad(of_one))(params, x)
     _, in_batches = jax.jit(fc.value_and_grad_in_batches(loss, 1))(params, x)
     for name in params:
-        within(found[name], exact[name])
+        within(gradients[name], exact[name])
         within(in_batches[name], exact[name].mean(0))
 
 
@@ -253,16 +253,16 @@ def test_a_gate_of_a_whole_image(op, gate):
 
 @pytest.mark.parametrize("shared", ["weights", "values"])
 def test_what_a_graph_uses_many_times(shared):
-    many = 300  # a sum of ones in bfloat16 stops at 256
+    count = 300  # a sum of ones in bfloat16 stops at 256
     x = fc.Input("x", (1,))
     if shared == "weights":
         layer = fc.Dense(1, bias=False)
-        y = fc.node(lambda *ys: sum(y.astype("float32") for y in ys), *(layer(x) for _ in range(many)))
+        y = fc.node(lambda *ys: sum(y.astype("float32") for y in ys), *(layer(x) for _ in range(count)))
     else:
-        y = fc.node(lambda *ys: sum(y.astype("float32") for y in ys), *(fc.node(jnp.negative, x) for _ in range(many)))
+        y = fc.node(lambda *ys: sum(y.astype("float32") for y in ys), *(fc.node(jnp.negative, x) for _ in range(count)))
     graph = fc.Graph(x, y)
     params = jax.tree.map(lambda array: jnp.ones(array.shape, BFLOAT16), graph.init(jax.random.key(0)))
     by_params, by_x = jax.jit(jax.grad(lambda *args: graph(*args).sum(), (0, 1)))(params, jnp.ones((1, 1), BFLOAT16))
     if shared == "weights":
-        within(by_params["dense1"]["kernel"], [[many]])
-    within(by_x, [[many if shared == "weights" else -many]])
+        within(by_params["dense1"]["kernel"], [[count]])
+    within(by_x, [[count if shared == "weights" else -count]])

@@ -187,10 +187,10 @@ def test_derivatives_far_from_zero_are_those_of_float64(norm, far, rng):
     # A direction along which the input changes by as much as it is spread, so that all orders are of one size.
     v = (np.clip(rng.normal(size=x.shape), -1, 1) * min(spread, 1e38)).astype(F32)
     c = rng.normal(size=jax.eval_shape(NORMS[norm], x).shape).astype(F32)
-    found = derivatives(norm, x, v, c)
+    actual = derivatives(norm, x, v, c)
     exact = derivatives(norm, *(array.astype(np.float64) for array in (x, v, c)))
     least = 2.0**10 * float(np.finfo(F32).tiny)  # smaller numbers lose digits
-    for ours, theirs in zip(found, exact, strict=True):
+    for ours, theirs in zip(actual, exact, strict=True):
         size = np.abs(theirs).max()
         np.testing.assert_allclose(ours, theirs, rtol=0, atol=1024 * np.finfo(F32).eps * size + least)
 
@@ -203,20 +203,20 @@ def test_running_figures_far_from_zero(spread_over, rng):
     state = fc.init_batch_stats(x.shape[-1], dtype=F32)
     options = {"train": True, "momentum": 0, "unbiased": False}
     if spread_over == "one":
-        _, found = fc.batch_norm({}, state, x, **options)
+        _, new_state = fc.batch_norm({}, state, x, **options)
     else:
         norm = jax.vmap(lambda x: fc.batch_norm({}, state, x, axis_name="devices", **options), axis_name="devices")
         y, states = norm(x)
         close(y, fc.batch_norm({}, state, x, **options)[0], F32)
-        found = {name: array[0] for name, array in states.items()}
+        new_state = {name: array[0] for name, array in states.items()}
     exact = x.astype(np.float64).reshape(-1, x.shape[-1])
     # The mean is the largest number and a mean of differences from it, so only these are summed.
     differences = exact.max(0) - exact.min(0)
     for i, difference in enumerate(differences):
         atol = rounding(F32, terms=len(exact)) * difference
-        np.testing.assert_allclose(found["mean"][i], exact[:, i].mean(), rtol=4 * np.finfo(F32).eps, atol=atol)
+        np.testing.assert_allclose(new_state["mean"][i], exact[:, i].mean(), rtol=4 * np.finfo(F32).eps, atol=atol)
     terms = rounding(F32, terms=len(exact), steps=MEAN_AND_VARIANCE)
-    np.testing.assert_allclose(found["var"], exact.var(0), rtol=terms, atol=np.finfo(F32).tiny)
+    np.testing.assert_allclose(new_state["var"], exact.var(0), rtol=terms, atol=np.finfo(F32).tiny)
 
 
 def test_a_running_variance_beyond_the_dtype_is_its_largest_number(rng):
@@ -255,19 +255,19 @@ def test_a_batch_spread_over_a_mapped_axis_is_one_batch(rng):
         return fc.batch_norm({}, state, x, train=True, **options)
 
     expected, whole = norm(x.reshape(12, 5, 2))
-    y, found = jax.vmap(lambda x: norm(x, axis_name="devices"), axis_name="devices")(x)
+    y, new_state = jax.vmap(lambda x: norm(x, axis_name="devices"), axis_name="devices")(x)
     close(y.reshape(12, 5, 2), expected)
     for name in state:
-        close(found[name], np.broadcast_to(whole[name], (4, 2)))
+        close(new_state[name], np.broadcast_to(whole[name], (4, 2)))
     assert not np.allclose(jax.vmap(norm)(x)[0].reshape(12, 5, 2), expected)
 
 
 def test_standardized_kernels_of_local_conv_have_each_position_by_itself(rng):
     params = {"kernel": rng.normal(size=(2, 3, 3, 2, 4, 5)) + np.arange(6).reshape(2, 3, 1, 1, 1, 1), "bias": None}
-    found = fc.weight_standardize(params, spatial=2, epsilon=1e-12)
-    close(found["kernel"].mean((2, 3, 4)), np.zeros((2, 3, 5)))
-    close(found["kernel"].var((2, 3, 4)), np.ones((2, 3, 5)), ulps=2**20)
-    assert found["bias"] is None
+    standardized = fc.weight_standardize(params, spatial=2, epsilon=1e-12)
+    close(standardized["kernel"].mean((2, 3, 4)), np.zeros((2, 3, 5)))
+    close(standardized["kernel"].var((2, 3, 4)), np.ones((2, 3, 5)), ulps=2**20)
+    assert standardized["bias"] is None
 
 
 # dropout --------------------------------------------------------------------------------------------------

@@ -13,9 +13,15 @@ import funcconv as fc
 pytestmark = pytest.mark.once
 
 FLOATS = [
-    "float8_e4m3fn", "float8_e4m3b11fnuz", "float8_e4m3fnuz", "float8_e5m2fnuz", "float8_e5m2", "float8_e3m4",
-    "float8_e4m3", "float4_e2m1fn",
-]  # fmt: skip
+    "float8_e4m3fn",
+    "float8_e4m3b11fnuz",
+    "float8_e4m3fnuz",
+    "float8_e5m2fnuz",
+    "float8_e5m2",
+    "float8_e3m4",
+    "float8_e4m3",
+    "float4_e2m1fn",
+]
 REDUCES = ["max", "min", "sum", "mean", "prod", "lse", "lp", "median"]
 POOLS = {
     "pool": partial(fc.pool, window=(3, 2), stride=(2, 1), padding=1),

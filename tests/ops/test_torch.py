@@ -59,9 +59,9 @@ def compare(ours, theirs, params, x, tensors, back):
     z = theirs(*tensors)
     close(y, np.moveaxis(z.detach().numpy(), 1, -1), ulps=1024)
     z.backward(torch.tensor(np.moveaxis(cotangent, -1, 1)))
-    found = jax.tree.leaves((params_bar, x_bar))
+    gradients = jax.tree.leaves((params_bar, x_bar))
     expected = [convert(tensor.grad.numpy()) for convert, tensor in zip(back, tensors, strict=True)]
-    for a, b in zip(found, expected, strict=True):
+    for a, b in zip(gradients, expected, strict=True):
         close(a, b, ulps=1024)
 
 
@@ -76,11 +76,11 @@ def compare_second(ours, theirs, params, x, tensors, back):
     def product(point, along):
         return jax.jvp(jax.grad(lambda point: (ours(*point) ** 3).sum() / 3), (point,), (along,))[1]
 
-    found = jax.tree.leaves(product(tree.unflatten([jnp.asarray(leaf) for leaf in leaves]), along))
+    products = jax.tree.leaves(product(tree.unflatten([jnp.asarray(leaf) for leaf in leaves]), along))
     gradients = torch.autograd.grad((theirs(*tensors) ** 3).sum() / 3, tensors, create_graph=True)
     inner = sum((g * torch.tensor(v)).sum() for g, v in zip(gradients, directions, strict=True))
     expected = torch.autograd.grad(inner, tensors)
-    for ours_is, convert, theirs_is in zip(found, back, expected, strict=True):
+    for ours_is, convert, theirs_is in zip(products, back, expected, strict=True):
         close(ours_is, convert(theirs_is.numpy()), ulps=4096)
 
 
@@ -94,9 +94,9 @@ def kernel_last(array):
 
 def check_conv(rng, compare):
     """A convolution with any padding, negative ones included, which PyTorch is given as a pad of its own."""
-    n, options, window, per_group, out, each = geometry(rng, "conv")
+    n, options, window, per_group, out, per_axis = geometry(rng, "conv")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
-    padding = tuple(zip(each(-1, 4), each(-1, 4), strict=True))
+    padding = tuple(zip(per_axis(-1, 4), per_axis(-1, 4), strict=True))
     sizes = [max(e - lo - hi, 1 - min(lo, 0) - min(hi, 0)) for e, (lo, hi) in zip(extents, padding, strict=True)]
     sizes = [size + int(rng.integers(0, 7)) for size in sizes]
     params = {"bias": rng.normal(size=out), "kernel": rng.normal(size=(*window, per_group, out))}
@@ -108,14 +108,18 @@ def check_conv(rng, compare):
 
     tensors = [torch.tensor(params["bias"]).requires_grad_(), kernel_first(params["kernel"]), spatial_first(x)]
     compare(
-        lambda params, x: fc.conv(params, x, padding=padding, **options), theirs, params, x, tensors,
+        lambda params, x: fc.conv(params, x, padding=padding, **options),
+        theirs,
+        params,
+        x,
+        tensors,
         [np.asarray, kernel_last, last],
-    )  # fmt: skip
+    )
 
 
 def check_conv_transpose(rng, compare):
     """PyTorch's weight (in, out // groups, *window) is the kernel of the convolution that is transposed."""
-    n, options, window, per_group, channels, each = geometry(rng, "conv_transpose")
+    n, options, window, per_group, channels, per_axis = geometry(rng, "conv_transpose")
     extents = [1 + (k - 1) * d for k, d in zip(window, options["dilation"], strict=True)]
     padding = tuple(int(rng.integers(0, e)) for e in extents)
     extra = tuple(int(rng.integers(0, s)) for s in options["stride"])
@@ -137,17 +141,21 @@ def check_conv_transpose(rng, compare):
     tensors = [torch.tensor(params["bias"]).requires_grad_(), kernel_first(params["kernel"]), spatial_first(y)]
     compare(
         lambda params, y: fc.conv_transpose(params, y, padding=padding, output_padding=extra, **options),
-        theirs, params, y, tensors, [np.asarray, kernel_last, last],
-    )  # fmt: skip
-    del each
+        theirs,
+        params,
+        y,
+        tensors,
+        [np.asarray, kernel_last, last],
+    )
+    del per_axis
 
 
 def check_pool(rng, compare, reduce):
-    n, options, *_, each = geometry(rng, "pool")
+    n, options, *_, per_axis = geometry(rng, "pool")
     window, stride = options["window"], options["stride"]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
     ceil_mode = bool(rng.integers(2))
-    dilation = each(1, 4) if reduce == "max" else (1,) * n
+    dilation = per_axis(1, 4) if reduce == "max" else (1,) * n
     extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
     spare = [0 if reduce == "mean" and n == 3 else p for p in padding]  # where PyTorch wants the window inside
     sizes = [max(e - 2 * p, 1) + int(rng.integers(0, 8)) for e, p in zip(extents, spare, strict=True)]
@@ -173,8 +181,8 @@ def check_pool(rng, compare, reduce):
 
 
 def check_adaptive(rng, compare, reduce):
-    n, *_, each = geometry(rng, "pool")
-    sizes, outputs = each(1, 12), each(1, 12)
+    n, *_, per_axis = geometry(rng, "pool")
+    sizes, outputs = per_axis(1, 12), per_axis(1, 12)
     x = rng.normal(size=(2, *sizes, 2))
     name = f"adaptive_{'max' if reduce == 'max' else 'avg'}_pool{n}d"
 
@@ -236,8 +244,8 @@ def check_lp(rng, compare):
 
 def check_indices(rng, compare):
     """Indices with overlap, padding and dilation, and back where PyTorch's way back is the transpose too."""
-    n, options, *_, each = geometry(rng, "pool")
-    window, dilation = options["window"], each(1, 3)
+    n, options, *_, per_axis = geometry(rng, "pool")
+    window, dilation = options["window"], per_axis(1, 3)
     extents = [1 + (k - 1) * d for k, d in zip(window, dilation, strict=True)]
     padding = tuple(int(rng.integers(0, k // 2 + 1)) for k in window)
     options |= {"padding": padding, "dilation": dilation, "ceil_mode": bool(rng.integers(2))}
@@ -249,7 +257,7 @@ def check_indices(rng, compare):
     np.testing.assert_array_equal(y, last(z.detach().numpy()))
     np.testing.assert_array_equal(indices, last(where.numpy()))
 
-    stride = each(4, 7)  # beyond the window, so that no input is taken twice
+    stride = per_axis(4, 7)  # beyond the window, so that no input is taken twice
     sizes = [k + s * int(rng.integers(0, 3)) for k, s in zip(window, stride, strict=True)]
     x = rng.normal(size=(2, *sizes, 2))
     y, indices = jax.jit(lambda x: fc.max_pool(x, window, stride=stride, return_indices=True))(x)
@@ -280,15 +288,34 @@ CHECKS = {
     "indices": check_indices,
 }
 SHARE = {
-    "conv": 82, "conv_transpose": 66, "max_pool": 32, "avg_pool": 32, "adaptive_max": 16, "adaptive_avg": 16,
-    "prod": 6, "median": 6, "lse": 6, "norm": 6, "lp": 12, "indices": 20,
-}  # fmt: skip
+    "conv": 82,
+    "conv_transpose": 66,
+    "max_pool": 32,
+    "avg_pool": 32,
+    "adaptive_max": 16,
+    "adaptive_avg": 16,
+    "prod": 6,
+    "median": 6,
+    "lse": 6,
+    "norm": 6,
+    "lp": 12,
+    "indices": 20,
+}
 
 
 SHARE_OF_SECOND = {
-    "conv": 32, "conv_transpose": 24, "max_pool": 12, "avg_pool": 10, "adaptive_max": 6, "adaptive_avg": 6,
-    "prod": 2, "median": 2, "lse": 2, "norm": 2, "lp": 2,
-}  # fmt: skip
+    "conv": 32,
+    "conv_transpose": 24,
+    "max_pool": 12,
+    "avg_pool": 10,
+    "adaptive_max": 6,
+    "adaptive_avg": 6,
+    "prod": 2,
+    "median": 2,
+    "lse": 2,
+    "norm": 2,
+    "lp": 2,
+}
 
 
 def draws(share, *, every=1):
@@ -353,15 +380,21 @@ def test_summaries_count_operations_alike(seed):
     image = fc.Input("image", (17, 14, inputs))
     middle = 6 * groups
     layers = [
-        fc.Conv(middle, window, groups=groups, **options), jnp.tanh, fc.ConvTranspose(outputs, 3, stride=2),
-        fc.flatten, fc.Dense(7),
-    ]  # fmt: skip
+        fc.Conv(middle, window, groups=groups, **options),
+        jnp.tanh,
+        fc.ConvTranspose(outputs, 3, stride=2),
+        fc.flatten,
+        fc.Dense(7),
+    ]
     ours = fc.Graph(image, fc.serial(*layers)(image))
     features = ours.shapes()["flatten1"].shape[0]
     theirs = torch.nn.Sequential(
-        torch.nn.Conv2d(inputs, middle, window, groups=groups, **options), torch.nn.Tanh(),
-        torch.nn.ConvTranspose2d(middle, outputs, 3, stride=2), torch.nn.Flatten(), torch.nn.Linear(features, 7),
-    )  # fmt: skip
+        torch.nn.Conv2d(inputs, middle, window, groups=groups, **options),
+        torch.nn.Tanh(),
+        torch.nn.ConvTranspose2d(middle, outputs, 3, stride=2),
+        torch.nn.Flatten(),
+        torch.nn.Linear(features, 7),
+    )
     summary = fc.summary(ours, batch=3)
     surplus = (groups - 1) * next(row.flops for row in summary.rows if row.name == "conv1")
     expected = (

@@ -102,11 +102,15 @@ def test_receptive_field(rng):
 
 def test_axes_are_taken(rng):
     figure = Figure()
-    for ax, draw in zip(figure.subplots(1, 3), (
-        lambda ax: fc.plot.filters(rng.normal(size=(3, 3, 1, 2)), ax=ax),
-        lambda ax: fc.plot.windows((5, 5), 3, ax=ax),
-        lambda ax: fc.plot.saliency(lambda x: x.sum(), np.ones((4, 4, 1)), ax=ax),
-    ), strict=True):  # fmt: skip
+    for ax, draw in zip(
+        figure.subplots(1, 3),
+        (
+            lambda ax: fc.plot.filters(rng.normal(size=(3, 3, 1, 2)), ax=ax),
+            lambda ax: fc.plot.windows((5, 5), 3, ax=ax),
+            lambda ax: fc.plot.saliency(lambda x: x.sum(), np.ones((4, 4, 1)), ax=ax),
+        ),
+        strict=True,
+    ):
         assert draw(ax) is figure
 
 

@@ -16,10 +16,10 @@ from funcconv._primitives import compiler as _compiler
 @pytest.fixture
 def options():
     """The options for this CPU."""
-    found = fc.compiler_options("cpu")
-    if found is None:
+    options = fc.compiler_options("cpu")
+    if options is None:
         pytest.skip("jaxlib has no oneDNN: pip install 'jax>=0.12'")
-    return found
+    return options
 
 
 @each(rows=ORIGINAL)
@@ -33,9 +33,9 @@ def test_every_op_compiles_and_keeps_its_values(case, dtype, options, rng):
             y, pullback = jax.vjp(case.op, params, x)
             return y, pullback(jnp.ones_like(y))
 
-    found = jax.jit(partial(value_and_gradients, options), compiler_options=options)(params, x)
+    actual = jax.jit(partial(value_and_gradients, options), compiler_options=options)(params, x)
     expected = jax.jit(partial(value_and_gradients, None))(params, x)
-    jax.tree.map(close, found, expected)
+    jax.tree.map(close, actual, expected)
 
 
 @pytest.mark.usefixtures("as_users_compile")
@@ -45,11 +45,11 @@ def test_two_convolutions_of_small_images_compile(dtype):
     kernels = jnp.ones((1, 1, 4, 4), dtype), jnp.ones((3, 3, 4, 4), dtype)
 
     def loss(kernels, x):
-        first, second = ({"kernel": each} for each in kernels)
+        first, second = ({"kernel": kernel} for kernel in kernels)
         return jnp.square(fc.conv(second, fc.conv(first, x), padding="SAME")).mean()
 
     gradients = fc.train.compile(jax.grad(loss))(kernels, jnp.ones((128, 4, 4, 4), dtype))
-    assert [each.dtype for each in gradients] == [dtype, dtype]
+    assert [gradient.dtype for gradient in gradients] == [dtype, dtype]
 
 
 def test_there_are_no_options_without_onednn():
@@ -134,6 +134,6 @@ def test_what_is_compiled_so_is_right(groups, options, rng):
 
         return jax.grad(loss, (0, 1))(params, x)
 
-    found = jax.jit(partial(gradient, options), compiler_options=options)(params, x)
+    actual = jax.jit(partial(gradient, options), compiler_options=options)(params, x)
     expected = jax.jit(partial(gradient, None))(params, x)
-    jax.tree.map(partial(close, terms=2 * 9 * 9 + 9 * 32 // groups), found, expected)
+    jax.tree.map(partial(close, terms=2 * 9 * 9 + 9 * 32 // groups), actual, expected)

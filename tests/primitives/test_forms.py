@@ -224,15 +224,15 @@ DEPTHWISE = [name for name in CASES if name.startswith(("depthwise", "multiplied
 def chosen(monkeypatch):
     """Take forms at any size, and return which maps were lowered in which."""
     monkeypatch.setattr(_choice, "_FEW_PRODUCTS", 0)
-    found = []
+    names = []
 
     def choose(table, problem):
         row = _choice.choose(table, problem)
-        found.append((table, row.form))
+        names.append((table, row.form))
         return row
 
     monkeypatch.setattr(_maps, "choose", choose)
-    return found
+    return names
 
 
 def draw(rng, kernel, image, dtype=np.float64):
@@ -261,11 +261,11 @@ def everything(implementation, options, params, x):
 def test_each_form_is_the_reference(name, chosen, rng):
     kernel, image, options, forms = CASES[name]
     params, x = draw(rng, kernel, image)
-    found = jax.jit(partial(everything, None, options))(params, x)
+    actual = jax.jit(partial(everything, None, options))(params, x)
     for table, form in zip(TABLES, forms, strict=True):
         assert next(one for other, one in chosen if other is table) == form
     expected = jax.jit(partial(everything, "lax", options))(params, x)
-    jax.tree.map(partial(close, ulps=256), found, expected)
+    jax.tree.map(partial(close, ulps=256), actual, expected)
 
 
 @pytest.mark.once
@@ -281,10 +281,10 @@ def test_each_form_in_other_dtypes(name, dtype, chosen, rng):
         y, pullback = jax.vjp(partial(fc.conv, implementation=implementation, **options), params, x)
         return y, pullback(g)
 
-    found, expected = (jax.jit(partial(maps, how))(params, x) for how in (None, "lax"))
-    for ours, reference in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+    actual, expected = (jax.jit(partial(maps, how))(params, x) for how in (None, "lax"))
+    for ours, reference in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
         assert ours.dtype == dtype
-        close(*(np.stack([np.real(each), np.imag(each)]) for each in (ours, reference)), dtype=dtype)
+        close(*(np.stack([np.real(array), np.imag(array)]) for array in (ours, reference)), dtype=dtype)
 
 
 @pytest.mark.parametrize(("gathered", "padded"), [(1, 1), (1, 600), (350, 2**22), (350, 600)])
@@ -342,8 +342,8 @@ def test_blocks_of_positions_of_every_size(name, positions, read, monkeypatch, r
     g = jnp.asarray(rng.normal(size=(5, *form.positions, kernel[-1])))
     (expected,) = jax.linear_transpose(lambda w: _lax.reference(x, w, form), params["kernel"])(g)
     for blocks in (True, False):
-        found = jax.jit(partial(_depthwise.kernel_grad, form=form, old=False, blocks=blocks))(x, g)
-        close(found, expected)
+        kernel_gradient = jax.jit(partial(_depthwise.kernel_grad, form=form, old=False, blocks=blocks))(x, g)
+        close(kernel_gradient, expected)
 
 
 def test_a_depthwise_convolution_is_computed_once_for_all_that_use_it(rng):
@@ -393,18 +393,24 @@ def test_an_axis_is_cut_once(number, most):
 
 @pytest.mark.parametrize(
     "block",
-    [[(3, 1, 4)], [(0, 3, 2)], [(0, 2, 3), (6, 1, 1)], [(0, 2, 1), (4, 3, 2)], [(2, 1, 2), (1, 1, 5)],
-     [(0, 2, 2), (7, 1, 3), (1, 4, 5), (0, 3, 1)]],
-)  # fmt: skip
+    [
+        [(3, 1, 4)],
+        [(0, 3, 2)],
+        [(0, 2, 3), (6, 1, 1)],
+        [(0, 2, 1), (4, 3, 2)],
+        [(2, 1, 2), (1, 1, 5)],
+        [(0, 2, 2), (7, 1, 3), (1, 4, 5), (0, 3, 1)],
+    ],
+)
 def test_pieces_come_in_row_major_order(block):
     cuts = [_cuts.Cut(*cut) for cut in block]
     expected = [*itertools.product(*(range(c.begin, c.begin + c.pieces * c.size, c.size) for c in cuts))]
 
-    def note(begins, found):
-        places, n = found
+    def note(begins, carry):
+        places, n = carry
         return places.at[n].set(jnp.asarray(begins)), n + 1
 
-    program = jax.jit(lambda found: _cuts.loop_over(cuts, note, found))
+    program = jax.jit(lambda carry: _cuts.loop_over(cuts, note, carry))
     start = (jnp.full((len(expected), len(cuts)), -1), 0)
     places, number = program(start)
     assert [tuple(place) for place in places.tolist()] == expected
@@ -502,8 +508,8 @@ def test_slow_ways_of_xla_are_gone_round():
         shapes = (batch, size, size, inputs), (window, window, inputs, outputs)
         return _choice.choose(_choice.CONV, lowering.Problem.of(geometry, *shapes, np.dtype(dtype), 0, where)).form
 
-    bare, bare_in_time, with_zeros = {}, {"stride": 2}, {"padding": 1}
-    for options in (bare, bare_in_time, with_zeros):
+    unpadded, strided, with_zeros = {}, {"stride": 2}, {"padding": 1}
+    for options in (unpadded, strided, with_zeros):
         assert form(old, **options) == "lax_with_extra_row"
         assert {form(new, **options), form(old, dtype=np.float64, **options)} == {"lax"}
     # Without padding: where windows overlap, and there is much to gather; whatever the number of images and outputs.
@@ -533,18 +539,28 @@ def test_convolutions_by_products_of_gathered_windows():
         return [_choice.choose(_choice.CONV, problem).form for problem in problems]
 
     blocks = (
-        {"size": 3, "window": 5, "padding": 2}, {"size": 2, "padding": 1}, {"size": 7, "window": 7},
-        {"size": 5, "dtype": np.float64}, {"inputs": 1, "outputs": 16}, {"inputs": 5, "outputs": 3},
-        {"size": 4, "axes": 3}, {"size": 14, "axes": 1}, {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
-    )  # fmt: skip
+        {"size": 3, "window": 5, "padding": 2},
+        {"size": 2, "padding": 1},
+        {"size": 7, "window": 7},
+        {"size": 5, "dtype": np.float64},
+        {"inputs": 1, "outputs": 16},
+        {"inputs": 5, "outputs": 3},
+        {"size": 4, "axes": 3},
+        {"size": 14, "axes": 1},
+        {"axes": 1, "inputs": 8, "outputs": 65, "padding": 1},
+    )
     for options in blocks:
         assert forms(**options) == ["blocked_im2col", "blocked_im2col"], options
     small = {"size": 4, "window": 5, "padding": 2}
     others = (
-        small | {"outputs": 4}, {"size": 6, "dilation": 2, "padding": 1},
-        {"stride": 3, "window": 3}, {"inputs": 3, "outputs": 32, "padding": 1}, {"size": 3, "library": "onednn"},
-        {"axes": 1, "inputs": 16, "outputs": 65}, {"axes": 1, "inputs": 8, "outputs": 64},
-    )  # fmt: skip
+        small | {"outputs": 4},
+        {"size": 6, "dilation": 2, "padding": 1},
+        {"stride": 3, "window": 3},
+        {"inputs": 3, "outputs": 32, "padding": 1},
+        {"size": 3, "library": "onednn"},
+        {"axes": 1, "inputs": 16, "outputs": 65},
+        {"axes": 1, "inputs": 8, "outputs": 64},
+    )
     for options in others:
         assert forms(**options) == ["lax", "lax"], options
     assert forms(size=5, axes=3) == ["planes", "planes"]
@@ -573,9 +589,15 @@ def test_kernel_gradients():
         return [_choice.choose(_choice.KERNEL_GRAD, problem).form for problem in problems]
 
     mixed = (
-        {}, {"inputs": 128}, {"batch": 1}, {"padding": 0}, {"library": "onednn"}, {"dtype": np.float64},
-        {"window": 5, "padding": 2}, {"size": 14, "batch": 4},
-    )  # fmt: skip
+        {},
+        {"inputs": 128},
+        {"batch": 1},
+        {"padding": 0},
+        {"library": "onednn"},
+        {"dtype": np.float64},
+        {"window": 5, "padding": 2},
+        {"size": 14, "batch": 4},
+    )
     for options in mixed:
         assert forms(**options) == ["blocked_im2col_of_both", "blocked_im2col_of_both"], options
     blocks = {"window": 4, "stride": 4}, {"stride": 3}, {"stride": 2}, {"inputs": 2, "outputs": 33, "batch": 99}
@@ -583,10 +605,10 @@ def test_kernel_gradients():
         assert forms(**options) == ["blocked_im2col", "blocked_im2col"], options
     assert forms(outputs=8) == forms(outputs=3) == ["blocked_im2col_of_cotangents", "blocked_im2col_of_cotangents"]
     hollow = {"window": 7, "padding": 3, "stride": 2, "size": 5, "batch": 99}
-    little = {"size": 14, "stride": 2}
-    for options in (hollow, hollow | {"dtype": np.float64}, little, little | {"dtype": np.float64}):
+    small_image = {"size": 14, "stride": 2}
+    for options in (hollow, hollow | {"dtype": np.float64}, small_image, small_image | {"dtype": np.float64}):
         assert forms(**options) == ["exchanged_axes", "exchanged_axes"], options
-    assert forms(**little, batch=7) == ["exchanged_axes", "blocked_im2col"]
+    assert forms(**small_image, batch=7) == ["exchanged_axes", "blocked_im2col"]
     many_taps = {"window": 4, "stride": 2}
     assert forms(**many_taps) == ["exchanged_axes", "exchanged_axes"]
     assert forms(**many_taps, outputs=63) == forms(**many_taps, batch=7) == ["blocked_im2col", "blocked_im2col"]
@@ -594,8 +616,8 @@ def test_kernel_gradients():
     assert forms(window=5, padding=2, outputs=65) == ["blocked_im2col_of_both", "blocked_im2col_of_both"]
     assert forms(window=5, padding=2, outputs=68) == ["exchanged_axes", "blocked_im2col_of_both"]
     assert (
-        forms(**little, batch=7, dtype=np.float64)
-        == forms(**little, library="onednn")
+        forms(**small_image, batch=7, dtype=np.float64)
+        == forms(**small_image, library="onednn")
         == ["blocked_im2col", "blocked_im2col"]
     )
 
@@ -616,9 +638,13 @@ def test_phases_by_themselves_or_as_channels(merges, groups, monkeypatch, rng):
 
 @given(
     st.tuples(*[st.tuples(st.integers(1, 12), st.integers(1, 4), st.integers(1, 5), st.integers(1, 3))] * 2),
-    st.integers(1, 6), st.integers(1, 4), st.integers(1, 4),
-    st.sampled_from([None, "cpu"]), st.sampled_from([None, 1, 4]), st.sampled_from([None, 1, 4]),
-)  # fmt: skip
+    st.integers(1, 6),
+    st.integers(1, 4),
+    st.integers(1, 4),
+    st.sampled_from([None, "cpu"]),
+    st.sampled_from([None, 1, 4]),
+    st.sampled_from([None, 1, 4]),
+)
 @settings(max_examples=200, deadline=None)
 def test_there_is_a_choice_for_everything(axes, groups, inputs, outputs, platform, devices, parts):
     form = lowering.Form(
@@ -688,7 +714,7 @@ def test_a_symbolic_batch_takes_forms_without_blocks(chosen, rng):
         batch = jax.export.symbolic_shape("b")
         f = jax.jit(lambda params, x, options=options: everything(None, options, params, x)[:2])
         exported = jax.export.export(f)(params, jax.ShapeDtypeStruct((*batch, *image[1:]), x.dtype))
-        found = exported.call(params, jnp.concatenate([x, x, x]))
+        exported_result = exported.call(params, jnp.concatenate([x, x, x]))
         expected = jax.jit(partial(everything, "lax", options))(params, jnp.concatenate([x, x, x]))[:2]
-        jax.tree.map(partial(close, ulps=256), found, expected)
+        jax.tree.map(partial(close, ulps=256), exported_result, expected)
     assert "blocked_im2col" not in {form for table, form in chosen if table is _choice.KERNEL_GRAD}

@@ -102,7 +102,9 @@ POOLS = {
     "mean-include": ((16, 6), 3, {"reduce": "mean", "stride": 1, "padding": 1, "count_include_pad": True}),
     "mean-ceil": ((16, 6), 3, {"reduce": "mean", "stride": 2, "padding": (0, 1), "ceil_mode": True}),
     "mean-ceil-include": (
-        (16, 6), 3, {"reduce": "mean", "stride": 2, "padding": (0, 1), "ceil_mode": True, "count_include_pad": True},
+        (16, 6),
+        3,
+        {"reduce": "mean", "stride": 2, "padding": (0, 1), "ceil_mode": True, "count_include_pad": True},
     ),
     "lse-several-hops": ((8, 4), (13, 1), {"reduce": "lse", "stride": 1, "padding": ((6, 6), (0, 0))}),
     "median": ((16, 6), (3, 2), {"reduce": "median", "stride": 1, "padding": "SAME"}),
@@ -110,7 +112,7 @@ POOLS = {
     "max-circular": ((16, 6), 3, {"stride": 2, "padding": 1, "pad_mode": ("circular", None)}),
     "cropped": ((20, 4), (3, 1), {"stride": 1, "padding": ((-3, 1), (0, 0))}),
     "cropped-ceil": ((20, 4), (3, 1), {"stride": 2, "padding": ((0, -4), (0, 0)), "ceil_mode": True}),
-}  # fmt: skip
+}
 
 
 @rows(POOLS, {"max", "max-split", "mean-include", "mean-ceil", "cropped", "sum-reflect", "max-padded"})

@@ -59,33 +59,41 @@ MISTAKES = {
     "a partial": (partial(without_key), {}, rf"called as {SIGNATURE}; partial.*'key'"),
     "jitted": (jax.jit(without_state), {}, rf"called as {SIGNATURE}; without_state.*'state'"),
     "forgotten has_aux": (
-        returning(lambda value: (value, {"error": value})), {},
+        returning(lambda value: (value, {"error": value})),
+        {},
         rf"{SIGNATURE} must return a scalar; got a tuple of \(float32 of shape \(\), a dict\); pass has_aux=True",
     ),
     "has_aux without a dict": (
-        returning(lambda value: value), {"has_aux": True},
+        returning(lambda value: value),
+        {"has_aux": True},
         rf"with has_aux=True {SIGNATURE} must return a scalar and a dict; got float32 of shape \(\)",
     ),
     "has_aux with an array": (returning(lambda value: (value, value)), {"has_aux": True}, "a scalar and a dict; got"),
     "a vector": (
-        vector, {},
+        vector,
+        {},
         rf"{SIGNATURE} must return a scalar of a floating dtype, a mean over the batch; got float32 of shape \([24],\)",
     ),
     "a vector and a dict": (
-        lambda params, batch, **_: (vector(params, batch), {}), {"has_aux": True},
+        lambda params, batch, **_: (vector(params, batch), {}),
+        {"has_aux": True},
         r"a scalar of a floating dtype.*float32 of shape \([24],\)",
     ),
     "nothing": (returning(lambda _: None), {}, "must return a scalar of a floating dtype.*got a NoneType"),
     "an integer": (returning(lambda _: jnp.int32(1)), {}, r"must return a scalar of a floating dtype.*got int32"),
     "a dict": (returning(lambda value: {"loss": value}), {}, "must return a scalar.*got a dict"),
     "a metric of the step": (
-        returning(lambda value: (value, {"grad_norm": value})), {"has_aux": True}, "a metric 'grad_norm'.*rename",
+        returning(lambda value: (value, {"grad_norm": value})),
+        {"has_aux": True},
+        "a metric 'grad_norm'.*rename",
     ),
     "the number of the step": (
-        returning(lambda value: (value, {"step": value})), {"has_aux": True}, "a metric 'step'.*rename",
+        returning(lambda value: (value, {"step": value})),
+        {"has_aux": True},
+        "a metric 'step'.*rename",
     ),
     "a text": (returning(lambda value: (value, {"note": "good"})), {"has_aux": True}, "numbers; 'note' is a str"),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("parts", [1, 2])
@@ -125,8 +133,8 @@ def test_errors_of_a_loss_are_its_own():
 @pytest.mark.parametrize(
     ("state", "said"),
     [
-        ({"seen": np.zeros(2, np.float32)}, r"'seen' was float32 of shape \(\), got float32 of shape \(2,\)"),
-        ({"seen": np.int32(0)}, r"'seen' was float32 of shape \(\), got int32 of shape \(\)"),
+        ({"seen": np.zeros(2, np.float32)}, r"'seen' was float32 of shape \(\); got float32 of shape \(2,\)"),
+        ({"seen": np.int32(0)}, r"'seen' was float32 of shape \(\); got int32 of shape \(\)"),
         ({"found": np.float32(0)}, 'must return a "state" with the entries that it was given.*found'),
     ],
 )

@@ -67,14 +67,14 @@ def begun(problem, optimizer=None, loss=squares, **options):
 
 def test_a_step_is_optax(problem):
     step, state, batch = begun(problem)
-    found, metrics = step(state, batch)
+    new_state, metrics = step(state, batch)
     optimizer = optax.adam(0.1)
     value, g = jax.value_and_grad(partial(squares, batch=batch, key=None, state=None))(state.params)
     updates, _ = optimizer.update(g, optimizer.init(state.params), state.params)
-    close(found.params, optax.apply_updates(state.params, updates))
+    close(new_state.params, optax.apply_updates(state.params, updates))
     close(metrics["loss"], value)
     close(metrics["grad_norm"], jnp.linalg.norm(g["w"]))
-    assert int(found.step) == 1
+    assert int(new_state.step) == 1
 
 
 @pytest.mark.parametrize("parts", [2, 3, 24])
@@ -113,9 +113,9 @@ def test_frozen_parameters_stay(problem):
 
     for pattern in ("trunk", "trunk/*", ["tr*/w"]):
         init, step = fc.train.make_step(loss, optax.adamw(0.1), frozen=pattern)
-        found, _ = jax.jit(step)(init(tree, jax.random.key(0)), batch)
-        assert (found.params["trunk"]["w"] == params["w"]).all()
-        assert (found.params["head"]["w"] != params["w"]).all()
+        new_state, _ = jax.jit(step)(init(tree, jax.random.key(0)), batch)
+        assert (new_state.params["trunk"]["w"] == params["w"]).all()
+        assert (new_state.params["head"]["w"] != params["w"]).all()
     init, _ = fc.train.make_step(loss, optax.sgd(0.1), frozen="tail/*")
     with pytest.raises(fc.FuncconvError, match=r"frozen pattern 'tail/\*' matches no parameter.*head/w, trunk/w"):
         init(tree, jax.random.key(0))
@@ -158,17 +158,17 @@ def test_mixed_precision_keeps_float32(problem, dtype):
     step, state, batch = begun(problem, loss=loss, compute_dtype=dtype)
     exact, _, _ = begun(problem)
     state = state if state.scale is None else dataclasses.replace(state, scale=Scale(jnp.float32(64), state.step))
-    found, metrics = step(state, batch)
+    new_state, metrics = step(state, batch)
     assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype))}
-    assert {each.dtype for each in jax.tree.leaves((found.params, metrics["loss"]))} == {np.dtype(F32)}
-    assert (found.scale is not None) == (dtype == np.float16)
-    np.testing.assert_allclose(found.params["w"], exact(state, batch)[0].params["w"], rtol=0.05)
+    assert {leaf.dtype for leaf in jax.tree.leaves((new_state.params, metrics["loss"]))} == {np.dtype(F32)}
+    assert (new_state.scale is not None) == (dtype == np.float16)
+    np.testing.assert_allclose(new_state.params["w"], exact(state, batch)[0].params["w"], rtol=0.05)
 
 
 def test_the_scale_falls_and_rises(problem, monkeypatch):
     monkeypatch.setattr(_update, "_GOOD_STEPS", 3)
     step, state, batch = begun(problem, optax.sgd(1e-3), compute_dtype=np.float16)
-    large = {name: 10 * each for name, each in batch.items()}  # the gradient leaves float16 at first
+    large = {name: 10 * array for name, array in batch.items()}  # the gradient leaves float16 at first
     factors = []
     for _ in range(14):
         state, _ = step(state, large)
@@ -224,9 +224,9 @@ def test_a_batch_spread_over_devices(problem, parts):
     single, state, batch = begun(problem)
     spread, _, _ = begun(problem, mesh=mesh, accumulate=parts)
     everywhere = jax.device_put(state, NamedSharding(mesh, PartitionSpec()))
-    found, metrics = spread(everywhere, batch)
+    new_state, metrics = spread(everywhere, batch)
     expected, known = single(state, batch)
-    close(found.params, expected.params)
+    close(new_state.params, expected.params)
     close(metrics["loss"], known["loss"])
     data = fc.train.batches(batch, 8, jax.random.key(0), sharding=NamedSharding(mesh, PartitionSpec("data")))
     taken = next(data)
@@ -293,9 +293,9 @@ def test_a_spread_state_is_saved_and_read(network_problem, tmp_path):
         return fc.train.fit(step, state, data, steps=steps, progress=False, **options)[0]
 
     run(3, checkpoint=tmp_path)
-    found = run(6, checkpoint=tmp_path)
-    assert fc.train.digest(found) == fc.train.digest(run(6))
-    assert found.params["dense1"]["kernel"].sharding.spec == PartitionSpec("model")
+    resumed = run(6, checkpoint=tmp_path)
+    assert fc.train.digest(resumed) == fc.train.digest(run(6))
+    assert resumed.params["dense1"]["kernel"].sharding.spec == PartitionSpec("model")
 
 
 @pytest.mark.parametrize(
@@ -352,14 +352,14 @@ def test_keys_of_old_are_refused(problem):
 
 def test_an_epoch_has_each_example_once():
     data = fc.train.batches({"x": np.arange(10)}, 5, jax.random.key(3), epochs=3)
-    epochs = np.stack([each["x"] for each in data]).reshape(3, 10)
+    epochs = np.stack([epoch_batch["x"] for epoch_batch in data]).reshape(3, 10)
     assert (np.sort(epochs, 1) == np.arange(10)).all()
     assert len({tuple(row) for row in epochs.tolist()}) == 3
 
 
 def test_the_rest_of_an_epoch():
     kept = fc.train.batches(np.arange(10), 4, epochs=1, drop_last=False)
-    assert [each.tolist() for each in kept] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
+    assert [epoch_part.tolist() for epoch_part in kept] == [[0, 1, 2, 3], [4, 5, 6, 7], [8, 9]]
     assert len([*fc.train.batches(np.arange(10), 4, epochs=1)]) == 2
 
 
@@ -442,9 +442,16 @@ def test_the_given_state_can_be_used_again(problem):
 def test_early_stopping_and_the_best(problem, tmp_path):
     values = iter([3.0, 1.0, 2.0, 2.5, 0.5])
     state, history = run(
-        problem, 40, evaluate=lambda _: {"error": next(values)}, every=4, patience=2, monitor="error",
-        checkpoint=tmp_path, checkpoint_every=4, keep=1,
-    )  # fmt: skip
+        problem,
+        40,
+        evaluate=lambda _: {"error": next(values)},
+        every=4,
+        patience=2,
+        monitor="error",
+        checkpoint=tmp_path,
+        checkpoint_every=4,
+        keep=1,
+    )
     assert history["eval/error"] == [3.0, 1.0, 2.0, 2.5]
     assert history.stopped == "error was not better in 2 evaluations, at step 16"
     with closing(Checkpoints(tmp_path)) as checkpoints:
@@ -472,7 +479,7 @@ def test_batches_that_end_and_batches_that_raise(problem, tmp_path):
 def test_a_batch_of_another_shape_is_told_of(problem):
     batch, params = problem
     init, step = fc.train.make_step(squares, optax.sgd(0.1))
-    smaller = {name: each[:10] for name, each in batch.items()}
+    smaller = {name: array[:10] for name, array in batch.items()}
     with pytest.warns(UserWarning, match=r"compiled again at step 2 \(2 times by now\): .*float32\[10"):
         _, history = fc.train.fit(
             step, init(params, jax.random.key(0)), iter([batch, smaller]), steps=2, progress=False
@@ -492,7 +499,7 @@ def test_iterators_with_a_state_are_set_to_it(problem, tmp_path):
 
         def __next__(self):
             self.at += 1
-            return {name: (1 + self.at) * each for name, each in batch.items()}
+            return {name: (1 + self.at) * array for name, array in batch.items()}
 
         def get_state(self):
             return json.dumps({"at": self.at}).encode()
@@ -683,11 +690,11 @@ def test_what_a_checkpoint_says_of_itself(problem, tmp_path):
         data = fc.train.batches(problem[0], 8, jax.random.key(0))
         return fc.train.fit(step, state, data, steps=steps, progress=False, checkpoint=tmp_path, about=about)[0]
 
-    found = run(3, architecture=graph.to_json())
+    resumed = run(3, architecture=graph.to_json())
     told = fc.train.about(tmp_path)
     assert told["step"] == 3
     assert told["versions"]["jax"] == jax.__version__
-    assert told["digest"] == fc.train.digest(found)
+    assert told["digest"] == fc.train.digest(resumed)
     assert told["arrays"]["params/w"] == "float32[3]"
     assert fc.Graph.from_json(told["about"]["architecture"]) == graph
     with pytest.raises(fc.FuncconvError, match=r"does not fit:\n  architecture: .*not known here"):
@@ -717,8 +724,8 @@ def test_each_bit_counts(problem, tmp_path):
         path.write_bytes(content[:place] + bytes([content[place] ^ 1]) + content[place + 1 :])
         with warnings.catch_warnings(), closing(Checkpoints(tmp_path)) as checkpoints:
             warnings.simplefilter("ignore")
-            found = checkpoints.restore(state)
-        assert found is None or digest(found[1]) == digest(state)
+            restored = checkpoints.restore(state)
+        assert restored is None or digest(restored[1]) == digest(state)
         path.write_bytes(content)
     gc.collect()
 
@@ -729,9 +736,13 @@ def test_a_checkpoint_of_something_else_is_refused(problem, tmp_path):
     init, step = fc.train.make_step(squares, optax.sgd(0.1))
     with pytest.raises(fc.FuncconvError, match=r"params/w: float32\[3\] there, float32\[4\] here"):
         fc.train.fit(
-            step, init({"w": jnp.ones(4, F32)}, jax.random.key(0)), fc.train.batches(batch, 8), steps=5,
-            checkpoint=tmp_path, progress=False,
-        )  # fmt: skip
+            step,
+            init({"w": jnp.ones(4, F32)}, jax.random.key(0)),
+            fc.train.batches(batch, 8),
+            steps=5,
+            checkpoint=tmp_path,
+            progress=False,
+        )
 
 
 def test_a_folder_that_cannot_be_made(problem, tmp_path):
@@ -774,9 +785,12 @@ print(int(state.step), digest(state), history.stopped)
 def start(folder, pace):
     environment = {**os.environ, "PYTHONPATH": str(Path(fc.__file__).parents[1]), "JAX_PLATFORMS": "cpu"}
     return subprocess.Popen(
-        [sys.executable, "-c", SCRIPT, str(folder), pace], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+        [sys.executable, "-c", SCRIPT, str(folder), pace],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
         env=environment,
-    )  # fmt: skip
+    )
 
 
 def killed_and_restarted(folder, times, random):
@@ -804,8 +818,8 @@ def undisturbed(folder):
 @pytest.mark.parametrize("times", [3, pytest.param(30, marks=pytest.mark.slow)])
 def test_killed_at_any_moment(tmp_path, times):
     (tmp_path / "killed").mkdir()
-    found = killed_and_restarted(tmp_path / "killed", times, np.random.default_rng())
-    assert found == undisturbed(tmp_path / "whole")
+    restarted = killed_and_restarted(tmp_path / "killed", times, np.random.default_rng())
+    assert restarted == undisturbed(tmp_path / "whole")
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, pytest.param(signal.SIGINT, marks=pytest.mark.slow)])
@@ -820,5 +834,5 @@ def test_interrupted_runs_save_and_go_on(tmp_path, number):
     done, _, *why = said.split()
     assert 8 <= int(done) < 120
     assert why[:2] == ["interrupted", "after"]
-    found, _ = start(tmp_path, "fast").communicate()
-    assert found.split()[0] == "120"
+    output, _ = start(tmp_path, "fast").communicate()
+    assert output.split()[0] == "120"

@@ -66,11 +66,11 @@ def test_arrays_of_batches_may_change_afterwards():
         data = fc.train.batches({"x": view, "y": labels}, 3, epochs=1)
         images += 1
         labels[:] = -1
-        found = [*data]
+        batches = [*data]
         images -= 1
         labels[:] = np.arange(6)
-        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in found]), view)
-        np.testing.assert_array_equal(np.concatenate([batch["y"] for batch in found]), labels)
+        np.testing.assert_array_equal(np.concatenate([batch["x"] for batch in batches]), view)
+        np.testing.assert_array_equal(np.concatenate([batch["y"] for batch in batches]), labels)
 
 
 def test_arrays_that_cannot_change_are_not_copied(tmp_path):
@@ -93,8 +93,8 @@ def test_a_state_has_memory_of_its_own():
     state = init(params, jax.random.key(0), model)
     params["w"][:] = 7
     model["seen"][:] = 7
-    for found, expected in ((state.params["w"], 1), (state.ema["w"], 1), (state.model["seen"], 0)):
-        assert (np.asarray(found) == expected).all()
+    for leaf, expected in ((state.params["w"], 1), (state.ema["w"], 1), (state.model["seen"], 0)):
+        assert (np.asarray(leaf) == expected).all()
 
 
 def keeps_parameters():
@@ -207,8 +207,12 @@ def test_a_log_that_changes_its_record():
     init, step = fc.train.make_step(distance, optax.sgd(0.1))
     seen = []
     _, history = fc.train.fit(
-        step, init({"w": jnp.zeros(())}, jax.random.key(0)), fc.train.batches(np.ones(8, F32), 4), steps=3,
-        log=[lambda record: record.clear(), seen.append], progress=False,
-    )  # fmt: skip
+        step,
+        init({"w": jnp.zeros(())}, jax.random.key(0)),
+        fc.train.batches(np.ones(8, F32), 4),
+        steps=3,
+        log=[lambda record: record.clear(), seen.append],
+        progress=False,
+    )
     assert history.steps("loss") == [1, 2, 3]
     assert seen == history.records

@@ -89,7 +89,7 @@ def test_each_device_computes_its_share_of_each_part(network, batch, kind, parts
     assert not gathered(compiled.as_text())
     alone, single = training(network, accumulate=parts)
     whole = jax.jit(single).lower(alone, batch).compile()
-    work, all_work = (each.cost_analysis()["flops"] for each in (compiled, whole))
+    work, all_work = (program.cost_analysis()["flops"] for program in (compiled, whole))
     assert work < 2 * all_work / mesh.shape["data"]
 
 
@@ -118,7 +118,7 @@ def test_a_part_is_every_nth_example(parts):
     assert metrics["first"] == np.mean(np.arange(parts))
     key = jax.random.fold_in(state.key, 0)
     keys = [jax.random.fold_in(key, i) for i in range(parts)] if parts > 1 else [key]
-    noise = np.mean([jax.random.uniform(each, dtype=F32) for each in keys])
+    noise = np.mean([jax.random.uniform(key, dtype=F32) for key in keys])
     close_arrays(metrics["noise"], noise, F32, ulps=parts)
 
 
@@ -135,7 +135,7 @@ def test_mini_batches_are_shared_by_the_devices(batch, kind, size):
     everywhere = jax.device_put(params, NamedSharding(mesh, PartitionSpec()))
     compiled = jax.jit(fc.value_and_grad_in_batches(loss, size)).lower(everywhere, x).compile()
     sizes = {size, EXAMPLES % size} - {0} if size < EXAMPLES else {EXAMPLES}
-    assert images_on_a_device(compiled.as_text()) == {each // 4 for each in sizes}
+    assert images_on_a_device(compiled.as_text()) == {size // 4 for size in sizes}
     assert not gathered(compiled.as_text())
     close(compiled(everywhere, x), jax.value_and_grad(loss)(params, batch["x"]))
 
@@ -218,11 +218,11 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
         return fc.train.fit(step, state, data, steps=steps, progress=False, **options)
 
     run(2, checkpoint=tmp_path)
-    found, _ = run(4, checkpoint=tmp_path)
+    resumed, _ = run(4, checkpoint=tmp_path)
     known, history = run(4)
-    assert fc.train.digest(found) == fc.train.digest(known)
+    assert fc.train.digest(resumed) == fc.train.digest(known)
     assert history.compilations == 1
-    same_places(found, state)
+    same_places(resumed, state)
 
 
 # what is refused ------------------------------------------------------------------------------------------------
@@ -231,8 +231,11 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"partition": {"dense1/kernel": (None, "model")}}, r"partition\['dense1/kernel'\] must be a PartitionSpec; "
-         r"got \(None, 'model'\)\. Write jax\.P\(None, 'model'\)"),
+        (
+            {"partition": {"dense1/kernel": (None, "model")}},
+            r"partition\['dense1/kernel'\] must be a PartitionSpec; "
+            r"got \(None, 'model'\)\. Write jax\.P\(None, 'model'\)",
+        ),
         ({"partition": {"dense1/kernel": "model"}}, r"got 'model'\. Write jax\.P\('model'\)"),
         ({"partition": {"dense1/kernel": None}}, r"must be a PartitionSpec; got None\. Write jax\.P\(\.\.\.\)"),
         ({"partition": PartitionSpec("model")}, r"partition must be a dict such as .*got P"),
@@ -246,7 +249,7 @@ def test_a_run_on_a_mesh_goes_on(network, batch, kind, tmp_path):
         ({"mesh": "data"}, "mesh must be a jax.sharding.Mesh"),
         ({"mesh": None, "partition": {"dense1/kernel": PartitionSpec("model")}}, "give mesh="),
     ],
-)  # fmt: skip
+)
 @pytest.mark.parametrize("kind", ["auto2", "explicit2"])
 def test_options_that_do_not_fit_a_mesh(network, kind, options, said):
     options = {"mesh": mesh_of(kind), **options}

@@ -106,9 +106,15 @@ def test_parts_are_added_in_float32(dtype):
         return params["w"] * part / len(batch), {"seen": part, "state": {"parts": state["parts"] + 1}}
 
     state, metrics = one_step(
-        loss, optax.sgd(1.0), {"w": jnp.zeros((), dtype)}, batch, {"parts": jnp.int32(0)},
-        accumulate=count, has_aux=True, loss_scale=1,
-    )  # fmt: skip
+        loss,
+        optax.sgd(1.0),
+        {"w": jnp.zeros((), dtype)},
+        batch,
+        {"parts": jnp.int32(0)},
+        accumulate=count,
+        has_aux=True,
+        loss_scale=1,
+    )
     expected = (2 * count - 1) / count
     close(metrics["grad_norm"], expected, ulps=count)
     assert state.params["w"].dtype == metrics["seen"].dtype == dtype
@@ -195,22 +201,28 @@ def seen_dtypes(batch, **options):
         ({"x": 0.5, "y": 0.5}, {}, {"x": "bfloat16", "y": "float32"}),
         ({"image": 0.5, "label": 1}, {}, {"image": "bfloat16", "label": "int32"}),
         ({"y": 0.5}, {}, {"y": "float32"}),
-        ({"Inputs": {"left": 0.5, "right": 0.5}, "targets": [0.5, 0.5]}, {},
-         {"Inputs": {"left": "bfloat16", "right": "bfloat16"}, "targets": ["float32"] * 2}),
+        (
+            {"Inputs": {"left": 0.5, "right": 0.5}, "targets": [0.5, 0.5]},
+            {},
+            {"Inputs": {"left": "bfloat16", "right": "bfloat16"}, "targets": ["float32"] * 2},
+        ),
         ((0.5, 0.5), {}, ("bfloat16", "float32")),
         (({"a": 0.5}, {"b": 0.5}), {}, ({"a": "bfloat16"}, {"b": "float32"})),
         ((0.5, 1, 2), {}, ("bfloat16", "int32", "int32")),
         (Pair(0.5, 0.5), {}, Pair("bfloat16", "float32")),
         (0.5, {}, "bfloat16"),
         ({"id": 3}, {}, {"id": "int32"}),
-        ({"left": 0.5, "right": 0.5, "same": 0.5}, {"inputs": ("left", "right")},
-         {"left": "bfloat16", "right": "bfloat16", "same": "float32"}),
+        (
+            {"left": 0.5, "right": 0.5, "same": 0.5},
+            {"inputs": ("left", "right")},
+            {"left": "bfloat16", "right": "bfloat16", "same": "float32"},
+        ),
         ({"x": 0.5, "y": 0.5}, {"inputs": "y"}, {"x": "float32", "y": "bfloat16"}),
         ({"x": 0.5, "y": 0.5}, {"inputs": ()}, {"x": "float32", "y": "float32"}),
         ((0.5, 0.5, 0.5), {"inputs": ["0", "1"]}, ("bfloat16", "bfloat16", "float32")),
         ({"in": {"a": 0.5}, "b": 0.5}, {"inputs": "in/*"}, {"in": {"a": "bfloat16"}, "b": "float32"}),
     ],
-)  # fmt: skip
+)
 def test_inputs_are_cast_and_targets_are_not(batch, options, expected):
     batch = jax.tree.map(lambda value: jnp.full((4,), value), batch)
     assert seen_dtypes(batch, **options) == expected

@@ -74,10 +74,13 @@ def together(*runs):
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", WORKER, str(i), str(len(runs)), at, json.dumps(each)],
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+            env=environment,
         )
         for i, each in enumerate(runs)
-    ]  # fmt: skip
+    ]
     try:
         said = [process.communicate(timeout=GUARD) for process in processes]
     finally:
@@ -112,9 +115,14 @@ def test_processes_agree(tmp_path):
     both = [{}, {"kind": "Explicit"}, {"spread": True}]
     first = [*(same for _, same, _ in REFUSED), *both, {}, {"limit": 7}, folder, folder, folder]
     second = [
-        *(other for other, _, _ in REFUSED), *both, {"at_step": 3, "do": "SIGTERM"}, {"limit": 5},
-        {**folder, "at_step": 4, "do": "raise"}, {**folder, "at_step": 8, "do": "SIGINT"}, folder,
-    ]  # fmt: skip
+        *(other for other, _, _ in REFUSED),
+        *both,
+        {"at_step": 3, "do": "SIGTERM"},
+        {"limit": 5},
+        {**folder, "at_step": 4, "do": "raise"},
+        {**folder, "at_step": 8, "do": "SIGINT"},
+        folder,
+    ]
     codes, (zero, one), trouble = together(first, second)
     assert codes == [0, 0], (zero, one, trouble)
     assert len(zero) == len(one) == len(first), trouble

@@ -110,9 +110,14 @@ def test_adaptive_bins_cover_in_order(size, outputs):
 def test_transposed_sizes_are_those_that_come_out(outputs, window, stride, dilation, padding):
     def sizes_for(**choice):
         return transposed_sizes(
-            "op", (outputs,), (window,), stride=stride, padding=padding, dilation=dilation,
+            "op",
+            (outputs,),
+            (window,),
+            stride=stride,
+            padding=padding,
+            dilation=dilation,
             **{"size": None, "output_padding": None} | choice,
-        )  # fmt: skip
+        )
 
     def count(size):
         try:
@@ -142,9 +147,16 @@ def test_transposed_sizes_are_those_that_come_out(outputs, window, stride, dilat
 
 @pytest.mark.parametrize(
     ("layout", "ndim", "order"),
-    [("NHWC", 4, (0, 1, 2, 3)), ("NCHW", 4, (0, 2, 3, 1)), ("NCHW", 6, (0, 1, 2, 4, 5, 3)), ("NCHW", 3, (1, 2, 0)),
-     ("CWN", 4, (2, 3, 1, 0)), ("CHW", 3, (1, 2, 0)), ("NCDHW", 5, (0, 2, 3, 4, 1))],
-)  # fmt: skip
+    [
+        ("NHWC", 4, (0, 1, 2, 3)),
+        ("NCHW", 4, (0, 2, 3, 1)),
+        ("NCHW", 6, (0, 1, 2, 4, 5, 3)),
+        ("NCHW", 3, (1, 2, 0)),
+        ("CWN", 4, (2, 3, 1, 0)),
+        ("CHW", 3, (1, 2, 0)),
+        ("NCDHW", 5, (0, 2, 3, 4, 1)),
+    ],
+)
 def test_layouts(layout, ndim, order):
     assert channels_last_order("op", layout, ndim) == order
     assert spatial_of_layout("op", layout) == len(set(layout) - {"N", "C"})

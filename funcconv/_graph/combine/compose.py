@@ -33,7 +33,7 @@ def serial(*layers: Any, name: None = None) -> Composition:
         >>> sorted(fc.Graph(x, layers(x)).init(jax.random.key(0)))
         ['conv1', 'dense1']
     """
-    return Composition("serial", _layers(layers), _in_series, name)
+    return Composition("serial", _layers("serial", layers), _in_series, name)
 
 
 def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
@@ -62,7 +62,7 @@ def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
         >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 28, 28, 3))).shape
         (2, 28, 28, 16)
     """
-    return Composition("parallel", (*_layers(layers), _optional(merge)), _side_by_side, name)
+    return Composition("parallel", (*_layers("parallel", layers), _optional("parallel", merge)), _side_by_side, name)
 
 
 def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composition:
@@ -90,7 +90,8 @@ def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composit
         >>> graph.nodes
         ('x', 'conv1', 'tanh1', 'add1')
     """
-    return Composition("residual", (as_layer(layer), _optional(shortcut)), _with_shortcut, name)
+    parts = (as_layer(layer, "residual"), _optional("residual", shortcut))
+    return Composition("residual", parts, _with_shortcut, name)
 
 
 def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
@@ -121,15 +122,15 @@ def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
         >>> sorted(graph.init(jax.random.key(0)))
         ['conv1', 'dense1']
     """
-    return Composition("siamese", _layers((trunk, head)), _twins, name)
+    return Composition("siamese", _layers("siamese", (trunk, head)), _twins, name)
 
 
-def _layers(layers: tuple[Any, ...]) -> tuple[Any, ...]:
-    return tuple(as_layer(layer) for layer in layers)
+def _layers(kind: str, layers: tuple[Any, ...]) -> tuple[Any, ...]:
+    return tuple(as_layer(layer, kind) for layer in layers)
 
 
-def _optional(layer: Any) -> Any:
-    return None if layer is None else as_layer(layer)
+def _optional(kind: str, layer: Any) -> Any:
+    return None if layer is None else as_layer(layer, kind)
 
 
 def _in_series(layers: tuple[Any, ...], *nodes: Node) -> Any:
@@ -154,7 +155,7 @@ def _side_by_side(layers: tuple[Any, ...], *nodes: Node) -> Any:
 def _with_shortcut(layers: tuple[Any, ...], *nodes: Node) -> Any:
     layer, shortcut = layers
     if shortcut is None and len(nodes) != 1:
-        msg = f"residual adds its one input; it was called on {len(nodes)} nodes, so give a shortcut"
+        msg = f"residual: without a shortcut it takes one input; it was called on {len(nodes)} nodes. Pass shortcut="
         raise FuncconvError(msg)
     names = [f"the layer {described(layer)}", f"the shortcut {described(shortcut) if shortcut else '(the input)'}"]
     main = call_part(f"residual: {names[0]}", layer, *nodes)

@@ -27,13 +27,14 @@ class Composition:
     def __init__(self, kind: str, parts: tuple[Any, ...], apply: Callable[..., Any], name: object = None) -> None:
         if name is not None:
             msg = (
-                f"{kind}: layers that are put together have names, and the whole has none. A part with a name is a "
-                f"graph: layers = fc.{kind}(...); fc.Graph(x, layers(x), name={name!r}), where x is an fc.Input. "
-                "It is called on nodes like a layer"
+                f"{kind}: name must be None, because the layers have the names; got {name!r}. For a part with a name "
+                f"make a graph, layers = fc.{kind}(...); fc.Graph(x, layers(x), name={name!r}), where x is an "
+                "fc.Input, and call it on nodes like a layer"
             )
             raise FuncconvError(msg)
         self._kind, self._apply = kind, apply
         self._parts = parts
+        # Computed once, because compositions nest and each comparison would walk through all of them.
         self._value = _value(self, {})
 
     def __call__(self, *nodes: Node) -> Any:
@@ -62,11 +63,13 @@ def call_part(where: str, layer: Any, *nodes: Any) -> Any:
     except FuncconvError as error:
         msg = f"{where}: {error}"
         raise FuncconvError(msg) from None
+    # A node repeats the problem of its inputs. Only the part in which it begins is named.
     known = all(node.problem is None for node in _nodes(nodes))
     problem = next((node.problem for node in _nodes(result) if node.problem), None)
     # Outside of jax.shard_map, JAX raises NameError for the axis of a mesh; JAXTypeError, if it needs values.
     if known and problem and not isinstance(problem.error, NameError | jax.errors.JAXTypeError):
         node = problem.node
+        # Only a graph gives names, so a graph of this node alone says what the node would be called.
         inputs = [needed for needed in post_order([node]) if isinstance(needed, Input)]
         rows, _, _ = flatten(inputs, [node])
         msg = f"{where}: {retold(rows[-1].name, node.layer, [operand.spec for operand in node.inputs], problem.error)}"

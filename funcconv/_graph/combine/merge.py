@@ -32,9 +32,13 @@ def concat(*xs: ArrayLike | Node) -> Any:
         return as_layer(concat)(*xs)
     values: tuple[Any, ...] = xs
     arrays = [as_array("concat", "every input", x) for x in values]
+    # A number and a vector have the same `shape[:-1]`, so ranks are compared too.
     if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
         found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
-        msg = f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}"
+        msg = (
+            f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}. "
+            "Cast with x.astype(dtype), and pad or crop the other axes to one size"
+        )
         raise FuncconvError(msg)
     return jnp.concatenate(arrays, axis=-1)
 
@@ -64,7 +68,10 @@ def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
     for term in terms:
         if (term.shape, term.dtype) != (total.shape, total.dtype):
             one, two = (f"{array.dtype}{list(array.shape)}" for array in (total, term))
-            msg = f"add: all inputs must have one shape and dtype; got {one} and {two}"
+            msg = (
+                f"add: all inputs must have one shape and dtype; got {one} and {two}. add does not broadcast: cast "
+                "with x.astype(dtype), or give all inputs one shape, for example by a convolution with a window of 1"
+            )
             raise FuncconvError(msg)
         total = total + term
     return total

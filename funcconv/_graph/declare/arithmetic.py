@@ -33,6 +33,7 @@ class WithNumber:
     op: Callable[[Any, Any], Any]
     number: complex
     first: bool
+    # 2 and 2.0 are equal, but give results of other dtypes, so the type takes part in comparisons.
     kind: type
 
     @property
@@ -47,10 +48,12 @@ def _apply(op: Callable[..., Any], *operands: Any) -> Node:
     """Apply an operator to one node, to two, or to a node and a number."""
     if len(operands) == 1:
         return Function(op)(*operands)
+    # Called on batches, `@` would take a batch axis of vectors for an axis of a matrix.
     if op is operator.matmul:
         return Function(op, batched=False)(*operands)
     a, b = operands
     for number, node, first in ((a, b, True), (b, a, False)):
+        # A bool is likely a mistake. It is left among the operands, where it is refused because it is no node.
         if isinstance(number, int | float | complex) and not isinstance(number, bool):
             return _Arithmetic(WithNumber(op, number, first, type(number)))(node)
     return _Arithmetic(op)(a, b)

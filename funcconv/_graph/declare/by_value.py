@@ -33,5 +33,6 @@ def by_value(op: Any) -> Hashable:
     while isinstance(op.func, partial):  # one that has attributes of its own, such as documentation
         op = op.func
         args, keywords = (*op.args, *args), op.keywords | keywords
+    # 1, 1.0 and True are equal and hash alike, but they lead to other dtypes, so types are compared too.
     options = (*args, *(option for item in sorted(keywords.items()) for option in item))
     return (by_value(op.func), len(args), tuple((type(option), by_value(option)) for option in options))

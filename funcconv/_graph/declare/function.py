@@ -39,14 +39,17 @@ class Function(Layer):
         super().__post_init__()
         for function in (self.op, self.init):
             if not (callable(function) or function is self.init is None):
-                msg = f"a node needs a function of arrays; got {function!r}"
+                msg = f"node: op and init must be functions of arrays; got {function!r}. Pass one such as jnp.tanh"
                 raise FuncconvError(msg)
         if self.batched not in (None, True, False):
-            msg = f"batched must be True (written for a batch), False (for one example) or None; got {self.batched!r}"
+            msg = (
+                "node: batched must be True (written for a batch), False (for one example) or None (either); "
+                f"got {self.batched!r}"
+            )
             raise FuncconvError(msg)
         # The dataclass is frozen. `op` itself would compare partials and methods by identity.
         object.__setattr__(self, "value", by_value(self.op))
-        check_hash(self, "the op of a node must be hashable")
+        check_hash(self, "the op of a node must be hashable; give its class __eq__ and __hash__, or pass a function")
 
     def __repr__(self) -> str:
         name = getattr(self.op, "__name__", None) or repr(self.op)
@@ -84,6 +87,7 @@ class Function(Layer):
         """Whether it is known that the function computes the same for one example and for a batch."""
         if takes_batch_axes(self.op):
             return True
+        # An operand of a lower rank is aligned from the end, so for a batch it would meet other axes.
         ranks = {len(leaf.shape) for leaf in jax.tree.leaves(xs)}
         return not self.parametric and is_elementwise(self.op) and len(ranks) == 1
 
@@ -111,6 +115,7 @@ class Function(Layer):
         """The function's name."""
         op = self.op.func if isinstance(self.op, partial) and not hasattr(self.op, "__name__") else self.op
         name = getattr(op, "__name__", None) or type(op).__name__
+        # Names are parts of paths in the parameters: "<lambda>" becomes "lambda".
         return "".join(c for c in name if c.isalnum() or c == "_").strip("_") or "function"
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
@@ -183,26 +188,36 @@ def node(
         [[6.0, 18.0]]
     """
     if isinstance(op, Layer) or not callable(op):
-        msg = f"node: {op!r} is {'a layer: call it on the nodes' if isinstance(op, Layer) else 'not a function'}"
+        advice = "Call the layer on the nodes, layer(x)" if isinstance(op, Layer) else "Pass one such as jnp.tanh"
+        msg = f"node: op must be a function of arrays; got {op!r}. {advice}"
         raise FuncconvError(msg)
     layer = Function(op, params=params, init=init, name=name, batched=batched)
     return layer(*inputs) if inputs or layer.takes_no_arrays else layer
 
 
-def as_layer(layer: Any) -> Callable[..., Any]:
-    """Return what is called on nodes: a layer or composition as it is, a function of arrays as a layer."""
+def as_layer(layer: Any, kind: str = "node") -> Callable[..., Any]:
+    """Return what is called on nodes: a layer or composition as it is, a function of arrays as a layer.
+
+    Errors begin with `kind`, the name of the public function that needs the layer.
+    """
     if getattr(layer, "takes_nodes", isinstance(layer, Layer)):
         return layer  # type: ignore[no-any-return]
+    # `partial(fc.node, op)` is a layer that lacks only its nodes.
     if isinstance(layer, partial) and layer.func is node:
-        return as_layer(layer())
+        return as_layer(layer(), kind)
+    # A class such as `fc.Flatten` without brackets can be called too, but not on nodes.
     if isinstance(layer, type | Node) or not callable(layer):
-        msg = f"expected a layer, a graph or a function of arrays; got {layer!r}"
+        msg = (
+            f"{kind}: expected a layer, a graph or a function of arrays; got {layer!r}. Pass objects such as "
+            "fc.Dense(10), not their classes, and call the result on nodes"
+        )
         raise FuncconvError(msg)
     return Function(layer, batched=None)
 
 
 def _accepts(signature: inspect.Signature, count: int) -> bool:
     try:
+        # Python itself decides, because defaults and `*args` make it hard to count parameters.
         signature.bind(*range(count))
     except TypeError:
         return False
@@ -224,6 +239,9 @@ def _on_one_batch_axis(op: Callable[..., Any], xs: Sequence[Any], batch: Shape) 
     ys = op(*jax.tree.map(lambda x: x.reshape(size, *x.shape[len(batch) :]), tuple(xs)))
     for y in jax.tree.leaves(ys):
         if jnp.ndim(y) < 1 or y.shape[0] != size:
-            msg = f"a batched op must keep the batch axis of {size} in front; its result has shape {jnp.shape(y)}"
+            msg = (
+                f"a batched op must keep the batch axis of {size} in front; its result has shape {jnp.shape(y)}. "
+                "Return one result for each example, or declare the node with batched=False"
+            )
             raise FuncconvError(msg)
     return jax.tree.map(lambda y: y.reshape(batch + y.shape[1:]), ys)

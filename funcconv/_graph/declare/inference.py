@@ -12,11 +12,13 @@ import numpy as np
 from ..._common.errors import FuncconvError
 
 # Layers are compared by value, so a network of many equal blocks traces one of them.
+# Keys are weak, so that layers are not kept longer than the graphs that use them.
 _INFERRED: WeakKeyDictionary[Any, dict[Any, Any]] = WeakKeyDictionary()  # by layer
 
 
 def spec(leaf: Any) -> Any:
     """Return the shape and dtype of an array."""
+    # A weak type yields to the dtype of the other operand, so the dtype alone does not tell the dtype of a sum.
     weak = getattr(leaf, "weak_type", False)
     return jax.ShapeDtypeStruct(np.shape(leaf), jnp.result_type(leaf), weak_type=weak)  # type: ignore[no-untyped-call]
 

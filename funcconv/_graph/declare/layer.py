@@ -49,7 +49,10 @@ class Layer:
         """Apply to nodes."""
         check_nodes(self, inputs)
         if self.arity not in (None, len(inputs)):
-            msg = f"{self!r} takes {self.arity} input; it was called on {len(inputs)} nodes"
+            msg = (
+                f"{self!r} takes {self.arity} input; it was called on {len(inputs)} nodes. Call it on one node; "
+                "fc.concat(a, b) and fc.add(a, b) merge several"
+            )
             raise FuncconvError(msg)
         return Application(self, inputs, self.name)
 
@@ -125,7 +128,7 @@ def check_nodes(layer: object, inputs: Sequence[object]) -> None:
     """Refuse inputs that are not nodes."""
     for input_node in inputs:
         if not isinstance(input_node, Node):
-            hint = ""
+            hint = "; pass an fc.Input, or what a layer returned"
             if hasattr(input_node, "shape"):
                 hint = (
                     "; on arrays call the op itself, such as fc.conv(params, x). An array that a node needs belongs "
@@ -141,7 +144,10 @@ def _restored(kind: type[Layer], options: dict[str, Any]) -> Layer:
     try:
         return kind(**options)
     except TypeError as error:
-        msg = f"the pickle has a {kind.__name__} of another version, with the options {sorted(options)}: {error}"
+        msg = (
+            f"the pickle has a {kind.__name__} of another version, with the options {sorted(options)}: {error}. Read "
+            "it with the version of funcconv that wrote it"
+        )
         raise FuncconvError(msg) from error
 
 
@@ -149,7 +155,7 @@ def _dtype(layer: Layer, name: str, value: Any) -> Any:
     try:
         return jnp.dtype(value)
     except TypeError as error:
-        msg = f"{type(layer).__name__}: {name} must be a dtype; got {value!r}: {error}"
+        msg = f"{type(layer).__name__}: {name} must be a dtype, such as jnp.float32; got {value!r}: {error}"
         raise FuncconvError(msg) from None
 
 

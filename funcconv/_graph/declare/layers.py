@@ -59,7 +59,10 @@ class Dense(Layer):
         """Draw kernel and bias."""
         (shape,) = shapes
         if not shape:
-            msg = f"{self!r} needs an axis of features; its input is one number for each example"
+            msg = (
+                f"{self!r} needs an axis of features; its input is one number for each example. Declare the input with "
+                "the shape (1,), or add the axis with fc.node(lambda x: x[..., None], node)"
+            )
             raise FuncconvError(msg)
         return init_dense(key, shape[-1], self.features, bias=self.bias, init=self.init, dtype=self.dtype)
 
@@ -126,7 +129,7 @@ class Pool(Layer):
         """Freeze the options."""
         super().__post_init__()
         object.__setattr__(self, "value", by_value(self.reduce))
-        check_hash(self, "the options of a layer must be hashable, numbers rather than arrays")
+        check_hash(self, "the options of a layer must be hashable; pass Python numbers, not arrays")
 
     def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
         """Return what the windows see."""
@@ -151,6 +154,7 @@ class Pool(Layer):
         """Reduce the windows."""
         del params
         (x,) = xs
+        # A window that is one number does not say how many axes are spatial; the shape of one example does.
         spatial = len(self.window) if isinstance(self.window, Sequence) else x.ndim - len(batch) - 1
         return pool(
             x,

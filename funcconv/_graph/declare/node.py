@@ -47,10 +47,12 @@ class Node:
         )
         raise FuncconvError(msg)
 
+    # Without it every node would be true, and `if node:` would silently take one branch.
     def __bool__(self) -> NoReturn:
         msg = f"{self!r} has no truth value while it is declared; compute with its value in fc.node(function, node)"
         raise FuncconvError(msg)
 
+    # `node == 0` would be False, although its author means an array. Nodes compare by identity, as keys of dicts.
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Node) and (isinstance(other, int | float | complex) or hasattr(other, "dtype")):
             msg = f"{self!r} cannot be compared with a number; write fc.node(lambda x: x == ..., node)"
@@ -134,16 +136,23 @@ class Input(Node):
         try:
             self.shape = tuple(operator.index(size) for size in shape)
         except TypeError:
-            msg = f"input {name!r}: the shape must be a tuple of integers, without batch axes; got {shape!r}"
+            msg = (
+                f"input {name!r}: the shape must be a tuple of integers without batch axes, such as (28, 28, 1); "
+                f"got {shape!r}"
+            )
             raise FuncconvError(msg) from None
         if any(size < 0 for size in self.shape):
-            msg = f"input {name!r}: a size is negative in {self.shape}; batch axes are not declared"
+            msg = (
+                f"input {name!r}: all sizes must be at least 0; got {self.shape}. Leave batch axes out: you can call "
+                "the graph with any number of them"
+            )
             raise FuncconvError(msg)
         self.dtype = None if dtype is None else jnp.dtype(dtype)
 
     @property
     def spec(self) -> Any:
         """The shape and dtype, without batch axes."""
+        # Not resolved in `__init__`, because jax_enable_x64, which sets the default float, can change before use.
         return jax.ShapeDtypeStruct(self.shape, self.dtype or jnp.result_type(float))  # type: ignore[no-untyped-call]
 
     def __repr__(self) -> str:
@@ -194,7 +203,7 @@ class Application(Node):
     def shape(self) -> Any:
         """The shape of the value without batch axes; of a value that is a tree, a tree of shapes."""
         if self._spec is None:
-            why = "it depends on parameters whose shapes nothing draws; graph.shapes(params) tells it"
+            why = "it depends on parameters that nothing draws. Call graph.shapes(params) on the declared graph"
             if self.problem:
                 node, error = self.problem
                 why = f"{node!r} failed: {type(error).__name__}: {error}"
@@ -229,7 +238,10 @@ class Item:
 def check_name(name: str | None) -> None:
     """Refuse a name that could be taken for a path."""
     if name is not None and (not isinstance(name, str) or not name or "/" in name or "@" in name):
-        msg = f"a name must be a word without '/' and '@', which stand for nesting and repeated use; got {name!r}"
+        msg = (
+            f"a name must be a word without '/' and '@', which stand for nesting and repeated use; got {name!r}. "
+            "Choose another name, for example with '_'"
+        )
         raise FuncconvError(msg)
 
 

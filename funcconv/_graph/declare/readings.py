@@ -13,6 +13,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Shape
 from .same_programs import is_concrete, same_program
 
+# Primes, so that no axis gets the size of the batch by accident when axes are split or merged.
 _BATCH_SIZES = (3, 5, 7, 11, 13, 17, 19, 23, 29, 31, 37, 41, 43, 47, 53)
 _LEAST_LARGE_BATCH = 11  # the larger batch size is at least this, so that `x[:5]` crops the batch
 _MOST_NUMBERS = 1 << 22  # numbers in all arrays of the programs that are run, at most

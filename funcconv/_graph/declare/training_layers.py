@@ -53,6 +53,7 @@ class Dropout(Layer):
 
     def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
         """Drop, in training."""
+        # With a rate of 0 nothing is drawn, so no key is needed.
         if not train or self.rate == 0:
             return self.apply(params, *xs, batch=batch), state
         if key is None:
@@ -77,7 +78,10 @@ class _Norm(Layer):
         """Return the sizes of the axes that have a scale."""
         (shape,) = shapes
         if not shape:
-            msg = f"{self!r} needs an axis of channels; its input is one number for each example"
+            msg = (
+                f"{self!r} needs an axis of channels; its input is one number for each example. Declare the input with "
+                "the shape (1,), or add the axis with fc.node(lambda x: x[..., None], node)"
+            )
             raise FuncconvError(msg)
         return shape[-1:]
 
@@ -116,7 +120,10 @@ class LayerNorm(_Norm):
         """Return the sizes of the last axes."""
         (shape,) = shapes
         if not 1 <= self.axes <= len(shape):
-            msg = f"{self!r}: axes must be from 1 to those of the input without batch axes, {shape}; got {self.axes}"
+            msg = (
+                f"{self!r}: axes must be from 1 to {len(shape)}, the axes of the input {shape} without batch axes; "
+                f"got {self.axes}. Pass a number in this range"
+            )
             raise FuncconvError(msg)
         return shape[len(shape) - self.axes :]
 
@@ -213,6 +220,7 @@ class BatchNorm(_Norm):
     def first_state(self, *shapes: Shape) -> Any:
         """Return mean 0 and variance 1."""
         (channels,) = self.normalized(*shapes)
+        # In 16 bits the part that a step adds, a tenth by default, can be smaller than half a unit in the last place.
         statistics = init_batch_stats(channels, dtype=None if self.dtype is None else wide(self.dtype))
         return statistics | ({"count": jnp.zeros((), jnp.int32)} if self.count else {})
 
@@ -274,7 +282,10 @@ class WeightStandardize(Layer):
     def __post_init__(self) -> None:
         """Take over the names."""
         if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}"
+            msg = (
+                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
+                "fc.WeightStandardize(fc.Conv(8, 3))"
+            )
             raise FuncconvError(msg)
         for name in ("name", "params"):
             object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))

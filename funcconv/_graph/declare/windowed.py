@@ -58,9 +58,13 @@ class _ConvolutionLayer(Layer):
     def __post_init__(self) -> None:
         super().__post_init__()
         check_count(self, "out_channels", self.out_channels)
+        # How many axes the input has is known only when the layer is applied, so a number is checked for one.
         n = len(self.window) if isinstance(self.window, Sequence) else 1
         if n == 0 or isinstance(self.window, str):
-            msg = f"{self!r}: window must be an integer or one for each spatial axis; got {self.window!r}"
+            msg = (
+                f"{self!r}: window must be an integer or one for each spatial axis, such as 3 or (3, 3); "
+                f"got {self.window!r}"
+            )
             raise FuncconvError(msg)
         per_axis(self.label, "window", self.window, n, least=1)
 
@@ -71,10 +75,14 @@ class _ConvolutionLayer(Layer):
     def image(self, shape: Shape) -> tuple[Shape, int]:
         """Return the spatial sizes and the channels of an input of this shape."""
         order = channels_last_order(self.label, self.layout, len(shape)) if self.layout else range(len(shape))
+        # An input without axes has no channels; the check below refuses it.
         *sizes, channels = (shape[i] for i in order) if shape else (0,)
         n = len(self.window) if isinstance(self.window, Sequence) else len(sizes)
         if not 1 <= n <= len(sizes):
-            msg = f"{self!r} needs {max(n, 1)} spatial axes and the channels; its input has shape {tuple(shape)}"
+            msg = (
+                f"{self!r} needs {max(n, 1)} spatial axes and the channels; its input has shape {tuple(shape)}. "
+                "Declare the input as (*spatial, channels), or give window one size for each of its spatial axes"
+            )
             raise FuncconvError(msg)
         return tuple(sizes[-n:]), channels
 

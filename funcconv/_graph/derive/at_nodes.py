@@ -94,10 +94,13 @@ def one_example(run: Run, index: tuple[Any, ...]) -> Run:
 def _jacobian(f: Callable[[Any], Any], at: Any) -> Any:
     """Return the Jacobian in the mode that needs fewer passes."""
     results = jax.eval_shape(f, at)
-    for what, tree in (("by", at), ("of", results)):
+    for option, tree in (("wrt", at), ("of", results)):
         for leaf in jax.tree.leaves(tree):
             if not _is_inexact(leaf):
-                msg = f"jacobian: the derivative {what} numbers of type {jnp.result_type(leaf)} is not defined"
+                msg = (
+                    f"jacobian: of= and wrt= must have floating values; the value of {option}= is "
+                    f"{jnp.result_type(leaf)}. Choose another node or other parameters"
+                )
                 raise FuncconvError(msg)
     arguments, results = (sum(math.prod(jnp.shape(leaf)) for leaf in jax.tree.leaves(tree)) for tree in (at, results))
     # Forward mode takes a pass for each argument, reverse mode one for each result.
@@ -109,6 +112,7 @@ def _is_inexact(leaf: Any) -> bool:
 
 
 def _zero(leaf: Any) -> Any:
+    # Integers have no derivative. None leaves them out of the tree by which JAX differentiates.
     return jnp.zeros_like(leaf) if _is_inexact(leaf) else None
 
 

@@ -31,7 +31,10 @@ def output_cotangents(graph: Any, cotangent: Any, outputs: Sequence[Any], batch:
     for name, output in zip(graph.outputs, outputs, strict=True):
         for leaf in jax.tree.leaves(output):
             if not jnp.issubdtype(leaf.dtype, jnp.inexact):
-                msg = f"backward: the output {name!r} is {leaf.dtype}, which has no derivative"
+                msg = (
+                    f"backward: all outputs must be floating; the output {name!r} is {leaf.dtype}, which has no "
+                    "derivative. Call backward on graph.subgraph(...) with the other outputs"
+                )
                 raise FuncconvError(msg)
     if cotangent is None:
         if any(leaf.shape != batch for leaf in jax.tree.leaves(outputs)):
@@ -48,10 +51,14 @@ def output_cotangents(graph: Any, cotangent: Any, outputs: Sequence[Any], batch:
             for output, array in zip(outputs, given, strict=True)
         ]
     except ValueError as error:
+        # JAX reports a tree of another structure as a ValueError that speaks of its internals.
         if isinstance(error, FuncconvError):
             raise
         expected = jax.tree.unflatten(graph._tree, [shapes(output) for output in outputs])
-        msg = f"backward: the cotangent must be like the outputs, {expected}; got {shapes(cotangent)}"
+        msg = (
+            f"backward: the cotangent must be like the outputs, {expected}; got {shapes(cotangent)}. Pass an array for "
+            "each output, in the same structure"
+        )
         raise FuncconvError(msg) from None
 
 
@@ -60,7 +67,7 @@ def _like(output: Any, cotangent: Any, *, op: str) -> Array:
     if (array.shape, array.dtype) != (output.shape, output.dtype):
         msg = (
             f"{op}: the cotangent of an output {output.dtype}{list(output.shape)} must be like it; "
-            f"got {array.dtype}{list(array.shape)}"
+            f"got {array.dtype}{list(array.shape)}. Cast, reshape or broadcast it"
         )
         raise FuncconvError(msg)
     return array

@@ -39,7 +39,7 @@ def jacobian_by_example(
     """
     batch = batch_axes(graph, xs)
     _entries.check(params, graph._entries)
-    number, variable = number_of(graph, of), _variable(graph, wrt, params)
+    number, variable = number_of(graph, of, "jacobian"), _variable(graph, wrt, params)
     first = len(graph._signature)
     row = graph._rows[number - first] if number >= first else None
     if local:
@@ -80,12 +80,14 @@ def jacobian_by_example(
 def _variable(graph: Any, name: str, params: Params) -> int | _entries.Path:
     """Return the number of a node's value, or the path of parameters."""
     if name in graph.nodes:
-        return number_of(graph, name)
+        return number_of(graph, name, "jacobian")
+    # The prefix distinguishes an entry from a node of the same name, which is found first.
     path = tuple(name.removeprefix("params/").split("/"))
     try:
         _entries.get(params, path)
     except (KeyError, IndexError, TypeError):
-        msg = f"the graph has no node and no parameters {name!r}{suggest(name, (*graph.nodes, *graph.entries))}"
+        known = (*graph.nodes, *graph.entries)
+        msg = f"jacobian: the graph has no node and no parameters {name!r}{suggest(name, known)}"
         raise FuncconvError(msg) from None
     return path
 
@@ -101,5 +103,8 @@ def _own_variable(
         if not isinstance(variable, int) and entry and variable[: len(entry)] == entry:
             return variable[len(entry) :]
     takes = [graph.nodes[i] for i in row.inputs] + ([row.params] if row.params else []) if row else []
-    msg = f"node {of!r} does not take {name!r}; it takes {', '.join(map(repr, takes)) or 'nothing'}"
+    msg = (
+        f"jacobian: with local=True, wrt= must be an input of the node {of!r}, which takes "
+        f"{', '.join(map(repr, takes)) or 'nothing'}; got {name!r}. Leave out local= for the derivative along all paths"
+    )
     raise FuncconvError(msg)

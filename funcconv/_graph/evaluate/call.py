@@ -14,7 +14,8 @@ from .rows import Mode, Run, evaluate
 def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
     """Return how a graph is evaluated with a state, outside of training."""
     if state is None and graph._stateful:
-        msg = f"the graph keeps a state ({', '.join(map('/'.join, graph._stateful))}): give it, state=..."
+        entries = ", ".join(map("/".join, graph._stateful))
+        msg = f"graph: the graph keeps a state ({entries}); got None. Pass state=, such as graph.init_state()"
         raise FuncconvError(msg)
     state = {} if state is None else state
     _entries.check(state, graph._stateful, what="the state")
@@ -35,9 +36,9 @@ def as_function(graph: Any, xs: Sequence[Array], batch: Shape, mode: Mode) -> Ru
     return run
 
 
-def number_of(graph: Any, name: str) -> int:
-    """Return the number of a node's value."""
+def number_of(graph: Any, name: str, method: str) -> int:
+    """Return the number of a node's value; errors begin with the name of the method that needs it."""
     if name not in graph.nodes:
-        msg = f"the graph has no node {name!r}{suggest(name, graph.nodes)}"
+        msg = f"{method}: the graph has no node {name!r}{suggest(name, graph.nodes)}"
         raise FuncconvError(msg)
     return graph.nodes.index(name)  # type: ignore[no-any-return]

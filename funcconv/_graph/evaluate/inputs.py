@@ -27,13 +27,13 @@ def in_order(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> Sequenc
     names = [str(key) for key in (graph.inputs if graph._keys is None else graph._keys)]
     for name in named:
         if name not in names:
-            msg = f"{name!r} is neither an option nor an input of the graph{suggest(name, [*names, *_OPTIONS])}"
+            msg = f"graph: {name!r} is neither an option nor an input of the graph{suggest(name, [*names, *_OPTIONS])}"
             raise _KeywordError(msg)
     if xs or len(named) < len(names):
         msg = (
-            f"the graph takes {wanted_inputs(graph)}, all by position or all by name "
+            f"graph: expected {wanted_inputs(graph)}, all by position or all by name "
             f"({', '.join(f'{name}=...' for name in names)}); got {len(xs)} by position and {sorted(named)} by "
-            "name. An input that is called like an option of the method must be given by position"
+            "name. Pass an input by position if it has the name of an option of the method"
         )
         raise FuncconvError(msg)
     return [named[name] for name in names]
@@ -44,11 +44,16 @@ def input_arrays(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> lis
     xs = in_order(graph, xs, named)
     if graph._keys is not None and len(xs) == 1 and isinstance(xs[0], Mapping):
         if set(xs[0]) != set(graph._keys):
-            msg = f"the graph takes a dict of inputs with the keys {list(graph._keys)}; got {list(xs[0])}"
+            msg = (
+                f"graph: expected a dict of inputs with the keys {list(graph._keys)}; got {list(xs[0])}. Pass an array "
+                "under each of these keys, and no others"
+            )
             raise FuncconvError(msg)
         xs = [xs[0][name] for name in graph._keys]
     if len(xs) != len(graph._signature):
-        msg = f"the graph takes {wanted_inputs(graph)} after the parameters; got {len(xs)}"
+        msg = (
+            f"graph: expected {wanted_inputs(graph)} after the parameters; got {len(xs)}. Pass one array for each input"
+        )
         raise FuncconvError(msg)
     return [as_array("graph", f"input {row.name!r}", x) for row, x in zip(graph._signature, xs, strict=True)]
 
@@ -59,15 +64,18 @@ def batch_axes(graph: Any, xs: Sequence[Array]) -> Shape:
     for (name, shape, _), x in zip(graph._signature, xs, strict=True):
         k = x.ndim - len(shape)
         if k < 0 or x.shape[k:] != shape:
-            given, hint = x.shape[max(k, 0) :], ""
+            given, hint = x.shape[max(k, 0) :], "; batch axes come first, and then exactly these axes"
             if len(shape) > 1 and given == (shape[-1], *shape[:-1]):
                 hint = f"; the channels look first: pass jnp.moveaxis(x, {-len(shape)}, -1)"
             elif len(shape) > 1 and given == (*shape[1:], shape[0]):
                 hint = f"; the channels look last, but are declared first: pass jnp.moveaxis(x, -1, {-len(shape)})"
-            msg = f"input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
+            msg = f"graph: input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
             raise FuncconvError(msg)
         batches[name] = x.shape[:k]
     if len(set(batches.values())) > 1:
-        msg = f"all inputs must have the same batch axes; got {batches}"
+        msg = (
+            f"graph: all inputs must have the same batch axes; got {batches}. Repeat an input with jnp.broadcast_to, "
+            "or map the graph over the others with jax.vmap"
+        )
         raise FuncconvError(msg)
     return next(iter(batches.values()), ())

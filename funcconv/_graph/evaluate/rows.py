@@ -68,6 +68,7 @@ def evaluate(
         append(x)
     for row in rows:
         entry = entry_readers[row.params]()
+        # Folded from the name, so that another random node does not change what this one draws.
         key = fold_in_name(mode.key, row.name) if row.op.random and mode.key is not None else None
         state = states[str(row.params)] if row.op.stateful else None
         operands = (readers[i]() for i in row.inputs)

@@ -16,6 +16,8 @@ from ..name import entries as _entries
 from ..name.flatten import Row
 from .rows import in_node, infer_rows, input_specs, naming_the_node, none_if_it_fails
 
+GIVEN = "as given"  # by the user, in a message about the shapes of parameters
+
 
 def checked_entries(graph: Any, params: Params, xs: Sequence[Array] | None = None) -> list[Any]:
     """Return the entry that each row uses, None where it uses none; refuse entries that do not suit the rows.
@@ -40,6 +42,7 @@ def checked_entries(graph: Any, params: Params, xs: Sequence[Array] | None = Non
         _check_drawn_shapes(graph, uses)
         graph._checked_shapes.add(key)
     if xs is not None:
+        # Only NumPy arrays can have a dtype that JAX does not keep; a `jax.Array` was rounded when it was made.
         if any(type(leaf) is np.ndarray and not is_kept(leaf.dtype) for leaf in leaves):
             _warn_of_narrowing(params)
         if graph._undecided:
@@ -101,14 +104,17 @@ def _shape_error(row: Row, op: Layer, entry: Any, expected: Any, xs: Any) -> str
     except FuncconvError as error:
         return retold(row.name, op, xs, error)
     except Exception:  # of a function of the user's
-        return _other_shapes(row, "as given", entry, expected)
-    return _other_shapes(row, "as given", entry, expected)
+        return _other_shapes(row, GIVEN, entry, expected)
+    return _other_shapes(row, GIVEN, entry, expected)
 
 
 def _other_shapes(row: Row, whose: str, entry: Any, expected: Any) -> str:
+    advice = "Pass arrays of these shapes, such as those of graph.init"
+    if whose != GIVEN:
+        advice = "Give one of the two another entry with params=, or give both inputs with equal channels"
     return (
-        f"node {row.name!r}: the parameters {row.params!r}, {whose}, have shapes {shapes(entry)}, "
-        f"but it needs {shapes(expected)}"
+        f"node {row.name!r}: the parameters {row.params!r} must have shapes {shapes(expected)}; {whose}, they have "
+        f"{shapes(entry)}. {advice}"
     )
 
 

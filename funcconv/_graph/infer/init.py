@@ -11,7 +11,7 @@ from ..._ops.init import fold_in_name
 from ..declare.inference import shapes, spec
 from ..name import entries as _entries
 from ..name.flatten import Row
-from .check_parameters import check_shared_entry, checked_entries
+from .check_parameters import GIVEN, check_shared_entry, checked_entries
 from .rows import input_specs, naming_the_node, row_value
 
 
@@ -70,12 +70,12 @@ def _given_or_drawn(row: Row, path: _entries.Path, key: Array, given: Params, xs
     except KeyError:
         pass
     else:
-        check_shared_entry(row, "as given", entry, xs)
+        check_shared_entry(row, GIVEN, entry, xs)
         return entry
     if not row.op.draws:
         msg = (
-            f"node {row.name!r}: nothing draws its parameters {row.params!r}; give them, "
-            f"graph.init(key, {path[0]}=...), or an init= to the first node that uses them"
+            f"node {row.name!r}: nothing draws its parameters {row.params!r}, and none were given. Pass them, "
+            f"graph.init(key, {path[0]}=...), or pass init= to the first node that uses them"
         )
         raise FuncconvError(msg)
     # One key for each name on the path, so that an entry does not depend on what else is drawn.

@@ -52,7 +52,7 @@ def select(tree: Params, paths: Iterable[Path]) -> dict[str, Any]:
         try:
             put(selected, path, get(tree, path))
         except KeyError:
-            msg = f"the parameters have no entry {'/'.join(path)!r}{_suggest_entry(tree, path)}"
+            msg = f"select: the parameters have no entry {'/'.join(path)!r}{_suggest_entry(tree, path)}"
             raise FuncconvError(msg) from None
     return selected
 
@@ -67,18 +67,23 @@ def _nested(paths: Iterable[Path]) -> dict[str, Any]:
 def _check(tree: Any, known: dict[str, Any], above: Path, what: str, *, partial: bool) -> None:
     if not isinstance(tree, Mapping):
         where = f"the entry {'/'.join(above)!r}" if above else what
-        msg = f"{where} must be a dict with the entries {sorted(known)}; got {type(tree).__name__}"
+        method = "init" if what == "the parameters" else "init_state"
+        msg = (
+            f"graph: {where} must be a dict with the entries {sorted(known)}; got {type(tree).__name__}. Pass a tree "
+            f"like that of graph.{method}"
+        )
         raise FuncconvError(msg)
     for name in tree:
         if name not in known:
-            msg = f"in {what} is an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
+            msg = f"graph: in {what} is an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
             method = "select" if what == "the parameters" else "select_state"
-            msg += suggest(name, known) if partial else f"; graph.{method} leaves such out"
+            msg += suggest(name, known) if partial else f"; graph.{method} leaves it out"
             raise FuncconvError(msg)
     for name, below in known.items():
         if name not in tree:
             if not partial:
-                msg = f"in {what} the entry {'/'.join((*above, name))!r} is missing{_suggest_entry(tree, (name,))}"
+                entry = "/".join((*above, name))
+                msg = f"graph: in {what} the entry {entry!r} is missing{_suggest_entry(tree, (name,))}"
                 raise FuncconvError(msg)
         elif below is not None:
             _check(tree[name], below, (*above, name), what, partial=partial)

@@ -38,7 +38,10 @@ def flatten(
     """Return the rows that the outputs need, the place of each, and the number of every node's value."""
     for i, input_node in enumerate(inputs):
         if any(input_node is other or input_node.name == other.name for other in inputs[:i]):
-            msg = f"two inputs of a graph are called {input_node.name!r}"
+            msg = (
+                f"graph: all inputs must have different names; two are called {input_node.name!r}. Rename one of them, "
+                "or pass one object only once"
+            )
             raise FuncconvError(msg)
     numbers: dict[Node, int] = {input_node: i for i, input_node in enumerate(inputs)}
     nodes: list[Application] = []
@@ -47,7 +50,10 @@ def flatten(
             continue
         if isinstance(node, Input):
             known = ", ".join(repr(input_node.name) for input_node in inputs)
-            msg = f"the outputs depend on the input {node.name!r}, which is not among the graph's inputs: {known}"
+            msg = (
+                f"graph: the outputs depend on the input {node.name!r}, which is not among the graph's inputs: {known}"
+                ". Pass it to fc.Graph as well"
+            )
             raise FuncconvError(msg)
         if isinstance(node, Application):
             numbers[node] = len(numbers)
@@ -74,7 +80,10 @@ def post_order(outputs: Iterable[Node]) -> list[Node]:
             for operand in inputs:
                 if operand in path:
                     cycle = [*list(path)[list(path).index(operand) :], operand]
-                    msg = f"the graph has a cycle: {' needs '.join(map(repr, cycle))}"
+                    msg = (
+                        f"graph: no node may depend on itself; there is a cycle: {' needs '.join(map(repr, cycle))}. "
+                        "Call layers only on nodes that exist already"
+                    )
                     raise FuncconvError(msg)
                 if operand not in done:
                     path[operand] = None
@@ -129,8 +138,9 @@ class _Names:
         """Note where the parameters of a layer are; one layer in two named graphs would be two entries."""
         if self._entries.setdefault(id(node.layer), entry) != entry:
             msg = (
-                f"{node.layer!r} is used in two named graphs, so its parameters would be both "
-                f"{self._entries[id(node.layer)]!r} and {entry!r}"
+                f"graph: a layer must have one entry in the parameters; {node.layer!r} is used in two named graphs, as "
+                f"{self._entries[id(node.layer)]!r} and {entry!r}. Use copy.copy(layer) in one of them, for weights of "
+                "its own, or call one graph twice to share them"
             )
             raise FuncconvError(msg)
 
@@ -139,7 +149,7 @@ class _Names:
         if place.use not in self._uses:
             name = place.graph.name
             if self._graphs.setdefault(name, place.graph) != place.graph:
-                msg = f"two different graphs are called {name!r}"
+                msg = f"graph: nested graphs must have different names; two are called {name!r}. Rename one of them"
                 raise FuncconvError(msg)
             self._uses[place.use] = self._repeated(name, self._graphs[name])
         return self._uses[place.use]
@@ -156,12 +166,14 @@ class _Names:
         """Return `name`, or `name@2` where the same owner (a layer or a graph) has used it."""
         first = self._owner.setdefault(name, owner)
         if first is not owner:
-            msg = f"two nodes are called {name!r}: {first!r} and {owner!r}"
+            msg = f"graph: all nodes must have different names; two are called {name!r}: {first!r} and {owner!r}"
             if isinstance(first, Layer) and isinstance(owner, Layer) and first.parametric and owner.parametric:
                 msg += (
                     ". Two layers have two sets of weights, so give them two names. To share weights, call one layer "
                     f"object twice (layer = {owner!r}; layer(layer(x))), or give both layers params={name!r}"
                 )
+            else:
+                msg += ". Rename one of them"
             raise FuncconvError(msg)
         self._repeats[name] = self._repeats.get(name, 0) + 1
         return name if self._repeats[name] == 1 else f"{name}@{self._repeats[name]}"
@@ -170,9 +182,10 @@ class _Names:
 def check_rows(inputs: Sequence[str], rows: Sequence[Row]) -> None:
     """Refuse names that stand for two nodes, or for an entry and a subtree, in rows that come from elsewhere."""
     names = [*inputs, *(row.name for row in rows)]
+    # To count each name takes quadratic time, so it is done only if some name occurs twice.
     twice = sorted({name for name in names if names.count(name) > 1}) if len(set(names)) < len(names) else []
     if twice:
-        msg = f"two nodes are called {twice[0]!r}"
+        msg = f"graph: all nodes must have different names; two are called {twice[0]!r}. Rename one of them"
         raise FuncconvError(msg)
     _check_entries(rows)
 
@@ -185,5 +198,8 @@ def _check_entries(rows: Sequence[Row]) -> None:
         for i in range(1, len(parts)):
             above = "/".join(parts[:i])
             if above in entries:
-                msg = f"the name {above!r} is both a graph's, with node {name!r}, and that of node {entries[above]!r}"
+                msg = (
+                    f"graph: a name must belong to one graph or one node; {above!r} is a graph with the node {name!r}, "
+                    f"and the entry of the node {entries[above]!r}. Rename one of them"
+                )
                 raise FuncconvError(msg)

@@ -26,12 +26,15 @@ def from_json(kind: type[Same], text: str | bytes) -> Same:
     """Return the network that JSON describes."""
     data = parsed(text)
     if not isinstance(data, dict) or data.get("format") != FORMAT:
-        refuse(f'it must be an object whose "format" is "{FORMAT}"')
+        given = repr(data.get("format")) if isinstance(data, dict) else f"a {type(data).__name__}"
+        refuse(f'its "format" must be "{FORMAT}"; got {given:.100}. Pass what Graph.to_json returned')
+    # In Python 1.0 and True equal 1, but no version is written in this way.
     if data.get("version") != VERSION or type(data["version"]) is not int:
-        refuse(f"its version is {data.get('version')!r}, and {VERSION} is what is read here")
+        refuse(f"its version must be {VERSION}; got {data.get('version')!r}. Read it with the funcconv that wrote it")
     written = data.pop("hash", None)  # files of earlier versions have none
     try:
         graph = _network(kind, data, 0)
+    # A damaged file can fail anywhere in `_network`. Each failure becomes one short message.
     except (LookupError, TypeError, ValueError, AttributeError, ArithmeticError, RecursionError) as error:
         if isinstance(error, FuncconvError):
             raise
@@ -55,7 +58,7 @@ def _network(kind: type[Same], data: Any, depth: int) -> Same:
     signature = tuple(InputRow(input_node.name, input_node.shape, input_node.dtype) for input_node in inputs)
     keys = None if data["input_keys"] is None else tuple(_strings(data["input_keys"]))
     if keys is not None and len(keys) != len(inputs):
-        refuse(f"there are {len(inputs)} inputs and {len(keys)} keys for them")
+        refuse(f"it must have one key for each of its {len(inputs)} inputs; got {len(keys)}")
     nested = [_network(kind, entry, depth + 1) for entry in _list(data["graphs"])]
     uses: dict[Any, object] = {}
     layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
@@ -77,7 +80,7 @@ def _network(kind: type[Same], data: Any, depth: int) -> Same:
     tree = _read_structure(data["outputs"], count, 0)
     results, structure = jax.tree.flatten(tree)
     if not results:
-        refuse("it has no outputs")
+        refuse("it must have at least one output; got none")
     if data["name"] is not None:
         _strings([data["name"]])
         check_name(data["name"])
@@ -118,12 +121,13 @@ def _read_layer(data: Any, depth: int) -> Layer:
     kinds = {kind.__name__: kind for kind in _subclasses(Layer)}
     name, options = data["layer"], data["options"]
     if not isinstance(name, str) or name not in kinds:
-        msg = f"there is no layer {name!r}{suggest(name, [kind for kind in kinds if kind[0] != '_'])}"
+        public = [kind for kind in kinds if kind[0] != "_"]
+        msg = f"there is no layer {name!r}{suggest(name, public)}. Import the module of a layer of your own first"
         raise FuncconvError(msg)
     kind = kinds[name]
     known = {field.name for field in fields(kind) if field.init}
     if not isinstance(options, dict) or set(options) - known:
-        msg = f"{name} has no options {sorted(set(options) - known)}"
+        msg = f"{name} has no options {sorted(set(options) - known)}; known are {', '.join(sorted(known))}"
         raise FuncconvError(msg)
     layer: Layer = kind(**{key: _read(value, depth + 1) for key, value in options.items()})
     return layer
@@ -141,7 +145,7 @@ def _read(data: Any, depth: int) -> Any:
     ((what, inside),) = data.items()
     reader = _READERS.get(what)
     if reader is None:
-        msg = f"there is no value of the kind {what!r}"
+        msg = f"there is no value of the kind {what!r}{suggest(what, _READERS)}"
         raise FuncconvError(msg)
     return reader(inside, depth + 1)
 
@@ -150,7 +154,7 @@ def _read_partial(data: Any, depth: int) -> Any:
     function, args, options = data
     op = _read(function, depth)
     if not callable(op):
-        msg = f"a partial application of {op!r}, which is no function"
+        msg = f"a partial application must have a function; got {op!r}"
         raise FuncconvError(msg)
     return partial(op, *_read(args, depth), **{key: _read(value, depth) for key, value in options.items()})
 
@@ -208,5 +212,5 @@ def _number(data: Any, below: int, where: str) -> int:
 def _dtype(data: Any) -> Any:
     """Return a dtype by its name; NumPy would take a name for an array of any size, too."""
     if data is not None and (not isinstance(data, str) or not hasattr(jnp, data)):
-        refuse(f"there is no dtype {str(data)[:100]!r}")
+        refuse(f"a dtype must be a name such as 'float32'; got {str(data)[:100]!r}")
     return None if data is None else jnp.dtype(data)

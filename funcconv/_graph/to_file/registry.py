@@ -33,8 +33,14 @@ def register_op(name: str, op: Callable[..., Any]) -> None:
         >>> fc.Graph.from_json(graph.to_json()) == graph
         True
     """
-    if not isinstance(name, str) or not callable(op) or _BY_NAME.setdefault(name, op) is not op:
-        msg = f"register_op: {name!r} is the name of {_BY_NAME.get(name)!r}, and cannot be that of {op!r}"
+    if not isinstance(name, str) or not callable(op):
+        msg = f"register_op: expected a name and a function; got {name!r} and {op!r}. Write register_op(name, op)"
+        raise FuncconvError(msg)
+    if _BY_NAME.setdefault(name, op) is not op:
+        msg = (
+            f"register_op: {name!r} is the name of {_BY_NAME[name]!r}, and cannot be that of {op!r}. Choose another "
+            "name, such as one that begins with the name of your package"
+        )
         raise FuncconvError(msg)
     _NAMES.setdefault(op, name)
 

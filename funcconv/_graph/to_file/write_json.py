@@ -68,7 +68,10 @@ def _structure(tree: Any) -> Any:
         return {type(tree).__name__: [_structure(part) for part in tree]}
     if type(tree) is dict and all(isinstance(key, str) for key in tree):
         return {"dict": {key: _structure(part) for key, part in tree.items()}}
-    msg = f"to_json: the outputs must be a node, or tuples, lists and dicts of nodes; got a {type(tree).__name__}"
+    msg = (
+        f"to_json: the outputs must be a node, or tuples, lists and dicts of nodes; got a {type(tree).__name__}. "
+        "Declare the graph with one of these"
+    )
     raise FuncconvError(msg)
 
 
@@ -96,6 +99,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, int | np.integer):
         return int(value)
     if isinstance(value, float | np.floating):
+        # JSON has no infinity and no NaN.
         return float(value) if math.isfinite(value) else {"float": str(float(value))}
     if isinstance(value, complex):
         return {"complex": [_value(value.real), _value(value.imag)]}
@@ -118,5 +122,7 @@ def _value(value: Any) -> Any:
     if isinstance(value, type(jnp.float32)):  # which is an object of its own
         return {"dtype": str(jnp.dtype(value))}
     hint = "; fc.register_op gives a function a name, under which whoever reads it must have registered it too"
-    msg = f"{value!r} cannot be written{hint if callable(value) else ''}"
+    if not callable(value):
+        hint = "; options can be numbers, texts, dtypes, layers, named functions, and tuples of them"
+    msg = f"{value!r} cannot be written{hint}"
     raise FuncconvError(msg)

@@ -201,7 +201,7 @@ class Graph(NetworkWithParts):
         """
         arrays = input_arrays(self, xs, named)
         run = as_function(self, arrays, batch_axes(self, arrays), mode_of(self, state))
-        number = number_of(self, at)
+        number = number_of(self, at, "continuation")
 
         def rest(value: Any) -> Any:
             values = run(params, {number: lambda _: value})
@@ -248,10 +248,10 @@ class Graph(NetworkWithParts):
         Example:
             >>> import funcconv as fc
             >>> try:
-            ...     fc.Graph.from_json('{"format": "something else"}')
+            ...     fc.Graph.from_json('{"format": "other"}')
             ... except fc.FuncconvError as error:
             ...     print(error)
-            from_json: it must be an object whose "format" is "funcconv graph"
+            from_json: its "format" must be "funcconv graph"; got 'other'. Pass what Graph.to_json returned
         """
         return from_json(cls, text)
 

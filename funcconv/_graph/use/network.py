@@ -114,12 +114,15 @@ class Network(GraphStructure):
         if any(isinstance(arg, Node) for arg in (*args, *named.values())):
             return repeat_on_nodes(self, in_order(self, args, named))
         if not args:
-            msg = f"a graph is called as graph(params, *xs), with {wanted_inputs(self)}"
+            msg = (
+                f"graph: expected the parameters and {wanted_inputs(self)}; got nothing. Call graph(params, *xs), "
+                "where params come from graph.init"
+            )
             raise FuncconvError(msg)
         params, *xs = args
         if self._stateful:
             entries = ", ".join(map("/".join, self._stateful))
-            msg = f"the graph keeps a state ({entries}): call graph.apply(params, state, *xs)"
+            msg = f"graph: the graph keeps a state ({entries}); got none. Call graph.apply(params, state, *xs)"
             raise FuncconvError(msg)
         values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, {}))
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results])

@@ -32,9 +32,11 @@ class GraphStructure:
         declared, keys = _declared(inputs)
         leaves, tree = jax.tree.flatten(outputs, is_leaf=lambda leaf: isinstance(leaf, Node))
         if not leaves or not all(isinstance(leaf, Node) for leaf in leaves):
-            msg = f"the outputs of a graph must be a node, or a tuple, list or dict of nodes; got {outputs!r}"
+            msg = f"graph: the outputs must be a node, or a tuple, list or dict of nodes; got {outputs!r}"
             if any(isinstance(leaf, Layer) or getattr(leaf, "takes_nodes", False) for leaf in leaves):
                 msg += ". Call a layer on nodes, or on nothing if its function takes only parameters"
+            else:
+                msg += ". Nodes are what layers return when you call them on an fc.Input"
             raise FuncconvError(msg)
         check_name(name)
         rows, places, numbers = flatten(declared, leaves)
@@ -67,6 +69,7 @@ class GraphStructure:
         stateful = (path for row, path in zip(rows, self._paths, strict=True) if row.op.stateful and path)
         self._stateful = tuple(dict.fromkeys(stateful))
         self._value = (signature, keys, rows, results, tree, name)
+        # A graph is a static argument of `jax.jit`, which hashes it at every call.
         self._hash = hash(self._value)
         self._undecided = any(row.op.undecided for row in rows)
         self._checked_shapes: set[Any] = set()  # of parameters, so that each call does not infer shapes again
@@ -168,6 +171,9 @@ def _declared(inputs: Any) -> tuple[list[Input], tuple[Any, ...] | None]:
     declared = list(inputs) if isinstance(inputs, tuple | list) else [inputs]
     for node in declared:
         if not isinstance(node, Input):
-            msg = f"the inputs of a graph must be an fc.Input, a tuple or a dict of them; got {node!r}"
+            msg = (
+                f"graph: the inputs must be an fc.Input, or a tuple or dict of them; got {node!r}. Declare one with "
+                "fc.Input(name, shape)"
+            )
             raise FuncconvError(msg)
     return declared, keys

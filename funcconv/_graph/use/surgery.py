@@ -21,7 +21,9 @@ def repeat_on_nodes(graph: Any, nodes: Sequence[Node]) -> Any:
     """Repeat the rows as nodes of the graph that is being declared."""
     check_nodes(graph, nodes)
     if len(nodes) != len(graph._signature):
-        msg = f"the graph takes {wanted_inputs(graph)}; it was called on {len(nodes)} nodes"
+        msg = (
+            f"graph: expected {wanted_inputs(graph)}; it was called on {len(nodes)} nodes. Pass one node for each input"
+        )
         raise FuncconvError(msg)
     values: list[Node] = list(nodes)
     uses: dict[Any, object] = {}  # this use of the graph, or for each use of a graph within, one of its own
@@ -44,7 +46,7 @@ def subgraph(graph: Same, names: Sequence[str]) -> Same:
     known = {name: i for i, name in enumerate(graph.nodes)}
     for name in names:
         if name not in known:
-            msg = f"the graph has no node {name!r}{suggest(name, [*nested, *known])}"
+            msg = f"subgraph: the graph has no node {name!r}{suggest(name, [*nested, *known])}"
             raise FuncconvError(msg)
     results = [known[name] for name in names]
     return _part(graph, results, jax.tree.structure(names[0] if len(names) == 1 else tuple(names)))

@@ -72,7 +72,5 @@ def _with_common_factors(translation: Translation, x: Tensor, operands: Sequence
             if not y.is_unit(axis)
         }
         if len(divided) > 1:
-            if BATCH in x.axes[axis] or any(BATCH in y.axes[axis] for y in operands):
-                translation.refuse(f"operands whose axis {axis} has the batch and sizes {sorted(divided)}")
-            x = translation.simple(x, axis)
+            x = translation.one_factor(x, axis)
     return x

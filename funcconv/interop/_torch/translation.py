@@ -75,13 +75,27 @@ class Translation(Rows):
 
     def simple(self, x: Tensor, axis: int) -> Tensor:
         """Store a tensor so that one of PyTorch's axes is one stored axis; the others keep their order, if possible."""
-        if len(x.axes[axis]) == 1 and x.axes[axis] != (BATCH,):
-            return x
         if axis == x.batch_axis:
             self.refuse(f"along the axis {axis}, which is that of the batch")
+        if len(x.axes[axis]) == 1:
+            return x
         others = [i for i in range(x.rank) if i not in (axis, x.batch_axis)]
         first = {i: min(x.factors(i), default=len(x.sizes)) for i in (*others, axis)}
         return self.stored(x, sorted((*others, axis), key=lambda i: first[i]))
+
+    def one_factor(self, x: Tensor, axis: int) -> Tensor:
+        """Store a tensor so that one of PyTorch's axes is one stored axis, beside the batch if it has it."""
+        if axis != x.batch_axis:
+            return self.simple(x, axis)
+        factors = x.factors(axis)
+        if len(factors) < 2:
+            return x
+        if x.axes[axis][0] != BATCH:
+            self.refuse(f"the batch is merged with axes before it, in the axis {axis}")
+        others = [i for i in range(len(x.sizes)) if i not in factors]
+        number = {i: k + 1 for k, i in enumerate(others)}
+        axes = [tuple(number[i] for i in part) if k != axis else (BATCH, 0) for k, part in enumerate(x.axes)]
+        return self.arranged(x, [factors, *([i] for i in others)], tuple(axes))
 
     def axis(self, x: Tensor, dim: int) -> int:
         """Return an axis of PyTorch as a number from 0."""

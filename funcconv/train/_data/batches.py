@@ -54,7 +54,7 @@ class Batches(Iterator[Any]):
     def seek(self, position: int) -> "Batches":
         """Go to a batch by its number from the beginning, and return self."""
         if position < 0:
-            msg = f"batches: a position must not be negative; got {position}"
+            msg = f"batches: a position must not be negative; got {position}. Pass the number of a batch, from 0"
             raise FuncconvError(msg)
         self.position = position
         self._ahead.clear()
@@ -170,7 +170,10 @@ def batches(
     lengths = {np.shape(array)[:1] for array in jax.tree.leaves(arrays)}
     if len(lengths) != 1 or not min(lengths):
         shapes = ", ".join(str(np.shape(array)) for array in jax.tree.leaves(arrays))
-        msg = f"batches: the arrays must have one length, (examples, ...); their shapes are {shapes or 'none'}"
+        msg = (
+            f"batches: the arrays must have one length, (examples, ...); their shapes are {shapes or 'none'}. "
+            "Cut the longer ones"
+        )
         raise FuncconvError(msg)
     ((count,),) = lengths
     if shard is None:

@@ -48,14 +48,17 @@ def read_idx(path: str | os.PathLike[str]) -> np.ndarray:
             with gzip.open(file) if gzipped else file as content:
                 return _read(path, cast("BinaryIO", content))
     except (OSError, EOFError, zlib.error) as error:
-        msg = f"read_idx: {path} cannot be read: {error}"
+        msg = f"read_idx: {path} cannot be read: {error}. Check the path, or get the file again"
         raise FuncconvError(msg) from None
 
 
 def _read(path: Path, file: BinaryIO) -> np.ndarray:
     head = file.read(4)
     if len(head) < 4 or head[:2] != b"\0\0" or head[2] not in _TYPES:
-        msg = f"read_idx: {path} is not in the IDX format: it begins with {head.hex(' ') or 'nothing'}"
+        msg = (
+            f"read_idx: {path} is not in the IDX format: it begins with {head.hex(' ') or 'nothing'}. "
+            "Get the file again"
+        )
         raise FuncconvError(msg)
     dtype, sizes = np.dtype(_TYPES[head[2]]), file.read(4 * head[3])
     shape = np.frombuffer(sizes[: len(sizes) // 4 * 4], ">u4").tolist()
@@ -68,6 +71,7 @@ def _read(path: Path, file: BinaryIO) -> np.ndarray:
         many = "more" if len(content) > expected else len(content)
         msg = (
             f"read_idx: {path} is damaged: its header promises {expected} bytes for shape {tuple(shape)}, it has {many}"
+            ". Get the file again"
         )
         raise FuncconvError(msg)
     # JAX takes native byte order only.

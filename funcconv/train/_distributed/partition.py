@@ -98,7 +98,10 @@ def check_batch(batch: Any, parts: int, mesh: Mesh | None) -> None:
     listed = ", ".join(f"{name}: {shape}" for name, shape in shapes.items())
     sizes = {shape[0] for shape in shapes.values()}
     if parts > 1 and (len(sizes) != 1 or min(sizes) % parts):
-        msg = f"train: a batch of {sorted(sizes)} cannot be cut into {parts} equal parts; its shapes are {listed}"
+        msg = (
+            f"train: a batch of {sorted(sizes)} cannot be cut into {parts} equal parts; its shapes are {listed}. "
+            f"Take a multiple of {parts} examples"
+        )
         raise FuncconvError(msg)
     if mesh is None:
         return
@@ -181,14 +184,18 @@ def _from_each_process(leaf: Any, sharding: NamedSharding) -> Any:
 
 def _check(name: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> None:
     if len(spec) > len(shape):
-        msg = f"train: {name!r} has shape {tuple(shape)}, which has fewer axes than {spec}"
+        msg = (
+            f"train: {name!r} has shape {tuple(shape)}, which has fewer axes than {spec}. "
+            "Name at most one axis of the mesh for each of its axes"
+        )
         raise FuncconvError(msg)
     entries = [axis if isinstance(axis, tuple) else (axis,) for axis in spec]
     axis_names = [axis_name for axis in entries for axis_name in axis if axis_name is not None]
     for axis_name in axis_names:
         if axis_name not in mesh.shape:
             msg = (
-                f"train: partition spreads {name!r} over {axis_name!r}, but the axes of the mesh are {mesh.axis_names}"
+                f"train: partition spreads {name!r} over {axis_name!r}, but the axes of the mesh are "
+                f"{mesh.axis_names}. Name one of these"
             )
             raise FuncconvError(msg)
         if axis_names.count(axis_name) > 1:
@@ -199,5 +206,6 @@ def _check(name: str, shape: Sequence[int], spec: PartitionSpec, mesh: Mesh) -> 
         if size % parts:
             msg = (
                 f"train: {name!r} has shape {tuple(shape)}, of which {size} cannot be cut into {parts} parts, as {spec}"
+                ". Spread another axis, or choose a size that is a multiple"
             )
             raise FuncconvError(msg)

@@ -183,7 +183,9 @@ class LogFile:
             _write(file, data)
 
     def _failure(self, error: OSError) -> FuncconvError:
-        return FuncconvError(f"train: the log {self.path} cannot be read or written: {error}")
+        return FuncconvError(
+            f"train: the log {self.path} cannot be read or written: {error}. Pass the path of another file"
+        )
 
 
 def _write(file: io.FileIO, data: bytes) -> None:

@@ -30,7 +30,7 @@ def listed(log: Any) -> list[Any]:
             # Two names of one file would write each record twice.
             path = os.path.realpath(checked_path("train: log", item, wants="file"))
             if path in paths:
-                msg = f"train: log names one file twice: {item}"
+                msg = f"train: log names one file twice: {item}. Name it once"
                 raise FuncconvError(msg)
             paths.add(path)
         elif not callable(item):

@@ -23,11 +23,11 @@ def numbers_of(returned: Any) -> dict[str, Number]:
         FuncconvError: if it is anything else. The message names the wrong entry.
     """
     if not isinstance(returned, Mapping):
-        msg = f"{_EXPECTED}; got {type(returned).__name__}"
+        msg = f"{_EXPECTED}; got {type(returned).__name__}. Write for example {{'accuracy': ...}}"
         raise FuncconvError(msg)
     for name in returned:
         if not isinstance(name, str):
-            msg = f"{_EXPECTED}, whose names are strings; got the name {name!r}"
+            msg = f"{_EXPECTED}, whose names are strings; got the name {name!r}. Write str(name)"
             raise FuncconvError(msg)
     return {name: _number(name, value) for name, value in returned.items()}
 
@@ -44,7 +44,7 @@ def monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
 def _number(name: str, value: Any) -> float:
     shape = getattr(value, "shape", ())
     if shape != ():
-        msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}"
+        msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}. Return its mean"
         raise FuncconvError(msg)
     # NumPy's scalars include complex numbers and dates, so their dtype decides.
     if isinstance(value, np.generic) or not isinstance(value, numbers.Real):
@@ -52,16 +52,16 @@ def _number(name: str, value: Any) -> float:
         try:
             array = np.asarray(value)
         except (TypeError, ValueError) as error:
-            msg = f"{_EXPECTED}; {name!r} is {kind}"
+            msg = f"{_EXPECTED}; {name!r} is {kind}. Convert it with float(...)"
             raise FuncconvError(msg) from error
         if array.shape != () or not _is_real(array.dtype):
-            msg = f"{_EXPECTED}; {name!r} is {kind}"
+            msg = f"{_EXPECTED}; {name!r} is {kind}. Convert it with float(...)"
             raise FuncconvError(msg)
         value = array
     try:
         return float(value)
     except OverflowError as error:
-        msg = f"{_EXPECTED}; {name!r} is larger than any float64"
+        msg = f"{_EXPECTED}; {name!r} is larger than any float64. Rescale it"
         raise FuncconvError(msg) from error
 
 

@@ -25,7 +25,10 @@ def check_signature(loss: Callable[..., Any]) -> None:
         signature.bind(None, None, key=None, state=None)
     except TypeError as error:
         name = getattr(loss, "__name__", type(loss).__name__)
-        msg = f"train: the loss is called as {_SIGNATURE}; {name}{signature} does not fit: {error}"
+        msg = (
+            f"train: the loss is called as {_SIGNATURE}; {name}{signature} does not fit: {error}. Give it these "
+            "parameters, or wrap it in a function that has them"
+        )
         raise FuncconvError(msg) from None
 
 
@@ -34,7 +37,10 @@ def value_and_metrics(returned: Any, *, has_aux: bool) -> tuple[Array, dict[str,
     metrics: Any = {}
     if has_aux:
         if not (isinstance(returned, tuple | list) and len(returned) == 2 and isinstance(returned[1], Mapping)):
-            msg = f"train: with has_aux=True {_SIGNATURE} must return a scalar and a dict; got {_described(returned)}"
+            msg = (
+                f"train: with has_aux=True {_SIGNATURE} must return a scalar and a dict; got {_described(returned)}. "
+                "Return (loss, {}) if there are no metrics"
+            )
             raise FuncconvError(msg)
         returned, metrics = returned
     elif isinstance(returned, tuple | list):
@@ -56,7 +62,10 @@ def value_and_metrics(returned: Any, *, has_aux: bool) -> tuple[Array, dict[str,
             msg = f"train: the loss returned a metric {name!r}, which the step or `fit` reports itself; rename it"
             raise FuncconvError(msg)
         if name != "state" and not all(map(_is_array, jax.tree.leaves(metric))):
-            msg = f"train: the metrics of the loss must be numbers; {name!r} is {_described(metric)}"
+            msg = (
+                f"train: the metrics of the loss must be numbers; {name!r} is {_described(metric)}. "
+                "Leave it out, or return numbers"
+            )
             raise FuncconvError(msg)
     return jnp.asarray(returned), dict(metrics)
 
@@ -67,7 +76,7 @@ def check_state(old: Any, new: Any) -> None:
     if structures[0] != structures[1]:
         msg = (
             f'train: the loss must return a "state" with the entries that it was given, {structures[0]}; '
-            f"got {structures[1]}"
+            f"got {structures[1]}. Return the state that graph.apply returned"
         )
         raise FuncconvError(msg)
     for (path, old_leaf), new_leaf in zip(jax.tree.leaves_with_path(old), jax.tree.leaves(new), strict=True):
@@ -75,7 +84,7 @@ def check_state(old: Any, new: Any) -> None:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
             msg = (
                 f'train: the loss must return a "state" with the shapes and dtypes that it was given; '
-                f"{name!r} was {_described(old_leaf)}, got {_described(new_leaf)}"
+                f"{name!r} was {_described(old_leaf)}; got {_described(new_leaf)}. Cast or reshape it to the old one"
             )
             raise FuncconvError(msg)
 

@@ -104,7 +104,7 @@ def _with_common_factors(translation: Translation, inputs: Sequence[str], operan
         if len(divided) > 1:
             for n, axis in places:
                 if not result[n].is_unit(axis):
-                    result[n] = translation.simple(result[n], axis)
+                    result[n] = translation.one_factor(result[n], axis)
     return result
 
 

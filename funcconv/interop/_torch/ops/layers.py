@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from ...._common.dtypes import in_wide
 from ...._common.types import Array, Number
