@@ -25,7 +25,7 @@ from .tensors import Weight
 from .translation import PendingRow, Translation
 from .weighted import WithWeights
 
-_UNUSED = "unused"  # the entry in the state for weights that the program does not use
+_UNUSED = "unused"  # the entry for weights that the program does not use
 
 
 class Entries:
@@ -208,7 +208,7 @@ class Entries:
                     put(state, tuple(row.params.split("/")), {})
         for name, (entry, path, order) in self._places.items():
             array = as_numpy(self._tensors[name])
-            tree = state if entry == self._unused or self._program.kinds[name] != "param" else params
+            tree = params if self._program.kinds[name] == "param" else state
             whole_path = f"{entry}/{path}" if path else entry
             put(tree, tuple(whole_path.split("/")), copied(np.transpose(array, order) if order else array))
         return params, state
@@ -220,6 +220,7 @@ class Entries:
         """
         names = {id(tensor): name for name, tensor in self._program.tensors.items() if name in self._places}
         arrays, aliases = [], []
+        parameters = {name for name, _ in self._program.module.named_parameters(remove_duplicate=False)}
         self._unused = _UNUSED
         while any(entry.partition("/")[0] == self._unused for entry, _, _ in self._places.values()):
             self._unused += "_"
@@ -232,7 +233,9 @@ class Entries:
             elif name not in self._places:
                 dtype = jnp.dtype(str(tensor.dtype).removeprefix("torch."))
                 kept = None if jnp.issubdtype(dtype, jnp.inexact) else dtype
-                arrays.append((name.replace(".", "/"), tuple(tensor.shape), kept, "buffer", name))
+                kind = "param" if name in parameters else "buffer"
+                arrays.append((name.replace(".", "/"), tuple(tensor.shape), kept, kind, name))
+                self._program.kinds[name] = kind
                 self._places[name] = (self._unused, name.replace(".", "/"), ())
                 self._tensors[name] = tensor
         root = self._root if self._root in self._layers else ""

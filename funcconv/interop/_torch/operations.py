@@ -1,6 +1,7 @@
 """The operations of a PyTorch program, translated one after the other."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -99,7 +100,7 @@ def _placeholder(translation: Translation, signature: list[InputRow], *, channel
     operation, program = translation.operation, translation.program
     if operation.name in program.targets:
         name = program.targets[operation.name]
-        return whole(Weight(tensor=name), tuple(program.tensors[name].shape), None)
+        return replace(whole(Weight(tensor=name), tuple(program.tensors[name].shape), None), dtype=translation.dtype())
     shape = translation.shape()
     sizes = tuple(dim.size for dim in shape[1:])
     dtype = translation.dtype()
@@ -112,8 +113,8 @@ def _placeholder(translation: Translation, signature: list[InputRow], *, channel
         if len(sizes) > 1:  # given with the channels last
             axes = ((BATCH,), (len(sizes) - 1,), *((i,) for i in range(len(sizes) - 1)))
             sizes = (*sizes[1:], sizes[0])
-        return Tensor(number, sizes, axes)
-    return whole(number, sizes, 0)
+        return Tensor(number, sizes, axes, dtype)
+    return replace(whole(number, sizes, 0), dtype=dtype)
 
 
 def _attribute(translation: Translation, value: Any) -> Any:
@@ -144,4 +145,13 @@ def _call(translation: Translation, in_place: InPlace) -> Any:
         if isinstance(error, FuncconvError):
             raise
         translation.refuse(f"with these arguments: {type(error).__name__}: {error}")
-    return in_place.after(operation, value)
+    return in_place.after(operation, _with_dtypes(translation, value, operation.meta.get("val")))
+
+
+def _with_dtypes(translation: Translation, value: Any, described: Any) -> Any:
+    """Return a result, or several, with the dtypes that the exported program says."""
+    if isinstance(value, Tensor):
+        return replace(value, dtype=translation.dtype(described))
+    if isinstance(value, list | tuple) and isinstance(described, list | tuple):
+        return type(value)(_with_dtypes(translation, *pair) for pair in zip(value, described, strict=True))
+    return value

@@ -79,7 +79,7 @@ def _has_whole_names(layout: TorchLayout, entry: str) -> bool:
 
 def _names(array: TorchArray, modules: Mapping[str, Sequence[str]]) -> list[str]:
     if array.is_whole_name:
-        return [array.name] if array.stored else []
+        return [array.name]
     return [f"{module}.{array.name}" if module else array.name for module in modules.get(array.entry, ())]
 
 

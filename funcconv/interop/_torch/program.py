@@ -1,5 +1,6 @@
 """The operations of a PyTorch module, as `torch.export` lists them."""
 
+import copy
 import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -120,3 +121,13 @@ def _program(module: Any, program: Any, examples: tuple[Any, ...], outputs: Any)
             kind = "constant"
         targets[spec.arg.name], tensors[target], kinds[target] = target, tensor, kind
     return Program(module, program.graph_module, targets, tensors, kinds, tuple(inputs), examples, outputs)
+
+
+def in_float64(program: Program) -> tuple[Any, Any]:
+    """Return the example and the module's outputs for it in float64, computed by a copy of the module."""
+    import torch
+
+    module = copy.deepcopy(program.module).double().eval()
+    examples = tuple(x.double() if x.is_floating_point() else x for x in program.examples)
+    with torch.no_grad():
+        return examples, module(*(x.clone() for x in examples))

@@ -46,11 +46,13 @@ class Tensor:
         sizes: the sizes of the stored axes, without the batch axis.
         axes: for each of PyTorch's axes, the stored axes whose product it is, the slowest first. `BATCH` is the batch
             axis. An axis of size 1 may consist of none, and a stored axis of size 1 may be in none.
+        dtype: the dtype of its numbers; None for a value that is not the result of an operation.
     """
 
     source: "int | Weight"
     sizes: Shape
     axes: Axes
+    dtype: Any = None
 
     @property
     def rank(self) -> int:

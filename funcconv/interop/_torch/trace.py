@@ -15,7 +15,7 @@ from .._matching import copied
 from .arrays import as_numpy
 from .entries import Entries
 from .operations import translate
-from .program import Program, exported
+from .program import Program, exported, in_float64
 from .tensors import Tensor, Weight
 from .translation import SymbolicSize, Translation
 
@@ -71,11 +71,7 @@ def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Gra
         array = as_numpy(tensor)
         return array if channels_first or array.ndim < 3 else np.moveaxis(array, 1, -1)
 
-    # This program runs once, so that its compilation should be fast, not its code.
-    fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
-    run = jax.jit(graph.apply, compiler_options=fast)
-    outputs, _ = run(params, state, *map(as_own, program.examples))
-    _check_same(outputs, [as_own(tensor) for tensor in _leaves(program.outputs)])
+    _check_same(graph, params, state, program, as_own)
     return graph, params, state
 
 
@@ -156,22 +152,43 @@ def _leaves(output: Any) -> list[Any]:
     return tensors
 
 
-def _check_same(outputs: Any, torch_outputs: Any) -> None:
+def _check_same(graph: Graph, params: Any, state: Any, program: Program, as_own: Callable[[Any], Any]) -> None:
     """Refuse a graph whose results differ from the module's, as if the module draws numbers in evaluation mode."""
-    for output, torch_output in zip(jax.tree.leaves(outputs), torch_outputs, strict=True):
+
+    def differs(trees: Any, examples: Any, torch_outputs: Any) -> str | None:
+        # This program runs once, so that its compilation should be fast, not its code.
+        fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+        outputs, _ = jax.jit(graph.apply, compiler_options=fast)(*trees, *map(as_own, examples))
+        return _difference(jax.tree.leaves(outputs), [as_own(tensor) for tensor in _leaves(torch_outputs)])
+
+    difference = differs((params, state), program.examples, program.outputs)
+    if difference is None:
+        return
+    # A network may enlarge the errors of rounding more than that. In float64 they are too small to be enlarged so much.
+    with jax.enable_x64(True):  # noqa: FBT003
+        examples, outputs = in_float64(program)
+        difference = differs(jax.tree.map(_wide, (params, state)), examples, outputs)
+    if difference is not None:
+        msg = (
+            f"trace_torch: the graph and the module differ {difference}, for the example: the module may draw numbers "
+            "where it is not in training; make it compute the same in every call"
+        )
+        raise FuncconvError(msg)
+
+
+def _wide(leaf: Any) -> Any:
+    return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
+
+
+def _difference(outputs: Any, torch_outputs: Any) -> str | None:
+    """Return how the outputs of graph and module differ; None if by no more than rounding."""
+    for output, torch_output in zip(outputs, torch_outputs, strict=True):
         graph_array, torch_array = np.asarray(output, np.float64), np.asarray(torch_output, np.float64)
         largest = np.abs(torch_array).max(initial=0)
         eps = float(jnp.finfo(output.dtype).eps) if jnp.issubdtype(output.dtype, jnp.inexact) else 0.0  # type: ignore[no-untyped-call]
         bound = _ERROR_MARGIN * eps**0.5 * largest
         if graph_array.shape != torch_array.shape:
-            difference = f"in shape: {graph_array.shape}"
-        elif not np.allclose(graph_array, torch_array, rtol=0, atol=bound, equal_nan=True):
-            difference = f"by {np.abs(graph_array - torch_array).max():.2g}"
-        else:
-            continue
-        msg = (
-            f"trace_torch: the graph and the module differ {difference}, for the example, whose output has shape "
-            f"{torch_array.shape} and values up to {largest:.2g}: the module may draw numbers where it is not in "
-            "training; make it compute the same in every call"
-        )
-        raise FuncconvError(msg)
+            return f"in shape: {graph_array.shape} and {torch_array.shape}"
+        if not np.allclose(graph_array, torch_array, rtol=0, atol=bound, equal_nan=True):
+            return f"by {np.abs(graph_array - torch_array).max():.2g}, where values are up to {largest:.2g}"
+    return None

@@ -78,7 +78,7 @@ def from_torch(
                 msg = "from_torch: a module needs an example of its input, from_torch(graph, module, example)"
                 raise FuncconvError(msg)
             return by_use(graph, source, example)
-        source = source.state_dict()
+        source = {**source.state_dict(), **dict(source.named_buffers())}  # also those that a state dict leaves out
     arrays = {}
     for name, value in source.items():
         try:
@@ -104,6 +104,12 @@ def _own_trees(
         value = arrays.get(first)
         if value is None and array.name in ("bias", COUNTER):
             continue  # a layer may go without a bias, and a counter starts at 0
+        if value is None and not array.stored:
+            msg = (
+                f"from_torch: {first!r} of the graph is a constant of the module, which a state dict does not have: pass "
+                "the module, from_torch(graph, module), or take the entry from the state that trace_torch returned"
+            )
+            raise FuncconvError(msg)
         if value is None:
             msg = f"from_torch: the state dict has no {first!r}, which is {_whole_path(array)!r} of the graph"
             raise FuncconvError(msg)

@@ -2,7 +2,8 @@
 
 import operator
 from collections.abc import Callable
-from functools import partial
+from dataclasses import replace
+from functools import partial, reduce
 from typing import Any
 
 import jax
@@ -98,9 +99,23 @@ def binary(op: Callable[..., Any], translation: Translation, *operands: Any, **o
             return op(a, b)
         x, number, first = (b, a, True) if isinstance(b, Tensor) else (a, b, False)
         return translation.like(WithNumber(op, number, first, type(number)), x)
-    tensors = [x if isinstance(x, Tensor) else _number(translation, x) for x in operands]
+    tensors = _promoted(translation, [x if isinstance(x, Tensor) else _number(translation, x) for x in operands])
     arrays, sizes, axes = aligned(translation, tensors)
     return translation.compute(op, arrays, sizes, axes)
+
+
+def _promoted(translation: Translation, tensors: list[Tensor]) -> list[Tensor]:
+    """Cast operands of several dtypes to one, of which PyTorch's result is, unless that is a bool."""
+    dtypes = {x.dtype for x in tensors if x.dtype is not None and x.dtype != bool}
+    if len(dtypes) < 2:
+        return tensors
+    dtype = translation.dtype()
+    if dtype == bool:
+        dtype = reduce(jnp.promote_types, dtypes)
+    return [
+        x if x.dtype in (None, bool, dtype) else replace(translation.like(ops.cast, x, dtype=dtype), dtype=dtype)
+        for x in tensors
+    ]
 
 
 def _number(translation: Translation, value: Any) -> Tensor:

@@ -19,7 +19,11 @@ def module_of(weights: dict[str, Tensor | None]) -> tuple[str, dict[str, str]] |
     for name, tensor in weights.items():
         if tensor is not None:
             source = tensor.source
-            if not isinstance(source, Weight) or source.op is not None or tensor != whole(source, tensor.sizes, None):
+            if (
+                not isinstance(source, Weight)
+                or source.op is not None
+                or tensor.axes != whole(source, tensor.sizes, None).axes
+            ):
                 return None
             if source.tensor.rpartition(".")[2] != TORCH_NAMES[name.partition("/")[2]]:
                 return None

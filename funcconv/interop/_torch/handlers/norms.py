@@ -43,7 +43,7 @@ def batch_norm(
         if momentum is not None or has_counter:
             layer = BatchNorm(momentum=None if momentum is None else 1 - momentum, **options)
     op = partial(ops.normalized_by, epsilon=eps, has_scale=has_scale)
-    result = apply_layer(translation, op, x, weights, x.sizes, x.axes, layer=layer)
+    result: Tensor = apply_layer(translation, op, x, weights, x.sizes, x.axes, layer=layer)
     row = translation.rows[-1]
     if layer is not None and row.layer is layer and layer.count:
         row.arrays = {**row.arrays, "state/count": counter}

@@ -36,10 +36,13 @@ def max_pool(
 
 
 def max_pool_with_indices(spatial: int, translation: Translation, x: Tensor, *args: Any, **options: Any) -> Any:
-    for user in translation.operation.users:
-        if user.args[1:] != (0,):
-            translation.refuse("indices of a pool")
+    _refuse_indices(translation)
     return (max_pool(spatial, translation, x, *args, **options), None)
+
+
+def _refuse_indices(translation: Translation) -> None:
+    if any(item.args[1] != 0 and item.users for item in translation.operation.users):
+        translation.refuse("the indices of a pool, which a graph does not have; compute without them")
 
 
 def avg_pool(
@@ -84,9 +87,7 @@ def adaptive(reduce: str, spatial: int, translation: Translation, x: Tensor, out
     y = translation.compute(op, (x,), (*x.sizes[: translation.extra(x)], *sizes, x.sizes[-1]), x.axes)
     if not isinstance(value, list | tuple):
         return y
-    for user in translation.operation.users:
-        if user.args[1:] != (0,):
-            translation.refuse("indices of a pool")
+    _refuse_indices(translation)
     return (y, None)
 
 

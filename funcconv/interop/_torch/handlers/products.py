@@ -158,7 +158,7 @@ def attention(
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
-    **dict.fromkeys(("matmul", "bmm", "mm", "mv", "dot"), matmul),
+    **dict.fromkeys(("matmul", "bmm", "mm", "mv", "dot", "vdot"), matmul),
     "einsum": einsum,
     **dict.fromkeys(("addmm", "baddbmm"), addmm),
     "scaled_dot_product_attention": attention,

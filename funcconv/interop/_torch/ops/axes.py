@@ -83,7 +83,8 @@ def indexed(x: Array, *indices: Array, pattern: tuple[Any, ...]) -> Array:
     """Index by arrays, where the pattern is true, and by all entries elsewhere."""
     arrays = iter(indices)
     index = tuple(next(arrays) if is_array else slice(None) for is_array in pattern)
-    return jnp.asarray(x)[index]
+    selected: Array = x[index]
+    return selected
 
 
 def resampled(
