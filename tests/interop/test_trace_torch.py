@@ -356,7 +356,7 @@ def test_what_modules_do_beside_layers(f):
 
 def test_tied_weights_are_one_entry():
     graph, *_ = fc.interop.trace_torch(Odd(lambda m, x: m.conv(x) + m.tied(x)), torch.ones(2, 3, 4, 4))
-    assert graph.entries == ("conv", "unused")
+    assert graph.entries == ("conv",)
 
 
 @pytest.mark.parametrize(
@@ -682,7 +682,7 @@ def test_names_are_the_paths_of_modules():
     module, (x,) = prepared("resnet")
     graph, params, _ = fc.interop.trace_torch(module, x)
     assert graph.entries[:3] == ("0/conv1", "0/norm1", "0/conv2")
-    assert {"0/conv1", "0/norm1", "0/relu", "1/add", "3"} <= set(graph.nodes)
+    assert {"0/conv1", "0/norm1", "0/relu", "1/add", "2"} <= set(graph.nodes)
     assert params["1"]["conv2"]["kernel"].shape == (3, 3, 4, 4)
 
 
@@ -703,19 +703,22 @@ def test_the_cost_is_linear():
         graph, *_ = fc.interop.trace_torch(nn.Sequential(*layers), torch.randn(2, 2, 3, 3))
         return len(graph.rows)
 
-    compilations = []
+    compilations: list[str] = []
     jax.monitoring.register_event_duration_secs_listener(
         lambda event, _, **__: compilations.append(event) if "backend_compile" in event else None
     )
-    assert rows(40) - rows(20) == rows(20) - 2 == 40
+    assert rows(40) - rows(20) == 40
+    # Those that convert arrays, and one for the check.
+    programs = len(compilations)
+    rows(80)
     jax.monitoring.clear_event_listeners()
-    assert len(compilations) <= 3
+    assert len(compilations) - programs < 5
 
 
 REFUSED = [
     (lambda _, x: torch.fft.fft(x).real, r"'aten.fft_fft.default' in the outermost module: it has no counterpart"),
     (lambda _, x: x if x.sum() > 0 else -x, "torch.export cannot export the module"),
-    (lambda _, x: x.flatten(), "the batch"),
+    (lambda _, x: x.flatten(), "its batch in the axis 0; it must be the first axis alone"),
     (lambda _, x: x.mean(0), "it reduces the batch"),
     (lambda _, x: x.permute(1, 0, 2, 3), "an output has its batch in the axis 1"),
     (lambda _, x: x / x.size(0), "computes with the batch size"),
@@ -752,7 +755,26 @@ def test_what_cannot_be_traced_is_told(module, example, said):
         fc.interop.trace_torch(module, example)
 
 
+class DropPath(nn.Module):
+    def __init__(self, p):
+        super().__init__()
+        self.conv, self.p = nn.Conv2d(3, 3, 1), p
+
+    def forward(self, x):
+        y = self.conv(x)
+        if self.training and self.p:
+            y = y * torch.empty(x.shape[0], 1, 1, 1).bernoulli_(1 - self.p)
+        return x + y
+
+
+def test_operations_of_training_alone_are_told():
+    x = torch.randn(2, 3, 4, 4)
+    with pytest.warns(UserWarning, match=r"training mode .*bernoulli in the outermost module.*Evaluation is right"):
+        fc.interop.trace_torch(DropPath(0.5), x)
+    fc.interop.trace_torch(DropPath(0.0), x)  # a warning would be an error
+
+
 def test_init_state_refuses_to_invent_buffers():
     graph, *_ = fc.interop.trace_torch(Calls(FUNCTIONS["buffers"]), torch.ones(2, 3, 6, 6))
-    with pytest.raises(fc.FuncconvError, match=r"buffers .*table.* have the values that the module gives"):
+    with pytest.raises(fc.FuncconvError, match=r"buffers .* have the values that the module gives"):
         graph.init_state()

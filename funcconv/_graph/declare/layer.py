@@ -33,6 +33,7 @@ class Layer:
     parametric: ClassVar[bool] = False
     stateful: ClassVar[bool] = False  # whether it keeps a state beside its parameters, under the same name
     random: ClassVar[bool] = False  # whether it draws in training
+    optional: ClassVar[bool] = False  # whether its entry may be missing, because its value does not depend on it
     arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
 
     def __post_init__(self) -> None:

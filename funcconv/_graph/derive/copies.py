@@ -15,13 +15,14 @@ from ..name import entries as _entries
 def copied_parameters(graph: Any, params: Params) -> dict[str, Any]:
     """Return the parameters of `graph.unshared()`: each use has the entry that it shares."""
     uses = zip(graph._rows, checked_entries(graph, params), strict=True)
-    return _entries.tree_of({row.name: entry for row, entry in uses if row.params})
+    return _entries.tree_of({row.name: entry for row, entry in uses if row.params and entry is not None})
 
 
 def copied_state(graph: Any, state: Mapping[str, Any] | None) -> dict[str, Any]:
     """Return the state of `graph.unshared()`: each use has the entry that it shares."""
     states = mode_of(graph, state).states
-    return _entries.tree_of({row.name: states[str(row.params)] for row in graph._rows if row.op.stateful})
+    rows = (row for row in graph._rows if row.op.stateful and str(row.params) in states)
+    return _entries.tree_of({row.name: states[str(row.params)] for row in rows})
 
 
 def grad_by_use(graph: Any, loss: Callable[[Any], Array]) -> Callable[..., dict[str, Any]]:

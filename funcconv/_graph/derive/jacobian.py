@@ -38,7 +38,7 @@ def jacobian_by_example(
         FuncconvError: if there is no such node or parameter, or the operation at `of` does not take it.
     """
     batch = batch_axes(graph, xs)
-    _entries.check(params, graph._entries)
+    _entries.check(params, graph._entries, optional=graph._optional)
     number, variable = number_of(graph, of, "jacobian"), _variable(graph, wrt, params)
     first = len(graph._signature)
     row = graph._rows[number - first] if number >= first else None

@@ -18,8 +18,9 @@ def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
         msg = f"graph: the graph keeps a state ({entries}); got None. Pass state=, such as graph.init_state()"
         raise FuncconvError(msg)
     state = {} if state is None else state
-    _entries.check(state, graph._stateful, what="the state")
-    return Mode({"/".join(path): _entries.get(state, path) for path in graph._stateful})
+    _entries.check(state, graph._stateful, what="the state", optional=graph._optional)
+    paths = (*graph._stateful, *(path for path in graph._optional if _entries.has(state, path)))
+    return Mode({"/".join(path): _entries.get(state, path) for path in paths})
 
 
 def all_values(graph: Any, params: Params, xs: Sequence[Array], mode: Mode) -> tuple[list[Any], dict[str, Any]]:

@@ -70,7 +70,8 @@ def evaluate(
         entry = entry_readers[row.params]()
         # Folded from the name, so that another random node does not change what this one draws.
         key = fold_in_name(mode.key, row.name) if row.op.random and mode.key is not None else None
-        state = states[str(row.params)] if row.op.stateful else None
+        # The entry of an optional row may be missing, in the parameters and in the state.
+        state = states.get(str(row.params)) if row.op.stateful else None
         operands = (readers[i]() for i in row.inputs)
         try:
             value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
@@ -82,7 +83,7 @@ def evaluate(
         except Exception as error:
             error.add_note(f"in node {row.name!r} of the graph, which is {row.op!r}")
             raise
-        if row.op.stateful:
+        if row.op.stateful and state is not None:
             states[str(row.params)] = state
         append(value)
     return values, states

@@ -33,8 +33,9 @@ def checked_entries(graph: Any, params: Params, xs: Sequence[Array] | None = Non
     Raises:
         FuncconvError: if an entry is missing, unknown or of another shape than its layer draws.
     """
-    _entries.check(params, graph._entries)
-    uses = [_entries.get(params, path) if path else None for path in graph._paths]
+    _entries.check(params, graph._entries, optional=graph._optional)
+    missing = {path for path in graph._optional if not _entries.has(params, path)}
+    uses = [_entries.get(params, path) if path and path not in missing else None for path in graph._paths]
     # Shapes alone are compared, so that a training loop pays for the check once.
     leaves, tree = jax.tree.flatten(uses)
     key = (tree, *map(np.shape, leaves))
@@ -63,6 +64,8 @@ def _check_drawn_shapes(graph: Any, uses: Sequence[Any]) -> None:
     """Refuse parameters of other shapes than the layers draw, as far as these are known."""
     known = infer_rows(graph._rows, input_specs(graph._signature))
     for row, entry, row_shapes in zip(graph._rows, uses, known, strict=True):
+        if entry is None and row.op.optional:
+            continue
         if row_shapes.drawn is not None and not _fits(entry, row_shapes.drawn):
             raise FuncconvError(_shape_error(row, row_shapes.op, entry, row_shapes.drawn, row_shapes.inputs))
 

@@ -17,7 +17,7 @@ from .rows import input_specs, naming_the_node, row_value
 
 def draw_parameters(graph: Any, key: Array, given: Params) -> dict[str, Any]:
     """Return a parameter tree: entries that are given, and those that the layers draw."""
-    _entries.check(given, graph._entries, partial=True)
+    _entries.check(given, graph._entries, partial=True, optional=graph._optional)
     params: dict[str, Any] = {}
     users: dict[Any, str] = {}
     specs = input_specs(graph._signature)

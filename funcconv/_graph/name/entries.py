@@ -40,9 +40,37 @@ def replaced(tree: Any, path: Path, value: Any) -> Any:
     return {**tree, path[0]: replaced(tree[path[0]], path[1:], value)}
 
 
-def check(tree: Params, paths: Iterable[Path], *, what: str = "the parameters", partial: bool = False) -> None:
-    """Raise an error unless a tree has exactly the entries of these paths; a partial one may lack some."""
-    _check(tree, _nested(paths), (), what, partial=partial)
+def check(
+    tree: Params,
+    paths: Iterable[Path],
+    *,
+    what: str = "the parameters",
+    partial: bool = False,
+    optional: Iterable[Path] = (),
+) -> None:
+    """Raise an error unless a tree has exactly the entries of these paths; a partial one may lack some.
+
+    Args:
+        tree: the tree.
+        paths: of its entries.
+        what: what the tree is, for messages.
+        partial: whether any entry may be missing.
+        optional: paths of further entries, each of which may be missing.
+
+    Raises:
+        FuncconvError: if an entry is missing or unknown.
+    """
+    left_out = {path for path in optional if not has(tree, path)}
+    _check(tree, _nested((*paths, *(path for path in optional if path not in left_out))), (), what, partial=partial)
+
+
+def has(tree: Params, path: Path) -> bool:
+    """Return whether a tree has an entry at a path."""
+    try:
+        get(tree, path)
+    except KeyError:
+        return False
+    return True
 
 
 def select(tree: Params, paths: Iterable[Path]) -> dict[str, Any]:

@@ -65,9 +65,12 @@ class GraphStructure:
         self._signature, self._keys, self._rows, self._results = signature, keys, rows, results
         self._tree, self._name, self._places = tree, name, tuple(places)
         self._paths = tuple(tuple(row.params.split("/")) if row.params else None for row in rows)
-        self._entries = tuple(dict.fromkeys(path for path in self._paths if path))
-        stateful = (path for row, path in zip(rows, self._paths, strict=True) if row.op.stateful and path)
-        self._stateful = tuple(dict.fromkeys(stateful))
+        with_entries = [(row, path) for row, path in zip(rows, self._paths, strict=True) if path]
+        self._entries = tuple(dict.fromkeys(path for row, path in with_entries if not row.op.optional))
+        self._stateful = tuple(
+            dict.fromkeys(path for row, path in with_entries if row.op.stateful and not row.op.optional)
+        )
+        self._optional = tuple(dict.fromkeys(path for row, path in with_entries if row.op.optional))
         self._value = (signature, keys, rows, results, tree, name)
         # A graph is a static argument of `jax.jit`, which hashes it at every call.
         self._hash = hash(self._value)

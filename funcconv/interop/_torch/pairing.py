@@ -4,7 +4,6 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
@@ -14,7 +13,8 @@ from .._matching import Entry, entries, side_by_side, trees
 from .._pairing import fitting_pairs, paired
 from .arrays import as_numpy
 from .names import COUNTER, TorchArray, TorchLayout, torch_layout
-from .trace import trace_torch
+from .program import outputs_in_evaluation
+from .trace import differences, leaves_of_outputs, trace_torch
 from .weighted import WithWeights
 
 _SOLUTIONS = (
@@ -22,7 +22,6 @@ _SOLUTIONS = (
     "name the module of each entry, names={entry: module}; or pass pairing='order', if the order of the state dict "
     "is that of first use in the graph"
 )
-_ERROR_MARGIN = 30  # as for a traced module
 
 
 def modules_of_entries(
@@ -268,14 +267,38 @@ def _from_traced(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -
 def _difference(graph: Graph, own: Any, traced: Graph, weights: Any, example: Any) -> str | None:
     """Return how a graph differs from the traced module on the example; None if only by rounding."""
     examples = example if isinstance(example, tuple | list) else (example,)
-    xs = [np.moveaxis(x, 1, -1) if x.ndim > 2 else x for x in map(as_numpy, examples)]
+    xs = [_channels_last(as_numpy(x)) for x in examples]
     results = [jax.tree.leaves(net.apply(*trees, *xs)[0]) for net, trees in ((graph, own), (traced, weights))]
-    if [x.shape for x in results[0]] != [x.shape for x in results[1]]:
-        return f"in the shapes of their results: {[x.shape for x in results[0]]} and {[x.shape for x in results[1]]}"
-    for a, b in zip(*results, strict=True):
-        largest = float(jnp.abs(b).max(initial=0))
-        eps = float(jnp.finfo(b.dtype).eps) if jnp.issubdtype(b.dtype, jnp.inexact) else 0.0  # type: ignore[no-untyped-call]
-        difference = float(jnp.abs(a - b).max(initial=0))
-        if not difference <= _ERROR_MARGIN * eps**0.5 * largest:
-            return f"by {difference:.2g}, where values are up to {largest:.2g}"
-    return None
+    return differences(*results)
+
+
+def _channels_last(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, 1, -1) if array.ndim > 2 else array
+
+
+def check_on_example(graph: Graph, own: Any, module: Any, example: Any, *, is_traced: bool) -> None:
+    """Refuse weights with which a graph does not compute what the module computes.
+
+    Args:
+        graph: the graph; one that was not traced has its channels last.
+        own: its parameters and its state.
+        module: the module.
+        example: an input of the module, or a tuple of them.
+        is_traced: whether the graph was traced from a module.
+
+    Raises:
+        FuncconvError: if the results differ.
+    """
+    examples = example if isinstance(example, tuple | list) else (example,)
+    shapes = [row.shape for row in graph._signature]
+    as_they_are = is_traced and all(tuple(x.shape[1:]) == shape for x, shape in zip(examples, shapes, strict=True))
+    move = (lambda array: array) if as_they_are else _channels_last
+    outputs = outputs_in_evaluation(module, examples)
+    results = jax.tree.leaves(graph.apply(*own, *(move(as_numpy(x)) for x in examples))[0])
+    difference = differences(results, [move(as_numpy(y)) for y in leaves_of_outputs(outputs)])
+    if difference is not None:
+        msg = (
+            f"from_torch: with these weights, graph and module differ {difference}: is each entry paired with its "
+            "module? Without names=, a module and an example are paired by use"
+        )
+        raise FuncconvError(msg)

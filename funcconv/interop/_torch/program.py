@@ -8,6 +8,7 @@ from typing import Any
 
 from ..._common.errors import FuncconvError
 from ..._common.optional_packages import needs
+from .training import warn_of_training_code
 
 
 @dataclass(frozen=True)
@@ -56,10 +57,14 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
     inputs = tuple(torch.cat([x, x]) if len(x) == 1 else x.clone() for x in examples)
     batch = torch.export.Dim("batch", min=1)
     try:
+        dynamic = _dynamic(module, inputs, batch)
         module.eval()
         with torch.no_grad():
             outputs = module(*(x.clone() for x in inputs))
-        program = torch.export.export(module, inputs, dynamic_shapes=_dynamic(module, inputs, batch), strict=False)
+        program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+        warn_of_training_code(
+            module, program, lambda: torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+        )
     except Exception as error:  # PyTorch and the module may raise anything
         text = " ".join(str(error).split())[:300]
         msg = (
@@ -131,3 +136,16 @@ def in_float64(program: Program) -> tuple[Any, Any]:
     examples = tuple(x.double() if x.is_floating_point() else x for x in program.examples)
     with torch.no_grad():
         return examples, module(*(x.clone() for x in examples))
+
+
+def outputs_in_evaluation(module: Any, examples: Sequence[Any]) -> Any:
+    """Return the outputs of a module in evaluation mode; its own mode is left as it is."""
+    import torch
+
+    training = {part: part.training for part in module.modules()}
+    try:
+        with torch.no_grad():
+            return module.eval()(*(x.clone() for x in examples))
+    finally:
+        for part, mode in training.items():
+            part.training = mode

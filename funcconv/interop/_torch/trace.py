@@ -134,7 +134,7 @@ def _structure(output: Any, next_leaf: Callable[[], Any]) -> Any:
     return next_leaf()
 
 
-def _leaves(output: Any) -> list[Any]:
+def leaves_of_outputs(output: Any) -> list[Any]:
     """Return the tensors of the module's output, in the order of the graph's."""
     tensors: list[Any] = []
 
@@ -159,7 +159,7 @@ def _check_same(graph: Graph, params: Any, state: Any, program: Program, as_own:
         # This program runs once, so that its compilation should be fast, not its code.
         fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         outputs, _ = jax.jit(graph.apply, compiler_options=fast)(*trees, *map(as_own, examples))
-        return _difference(jax.tree.leaves(outputs), [as_own(tensor) for tensor in _leaves(torch_outputs)])
+        return differences(jax.tree.leaves(outputs), [as_own(tensor) for tensor in leaves_of_outputs(torch_outputs)])
 
     difference = differs((params, state), program.examples, program.outputs)
     if difference is None:
@@ -180,7 +180,7 @@ def _wide(leaf: Any) -> Any:
     return np.asarray(leaf, np.float64) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf
 
 
-def _difference(outputs: Any, torch_outputs: Any) -> str | None:
+def differences(outputs: Any, torch_outputs: Any) -> str | None:
     """Return how the outputs of graph and module differ; None if by no more than rounding."""
     for output, torch_output in zip(outputs, torch_outputs, strict=True):
         graph_array, torch_array = np.asarray(output, np.float64), np.asarray(torch_output, np.float64)

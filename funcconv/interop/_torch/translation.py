@@ -1,12 +1,14 @@
 """The state of translating one PyTorch program: what every handler of an operation reads and extends."""
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from functools import partial
 from math import prod
 from typing import Any
 
 from ..._graph.declare.layers import Flatten
 from . import ops
+from .program import Program
 from .rows import PendingRow as PendingRow
 from .rows import Rows
 from .rows import SymbolicSize as SymbolicSize
@@ -19,6 +21,11 @@ class Translation(Rows):
     Args:
         program: the exported program.
     """
+
+    def __init__(self, program: Program) -> None:
+        super().__init__(program)
+        # Tensors in another order, by what they were made of, so that each order is computed once.
+        self._arranged: dict[Any, Tensor] = {}
 
     # the order of stored axes ----------------------------------------------------------------------------
 
@@ -33,6 +40,12 @@ class Translation(Rows):
         Returns:
             The same numbers; `x` with other axes, if nothing changes.
         """
+        key = (x.source, x.sizes, tuple(map(tuple, groups)))
+        if key not in self._arranged:
+            self._arranged[key] = self._moved(x, groups)
+        return replace(self._arranged[key], axes=axes, dtype=x.dtype)
+
+    def _moved(self, x: Tensor, groups: Sequence[Sequence[int]]) -> Tensor:
         order = [i for group in groups for i in group if x.sizes[i] != 1]
         sizes = tuple(prod(x.sizes[i] for i in group) for group in groups)
         if order != sorted(order):
@@ -40,13 +53,12 @@ class Translation(Rows):
             moved = tuple(x.sizes[i] for i in every)
             spatial = len(x.sizes) - 1
             if sizes == (prod(moved),) and every == [spatial, *range(spatial)] and not x.is_weight:
-                name = self.new_name("flatten")
-                row = PendingRow(name, None, (x.source,), layer=Flatten(order="channels_first"))
-                return self.add(row, sizes, axes)
+                row = PendingRow(self.new_name("flatten"), None, (x.source,), layer=Flatten(order="channels_first"))
+                return self.add(row, sizes, ())
             x = self.compute(partial(ops.transposed, axes=tuple(every)), (x,), moved, (), label="transpose")
         if x.sizes != sizes:
-            return self.compute(partial(ops.reshaped, shape=sizes), (x,), sizes, axes, label="reshape")
-        return Tensor(x.source, sizes, axes)
+            return self.compute(partial(ops.reshaped, shape=sizes), (x,), sizes, (), label="reshape")
+        return x
 
     def stored(self, x: Tensor, order: Sequence[int]) -> Tensor:
         """Store a tensor so that each of PyTorch's axes is one stored axis, in a given order.

@@ -76,6 +76,11 @@ class WithWeights(Layer):
         return bool(self.arrays or self.aliases or self.root)
 
     @property
+    def optional(self) -> bool:  # type: ignore[override]
+        """Whether it only holds arrays, so that it can do without them."""
+        return not self.arguments and self.parametric
+
+    @property
     def stateful(self) -> bool:  # type: ignore[override]
         """Whether some of its arrays are buffers."""
         return any(kind != "param" for _, _, _, kind, _ in self.arrays)
@@ -118,6 +123,8 @@ class WithWeights(Layer):
     def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
         """Compute the op, mapped over the batch axes."""
         del key, train
+        if self.optional:
+            return jnp.broadcast_to(self.op(), batch), state
         arrays = {path: _at(params if kind == "param" else state, path) for path, _, _, kind, _ in self.arrays}
         values = [None if argument is None else _value(argument, arrays) for argument in self.arguments]
 

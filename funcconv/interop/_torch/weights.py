@@ -12,7 +12,7 @@ from ..._graph.use.graph import Graph
 from .._matching import copied
 from .arrays import as_numpy as as_numpy
 from .names import COUNTER, TorchArray, TorchLayout, torch_layout
-from .pairing import by_use, modules_of_entries
+from .pairing import by_use, check_on_example, modules_of_entries
 
 Names = Mapping[str, str | Sequence[str]]
 
@@ -36,8 +36,9 @@ def from_torch(
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
             `GroupNorm`, `LayerNorm` and layers without parameters.
         source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names.
-        example: an input of the module, with a batch axis in front; for several inputs a tuple. It is needed if
-            `source` is a module. Default: None.
+        example: an input of the module, with a batch axis in front; for several inputs a tuple. The weights are paired
+            by it, or checked if the pairing is known: graph and module must compute the same. It is needed if `source`
+            is a module whose names the graph does not have. Default: None.
         names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths
             where PyTorch has the same weights under several names. Two entries may have the same module. Default: None,
             the pairing described above.
@@ -72,13 +73,18 @@ def from_torch(
         msg = f"from_torch: flatten_order must be 'channels_first' or 'channels_last'; got {flatten_order!r}"
         raise FuncconvError(msg)
     layout = torch_layout("from_torch", graph, flatten_order=flatten_order)
-    if hasattr(source, "state_dict"):
-        if names is None and pairing is None and not any(array.is_whole_name for array in layout.arrays):
+    module = source if hasattr(source, "state_dict") else None
+    is_traced = any(array.is_whole_name for array in layout.arrays) or layout.root != ""
+    if module is not None:
+        if names is None and pairing is None and not _has_names_of(layout, module):
             if example is None:
                 msg = "from_torch: a module needs an example of its input, from_torch(graph, module, example)"
                 raise FuncconvError(msg)
-            return by_use(graph, source, example)
-        source = {**source.state_dict(), **dict(source.named_buffers())}  # also those that a state dict leaves out
+            return by_use(graph, module, example)
+        # The buffers that a state dict leaves out can be in the graph's state.
+        left_out = {array.name for array in layout.arrays if not array.stored}
+        buffers = {name: buffer for name, buffer in module.named_buffers() if name in left_out}
+        source = {**module.state_dict(), **buffers}
     arrays = {}
     for name, value in source.items():
         try:
@@ -87,7 +93,23 @@ def from_torch(
             msg = f"from_torch: {name!r}: {error}"
             raise FuncconvError(msg) from None
     modules = modules_of_entries("from_torch", graph, layout, arrays, names, pairing)
-    return _own_trees(layout, arrays, modules)
+    own = _own_trees(layout, arrays, modules)
+    if module is not None and example is not None:
+        check_on_example(graph, own, module, example, is_traced=is_traced)
+    return own
+
+
+def _has_names_of(layout: TorchLayout, module: Any) -> bool:
+    """Whether a graph was traced from a module of these names, so that its weights are paired by name."""
+    if any(array.is_whole_name for array in layout.arrays):
+        return True
+    names = set(module.state_dict())
+    return all(
+        name in names
+        for array in layout.arrays
+        for name in names_of(array, [array.entry.replace("/", ".")])
+        if array.name not in ("bias", COUNTER)
+    )
 
 
 def _own_trees(
@@ -106,8 +128,8 @@ def _own_trees(
             continue  # a layer may go without a bias, and a counter starts at 0
         if value is None and not array.stored:
             msg = (
-                f"from_torch: {first!r} of the graph is a constant of the module, which a state dict does not have: pass "
-                "the module, from_torch(graph, module), or take the entry from the state that trace_torch returned"
+                f"from_torch: {first!r} of the graph is a constant of the module, which a state dict lacks: pass the "
+                "module, from_torch(graph, module), or take the entry from the state that trace_torch returned"
             )
             raise FuncconvError(msg)
         if value is None:

@@ -106,14 +106,16 @@ def binary(op: Callable[..., Any], translation: Translation, *operands: Any, **o
 
 def _promoted(translation: Translation, tensors: list[Tensor]) -> list[Tensor]:
     """Cast operands of several dtypes to one, of which PyTorch's result is, unless that is a bool."""
-    dtypes = {x.dtype for x in tensors if x.dtype is not None and x.dtype != bool}
+    dtypes = {x.dtype for x in tensors if x.dtype is not None and x.dtype != jnp.dtype(bool)}
     if len(dtypes) < 2:
         return tensors
     dtype = translation.dtype()
-    if dtype == bool:
+    if dtype == jnp.dtype(bool):
         dtype = reduce(jnp.promote_types, dtypes)
     return [
-        x if x.dtype in (None, bool, dtype) else replace(translation.like(ops.cast, x, dtype=dtype), dtype=dtype)
+        x
+        if x.dtype in (None, jnp.dtype(bool), dtype)
+        else replace(translation.like(ops.cast, x, dtype=dtype), dtype=dtype)
         for x in tensors
     ]
 

@@ -30,7 +30,8 @@ def batch_norm(
     x = translation.channels_last(x)
     has_scale = weight is not None
     if training or running_mean is None or running_var is None:
-        return _by_batch(translation, x, weight, bias, eps)
+        by_batch: Tensor = _by_batch(translation, x, weight, bias, eps)
+        return by_batch
     weights = {"state/mean": running_mean, "state/var": running_var, "param/scale": weight, "param/bias": bias}
     owner = module_of(weights)
     layer, counter = None, ""

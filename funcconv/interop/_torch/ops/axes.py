@@ -1,5 +1,6 @@
 """Functions that move, take or repeat the numbers of an array, and constant arrays."""
 
+from functools import reduce
 from typing import Any
 
 import jax
@@ -91,17 +92,14 @@ def resampled(
     x: Array, *, axis: int, index: tuple[tuple[int, ...], ...], weights: tuple[tuple[float, ...], ...]
 ) -> Array:
     """Return weighted sums of entries of an axis: for each new entry, which old ones and with which weights."""
+    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
 
-    def resample(x: Array) -> Array:
-        total: Any = 0
-        shape = [1] * x.ndim
-        shape[axis] = -1
-        for k in range(len(index[0])):
-            column = np.array([row[k] for row in weights]).reshape(shape)
-            total = total + jnp.take(x, np.array([row[k] for row in index]), axis=axis) * column.astype(x.dtype)
-        return total
+    def tap(x: Array, k: int) -> Array:
+        column = np.array([row[k] for row in weights]).reshape(shape)
+        return jnp.take(x, np.array([row[k] for row in index]), axis=axis) * column.astype(x.dtype)
 
-    return in_wide(resample, x)
+    y: Array = in_wide(lambda x: reduce(jnp.add, [tap(x, k) for k in range(len(index[0]))]), x)
+    return y
 
 
 def repeated(x: Array, *, axis: int, index: tuple[int, ...]) -> Array:
