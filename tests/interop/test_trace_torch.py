@@ -15,6 +15,9 @@ from torch.nn import functional as F  # noqa: E402
 
 pytestmark = pytest.mark.once
 
+# These programs run once.
+FAST = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
+
 
 class Residual(nn.Module):
     def __init__(self, channels, out, stride, n=2):
@@ -452,6 +455,14 @@ def batched(m, x):
     return F.conv2d(y, kernel.view_as(m.kernel), padding=1, groups=1)
 
 
+def masked(_, x):
+    mask = x.new_zeros(6, 6)
+    for count, rows in enumerate((slice(0, -2), slice(-2, None))):
+        mask[rows, 1:4] = count + 1
+    mask = (mask.flatten()[:, None] - mask.flatten()).masked_fill(mask.view(-1, 1) == 0, 7.0)
+    return x.flatten(2) @ mask
+
+
 def resized(mode, **options):
     return lambda _, x: F.interpolate(x, mode=mode, **options)
 
@@ -529,6 +540,7 @@ FUNCTIONS = {
         x, m.kernel.transpose(0, 1), stride=2, padding=1, output_padding=1
     ),
     "pairs": lambda m, x: m.norm(m.conv(x)) + m.norm(m.conv(x.flip(3))),
+    "a mask that is written in place": masked,
     "shared in other ways": lambda m, x: m.conv(x) + F.conv2d(x, m.conv.weight * 2, m.linear.bias, padding=1),
     "of tokens": lambda m, x: m.linear(m.conv(x).flatten(2).transpose(1, 2)).transpose(1, 2).unflatten(2, x.shape[2:]),
 }
@@ -564,9 +576,17 @@ def test_functions_of_tensors_and_weights(name):
         floats = [leaf for leaf in jax.tree.leaves(y) if jnp.issubdtype(leaf.dtype, jnp.floating)]
         return sum(jnp.sin(leaf).sum() for leaf in floats), y
 
-    xs = jnp.asarray(x.detach().numpy())
-    (by_params, by_x), y = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, xs)
+    # The same for a batch of another size, on several batch axes.
+    many = torch.randn(6, 3, 6, 6, dtype=torch.float64)
+
+    def run(params, x, many):
+        return jax.grad(s, argnums=(0, 1), has_aux=True)(params, x), graph.apply(params, state, many)[0]
+
+    images = many.numpy().reshape(2, 3, 3, 6, 6)
+    ((by_params, by_x), y), folded = jax.jit(run, compiler_options=FAST)(params, x.detach().numpy(), images)
     same_tree(y, expected, ulps=512)
+    if "batch" not in name:
+        same_tree(jax.tree.map(lambda y: np.asarray(y).reshape(6, *y.shape[2:]), folded), module(many), ulps=512)
     close(by_x, np.zeros(x.shape) if x.grad is None else x.grad.numpy(), ulps=4096)
     gradients = fc.interop.to_torch(graph, by_params, state)
     for key, parameter in module.named_parameters():
@@ -578,21 +598,27 @@ def test_functions_of_tensors_and_weights(name):
         np.testing.assert_array_equal(arrays[key], value.numpy(), err_msg=key)
     again = fc.interop.from_torch(graph, module)
     jax.tree.map(np.testing.assert_array_equal, again, (params, state))
-    # The same for a batch of another size, on several batch axes.
-    x = torch.randn(6, 3, 6, 6, dtype=torch.float64)
-    if "batch" not in name:
-        folded = jax.jit(graph.apply)(params, state, x.numpy().reshape(2, 3, 3, 6, 6))[0]
-        flat = jax.tree.map(lambda y: np.asarray(y).reshape(6, *y.shape[2:]), folded)
-        same_tree(flat, module(x), ulps=512)
 
 
 class Plain(nn.Conv2d):
     """A subclass of a layer."""
 
 
+class Nested(nn.Conv2d):
+    """A layer with a layer in it."""
+
+    def __init__(self):
+        super().__init__(3, 3, 1)
+        self.inner = nn.Conv2d(3, 3, 1)
+
+    def forward(self, x):
+        return super().forward(x) + self.inner(x)
+
+
 BARE = {
     "a convolution": (lambda: nn.Conv2d(3, 4, 3), (3, 5, 6)),
     "a subclass": (lambda: Plain(3, 4, 3, bias=False), (3, 5, 6)),
+    "a layer in a layer": (Nested, (3, 4, 4)),
     "a linear map": (lambda: nn.Linear(4, 2), (4,)),
     "a norm": (lambda: nn.BatchNorm1d(4), (4,)),
     "a norm without a counter": (lambda: nn.BatchNorm2d(3, track_running_stats=False), (3, 4, 4)),

@@ -69,11 +69,12 @@ class Entries:
         loose = {name for row in self._used() if row.entry is None for name in _weights_of(row)}
         for entry, rows in by_entry.items():
             first = rows[0]
+            group = "" if entry == self._root else entry.replace("/", ".")
+            nested = any(name.startswith(f"{group}.") and _group(name) != group for name in (*owners, *loose))
             same = all((row.layer, row.arrays, row.axes) == (first.layer, first.arrays, first.axes) for row in rows)
             shared = any(len(owners[name]) > 1 for name in first.arrays.values())
-            group = "" if entry == self._root else entry.replace("/", ".")
             others = any(_group(name) == group and name not in owners for name in loose) and entry != self._root
-            if not same or shared or others:
+            if not same or shared or others or nested:
                 for row in rows:
                     row.entry = row.layer = None
                 continue

@@ -45,6 +45,21 @@ class InPlace:
             self._change(operation, value)
         return value
 
+    def note(self, operation: Any) -> None:
+        """Note what an operation on constants shares, which PyTorch has computed and changed in place itself.
+
+        Args:
+            operation: the operation.
+        """
+        schema = operation.target._schema
+        if schema.arguments and operation.args and hasattr(operation.args[0], "op"):
+            alias = schema.arguments[0].alias_info
+            if alias is not None:
+                self._share(operation)
+                if alias.is_write:
+                    source = operation.args[0]
+                    self._tensors[operation] = self._tensors.get(source, source)
+
     def _change(self, operation: Any, value: Any) -> None:
         """Give the tensor that an operation changes its new value, which is right if no view of it is read again."""
         source = operation.args[0]

@@ -9,7 +9,6 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._graph.name.flatten import InputRow
-from .arrays import as_numpy
 from .handlers import (
     activations,
     constants,
@@ -25,7 +24,7 @@ from .handlers import (
 )
 from .in_place import InPlace
 from .tensors import BATCH, Tensor, Weight, whole
-from .translation import Translation
+from .translation import Static, Translation
 
 _MODULES = (
     *(activations, constants, elementwise, indices, layers, norms, parts, pools, products, reductions, reshapes),
@@ -33,7 +32,8 @@ _MODULES = (
 _HANDLERS: Mapping[str, Callable[..., Any]] = {
     name: handler for module in _MODULES for name, handler in module.HANDLERS.items()
 }
-_LARGEST_LITERAL = 256  # numbers of a constant that is written into the graph; a larger one is kept in the state
+# Constants of the shape and dtype of another tensor, and their value; None if it is an argument.
+_FILLED = {"new_zeros": 0, "zeros_like": 0, "new_ones": 1, "ones_like": 1, "new_full": None, "full_like": None}
 
 
 def translate(
@@ -65,13 +65,18 @@ def translate(
                 _placeholder(translation, signature, channels_first=channels_first) if given is None else next(given)
             )
         elif operation.op == "get_attr":
-            value = _attribute(translation, getattr(graph_module, operation.target))
+            value = getattr(graph_module, operation.target)
+            value = Static(value) if hasattr(value, "detach") else value  # or a part that is called like a function
         elif operation.op == "output":
             return translation.read(operation.args[0])
         elif str(operation.target).startswith("wrap_with_"):
             value = _wrapped(translation, operation, signature, channels_first=channels_first)
         else:
-            value = _call(translation, in_place)
+            value = _computed(translation, operation)
+            if value is None:
+                value = _call(translation, in_place)
+            else:
+                in_place.note(operation)
         translation.values[operation] = value
     return ()
 
@@ -96,10 +101,12 @@ def _wrapped(translation: Translation, operation: Any, signature: list[InputRow]
     return values
 
 
-def _placeholder(translation: Translation, signature: list[InputRow], *, channels_first: bool) -> Tensor | None:
+def _placeholder(translation: Translation, signature: list[InputRow], *, channels_first: bool) -> Any:
     operation, program = translation.operation, translation.program
     if operation.name in program.targets:
         name = program.targets[operation.name]
+        if program.kinds[name] == "literal":
+            return replace(translation.constant_of(program.tensors[name]), dtype=translation.dtype())
         return replace(whole(Weight(tensor=name), tuple(program.tensors[name].shape), None), dtype=translation.dtype())
     shape = translation.shape()
     sizes = tuple(dim.size for dim in shape[1:])
@@ -117,24 +124,50 @@ def _placeholder(translation: Translation, signature: list[InputRow], *, channel
     return replace(whole(number, sizes, 0), dtype=dtype)
 
 
-def _attribute(translation: Translation, value: Any) -> Any:
-    """Return a constant of the program, or a part that is called like a function."""
-    if not hasattr(value, "detach"):
-        return value
-    array = as_numpy(value)
-    if array.size <= _LARGEST_LITERAL:
-        return constants.listed(translation, array)
-    name = f"constant_{len(translation.program.tensors)}"
-    translation.program.tensors[name], translation.program.kinds[name] = value, "constant"
-    return whole(Weight(tensor=name), array.shape, None)
+def _computed(translation: Translation, operation: Any) -> Static | None:
+    """Return the result of an operation on constants, which PyTorch computes; None if it has other operands."""
+    described = operation.meta.get("val")
+    results = described if isinstance(described, list | tuple) else [described]
+    if not all(hasattr(result, "shape") and all(isinstance(size, int) for size in result.shape) for result in results):
+        return None
+    name = _name_of(operation)
+    if name in _FILLED:  # of the shape and dtype that the program says, whatever the tensor is that it is made like
+        value = _FILLED[name]
+        value = operation.kwargs.get("fill_value", operation.args[-1]) if value is None else value
+        return Static(_filled(described, value)) if isinstance(value, bool | int | float) else None
+    operands = [translation.values[node] for node in operation.all_input_nodes]
+    if not all(isinstance(operand, Static) for operand in operands) or not hasattr(operation.target, "_schema"):
+        return None
+    if any(tag.name == "nondeterministic_seeded" for tag in operation.target.tags):
+        return None  # random numbers
+    args, options = _static(translation, operation.args), _static(translation, dict(operation.kwargs))
+    return Static(operation.target(*args, **options))
+
+
+def _filled(described: Any, value: Any) -> Any:
+    import torch
+
+    return torch.full(tuple(described.shape), value, dtype=described.dtype)
+
+
+def _static(translation: Translation, argument: Any) -> Any:
+    """Return an argument of an operation on constants, as PyTorch takes it."""
+    if isinstance(argument, list | tuple):
+        return type(argument)(_static(translation, item) for item in argument)
+    if isinstance(argument, dict):
+        return {key: _static(translation, item) for key, item in argument.items()}
+    return translation.values[argument].value if type(argument).__name__ == "Node" else argument
+
+
+def _name_of(operation: Any) -> str:
+    packet = getattr(operation.target, "overloadpacket", operation.target)
+    return str(getattr(packet, "__name__", packet))
 
 
 def _call(translation: Translation, in_place: InPlace) -> Any:
     """Translate a call of a function."""
     operation = translation.operation
-    target = operation.target
-    packet = getattr(target, "overloadpacket", target)
-    name = str(getattr(packet, "__name__", packet))
+    name = _name_of(operation)
     handler = _HANDLERS.get(name) or _HANDLERS.get(name.removesuffix("_"))
     args, options = translation.read(operation.args), translation.read(dict(operation.kwargs))
     if handler is None:

@@ -20,7 +20,8 @@ class Program:
         graph_module: the exported program.
         targets: for each placeholder that is a weight, its name in the module.
         tensors: weights by name: parameters, buffers and constants.
-        kinds: for each name, `"param"`, `"buffer"` or `"constant"` (which PyTorch's state dict does not have).
+        kinds: for each name, `"param"`, `"buffer"`, `"constant"` (a buffer that PyTorch's state dict does not have) or
+            `"literal"` (written in `forward`).
         inputs: the names of the placeholders that are inputs.
         examples: the example, with a batch of at least two.
         outputs: the module's outputs for it.
@@ -119,8 +120,8 @@ def _program(module: Any, program: Any, examples: tuple[Any, ...], outputs: Any)
             inputs.append(spec.arg.name)
             continue
         tensor = own.get(spec.target)
-        if tensor is None:
-            tensor = program.constants[spec.target]
+        if tensor is None:  # written in `forward`
+            tensor, kind = program.constants[spec.target], "literal"
         target = first_names.get(id(tensor), spec.target)
         if kind == "buffer" and spec.persistent is False:
             kind = "constant"

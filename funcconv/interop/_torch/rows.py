@@ -40,6 +40,17 @@ class PendingRow:
     batched: bool = False
 
 
+@dataclass(frozen=True)
+class Static:
+    """A result that depends on no input and no weight, which PyTorch has computed.
+
+    Attributes:
+        value: a tensor, a number or a list of them. Later operations may change a tensor in place.
+    """
+
+    value: Any
+
+
 class SymbolicSize:
     """A number that depends on the batch size, which a graph does not know.
 
@@ -64,6 +75,8 @@ class Rows:
         self.input_count = len(program.inputs)
         # The entry of a module that is a layer itself, such as a Conv2d.
         self.root = type(program.module).__name__.lower()
+        while hasattr(program.module, self.root):  # which would be the entry of a part
+            self.root += "_"
         self._used_names = set(program.inputs)
         self._path = ""
 
@@ -133,8 +146,14 @@ class Rows:
             return {key: self.read(item) for key, item in argument.items()}
         if isinstance(argument, slice):
             return slice(*map(self.read, (argument.start, argument.stop, argument.step)))
-        # By name, so that this file does not import PyTorch.
-        return self.values[argument] if type(argument).__name__ == "Node" else argument
+        if type(argument).__name__ != "Node":  # by name, so that this file does not import PyTorch
+            return argument
+        value = self.values[argument]
+        return self.constant_of(value.value) if isinstance(value, Static) else value
+
+    def constant_of(self, value: Any) -> Any:
+        """Return what PyTorch has computed from constants: a tensor becomes a constant of the graph."""
+        raise NotImplementedError
 
     def shape(self, value: Any = None) -> tuple[Dim, ...]:
         """Return the shape of a result.

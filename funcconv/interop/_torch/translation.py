@@ -8,11 +8,15 @@ from typing import Any
 
 from ..._graph.declare.layers import Flatten
 from . import ops
+from .arrays import as_numpy
 from .program import Program
 from .rows import PendingRow as PendingRow
 from .rows import Rows
+from .rows import Static as Static
 from .rows import SymbolicSize as SymbolicSize
 from .tensors import BATCH, Axes, Dim, Tensor, Weight, regrouped, whole
+
+_LARGEST_LITERAL = 256  # numbers of a constant that is written into the graph; a larger one is kept in the state
 
 
 class Translation(Rows):
@@ -155,6 +159,29 @@ class Translation(Rows):
 
     def _one_axis(self, x: Tensor) -> Axes:
         return ((0,),) if x.batch_axis is None else ((BATCH,), (0,))
+
+    def constant_of(self, value: Any) -> Any:
+        """Return what PyTorch has computed from constants: a small tensor is written into the graph.
+
+        Args:
+            value: a tensor, a number or a list of them.
+
+        Returns:
+            The same with tensors of the graph.
+        """
+        if isinstance(value, list | tuple):
+            return type(value)(self.constant_of(item) for item in value)
+        if not hasattr(value, "detach"):
+            return value
+        array = as_numpy(value)
+        if array.size <= _LARGEST_LITERAL:
+            numbers = tuple(array.ravel().tolist())
+            op = partial(ops.listed, values=numbers, shape=array.shape, dtype=array.dtype)
+            return replace(self.constant(op, [Dim(size) for size in array.shape]), dtype=array.dtype)
+        name = f"constant_{len(self.program.tensors)}"
+        # A copy, because a later operation may change the tensor in place.
+        self.program.tensors[name], self.program.kinds[name] = value.clone(), "constant"
+        return replace(whole(Weight(tensor=name), array.shape, None), dtype=array.dtype)
 
     def constant(self, op: Callable[[], Any], shape: Sequence[Dim]) -> Tensor:
         """Return an array that depends on nothing; an axis of the size of the batch has the same for all examples.

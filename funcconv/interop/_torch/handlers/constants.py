@@ -4,10 +4,8 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import numpy as np
-
 from .. import ops
-from ..tensors import Dim, Tensor
+from ..tensors import Tensor
 from ..translation import SymbolicSize, Translation
 
 
@@ -60,12 +58,6 @@ def eye(translation: Translation, rows: int, columns: Any = None, **options: Any
     size = columns if isinstance(columns, int) else rows
     op = partial(ops.identity, rows=rows, columns=size, dtype=translation.dtype())
     return translation.constant(op, translation.shape())
-
-
-def listed(translation: Translation, array: np.ndarray) -> Tensor:
-    """Return a small array as a part of the graph."""
-    op = partial(ops.listed, values=tuple(array.ravel().tolist()), shape=array.shape, dtype=array.dtype)
-    return translation.constant(op, [Dim(size) for size in array.shape])
 
 
 def meshgrid(translation: Translation, tensors: Any, *, indexing: str = "ij") -> Any:

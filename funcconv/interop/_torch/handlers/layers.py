@@ -84,7 +84,8 @@ def _convolution(translation: Translation, x: Tensor, spatial: int) -> Tensor:
 def _image_result(translation: Translation, x: Tensor) -> tuple[tuple[int, ...], Axes]:
     """Return the stored sizes and axes of the current operation's result, an image like `x`."""
     sizes = tuple(dim.size for dim in translation.shape()[1:])
-    extra = x.sizes[: translation.extra(x)]
+    # An image that depends on no input may have several examples, too.
+    extra = x.sizes[: translation.extra(x)] if x.batch_axis is not None else x.sizes[:1]
     return (*extra, *sizes[1:], sizes[0]), x.axes
 
 

@@ -107,29 +107,34 @@ def repeated(x: Array, *, axis: int, index: tuple[int, ...]) -> Array:
     return in_wide(lambda x: jnp.take(x, np.array(index), axis=axis), x)
 
 
+def _kept(dtype: Any) -> Any:
+    """Return the dtype with which JAX computes: PyTorch's integers have 64 bits, JAX's by default 32."""
+    return jax.dtypes.canonicalize_dtype(dtype)
+
+
 def filled(*, shape: Shape, value: Any, dtype: Any) -> Array:
     """Return an array of one number."""
-    return jnp.full(shape, value, dtype)
+    return jnp.full(shape, value, _kept(dtype))
 
 
 def counted(*, start: Number, stop: Number, step: Number, dtype: Any) -> Array:
     """Return start, start + step, ... below stop."""
-    return jnp.arange(start, stop, step, dtype)
+    return jnp.arange(start, stop, step, _kept(dtype))
 
 
 def spaced(*, start: Number, stop: Number, count: int, dtype: Any) -> Array:
     """Return evenly spaced numbers, both ends included."""
-    return jnp.linspace(start, stop, count, dtype=dtype)
+    return jnp.linspace(start, stop, count, dtype=_kept(dtype))
 
 
 def identity(*, rows: int, columns: int, dtype: Any) -> Array:
     """Return a matrix with ones on its diagonal."""
-    return jnp.eye(rows, columns, dtype=dtype)
+    return jnp.eye(rows, columns, dtype=_kept(dtype))
 
 
 def listed(*, values: Any, shape: Shape, dtype: Any) -> Array:
     """Return an array of these numbers."""
-    return jnp.asarray(np.array(values).reshape(shape), dtype)
+    return jnp.asarray(np.array(values).reshape(shape), _kept(dtype))
 
 
 def nothing() -> Array:

@@ -129,7 +129,7 @@ def masked(x: Array, mask: Array, value: Array) -> Array:
 
 def cast(x: Array, *, dtype: Any) -> Array:
     """Return x in another dtype."""
-    return x.astype(dtype)
+    return x.astype(jax.dtypes.canonicalize_dtype(dtype))
 
 
 for _op in (
