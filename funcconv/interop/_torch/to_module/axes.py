@@ -186,8 +186,8 @@ def _dot(a: Any, b: Any, *, lead: int) -> Any:
 
 def _weight_norm(direction: Any, length: Any, *, axis: int | None, lead: int) -> Any:
     axes = tuple(i for i in range(lead, direction.ndim) if axis is None or i != axis + lead)
-    norm = torch.sqrt(torch.sum(direction * direction, axes, keepdim=axis is not None))
-    return direction * (length / norm)
+    norm = torch.sqrt(torch.sum(direction * direction, axes, keepdim=True))
+    return direction * (of_rank(length, direction.ndim, lead) / norm)
 
 
 # constants -----------------------------------------------------------------------------------------------------

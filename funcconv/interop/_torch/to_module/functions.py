@@ -121,7 +121,9 @@ class Counterpart(NamedTuple):
         if not any(operand.has_batch for operand in operands[1:]):
             return self.function(*arrays)
         # Each example has weights of its own.
-        return torch.func.vmap(self.function, in_dims=tuple(0 if x.has_batch else None for x in operands))(*arrays)
+        size = next(operand.array.shape[0] for operand in operands if operand.has_batch)
+        examples = zip(*(operand.for_batch(size) for operand in operands), strict=True)
+        return torch.stack([self.function(*example) for example in examples])
 
     def _with_batch_axes(self, params: Any, x: Value) -> Any:
         options: dict[str, Any] = {}

@@ -1,13 +1,12 @@
 """Graphs as modules of PyTorch."""
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import nullcontext
 from functools import cache
 from math import prod
 from typing import Any
 
 import jax
-import numpy as np
 
 from ...._common.errors import FuncconvError
 from ...._common.optional_packages import needs
@@ -16,12 +15,13 @@ from ...._graph.evaluate.inputs import in_order, wanted_inputs
 from ...._graph.name.entries import put
 from ...._graph.name.flatten import Row
 from ...._graph.use.graph import Graph
-from ..names import COUNTER, TorchArray, torch_layout
+from ..names import COUNTER, torch_layout
 from ..pairing import modules_of_entries
 from ..weights import converted_arrays, names_of
 from .functions import Value, mapped
 from .layers import Run, runner
 from .lazy_torch import torch
+from .registration import add_aliases, add_counters, register, tensor_of
 from .stored import Stored, stored
 
 _OP = "to_torch_module"
@@ -46,9 +46,9 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
         lets batch norms use and update their statistics; `module.eval()` is evaluation. Call `eval()` on a part of the
         module to keep the batch norms in it as they are. A new module is in evaluation mode, as a graph is by default.
 
-        Derivatives are those of the graph, also at kinks, with two exceptions: PyTorch's derivatives of the median and
-        of functions of `jax.numpy` at points where several numbers are equally extreme may go to another one of them,
-        and `jax.numpy.power` and `sqrt` may differ where a derivative is infinite or not defined.
+        Derivatives are those of the graph, also at kinks: the derivative of `jax.nn.leaky_relu` at 0 is 1, as in JAX.
+        Only those of `jax.numpy.median` where several numbers are equal, and of `power` and `sqrt` where a derivative is
+        infinite, may differ.
 
     Raises:
         FuncconvError: if PyTorch is not installed, if PyTorch has no counterpart of a layer, a function or an option
@@ -68,21 +68,19 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
     """
     with needs("torch", "a module of PyTorch"):
         import torch as _  # noqa: F401
-    for row in graph.rows:
-        runner(row)  # raises if there is none
+    module = _graph_module()(graph)  # raises an error if PyTorch lacks a counterpart
     layout = torch_layout(_OP, graph, params=params)
     modules = modules_of_entries(_OP, graph, layout, None, None, None)
-    module = _graph_module()(graph)
     arrays: list[Stored] = []
     for array, converted in converted_arrays(_OP, layout, params, state):
         (name,) = [array.name] if array.is_whole_name else names_of(array, modules[array.entry])
         description, positions = stored(array, name, converted.shape, f"_positions{len(arrays)}")
         arrays.append(description)
-        _register(module, name, _tensor(converted), array)
+        register(module, name, tensor_of(converted), array)
         if positions is not None:
             module.register_buffer(str(description.positions), positions, persistent=False)
-    _add_counters(module, arrays)
-    _add_aliases(module, layout.aliases)
+    add_counters(module, arrays)
+    add_aliases(module, layout.aliases)
     module._plan.set_arrays(arrays)
     return module.eval()
 
@@ -147,28 +145,26 @@ class Plan:
         self, module: Any, row: Row, run: Run, xs: list[Value], size: Any, entries: dict[str, tuple[Any, Any]]
     ) -> Value:
         """Compute a row, and copy its next state into the module."""
-        params, state, train = None, None, module.training
-        if row.params is not None:
-            if row.params not in entries:
-                entries[row.params] = self._read(module, row.params)
-            params, state = entries[row.params]
-            owner = self._owner(module, row.params) if row.op.stateful else module
-            train = owner.training
+        entry = row.params or ""
+        if entry and entry not in entries:
+            entries[entry] = self._read(module, entry)
+        params, state = entries.get(entry, (None, None))
+        owner = self._owner(module, entry) if row.op.stateful else module
         try:
-            value, new_state = run(params, state, xs, size, train)
+            value, new_state = run(params, state, xs, size, owner.training)
         except FuncconvError as error:
             msg = f"node {row.name!r}: {error}"
             raise FuncconvError(msg) from None
         except Exception as error:
             error.add_note(f"in node {row.name!r} of the graph, which is {row.op!r}")
             raise
-        if new_state is not state and train:
-            for array in self.by_entry[row.params]:
+        if owner.training and new_state is not state:
+            for array in self.by_entry[entry]:
                 if array.in_state:
                     array.set(module, new_state[array.path])
             if "count" not in new_state:
                 owner.get_buffer(COUNTER).add_(1)
-            entries[row.params] = (params, new_state)
+            entries[entry] = (params, new_state)  # which further uses of the entry continue
         return value
 
     def _read(self, module: Any, entry: str) -> tuple[Any, Any]:
@@ -234,73 +230,3 @@ def _inputs(graph: Graph, xs: Sequence[Any], named: Mapping[str, Any]) -> tuple[
         batch = tuple(x.shape[:k])
         inputs.append(x if k == 1 else x.reshape(prod(batch), *shape))
     return inputs, batch or ()
-
-
-def _tensor(array: np.ndarray) -> Any:
-    """Return a tensor with the numbers and the dtype of an array."""
-    if array.dtype.isbuiltin == 1:
-        return torch.from_numpy(array)
-    return torch.from_numpy(array.astype(np.float32)).to(getattr(torch, array.dtype.name))  # bfloat16 and float8
-
-
-def _register(module: Any, name: str, tensor: Any, array: TorchArray) -> None:
-    """Make a tensor a parameter or a buffer, under its name."""
-    owner, _, own_name = name.rpartition(".")
-    part = _part(module, owner)
-    try:
-        if array.in_state:
-            part.register_buffer(own_name, tensor, persistent=array.stored)
-        else:
-            is_trained = tensor.is_floating_point() or tensor.is_complex()
-            part.register_parameter(own_name, torch.nn.Parameter(tensor, requires_grad=is_trained))
-    except KeyError as error:
-        raise FuncconvError(_taken(name, error)) from error
-
-
-def _part(module: Any, path: str) -> Any:
-    """Return the part of a module at a path, which is made if it is missing."""
-    for name in path.split(".") if path else ():
-        if name not in dict(module.named_children()):
-            try:
-                module.add_module(name, torch.nn.Module())
-            except KeyError as error:
-                raise FuncconvError(_taken(path, error)) from error
-        module = getattr(module, name)
-    return module
-
-
-def _taken(name: str, error: KeyError) -> str:
-    return f"{_OP}: a module of PyTorch cannot have the name {name!r} ({error.args[0]}); rename the entry of the graph"
-
-
-def _add_counters(module: Any, arrays: Iterable[Stored]) -> None:
-    """Add the counters that PyTorch's batch norms have and the graph's need not have."""
-    for array in arrays:
-        owner, _, name = array.name.rpartition(".")
-        part = module.get_submodule(owner)
-        if name == "running_var" and array.in_state and not hasattr(part, COUNTER):
-            part.register_buffer(COUNTER, torch.zeros((), dtype=torch.int64))
-
-
-def _add_aliases(module: Any, aliases: Sequence[tuple[str, str]]) -> None:
-    """Register tensors under further names. A part that is the same as another is registered as the same object."""
-    by_parts: dict[str, dict[str, str]] = {}
-    for alias, name in aliases:
-        by_parts.setdefault(alias.rpartition(".")[0], {})[alias] = name
-    for path, names in by_parts.items():
-        sources = {name.rpartition(".")[0] for name in names.values()}
-        same_names = all(alias.rpartition(".")[2] == name.rpartition(".")[2] for alias, name in names.items())
-        parent, _, own_name = path.rpartition(".")
-        source = module.get_submodule(sources.pop()) if len(sources) == 1 else None
-        is_new = path and own_name not in dict(_part(module, parent).named_children())
-        if source is not None and same_names and is_new and len(names) == len(source.state_dict()):
-            _part(module, parent).add_module(own_name, source)
-            continue
-        for alias, name in names.items():
-            owner, _, own_alias = name.rpartition(".")
-            tensor = getattr(module.get_submodule(owner), own_alias)
-            part, last = _part(module, path), alias.rpartition(".")[2]
-            if isinstance(tensor, torch.nn.Parameter):
-                part.register_parameter(last, tensor)
-            else:
-                part.register_buffer(last, tensor)

@@ -126,12 +126,16 @@ def _reduce_of(layer: Pool) -> Any:
     return counterpart(layer.reduce, 1).function if callable(layer.reduce) else layer.reduce
 
 
+_POOL_OPTIONS = (
+    *("stride", "padding", "dilation", "pad_mode", "ties", "p", "temperature"),
+    *("count_include_pad", "ceil_mode", "return_indices", "layout"),
+)
+
+
 def _pool(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
     del params, train
-    names = ("stride", "padding", "dilation", "pad_mode", "ties", "p", "temperature")
-    names = (*names, "count_include_pad", "ceil_mode", "return_indices", "layout")
     spatial = len(layer.window) if isinstance(layer.window, tuple) else x.ndim - 2
-    options = {name: getattr(layer, name) for name in names}
+    options = {name: getattr(layer, name) for name in _POOL_OPTIONS}
     return pool(x, layer.window, reduce=_reduce_of(layer), spatial=spatial, **options)
 
 
