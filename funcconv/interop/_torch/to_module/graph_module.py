@@ -21,8 +21,7 @@ from ..weights import converted_arrays, names_of
 from .functions import Value, mapped
 from .layers import Run, runner
 from .lazy_torch import torch
-from .registration import add_aliases, add_counters, register, tensor_of
-from .stored import Stored, stored
+from .stored import Stored, add_aliases, add_counters, register, stored, tensor_of
 
 _OP = "to_torch_module"
 
@@ -47,8 +46,8 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
         module to keep the batch norms in it as they are. A new module is in evaluation mode, as a graph is by default.
 
         Derivatives are those of the graph, also at kinks: the derivative of `jax.nn.leaky_relu` at 0 is 1, as in JAX.
-        Only those of `jax.numpy.median` where several numbers are equal, and of `power` and `sqrt` where a derivative is
-        infinite, may differ.
+        Only those of `jax.numpy.median` where several numbers are equal, and of `power` and `sqrt` where a derivative
+        is infinite, may differ.
 
     Raises:
         FuncconvError: if PyTorch is not installed, if PyTorch has no counterpart of a layer, a function or an option
