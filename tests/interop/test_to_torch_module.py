@@ -12,6 +12,7 @@ from available import needed
 from compare import close
 
 import funcconv as fc
+from funcconv._graph.declare.arithmetic import WithNumber
 from funcconv._graph.to_file.registry import _BY_NAME
 from funcconv.interop._torch import ops
 from funcconv.interop._torch.to_module.functions import _found
@@ -261,6 +262,15 @@ def test_arithmetic_of_nodes(rng):
     y = 2 * x * gate - gate / 3 + abs(-x) ** 2
     check(rng, fc.Graph((x, gate), {"y": y, "z": [1 - gate, x + 1]}), train=False)
     check(rng, fc.Graph({"x": x, "gate": gate}, x * gate), batch=(2, 1, 3), train=False)
+
+
+@pytest.mark.parametrize(
+    "op", [jnp.maximum, jnp.minimum, jnp.arctan2, jnp.remainder, jnp.less, ops.floor_divide, ops.truncated_divide]
+)
+@pytest.mark.parametrize("first", [False, True])
+def test_functions_of_a_number(rng, op, first):
+    x = fc.Input("x", (4, 3), dtype=np.float64)
+    check(rng, fc.Graph(x, fc.node(WithNumber(op, 0.75, first, float), x, batched=False)), train=False)
 
 
 def test_inputs_by_name(rng):

@@ -21,21 +21,22 @@ def _tensors(a: Any, b: Any) -> tuple[Any, Any]:
     return a, b
 
 
-def _maximum(a: Any, b: Any) -> Any:
-    return torch.maximum(*_tensors(a, b))
-
-
-def _minimum(a: Any, b: Any) -> Any:
-    return torch.minimum(*_tensors(a, b))
-
-
 def _power(a: Any, b: Any) -> Any:
     return torch.pow(a, b)
 
 
+def _of_tensors(name: str) -> Callable[..., Any]:
+    """Return a function of two that PyTorch has for tensors alone."""
+
+    def apply(a: Any, b: Any) -> Any:
+        return getattr(torch, name)(*_tensors(a, b))
+
+    return apply
+
+
 def _clip(x: Any, min: Any = None, max: Any = None) -> Any:  # the names are those of jax.numpy
-    x = x if min is None else _maximum(x, min)
-    return x if max is None else _minimum(x, max)
+    x = x if min is None else _of_tensors("maximum")(x, min)
+    return x if max is None else _of_tensors("minimum")(x, max)
 
 
 def _absolute(x: Any) -> Any:
@@ -145,11 +146,11 @@ def _power_of(x: Any, *, base: Any) -> Any:
 
 
 def _floor_divide(a: Any, b: Any) -> Any:
-    return torch.div(a, b, rounding_mode="floor")
+    return torch.div(*_tensors(a, b), rounding_mode="floor")
 
 
 def _truncated_divide(a: Any, b: Any) -> Any:
-    return torch.div(a, b, rounding_mode="trunc")
+    return torch.div(*_tensors(a, b), rounding_mode="trunc")
 
 
 def _added(a: Any, b: Any, *, alpha: Any) -> Any:
@@ -192,9 +193,10 @@ def _sum_of_equals(x: Any, *others: Any) -> Any:
 
 _SAME_NAMES = (
     *("cos", "exp", "expm1", "log", "log1p", "log2", "log10", "reciprocal", "sign", "sin", "sqrt", "square"),
-    *("tanh", "tan", "arctan", "sinh", "cosh", "arcsin", "arccos", "arctan2", "remainder", "ceil", "floor", "trunc"),
-    *("isnan", "logical_not", "logical_and", "logical_or", "bitwise_not", "where"),
+    *("tanh", "tan", "arctan", "sinh", "cosh", "arcsin", "arccos", "ceil", "floor", "trunc"),
+    *("isnan", "logical_not", "bitwise_not", "where"),
 )
+_OF_TENSORS = ("arctan2", "logical_and", "logical_or", "maximum", "minimum", "remainder")
 _OPERATORS = {
     "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
     "true_divide": operator.truediv, "negative": operator.neg, "equal": operator.eq, "not_equal": operator.ne,
@@ -228,8 +230,7 @@ ELEMENTWISE: dict[str, Callable[..., Any]] = (
     | {
         "jax.numpy.abs": _absolute,
         "operator.abs": _absolute,
-        "jax.numpy.maximum": _maximum,
-        "jax.numpy.minimum": _minimum,
+        **{f"jax.numpy.{name}": _of_tensors(name) for name in _OF_TENSORS},
         "jax.numpy.power": _power,
         "jax.numpy.clip": _clip,
         "jax.numpy.round": _round,

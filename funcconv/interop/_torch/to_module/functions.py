@@ -177,7 +177,8 @@ def counterpart(op: Any, operands: int, *, parametric: bool = False) -> Counterp
 
 def _found(function: Any) -> tuple[str, Any]:
     if isinstance(function, WithNumber):
-        return "elementwise", function if name_of(function.op) in ELEMENTWISE else None
+        of_two = ELEMENTWISE.get(name_of(function.op) or "")
+        return "elementwise", of_two and partial(_with_number, of_two, function.number, first=function.first)
     if isinstance(function, Item):
         return "item", partial(_item, index=function.index)
     name = name_of(function) or ""
@@ -193,6 +194,10 @@ def _found(function: Any) -> tuple[str, Any]:
         return "with_batch_axes", _WITHOUT_NAME.get(function)
     except TypeError:  # not hashable
         return "", None
+
+
+def _with_number(function: Callable[..., Any], number: Any, x: Any, *, first: bool) -> Any:
+    return function(number, x) if first else function(x, number)
 
 
 def _item(x: Any, *, index: Any, lead: int) -> Any:
