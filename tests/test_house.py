@@ -262,7 +262,11 @@ def check_sections(text, parameters):
 @pytest.mark.once
 @pytest.mark.filterwarnings("ignore:::(jax2onnx|onnx|onnx_ir|onnxscript|flax|equinox).*")  # of jax2onnx 0.17
 def test_examples_in_docstrings_run(name):
-    if package := {"interop.trace_torch": "torch", "interop.to_onnx": "jax2onnx"}.get(name):
+    if package := {
+        "interop.trace_torch": "torch",
+        "interop.to_torch_module": "torch",
+        "interop.to_onnx": "jax2onnx",
+    }.get(name):
         needed(package)
     value = fc
     for part in name.split("."):

@@ -1,6 +1,6 @@
 """Where each array of a graph is in PyTorch's state dict, and in which order of axes."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
@@ -8,10 +8,11 @@ from typing import Any
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Shape
+from ..._common.types import Params, Shape
 from ..._graph.declare.conv_layers import Conv, ConvTranspose
 from ..._graph.declare.layers import Dense, Flatten
 from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
+from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row
 from ..._graph.to_file.registry import name_of
 from ..._graph.use.graph import Graph
@@ -75,13 +76,17 @@ class TorchLayout:
         return tuple(dict.fromkeys(array.entry for array in self.arrays))
 
 
-def torch_layout(op: str, graph: Graph, *, flatten_order: str = "channels_first") -> TorchLayout:
+def torch_layout(
+    op: str, graph: Graph, *, flatten_order: str = "channels_first", params: Params | None = None
+) -> TorchLayout:
     """Return where PyTorch has the arrays of a graph.
 
     Args:
         op: the name of the public function, for messages.
         graph: the graph.
         flatten_order: how the PyTorch module flattens an image in front of a linear map.
+        params: the parameters. With them, the arrays of a layer for which PyTorch has no module keep their names and
+            their order of axes. Default: None, there must be no such layer.
 
     Returns:
         The layout.
@@ -114,6 +119,9 @@ def torch_layout(op: str, graph: Graph, *, flatten_order: str = "channels_first"
                 )
                 for path, _, _, kind, name in row.op.arrays
             ]
+        elif params is not None and not _has_module(row):
+            leaves = _leaf_paths(get(params, tuple(entry.split("/"))))
+            arrays += [_whole_name(entry, path) for path in leaves]
         else:
             arrays += _of_layer(op, shapes, entry, row, flatten_order)
     return TorchLayout(tuple(arrays), tuple(aliases), root)
@@ -135,6 +143,27 @@ class _Shapes:
             shapes = self.graph.shapes()
             self._values = [shapes[name] for name in self.graph.nodes]
         return self._values[number].shape  # type: ignore[no-any-return]
+
+
+_WITH_MODULE = (Conv, ConvTranspose, Dense, BatchNorm, GroupNorm, LayerNorm)
+
+
+def _has_module(row: Row) -> bool:
+    """Return whether PyTorch has a module for the layer of a row."""
+    layer = row.op.layer if isinstance(row.op, WeightStandardize) else row.op
+    return isinstance(layer, _WITH_MODULE)
+
+
+def _whole_name(entry: str, path: str) -> TorchArray:
+    name = f"{entry}/{path}".strip("/").replace("/", ".")
+    return TorchArray(entry, path, in_state=False, name=name, is_whole_name=True, to_own=_same, to_torch=_same)
+
+
+def _leaf_paths(entry: Any, path: str = "") -> list[str]:
+    if isinstance(entry, Mapping):
+        below = ((f"{path}/{name}" if path else str(name), value) for name, value in entry.items())
+        return [leaf for name, value in below for leaf in _leaf_paths(value, name)]
+    return [] if entry is None else [path]
 
 
 def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str) -> list[TorchArray]:

@@ -1,6 +1,6 @@
 """Weights of PyTorch, which are the same numbers with another order of axes."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -182,27 +182,10 @@ def to_torch(
         {'features.0.weight': (4, 3, 3, 2), 'features.0.bias': (4,)}
     """
     layout = torch_layout("to_torch", graph, flatten_order=flatten_order)
-    if state is None and any(array.in_state and array.stored for array in layout.arrays):
-        entries = ", ".join(dict.fromkeys(array.entry for array in layout.arrays if array.in_state))
-        msg = (
-            f"to_torch: the graph has a state ({entries}), which was not given: call to_torch(graph, params, state), "
-            "with graph.init_state() for a graph that was never trained"
-        )
-        raise FuncconvError(msg)
     modules = modules_of_entries("to_torch", graph, layout, None, names, None)
     arrays: dict[str, np.ndarray] = {}
     counted = {array.entry for array in layout.arrays if array.name == COUNTER}
-    for array in layout.arrays:
-        try:
-            value = get((state or {}) if array.in_state else params, tuple(_whole_path(array).split("/")))
-        except KeyError:
-            value = None
-        if value is None and array.name == "bias":
-            continue
-        if value is None:
-            msg = f"to_torch: the {'state has' if array.in_state else 'parameters have'} no {_whole_path(array)!r}"
-            raise FuncconvError(msg)
-        converted = np.array(array.to_torch(np.asarray(value)))
+    for array, converted in converted_arrays("to_torch", layout, params, state):
         for name in names_of(array, modules.get(array.entry, ())) if array.stored else ():
             if name in arrays and not np.array_equal(arrays[name], converted):
                 msg = f"to_torch: two entries are {name!r} in PyTorch, but differ; the second is {array.entry!r}"
@@ -211,6 +194,43 @@ def to_torch(
             if array.name == "running_var" and array.entry not in counted:
                 arrays[f"{name.removesuffix('running_var')}{COUNTER}"] = np.zeros((), np.int64)
     return arrays | {alias: arrays[name].copy() for alias, name in layout.aliases if name in arrays}
+
+
+def converted_arrays(
+    op: str, layout: TorchLayout, params: Params, state: Params | None
+) -> Iterator[tuple[TorchArray, np.ndarray]]:
+    """Return the arrays of a graph as PyTorch has them.
+
+    Args:
+        op: the name of the public function, for messages.
+        layout: where PyTorch has them.
+        params: the parameters.
+        state: the state; None if the graph has none.
+
+    Yields:
+        Each array of the layout that the trees have.
+
+    Raises:
+        FuncconvError: if the graph has a state and `state` is None, or if an array is missing.
+    """
+    if state is None and any(array.in_state and array.stored for array in layout.arrays):
+        entries = ", ".join(dict.fromkeys(array.entry for array in layout.arrays if array.in_state))
+        msg = (
+            f"{op}: the graph has a state ({entries}), which was not given: call {op}(graph, params, state), "
+            "with graph.init_state() for a graph that was never trained"
+        )
+        raise FuncconvError(msg)
+    for array in layout.arrays:
+        try:
+            value = get((state or {}) if array.in_state else params, tuple(_whole_path(array).split("/")))
+        except KeyError:
+            value = None
+        if value is None and array.name == "bias":
+            continue
+        if value is None:
+            msg = f"{op}: the {'state has' if array.in_state else 'parameters have'} no {_whole_path(array)!r}"
+            raise FuncconvError(msg)
+        yield array, np.array(array.to_torch(np.asarray(value)))
 
 
 def names_of(array: TorchArray, modules: Sequence[str]) -> list[str]:
