@@ -243,11 +243,11 @@ class _Features:
 
     def to_own(self, array: np.ndarray) -> np.ndarray:
         order = self._order()
-        return array if order is None or len(array) != len(order) else np.take(array, order, axis=0)
+        return array if order is None or len(array) != len(order) else np.asarray(array)[order]
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         order = self._order()
-        return array if order is None or len(array) != len(order) else np.take(array, np.argsort(order), axis=0)
+        return array if order is None or len(array) != len(order) else np.asarray(array)[np.argsort(order)]
 
     def _order(self) -> np.ndarray | None:
         """Return the position in PyTorch of each feature, None if it is the same."""
