@@ -17,7 +17,9 @@ INSTALL = {
     "rich": "pip install '.[draw]'",
     "safetensors": "pip install safetensors",
     "tensorboardX": "pip install '.[tensorboard]'",
+    "timm": "pip install timm==1.0.31",
     "torch": "pip install torch==2.13.0",
+    "torchvision": "pip install torchvision==0.28.0",
 }
 
 

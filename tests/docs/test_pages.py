@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from torch_models import import_torchvision
 
 import funcconv as fc
 
@@ -35,18 +36,29 @@ def anchors(page):
     return {re.sub(r"[^\w -]", "", title).strip().lower().replace(" ", "-") for title in titles}
 
 
-PACKAGES = {"haiku": "dm-haiku", "jax2onnx": "'.[onnx]'", "torch": "torch==2.13.0"}  # by what is imported
+PACKAGES = {  # by what is imported
+    "haiku": "dm-haiku",
+    "jax2onnx": "'.[onnx]'",
+    "sklearn": "scikit-learn",
+    "torch": "torch==2.13.0",
+    "torchvision": "torchvision==0.28.0",
+}
 
 
-def missing(bodies):
-    """Return the packages that blocks import and that are not installed."""
+def imported(bodies):
+    """Return the packages that blocks import."""
     found = set()
     for node in ast.walk(ast.parse("".join(bodies))):
         names = [each.name for each in node.names] if isinstance(node, ast.Import) else []
         found |= {
             name.partition(".")[0] for name in [*names, *([node.module] if isinstance(node, ast.ImportFrom) else [])]
         }
-    return sorted(name for name in found if importlib.util.find_spec(name) is None)
+    return found
+
+
+def missing(bodies):
+    """Return the packages that blocks import and that are not installed."""
+    return sorted(name for name in imported(bodies) if importlib.util.find_spec(name) is None)
 
 
 def test_there_are_two_commands():
@@ -70,6 +82,8 @@ def test_python_runs(page, tmp_path, monkeypatch):
     bodies = blocks(page, "python")
     if lacking := missing(bodies):
         pytest.skip(f"{page.name} needs more: pip install {' '.join(PACKAGES.get(name, name) for name in lacking)}")
+    if "torchvision" in imported(bodies):
+        import_torchvision()
     monkeypatch.chdir(tmp_path)  # for what they write
     namespace = {}
     for body in bodies:
@@ -109,6 +123,9 @@ def test_pages_for_those_who_come_from_elsewhere_have_all_their_parts():
     assert [page.stem for page in found] == ["equinox", "flax", "haiku", "keras", "pytorch", "stax"]
     for page in found:
         headings = re.findall(r"^## (.*)$", prose(page), re.MULTILINE)
+        if page.stem == "pytorch":  # its models can be imported too
+            assert headings[:3] == ["Import a model", "Load a weight file", "What cannot be traced"]
+            del headings[:3]
         network = headings.pop(1)
         assert network.startswith("One network in ")
         assert headings == ["What is where", "Shared weights", "A step of training", "What differs", "What is not here"]
