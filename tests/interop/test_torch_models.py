@@ -1,7 +1,7 @@
 """Models of torchvision and timm compute the same as graphs, in both modes, and their weights survive a round trip.
 
-All models of `benchmarks/torch_models.txt` run with `pytest -m slow -rA --durations=0 tests/interop/test_torch_models.py`. It
-lists which are accepted (passed), refused (skipped, with the reason) and wrong (failed), and the time of each.
+All models of `benchmarks/torch_models.txt` run with `pytest -m slow -rA --durations=0 tests/interop/test_torch_models.py`.
+It lists which are accepted (passed), refused (skipped, with the reason) and wrong (failed), and the time of each.
 `TORCH_MODELS=FILE` takes another list.
 """
 
@@ -21,12 +21,12 @@ needed("torch")
 pytestmark = [pytest.mark.once, pytest.mark.usefixtures("climate_of_a_user")]
 
 LIST = Path(os.environ.get("TORCH_MODELS", Path(__file__).parents[2] / "benchmarks" / "torch_models.txt"))
-# Errors of rounding grow through the layers. These bounds leave room for hundreds of layers, in float32 and in float64. A
-# wrong translation differs in the first digits.
+# Errors of rounding grow through the layers. These bounds leave room for hundreds of layers, in float32 and in float64.
+# A wrong translation differs in the first digits.
 OUTPUTS, TRAINING = 1e-4, 1e-7
 
-# Small models of different kinds, with residuals, depthwise and partial convolutions, squeeze and excitation, branches that
-# are joined, weights that are standardized in `forward`, gates, layer norms, and a dense output with interpolation.
+# Small models of different kinds, with residuals, depthwise and partial convolutions, squeeze and excitation, branches
+# that are joined, weights that are standardized in `forward`, gates, layer norms, and outputs that are interpolated.
 MODELS = {
     "timm/convnextv2_atto": 64,
     "timm/resnet18": 32,
