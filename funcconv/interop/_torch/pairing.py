@@ -10,6 +10,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Shape
 from ..._graph.declare.training_layers import BatchNorm
 from ..._graph.use.graph import Graph
+from .._closest_names import closest_names
 from .._matching import Entry, entries, side_by_side
 from .._pairing import fitting_pairs
 from .names import COUNTER, TorchArray, TorchLayout
@@ -90,7 +91,8 @@ def _modules(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
 
 def _counts(op: str, paths: Sequence[str], modules: Mapping[str, Any]) -> str:
     lines = side_by_side(list(paths), list(modules))
-    return f"{op}: the graph has {len(paths)} entries and the other side {len(modules)} modules:\n{lines}"
+    listed = closest_names(paths, modules, right_side="the state dict")
+    return f"{op}: the graph has {len(paths)} entries and the other side {len(modules)} modules:\n{lines}\n{listed}"
 
 
 def _by_names(
@@ -126,14 +128,11 @@ def _checked_by_path(
     required: set[str],
 ) -> dict[str, list[str]]:
     """Return the pairing by path, if neither side has something that the other does not have."""
-    left = [
-        f"{name!r} of the state dict is not in the graph"
-        for name in arrays
-        if name not in known and not name.endswith(COUNTER)
-    ]
-    left += [f"{name!r} of the graph is not in the state dict" for name in sorted(required) if name not in arrays]
-    if left:
-        msg = f"{op}: the names do not fit:\n  " + "\n  ".join(left)
+    unknown = [name for name in arrays if name not in known and not name.endswith(COUNTER)]
+    missing = sorted(name for name in required if name not in arrays)
+    if unknown or missing:
+        listed = closest_names(missing, unknown, right_side="the state dict")
+        msg = f"{op}: the names of graph and state dict differ; pass names= for other names:\n{listed}"
         raise FuncconvError(msg)
     return by_path
 
