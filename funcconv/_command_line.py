@@ -106,6 +106,11 @@ def _parser() -> argparse.ArgumentParser:
         default=[],
         help="which module of PyTorch or Flax an entry of the graph is, for every entry; without, they are paired",
     )
+    convert_parser.add_argument(
+        "--pairing",
+        choices=["order"],
+        help="pair the modules of PyTorch in their order with the entries of the graph; without, by names and shapes",
+    )
     predict_parser = command("predict", _predict, "Evaluate a network on an array or an image.")
     predict_parser.add_argument("file", help="a network with its weights, in safetensors")
     predict_parser.add_argument("input", help=_INPUT)
@@ -146,7 +151,7 @@ def _convert(options: argparse.Namespace) -> None:
         msg = f"convert: each --name must be ENTRY=MODULE, once for an entry; got {', '.join(options.name)}"
         raise FuncconvError(msg)
     graph = formats.network(options.graph)[0] if options.graph is not None else None
-    weights = formats.read(options.source, graph, names, options.key)
+    weights = formats.read(options.source, graph, names, options.key, options.pairing)
     formats.write(options.target, weights)
     for note in weights.notes:
         print(f"funcconv: {options.source}: {note}", file=sys.stderr)

@@ -61,7 +61,11 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
 
 
 def read(
-    path: str, graph: Graph | None = None, names: Mapping[str, str] | None = None, key: str | None = None
+    path: str,
+    graph: Graph | None = None,
+    names: Mapping[str, str] | None = None,
+    key: str | None = None,
+    pairing: str | None = None,
 ) -> Weights:
     """Read weights, in the format that the content of the file shows. If a graph is given, they must be its weights.
 
@@ -70,6 +74,7 @@ def read(
         graph: the graph; needed for weights of PyTorch.
         names: the module of each entry of the graph, for weights of PyTorch and Flax. None pairs them.
         key: the entry of the file that has the weights. None chooses the only one.
+        pairing: `"order"` pairs the modules of PyTorch in their order. None pairs them by names and shapes.
 
     Returns:
         The weights of the graph, or without a graph the arrays of the file.
@@ -84,21 +89,23 @@ def read(
         msg = f"convert: there is no file {path!r}, and its ending is not of a format that is read here: {READABLE}"
         raise FuncconvError(msg)
     if os.path.isfile(path) and file_kind("convert", path) == "safetensors":
-        return _of_safetensors(path, graph, names, key)
+        return _of_safetensors(path, graph, names, key, pairing)
     content = read_content("convert", path)
     if content.kind != "torch":
         return _of_flax(path, content, graph, names, key)
     if graph is None:
         _refuse_without_graph(path)
-    return _of_torch(path, content, graph, names, key)
+    return _of_torch(path, content, graph, names, key, pairing)
 
 
-def _of_safetensors(path: str, graph: Graph | None, names: Mapping[str, str] | None, key: str | None) -> Weights:
+def _of_safetensors(
+    path: str, graph: Graph | None, names: Mapping[str, str] | None, key: str | None, pairing: str | None
+) -> Weights:
     """Read a safetensors file: with the paths of funcconv as names, which have `/`, or with names of PyTorch."""
     file_graph, params, state = safetensors.read(path)
     is_nested = bool(state) or any(isinstance(value, Mapping) for value in params.values())
     if graph is not None and not is_nested and not set(params) <= set(graph.entries):
-        return _of_torch(path, Content("safetensors", params), graph, names, key)
+        return _of_torch(path, Content("safetensors", params), graph, names, key, pairing)
     if key is not None:
         msg = f"convert: {path} has the weights of one network, so there is no choice by --key"
         raise FuncconvError(msg)
@@ -107,14 +114,16 @@ def _of_safetensors(path: str, graph: Graph | None, names: Mapping[str, str] | N
     return Weights(params, state, file_graph if graph is None else graph)
 
 
-def _of_torch(path: str, content: Content, graph: Graph, names: Mapping[str, str] | None, key: str | None) -> Weights:
+def _of_torch(
+    path: str, content: Content, graph: Graph, names: Mapping[str, str] | None, key: str | None, pairing: str | None
+) -> Weights:
     """Return the weights in a file with names of PyTorch."""
     found = named_arrays("convert", path, content, key)
     arrays, notes, prefix = found.arrays, found.notes, found.prefix.replace(".", "/")
     if prefix and all(entry.startswith(prefix) for entry in graph.entries):  # the prefix is a part of the module
         arrays, notes = found.names_of_file(), notes[:-1]
     try:
-        return Weights(*from_torch(graph, arrays, names=names), graph, notes)
+        return Weights(*from_torch(graph, arrays, names=names, pairing=pairing), graph, notes)
     except FuncconvError as error:
         msg = "\n".join([str(error), *notes])
         raise FuncconvError(msg) from None

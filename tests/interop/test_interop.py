@@ -132,7 +132,7 @@ def test_a_torch_module_and_its_graph_compute_the_same(declare, train, rng):
     for each in module.modules():
         if isinstance(each, torch.nn.Dropout):
             each.eval()
-    params, state = fc.interop.from_torch(graph, module.state_dict())
+    params, state = fc.interop.from_torch(graph, module.state_dict(), pairing="order")
     x = rng.normal(size=(4, *graph._signature[0].shape))
     first = torch.tensor(np.ascontiguousarray(np.moveaxis(x, -1, 1)), requires_grad=True)
     out = module(first)
@@ -148,9 +148,9 @@ def test_a_torch_module_and_its_graph_compute_the_same(declare, train, rng):
     close(by_x, np.moveaxis(first.grad.numpy(), 1, -1), ulps=256)
     theirs = {name: p.grad for name, p in module.named_parameters()}
     theirs |= {name: each for name, each in module.named_buffers() if name.endswith(("mean", "var"))}
-    found, _ = fc.interop.from_torch(graph, theirs)
+    found, _ = fc.interop.from_torch(graph, theirs, pairing="order")
     jax.tree.map(lambda a, b: close(a, b, ulps=512), by_params, found)
-    _, kept = fc.interop.from_torch(graph, module.state_dict())
+    _, kept = fc.interop.from_torch(graph, module.state_dict(), pairing="order")
     jax.tree.map(lambda a, b: close(a, b, ulps=128), after, kept)
 
 
@@ -168,6 +168,118 @@ def test_to_torch_and_back_is_where_one_was(declare, rng):
     jax.tree.map(np.testing.assert_array_equal, (again, kept), (params, state))
 
 
+def flattening(order):
+    """Return a module that flattens an image in this order, and a graph that flattens with its channels last."""
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.last, self.first = nn.Linear(4 * 5 * 3, 2), nn.Conv2d(2, 3, 3)  # registered in another order
+
+        def forward(self, x):
+            y = self.first(x).tanh()
+            return self.last(order(y))
+
+    graph = fc.serial(fc.Conv(3, 3), jnp.tanh, fc.flatten, fc.Dense(2))
+    return Net().double(), over(graph, (6, 7, 2))
+
+
+FLATTENED = {
+    "view": lambda y: y.view(y.size(0), -1),
+    "flatten": lambda y: y.flatten(1),
+    "permuted": lambda y: y.permute(0, 2, 3, 1).flatten(1),
+    "permuted otherwise": lambda y: y.permute(0, 3, 2, 1).reshape(y.shape[0], -1),
+}
+
+
+@pytest.mark.usefixtures("wide")
+@pytest.mark.parametrize("name", FLATTENED)
+def test_the_order_of_a_flattened_image(name, rng):
+    """A module with an example, a traced graph with a state dict: each has the rows where the module has them."""
+    torch = needed("torch")
+    module, graph = flattening(FLATTENED[name])
+    x = torch.tensor(rng.normal(size=(3, 2, 6, 7)))
+    expected = module(x).detach().numpy()
+    traced, *_ = fc.interop.trace_torch(module, x)
+    params, _ = fc.interop.from_torch(traced, module.state_dict())
+    close(traced(params, x.numpy()), expected, ulps=256)
+    again = fc.interop.to_torch(traced, params)
+    assert all(np.array_equal(again[key], value.numpy()) for key, value in module.state_dict().items())
+    if name == "permuted otherwise":
+        with pytest.raises(fc.FuncconvError, match=r"differ by|different results"):
+            fc.interop.from_torch(graph, module, x)
+        return
+    params, _ = fc.interop.from_torch(graph, module, x)
+    close(graph(params, np.moveaxis(x.numpy(), 1, -1)), expected, ulps=256)
+    order = "channels_last" if name == "permuted" else "channels_first"
+    by_names = {"conv1": "first", "dense1": "last"}
+    same, _ = fc.interop.from_torch(graph, module.state_dict(), names=by_names, flatten_order=order)
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    again = fc.interop.to_torch(graph, params, names=by_names, flatten_order=order)
+    assert list(again) == ["first.weight", "first.bias", "last.weight", "last.bias"]
+    assert all(np.array_equal(again[key], value.numpy()) for key, value in module.state_dict().items())
+
+
+def equal_layers():
+    from torch import nn
+
+    class Net(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.b, self.a = nn.Conv2d(3, 3, 1), nn.Conv2d(3, 3, 1)  # registered in another order than they are called
+
+        def forward(self, x):
+            return self.b(self.a(x).exp())
+
+    return Net().double(), over(fc.serial(fc.Conv(3, 1), jnp.exp, fc.Conv(3, 1)), (4, 5, 3))
+
+
+@pytest.mark.usefixtures("wide")
+def test_layers_of_equal_shape_are_paired_by_use(rng):
+    torch = needed("torch")
+    module, graph = equal_layers()
+    x = torch.tensor(rng.normal(size=(3, 3, 4, 5)))
+    params, state = fc.interop.from_torch(graph, module, x)
+    assert state == {}
+    y = graph(params, np.moveaxis(x.numpy(), 1, -1))
+    close(np.moveaxis(np.asarray(y), -1, 1), module(x).detach().numpy(), ulps=256)
+    with pytest.raises(fc.FuncconvError, match=r"(?s)several modules.*conv1: a, b.*Three solutions: pass the module"):
+        fc.interop.from_torch(graph, module.state_dict())
+    with pytest.raises(fc.FuncconvError, match="a module needs an example"):
+        fc.interop.from_torch(graph, module)
+    with pytest.raises(fc.FuncconvError, match="with these weights, graph and module differ by"):
+        fc.interop.from_torch(graph, module, x, names={"conv1": "b", "conv2": "a"})
+    same, _ = fc.interop.from_torch(graph, module, x, names={"conv1": "a", "conv2": "b"})
+    jax.tree.map(np.testing.assert_array_equal, same, params)
+    in_order, _ = fc.interop.from_torch(graph, module.state_dict(), pairing="order")
+    np.testing.assert_array_equal(in_order["conv1"]["bias"], params["conv2"]["bias"])
+
+
+def test_names_may_repeat():
+    graph = over(fc.serial(fc.Conv(3, 1), fc.Conv(3, 1)), (4, 4, 3))
+    params = graph.init(KEY)
+    tied = {"conv1": ["a", "c"], "conv2": "b"}
+    arrays = fc.interop.to_torch(graph, params, names=tied)
+    assert list(arrays) == ["a.weight", "c.weight", "a.bias", "c.bias", "b.weight", "b.bias"]
+    again, _ = fc.interop.from_torch(graph, arrays, names=tied)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    with pytest.raises(fc.FuncconvError, match=r"'a.weight' and 'c.weight' differ, but are one entry"):
+        fc.interop.from_torch(graph, arrays | {"c.weight": arrays["c.weight"] + 1}, names=tied)
+    one = {"conv1": "a", "conv2": "a"}
+    both, _ = fc.interop.from_torch(graph, {key: arrays[key] for key in ("a.weight", "a.bias")}, names=one)
+    np.testing.assert_array_equal(both["conv2"]["kernel"], params["conv1"]["kernel"])
+    assert list(fc.interop.to_torch(graph, both, names=one)) == ["a.weight", "a.bias"]
+    with pytest.raises(fc.FuncconvError, match=r"two entries are 'a.weight' in PyTorch, but differ"):
+        fc.interop.to_torch(graph, params, names=one)
+
+
+def test_to_torch_needs_the_state():
+    graph = over(fc.serial(fc.Conv(3, 1), fc.BatchNorm()), (4, 4, 3))
+    with pytest.raises(fc.FuncconvError, match=r"the graph has a state \(batch_norm1\), which was not given"):
+        fc.interop.to_torch(graph, graph.init(KEY))
+
+
 SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np.ones((2, 64)), "b.bias": np.ones(2)}
 
 
@@ -179,7 +291,7 @@ SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np
         (SMALL | {"a.gain": np.ones(1)}, None, r"'a' has gain, which Conv\(4, 3\) does not have"),
         (SMALL, {"conv1": "a", "dense2": "b"}, "the graph has no entry 'dense2'\n  the entry 'dense1' has no name"),
         (SMALL, {"conv1": "a", "dense1": "c"}, "there is no module 'c'\n  the module 'b' belongs to no entry"),
-        (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"a weight of shape \(2, 64, 1\) is not one of it"),
+        (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"dense1/kernel is \(64, 2\), that of 'b' is \(1, 64, 2\)"),
         ({k: v for k, v in SMALL.items() if k != "b.bias"}, None, r"dense1/bias is \(2,\), that of 'b' is missing"),
     ],
 )  # fmt: skip

@@ -1,8 +1,8 @@
 """Models of torchvision and timm compute the same as graphs, in both modes, and their weights survive a round trip.
 
 All models of `benchmarks/torch_models.txt` run with `pytest -m slow -rA tests/interop/test_torch_models.py`.
-It lists which are accepted (passed), refused (skipped, with the reason) and wrong (failed), and with `--durations=0` the time of each.
-`TORCH_MODELS=FILE` takes another list.
+It lists which are accepted (passed), refused (skipped, with the reason) and wrong (failed); with `--durations=0` also
+the time of each. `TORCH_MODELS=FILE` takes another list.
 """
 
 import gc

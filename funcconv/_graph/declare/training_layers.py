@@ -10,11 +10,9 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Number, Shape
 from ..._ops.dropout import dropout
 from ..._ops.init_norms import init_batch_stats, init_norm
-from ..._ops.norms import batch_norm, group_norm, layer_norm, weight_standardize
+from ..._ops.norms import batch_norm, group_norm, layer_norm
 from ..._windows.reach import IDENTITY, Reach
-from .conv_layers import Conv, LocalConv
 from .layer import Layer
-from .layers import Dense
 
 
 @dataclass(frozen=True, repr=False)
@@ -252,62 +250,6 @@ class BatchNorm(_Norm):
         if self.momentum is None:  # the mean over all steps
             new = {name: old + (new[name] - old) / jnp.asarray(steps, old.dtype) for name, old in running.items()}
         return y, new | {"count": steps}
-
-
-@dataclass(frozen=True, repr=False)
-class WeightStandardize(Layer):
-    """A `Conv`, `LocalConv` or `Dense` whose kernel goes through `weight_standardize` whenever it is used.
-
-    Args:
-        layer: the `Conv`, `LocalConv` or `Dense` whose kernel is standardized. Its `name` and `params` are those of
-            this layer.
-        epsilon: a positive number that is added to the variance of the kernel. Default: 1e-5.
-
-    Raises:
-        FuncconvError: if the layer is another.
-
-    Example:
-        >>> import funcconv as fc, jax
-        >>> x = fc.Input("x", (8, 8, 3))
-        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
-        >>> list(graph.init(jax.random.key(0)))
-        ['conv1', 'group_norm1']
-    """
-
-    layer: Conv | LocalConv | Dense
-    epsilon: Number = field(default=1e-5, kw_only=True)
-
-    parametric: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Take over the names."""
-        if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = (
-                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
-                "fc.WeightStandardize(fc.Conv(8, 3))"
-            )
-            raise FuncconvError(msg)
-        for name in ("name", "params"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """That of the layer."""
-        return self.layer.label
-
-    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
-        """Return what the layer sees."""
-        return self.layer.reaches(*shapes)
-
-    def draw(self, key: Array, *shapes: Shape) -> Any:
-        """Draw the layer's parameters."""
-        return self.layer.draw(key, *shapes)
-
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Apply the layer."""
-        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
-        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)
 
 
 def _itself(*shapes: Shape) -> tuple[Reach | None, ...]:

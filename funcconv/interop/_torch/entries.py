@@ -84,7 +84,7 @@ class Entries:
 
     def _place_other_weights(self) -> None:
         """Give each weight that is in no layer an entry: that of its module, or one of its own."""
-        loose = dict.fromkeys(name for row in self._used() if row.layer is None for name in _weights_of(row))
+        loose = dict.fromkeys(name for row in self._used() if row.entry is None for name in _weights_of(row))
         groups = defaultdict(list)
         for name in loose:
             if name not in self._places:
@@ -119,13 +119,20 @@ class Entries:
 
     def _row(self, pending: PendingRow) -> int:
         if pending.layer is not None:
-            inputs = tuple(self.numbers[operand] for operand in pending.operands if isinstance(operand, int))
             layer = pending.layer
+            numbers = (self._number(operand, pending) for operand in pending.operands)
+            inputs = tuple(number for number in numbers if number is not None)
             if pending.entry:
                 layer = self._objects.setdefault((pending.entry, layer), layer)
             return self._add(Row(pending.name, layer, inputs, pending.entry))
         assert pending.op is not None
         return self._with_weights(pending.name, pending.op, pending.operands, batched=pending.batched)
+
+    def _number(self, operand: "int | Weight", pending: PendingRow) -> int | None:
+        """Return the number of an input of a layer; None for a weight of its own."""
+        if isinstance(operand, int):
+            return self.numbers[operand]
+        return None if pending.entry else self.source(operand, pending.name)
 
     def _with_weights(
         self, name: str, op: Callable[..., Any], operands: tuple["int | Weight", ...], *, batched: bool = False

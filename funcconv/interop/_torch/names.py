@@ -9,9 +9,9 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Params, Shape
-from ..._graph.declare.conv_layers import Conv, ConvTranspose
+from ..._graph.declare.conv_layers import Conv, ConvTranspose, WeightStandardize
 from ..._graph.declare.layers import Dense, Flatten
-from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm, WeightStandardize
+from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm
 from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row
 from ..._graph.to_file.registry import name_of
@@ -243,11 +243,11 @@ class _Features:
 
     def to_own(self, array: np.ndarray) -> np.ndarray:
         order = self._order()
-        return array if order is None or len(array) != len(order) else np.asarray(array)[order]
+        return array if order is None or len(array) != len(order) else array[order]
 
     def to_torch(self, array: np.ndarray) -> np.ndarray:
         order = self._order()
-        return array if order is None or len(array) != len(order) else np.asarray(array)[np.argsort(order)]
+        return array if order is None or len(array) != len(order) else array[np.argsort(order)]
 
     def _order(self) -> np.ndarray | None:
         """Return the position in PyTorch of each feature, None if it is the same."""

@@ -106,7 +106,7 @@ def _placeholder(translation: Translation, signature: list[InputRow], *, channel
     if operation.name in program.targets:
         name = program.targets[operation.name]
         if program.kinds[name] == "literal":
-            return replace(translation.constant_of(program.tensors[name]), dtype=translation.dtype())
+            return Static(program.tensors[name])
         return replace(whole(Weight(tensor=name), tuple(program.tensors[name].shape), None), dtype=translation.dtype())
     shape = translation.shape()
     sizes = tuple(dim.size for dim in shape[1:])

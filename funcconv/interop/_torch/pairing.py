@@ -7,15 +7,13 @@ import jax
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._graph.name.entries import get, put
+from ..._common.types import Shape
+from ..._graph.declare.training_layers import BatchNorm
 from ..._graph.use.graph import Graph
-from .._matching import Entry, entries, side_by_side, trees
-from .._pairing import fitting_pairs, paired
-from .arrays import as_numpy
-from .names import COUNTER, TorchArray, TorchLayout, torch_layout
-from .program import outputs_in_evaluation
-from .trace import differences, leaves_of_outputs, trace_torch
-from .weighted import WithWeights
+from .._closest_names import closest_names
+from .._matching import Entry, entries, side_by_side
+from .._pairing import fitting_pairs
+from .names import COUNTER, TorchArray, TorchLayout
 
 _SOLUTIONS = (
     "pass the module and an example, from_torch(graph, module, example), so that the weights are paired by use; "
@@ -93,7 +91,8 @@ def _modules(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
 
 def _counts(op: str, paths: Sequence[str], modules: Mapping[str, Any]) -> str:
     lines = side_by_side(list(paths), list(modules))
-    return f"{op}: the graph has {len(paths)} entries and the other side {len(modules)} modules:\n{lines}"
+    listed = closest_names(paths, modules, right_side="the state dict")
+    return f"{op}: the graph has {len(paths)} entries and the other side {len(modules)} modules:\n{lines}\n{listed}"
 
 
 def _by_names(
@@ -129,14 +128,11 @@ def _checked_by_path(
     required: set[str],
 ) -> dict[str, list[str]]:
     """Return the pairing by path, if neither side has something that the other does not have."""
-    left = [
-        f"{name!r} of the state dict is not in the graph"
-        for name in arrays
-        if name not in known and not name.endswith(COUNTER)
-    ]
-    left += [f"{name!r} of the graph is not in the state dict" for name in sorted(required) if name not in arrays]
-    if left:
-        msg = f"{op}: the names do not fit:\n  " + "\n  ".join(left)
+    unknown = [name for name in arrays if name not in known and not name.endswith(COUNTER)]
+    missing = sorted(name for name in required if name not in arrays)
+    if unknown or missing:
+        listed = closest_names(missing, unknown, right_side="the state dict")
+        msg = f"{op}: the names of graph and state dict differ; pass names= for other names:\n{listed}"
         raise FuncconvError(msg)
     return by_path
 
@@ -152,7 +148,10 @@ def _by_shape(
     def from_module(entry: Entry, arrays: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         return _converted(layout, entry, arrays)
 
-    pairs, fitting = fitting_pairs(op, own, modules, from_module)
+    try:
+        pairs, fitting = fitting_pairs(op, own, modules, from_module)
+    except FuncconvError:  # an entry fits no module: their differences in order say the most
+        return {path: [module] for path, module in zip(own, modules, strict=True)}
     if len(pairs) < len(own):
         lines = [
             f"  {path}: {', '.join(name for name in fitting[path] if name not in pairs.values())}"
@@ -184,121 +183,16 @@ def _converted(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -> 
     return params | left, state  # what is left over does not fit, and is told with its name
 
 
-def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the weights of a module for a graph, paired by their use in the traced module.
-
-    Args:
-        graph: a graph that computes the same, on arrays with their channels last.
-        module: the module.
-        example: an input, or a tuple of them.
-
-    Returns:
-        `(params, state)`.
-
-    Raises:
-        FuncconvError: if no pairing gives the same results.
-    """
-    traced, params, state = trace_torch(module, example, layout="NHWC")
-    special = [row.params for row in traced.rows if isinstance(row.op, WithWeights)]
-    if special:
-        msg = (
-            "from_torch: the module uses weights in a way that no layer does "
-            f"({', '.join(map(str, special[:5]))}): use the graph that trace_torch returns, or a state dict and names="
-        )
-        raise FuncconvError(msg)
-    modules = {path: _entry_arrays(params, path) | _entry_arrays(state, path) for path in traced.entries}
-
-    def evaluate(drawn: Mapping[str, Mapping[str, Any]], *xs: Any) -> Any:
-        drawn_params: dict[str, Any] = {}
-        drawn_state: dict[str, Any] = {}
-        for path, arrays in drawn.items():
-            parts = tuple(path.split("/"))
-            put(drawn_params, parts, {name: arrays[name] for name in _entry_arrays(params, path)})
-            if _entry_arrays(state, path):
-                put(drawn_state, parts, {name: arrays[name] for name in _entry_arrays(state, path)})
-        return traced.apply(drawn_params, drawn_state, *xs)[0]
-
-    problems = []
-    for order in ("channels_first", "channels_last"):
-        layout = torch_layout("from_torch", graph, flatten_order=order)
-
-        def from_module(entry: Entry, arrays: Mapping[str, Any], layout: TorchLayout = layout) -> Any:
-            return _from_traced(layout, entry, arrays)
-
-        try:
-            pairs = paired("from_torch", graph, modules, from_module, evaluate, "names={entry: module}")
-            own = trees("from_torch", [(entry, name, *from_module(entry, modules[name])) for entry, name in pairs])
-        except FuncconvError as error:
-            problems.append(str(error))
-            continue
-        difference = _difference(graph, own, traced, (params, state), example)
-        if difference is None:
-            return own
-        problems.append(f"from_torch: with all weights paired, graph and module differ {difference}")
-    raise FuncconvError(problems[0])
-
-
-def _entry_arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
-    try:
-        return dict(get(tree, tuple(path.split("/"))))
-    except KeyError:
-        return {}
-
-
-def _from_traced(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -> Any:
-    """Return the arrays of a traced module, which has the layers of funcconv, for an entry of another graph."""
-    params = {name: array for name, array in arrays.items() if name not in ("mean", "var", "count")}
-    state = {name: array for name, array in arrays.items() if name in ("mean", "var", "count")}
-    if "count" not in entry.state:
-        state.pop("count", None)
-    elif "count" not in state and state:
-        state["count"] = np.zeros((), np.int32)
-    for array in layout.arrays:
-        tree = state if array.in_state else params
-        value = tree.get(array.path)
-        if array.entry == entry.path and value is not None and np.ndim(value):
-            if array.path == "kernel" and np.ndim(value) == 2:
-                tree[array.path] = array.to_own(value.T)  # the rows of a linear map, in the order of its features
-            elif array.path != "kernel":
-                tree[array.path] = array.to_own(value)
-    return params, state
-
-
-def _difference(graph: Graph, own: Any, traced: Graph, weights: Any, example: Any) -> str | None:
-    """Return how a graph differs from the traced module on the example; None if only by rounding."""
-    examples = example if isinstance(example, tuple | list) else (example,)
-    xs = [_channels_last(as_numpy(x)) for x in examples]
-    results = [jax.tree.leaves(net.apply(*trees, *xs)[0]) for net, trees in ((graph, own), (traced, weights))]
-    return differences(*results)
-
-
-def _channels_last(array: np.ndarray) -> np.ndarray:
-    return np.moveaxis(array, 1, -1) if array.ndim > 2 else array
-
-
-def check_on_example(graph: Graph, own: Any, module: Any, example: Any, *, is_traced: bool) -> None:
-    """Refuse weights with which a graph does not compute what the module computes.
-
-    Args:
-        graph: the graph; one that was not traced has its channels last.
-        own: its parameters and its state.
-        module: the module.
-        example: an input of the module, or a tuple of them.
-        is_traced: whether the graph was traced from a module.
-
-    Raises:
-        FuncconvError: if the results differ.
-    """
-    examples = example if isinstance(example, tuple | list) else (example,)
-    shapes = [row.shape for row in graph._signature]
-    as_they_are = is_traced and all(tuple(x.shape[1:]) == shape for x, shape in zip(examples, shapes, strict=True))
-    move = (lambda array: array) if as_they_are else _channels_last
-    outputs = outputs_in_evaluation(module, examples)
-    results = jax.tree.leaves(graph.apply(*own, *(move(as_numpy(x)) for x in examples))[0])
-    difference = differences(results, [move(as_numpy(y)) for y in leaves_of_outputs(outputs)])
-    if difference is not None:
-        msg = (
-            f"from_torch: with these weights, graph and module differ {difference}: is each entry paired with its "
-            "module? Without names=, a module and an example are paired by use"
-        )
-        raise FuncconvError(msg)
+def expected_shapes(graph: Graph) -> dict[tuple[bool, str], Shape]:
+    """Return the shapes of a graph's arrays by whether they are in the state, and path, as far as layers draw them."""
+    shapes: dict[tuple[bool, str], Shape] = {}
+    values: dict[str, Any] = {}
+    drawn = jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))
+    for path, leaf in jax.tree.leaves_with_path(drawn):
+        shapes[False, jax.tree_util.keystr(path, simple=True, separator="/")] = leaf.shape
+    for row in graph.rows:
+        if isinstance(row.op, BatchNorm):
+            values = values or graph.shapes()
+            channels = values[graph.nodes[row.inputs[0]]].shape[-1:]
+            shapes |= {(True, f"{row.params}/{name}"): channels for name in ("mean", "var")}
+    return shapes

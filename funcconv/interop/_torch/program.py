@@ -2,13 +2,18 @@
 
 import copy
 import inspect
-from collections.abc import Sequence
+import logging
+import warnings
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from ..._common.errors import FuncconvError
 from ..._common.optional_packages import needs
-from .training import warn_of_training_code
+
+# Batch norms count their steps by an addition, in training alone.
+_IGNORED = {"add", "sym_size"}
 
 
 @dataclass(frozen=True)
@@ -58,14 +63,18 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
     inputs = tuple(torch.cat([x, x]) if len(x) == 1 else x.clone() for x in examples)
     batch = torch.export.Dim("batch", min=1)
     try:
-        dynamic = _dynamic(module, inputs, batch)
         module.eval()
-        with torch.no_grad():
-            outputs = module(*(x.clone() for x in inputs))
-        program = torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
-        warn_of_training_code(
-            module, program, lambda: torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
-        )
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # those of PyTorch about its own functions
+            with torch.no_grad():
+                outputs = module(*(x.clone() for x in inputs))
+            dynamic = _dynamic(module, inputs, batch)
+
+            def export() -> Any:
+                return torch.export.export(module, inputs, dynamic_shapes=dynamic, strict=False)
+
+            program = export()
+            _tell_training_code(module, program, export)
     except Exception as error:  # PyTorch and the module may raise anything
         text = " ".join(str(error).split())[:300]
         msg = (
@@ -150,3 +159,58 @@ def outputs_in_evaluation(module: Any, examples: Sequence[Any]) -> Any:
     finally:
         for part, mode in training.items():
             part.training = mode
+
+
+# code that runs in training alone -------------------------------------------------------------------------------
+
+
+def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) -> None:
+    """Say if a module has operations in training mode that it does not have in evaluation mode, such as drop path.
+
+    Batch norms and dropout are the same operations in both modes. The module is exported a second time only if one of
+    its parts reads `training` in `forward`; a part with running statistics is taken for a norm.
+
+    Args:
+        module: the module.
+        evaluated: the program of its evaluation mode.
+        export: exports the module in its present mode.
+    """
+    if not any(_reads_training(part) for part in module.modules()):
+        return
+    module.train()
+    try:
+        trained = export()
+    except Exception:  # a module may refuse an example in training, such as a batch that is too small
+        return
+    only_in_training = Counter(_operations(trained))
+    only_in_training.subtract(_operations(evaluated))
+    found = [f"{name} in {path or 'the outermost module'}" for (path, name), n in only_in_training.items() if n > 0]
+    if found:
+        listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+        # Not a warning of Python, because nothing is wrong unless the graph is trained.
+        logging.getLogger("funcconv").warning(
+            "trace_torch: in training mode the module has operations that the graph does not have, because the graph "
+            "follows the evaluation mode: %s. Evaluation is right; with train=True the graph leaves them out",
+            listed,
+        )
+
+
+def _reads_training(part: Any) -> bool:
+    if type(part).__module__.startswith("torch.nn.") or hasattr(part, "running_mean"):
+        return False
+    code = getattr(type(part).forward, "__code__", None)
+    return code is not None and "training" in code.co_names
+
+
+def _operations(program: Any) -> list[tuple[str, str]]:
+    """Return the path of the module and the name of each operation."""
+    found = []
+    for operation in program.graph_module.graph.nodes:
+        if operation.op == "call_function":
+            packet = getattr(operation.target, "overloadpacket", operation.target)
+            name = str(getattr(packet, "__name__", packet))
+            stack = operation.meta.get("nn_module_stack") or {}
+            path = list(stack.values())[-1][0] if stack else ""
+            if name.rstrip("_") not in _IGNORED:
+                found.append((str(path), name.rstrip("_")))
+    return found

@@ -12,7 +12,8 @@ from ..._graph.use.graph import Graph
 from .._matching import copied
 from .arrays import as_numpy as as_numpy
 from .names import COUNTER, TorchArray, TorchLayout, torch_layout
-from .pairing import by_use, check_on_example, modules_of_entries
+from .pairing import expected_shapes, modules_of_entries
+from .use import by_use, check_on_example, traced_weights
 
 Names = Mapping[str, str | Sequence[str]]
 
@@ -81,9 +82,11 @@ def from_torch(
                 msg = "from_torch: a module needs an example of its input, from_torch(graph, module, example)"
                 raise FuncconvError(msg)
             return by_use(graph, module, example)
-        # The buffers that a state dict leaves out can be in the graph's state.
+        # The graph's state can have buffers that a state dict leaves out, and constants that only a trace finds.
         left_out = {array.name for array in layout.arrays if not array.stored}
         buffers = {name: buffer for name, buffer in module.named_buffers() if name in left_out}
+        if left_out - set(buffers) and example is not None:
+            return traced_weights(graph, module, example)
         source = {**module.state_dict(), **buffers}
     arrays = {}
     for name, value in source.items():
@@ -93,7 +96,7 @@ def from_torch(
             msg = f"from_torch: {name!r}: {error}"
             raise FuncconvError(msg) from None
     modules = modules_of_entries("from_torch", graph, layout, arrays, names, pairing)
-    own = _own_trees(layout, arrays, modules)
+    own = _own_trees(graph, layout, arrays, modules)
     if module is not None and example is not None:
         check_on_example(graph, own, module, example, is_traced=is_traced)
     return own
@@ -113,34 +116,57 @@ def _has_names_of(layout: TorchLayout, module: Any) -> bool:
 
 
 def _own_trees(
-    layout: TorchLayout, arrays: Mapping[str, np.ndarray], modules: Mapping[str, Sequence[str]]
+    graph: Graph, layout: TorchLayout, arrays: Mapping[str, np.ndarray], modules: Mapping[str, Sequence[str]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the parameters and the state, from the arrays of PyTorch."""
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
     for entry in layout.entries:
         put(params, tuple(entry.split("/")), {})
+    problems = _unknown(graph, layout, arrays, modules)
+    expected = expected_shapes(graph)
     for array in layout.arrays:
-        tree = state if array.in_state else params
         first, *others = names_of(array, modules.get(array.entry, ()))
-        value = arrays.get(first)
-        if value is None and array.name in ("bias", COUNTER):
-            continue  # a layer may go without a bias, and a counter starts at 0
+        value, path = arrays.get(first), _whole_path(array)
+        if value is None and array.name == COUNTER:
+            value = np.zeros((), np.int32)  # a counter starts at 0
         if value is None and not array.stored:
-            msg = (
-                f"from_torch: {first!r} of the graph is a constant of the module, which a state dict lacks: pass the "
-                "module, from_torch(graph, module), or take the entry from the state that trace_torch returned"
+            problems.append(
+                f"{first!r} of the graph is a constant of the module, which a state dict lacks: pass the module and an "
+                "example, or take the entry from the state that trace_torch returned"
             )
-            raise FuncconvError(msg)
-        if value is None:
-            msg = f"from_torch: the state dict has no {first!r}, which is {_whole_path(array)!r} of the graph"
-            raise FuncconvError(msg)
+            continue
+        shape = expected.get((array.in_state, path))
+        own = None if value is None else array.to_own(value)
+        if value is None or own is None or (shape is not None and own.shape != shape):
+            found = "missing" if own is None else str(own.shape)
+            module = first.rpartition(".")[0]
+            problems.append(f"{path} is {shape}, that of {module!r} is {found}")
+            continue
         for name in others:
-            if not np.array_equal(arrays[name], value, equal_nan=value.dtype.kind == "f"):
-                msg = f"from_torch: {first!r} and {name!r} differ, but are one entry of the graph, {array.entry!r}"
-                raise FuncconvError(msg)
-        put(tree, tuple(_whole_path(array).split("/")), copied(array.to_own(value)))
+            if name not in arrays or not np.array_equal(arrays[name], value, equal_nan=value.dtype.kind == "f"):
+                problems.append(f"{first!r} and {name!r} differ, but are one entry of the graph, {array.entry!r}")
+        put(state if array.in_state else params, tuple(path.split("/")), copied(own))
+    if problems:
+        msg = "from_torch: the weights do not fit:\n  " + "\n  ".join(problems)
+        raise FuncconvError(msg)
     return params, state
+
+
+def _unknown(
+    graph: Graph, layout: TorchLayout, arrays: Mapping[str, np.ndarray], modules: Mapping[str, Sequence[str]]
+) -> list[str]:
+    """Return what modules have beside the arrays of their entries."""
+    ops = {row.params: row.op for row in reversed(graph.rows) if row.params}
+    known = {array.name for array in layout.arrays if array.is_whole_name} | {alias for alias, _ in layout.aliases}
+    known |= {name for array in layout.arrays for name in names_of(array, modules.get(array.entry, ()))}
+    unknown = []
+    for entry, paths in modules.items():
+        for path in paths:
+            own = [name for name in arrays if name.rpartition(".")[0] == path and name not in known]
+            own = [name.rpartition(".")[2] for name in own if not name.endswith(COUNTER)]
+            unknown += [f"{path!r} has {name}, which {ops[entry]!r} does not have" for name in own]
+    return unknown
 
 
 def to_torch(

@@ -1,5 +1,6 @@
 """Activations with options, and dropout."""
 
+import logging
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -92,7 +93,11 @@ def dropout(translation: Translation, x: Tensor, p: Number, train: bool, *, whol
     if p == 0:
         return x
     if x.is_weight:
-        translation.refuse(f"dropout of weights (p={p}), which no layer of funcconv has; set p to 0")
+        logging.getLogger("funcconv").warning(
+            "trace_torch: in training, dropout of weights in %r draws zeros for each example; PyTorch draws them once "
+            "for the batch",
+            translation.path,
+        )
     if whole_channels:
         x = translation.channels_last(x)
         if translation.extra(x):

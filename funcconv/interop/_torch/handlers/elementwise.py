@@ -13,9 +13,9 @@ from ...._common.types import Number
 from ...._graph.combine.merge import add as add_equal
 from ...._graph.declare.arithmetic import WithNumber
 from .. import ops
-from ..alignment import aligned
 from ..tensors import Tensor
 from ..translation import SymbolicSize, Translation
+from .alignment import aligned
 
 # Functions of one array without options.
 UNARY: dict[str, Callable[..., Any]] = {

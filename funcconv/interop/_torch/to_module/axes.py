@@ -208,6 +208,11 @@ def _spaced(*, start: Any, stop: Any, count: int, dtype: Any, lead: int) -> Any:
     return torch.linspace(start, stop, count, dtype=torch_dtype(dtype))
 
 
+def _identity(*, rows: int, columns: int, dtype: Any, lead: int) -> Any:
+    del lead
+    return torch.eye(rows, columns, dtype=torch_dtype(dtype))
+
+
 def _listed(*, values: Any, shape: Any, dtype: Any, lead: int) -> Any:
     del lead
     return torch.tensor(np.array(values).tolist(), dtype=torch_dtype(dtype)).reshape(shape)
@@ -238,6 +243,7 @@ AXES: dict[str, Callable[..., Any]] = {
             _filled,
             _counted,
             _spaced,
+            _identity,
             _listed,
             _nothing,
             _einsum,

@@ -2,9 +2,9 @@
 
 from collections.abc import Sequence
 
-from ..._common.types import Shape
-from .tensors import BATCH, Axes, Tensor
-from .translation import Translation
+from ...._common.types import Shape
+from ..tensors import BATCH, Axes, Tensor
+from ..translation import Translation
 
 
 def aligned(translation: Translation, operands: Sequence[Tensor]) -> tuple[list[Tensor], Shape, Axes]:
