@@ -49,7 +49,7 @@ def random_model(name):
             part.running_mean.normal_(0, 0.1)
             part.running_var.uniform_(0.5, 1.5)
             part.num_batches_tracked.fill_(3)
-        for rate in {"p", "drop_prob"} & set(vars(part)):
+        for rate in {"p", "drop_prob", "drop_rate"} & set(vars(part)):
             setattr(part, rate, 0.0)
     return model
 
