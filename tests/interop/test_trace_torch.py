@@ -803,6 +803,17 @@ def test_operations_of_training_alone_are_told(caplog):
     assert "bernoulli in the outermost module" in message
 
 
+class Attention(nn.Module):
+    def forward(self, x):
+        return F.scaled_dot_product_attention(x, x, x, dropout_p=0.2 if self.training else 0.0)
+
+
+def test_dropout_in_attention_is_told(caplog):
+    fc.interop.trace_torch(Attention(), torch.randn(2, 1, 3, 4))
+    (message,) = caplog.messages
+    assert "scaled_dot_product_attention with dropout" in message
+
+
 def test_init_state_refuses_to_invent_buffers():
     graph, *_ = fc.interop.trace_torch(Calls(FUNCTIONS["buffers"]), torch.ones(2, 3, 6, 6))
     with pytest.raises(fc.FuncconvError, match=r"buffers .* have the values that the module gives"):

@@ -180,7 +180,12 @@ def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) 
     module.train()
     try:
         trained = export()
-    except Exception:  # a module may refuse an example in training, such as a batch that is too small
+    except Exception as error:  # a module may refuse an example in training, such as a batch that is too small
+        logging.getLogger("funcconv").warning(
+            "trace_torch: the module cannot be exported in training mode (%s), so it is not known whether it has "
+            "operations there that the graph, which follows the evaluation mode, does not have",
+            " ".join(str(error).split())[:200],
+        )
         return
     only_in_training = Counter(_operations(trained))
     only_in_training.subtract(_operations(evaluated))
@@ -196,8 +201,10 @@ def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) 
 
 
 def _reads_training(part: Any) -> bool:
-    if type(part).__module__.startswith("torch.nn.") or hasattr(part, "running_mean"):
+    if hasattr(part, "running_mean"):
         return False
+    if type(part).__module__.startswith("torch.nn."):
+        return bool(type(part).__name__ == "MultiheadAttention" and part.dropout)
     code = getattr(type(part).forward, "__code__", None)
     return code is not None and "training" in code.co_names
 
@@ -211,6 +218,10 @@ def _operations(program: Any) -> list[tuple[str, str]]:
             name = str(getattr(packet, "__name__", packet))
             stack = operation.meta.get("nn_module_stack") or {}
             path = list(stack.values())[-1][0] if stack else ""
-            if name.rstrip("_") not in _IGNORED:
-                found.append((str(path), name.rstrip("_")))
+            name = name.rstrip("_")
+            has_dropout = name == "scaled_dot_product_attention" and any(operation.args[4:5])
+            if has_dropout or operation.kwargs.get("dropout_p"):
+                name += " with dropout"
+            if name not in _IGNORED:
+                found.append((str(path), name))
     return found
