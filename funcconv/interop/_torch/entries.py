@@ -1,7 +1,7 @@
 """From pending rows to the rows of a graph: which entry of the parameters holds each weight of a module.
 
 A layer such as `Conv` has the entry of its module, `layer1/0/conv1`, with its arrays in funcconv's order of axes. Other
-uses of weights are rows with the layer `WithWeights`. A row has one entry, so weights that a row uses together should
+uses of weights are rows with the layer `_WithWeights`. A row has one entry, so weights that a row uses together should
 be in one: those of a module are, unless other entries lie below the module. Weights of further entries come to the row
 as values of rows of their own.
 """
@@ -23,7 +23,7 @@ from . import ops
 from .arrays import as_numpy
 from .tensors import Weight
 from .translation import PendingRow, Translation
-from .weighted import WithWeights
+from .weighted import _WithWeights
 
 _UNUSED = "unused"  # the entry for weights that the program does not use
 
@@ -49,7 +49,7 @@ class Entries:
         self._layers: set[str] = set()  # the entries of layers
         self._objects: dict[tuple[str, Layer], Layer] = {}  # one object for all uses of an entry
         self._places: dict[str, tuple[str, str, tuple[int, ...]]] = {}  # of weights: entry, path in it, order of axes
-        self._arrays: dict[str, tuple[Any, ...]] = {}  # by entry: what WithWeights declares
+        self._arrays: dict[str, tuple[Any, ...]] = {}  # by entry: what _WithWeights declares
         self._sources: dict[Weight, int] = {}  # values of rows without inputs
         self._choose_layers()
         self._place_other_weights()
@@ -140,7 +140,7 @@ class Entries:
         """Add a row for a function of values and weights, after rows for the weights of further entries."""
         sizes: dict[str, int] = defaultdict(int)
         for operand in operands:
-            for weight in operand.tensors() if isinstance(operand, Weight) else ():
+            for weight in operand.tensors if isinstance(operand, Weight) else ():
                 sizes[self._places[weight][0]] += self._program.tensors[weight].numel()
         entry = max(sizes, key=sizes.__getitem__) if sizes else None
         arguments: list[Any] = []
@@ -149,7 +149,7 @@ class Entries:
             number: int | None = None
             if isinstance(operand, int):
                 number = self.numbers[operand]
-            elif {self._places[weight][0] for weight in operand.tensors()} - {entry}:
+            elif {self._places[weight][0] for weight in operand.tensors} - {entry}:
                 number = self.source(operand, name)
             if number is None:
                 arguments.append(self._described(operand))  # type: ignore[arg-type]
@@ -158,7 +158,7 @@ class Entries:
                 inputs.append(number)
         if all(argument is None for argument in arguments) and inputs:
             return self._add(Row(name, Function(op, batched=batched), tuple(inputs), None))
-        layer: Layer = WithWeights(op, tuple(arguments), self._arrays[entry] if entry else ())
+        layer: Layer = _WithWeights(op, tuple(arguments), self._arrays[entry] if entry else ())
         layer = self._objects.setdefault((entry or "", layer), layer)
         return self._add(Row(name, layer, tuple(inputs), entry))
 
@@ -174,7 +174,7 @@ class Entries:
         return self._sources[weight]
 
     def _described(self, weight: Weight) -> tuple[Any, ...]:
-        """Return a value as `WithWeights` describes it."""
+        """Return a value as `_WithWeights` describes it."""
         if weight.op is not None:
             return (weight.op, *map(self._described, weight.operands))
         _, path, order = self._places[weight.tensor]
@@ -248,7 +248,7 @@ class Entries:
                 self._tensors[name] = tensor
         root = self._root if self._root in self._layers else ""
         if arrays or aliases or root:
-            layer = WithWeights(ops.nothing, (), tuple(arrays), aliases=tuple(aliases), root=root)
+            layer = _WithWeights(ops.nothing, (), tuple(arrays), aliases=tuple(aliases), root=root)
             self._add(Row(self._free(self._unused), layer, (), self._unused))
 
 
@@ -259,4 +259,4 @@ def _group(name: str) -> str:
 
 
 def _weights_of(row: PendingRow) -> list[str]:
-    return [name for operand in row.operands if isinstance(operand, Weight) for name in operand.tensors()]
+    return [name for operand in row.operands if isinstance(operand, Weight) for name in operand.tensors]

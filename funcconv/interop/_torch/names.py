@@ -16,7 +16,7 @@ from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row
 from ..._graph.to_file.registry import name_of
 from ..._graph.use.graph import Graph
-from .weighted import WithWeights
+from .weighted import _WithWeights
 
 COUNTER = "num_batches_tracked"  # of batch norms
 TORCH_NAMES = {  # of the arrays of layers
@@ -96,14 +96,14 @@ def torch_layout(
     """
     rows: dict[str, Row] = {}
     for row in graph.rows:
-        if row.params and (row.params not in rows or isinstance(rows[row.params].op, WithWeights)):
+        if row.params and (row.params not in rows or isinstance(rows[row.params].op, _WithWeights)):
             rows[row.params] = row  # a layer knows more of its arrays than another use of them
     arrays: list[TorchArray] = []
     aliases: list[tuple[str, str]] = []
     root = ""
     shapes = _Shapes(graph)
     for entry, row in rows.items():
-        if isinstance(row.op, WithWeights):
+        if isinstance(row.op, _WithWeights):
             aliases += row.op.aliases
             root = row.op.root or root
             arrays += [

@@ -7,6 +7,7 @@ axes consists of, and the numbers are moved where an operation needs them in ano
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from math import prod
 from typing import Any
 
@@ -17,7 +18,8 @@ BATCH = -1  # stands for the batch axis among the stored axes
 Axes = tuple[tuple[int, ...], ...]
 
 
-@dataclass(frozen=True)
+# Compared by identity: a hash of the whole expression would visit operands that it shares again and again.
+@dataclass(frozen=True, eq=False)
 class Weight:
     """A value that is computed from weights alone, so that it is the same for all examples.
 
@@ -31,9 +33,10 @@ class Weight:
     operands: tuple["Weight", ...] = ()
     tensor: str = ""
 
+    @cached_property
     def tensors(self) -> tuple[str, ...]:
-        """Return the names of all weights that it is computed from."""
-        names = dict.fromkeys(name for operand in self.operands for name in operand.tensors())
+        """The names of all weights that it is computed from."""
+        names = dict.fromkeys(name for operand in self.operands for name in operand.tensors)
         return tuple(names) if self.op else (self.tensor,)
 
 

@@ -15,7 +15,7 @@ from .arrays import as_numpy
 from .names import TorchLayout, torch_layout
 from .program import outputs_in_evaluation
 from .trace import differences, leaves_of_outputs, trace_torch
-from .weighted import WithWeights
+from .weighted import _WithWeights
 
 
 def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -33,7 +33,7 @@ def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dic
         FuncconvError: if no pairing gives the same results.
     """
     traced, params, state = trace_torch(module, example, layout="NHWC")
-    special = [row.params for row in traced.rows if isinstance(row.op, WithWeights)]
+    special = [row.params for row in traced.rows if isinstance(row.op, _WithWeights)]
     if special:
         msg = (
             "from_torch: the module uses weights in a way that no layer does "

@@ -18,7 +18,7 @@ _DEVIATION = 0.02  # of weights that are in no layer, such as tokens and tables 
 
 
 @dataclass(frozen=True, repr=False)
-class WithWeights(Layer):
+class _WithWeights(Layer):
     """A function of inputs and of values that are computed from weights, as a layer.
 
     It is what `trace_torch` makes of an operation that uses a weight in another way than a layer of funcconv does, such
@@ -59,7 +59,7 @@ class WithWeights(Layer):
         return hash((self.value, self.arrays, self.aliases, self.root))
 
     def __eq__(self, other: object) -> bool:
-        if not isinstance(other, WithWeights):
+        if not isinstance(other, _WithWeights):
             return NotImplemented
         return bool(self._compared == other._compared)
 

@@ -10,7 +10,7 @@ from ...._graph.declare.layer import Layer
 from ...._graph.declare.layers import Dense, Flatten, Pool
 from ...._graph.declare.training_layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from ...._graph.name.flatten import Row
-from ..weighted import WithWeights
+from ..weighted import _WithWeights
 from .convolutions import conv, conv_transpose, local_conv
 from .functions import Counterpart, Value, counterpart
 from .norms import batch_norm, dense, dropout, flatten, group_norm, layer_norm, weight_standardize
@@ -37,7 +37,7 @@ def runner(row: Row) -> Run:
     try:
         if isinstance(row.op, Function):
             return _of_function(row.op, len(row.inputs))
-        if isinstance(row.op, WithWeights):
+        if isinstance(row.op, _WithWeights):
             return _of_weights(row.op)
         if isinstance(row.op, BatchNorm):
             return _of_batch_norm(row.op)
@@ -59,7 +59,7 @@ def _of_function(layer: Function, operands: int) -> Run:
     return run
 
 
-def _of_weights(layer: WithWeights) -> Run:
+def _of_weights(layer: _WithWeights) -> Run:
     function = counterpart(layer.op, len(layer.arguments))
     computed = [None if argument is None else _computed(argument) for argument in layer.arguments]
     kinds = {path: kind for path, _, _, kind, _ in layer.arrays}
