@@ -252,6 +252,15 @@ def test_layers_of_equal_shape_are_paired_by_use(rng):
         fc.interop.from_torch(graph, module, x, names={"conv1": "b", "conv2": "a"})
     same, _ = fc.interop.from_torch(graph, module, x, names={"conv1": "a", "conv2": "b"})
     jax.tree.map(np.testing.assert_array_equal, same, params)
+    module.auxiliary = torch.nn.Linear(2, 2)  # which it does not use
+    again, _ = fc.interop.from_torch(graph, module, x)
+    jax.tree.map(np.testing.assert_array_equal, again, params)
+    del module.auxiliary
+    arrays = {key.replace("a.", "conv1.").replace("b.", "conv2."): each for key, each in module.state_dict().items()}
+    by_name, _ = fc.interop.from_torch(graph, arrays)
+    jax.tree.map(np.testing.assert_array_equal, by_name, params)
+    asked, _ = fc.interop.from_torch(graph, arrays, pairing="order")  # also where the names are equal
+    np.testing.assert_array_equal(asked["conv1"]["bias"], params["conv2"]["bias"])
     in_order, _ = fc.interop.from_torch(graph, module.state_dict(), pairing="order")
     np.testing.assert_array_equal(in_order["conv1"]["bias"], params["conv2"]["bias"])
 

@@ -63,6 +63,11 @@ class InPlace:
     def _change(self, operation: Any, value: Any) -> None:
         """Give the tensor that an operation changes its new value, which is right if no view of it is read again."""
         source = operation.args[0]
+        weight = self._translation.program.targets.get(self._memory.get(source, source).name)
+        if weight is not None:
+            self._translation.refuse(
+                f"it changes {weight!r} of the module in place, which a graph does in no evaluation"
+            )
         tensor = self._tensors[operation] = self._tensors.get(source, source)
         for other in self._share(operation):
             last_read = max((self._position[user] for user in other.users), default=-1)

@@ -60,7 +60,7 @@ def modules_of_entries(
         for name in _names(array, by_path)
     }
     known = expected | {alias for alias, _ in layout.aliases}
-    if required <= set(arrays) or len(paths) < len(layout.entries):
+    if len(paths) < len(layout.entries) or (pairing is None and required <= set(arrays)):
         return _checked_by_path(op, arrays, by_path, known, required)
     modules = _modules(arrays)
     if pairing == "order":

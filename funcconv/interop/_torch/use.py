@@ -33,7 +33,7 @@ def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dic
         FuncconvError: if no pairing gives the same results.
     """
     traced, params, state = trace_torch(module, example, layout="NHWC")
-    special = [row.params for row in traced.rows if isinstance(row.op, _WithWeights)]
+    special = [row.params for row in traced.rows if isinstance(row.op, _WithWeights) and not row.op.optional]
     if special:
         msg = (
             "from_torch: the module uses weights in a way that no layer does "
