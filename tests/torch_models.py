@@ -1,6 +1,7 @@
 """The models of torchvision and timm, with random weights, and how their graphs differ from them."""
 
 import copy
+import warnings
 
 import jax
 import numpy as np
@@ -40,7 +41,9 @@ def random_model(name):
     library, _, model_name = name.partition("/")
     torch.manual_seed(0)
     if library == "timm":
-        model = needed("timm").create_model(model_name)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # timm warns of names that it has replaced
+            model = needed("timm").create_model(model_name)
     else:
         backbone = {"weights_backbone": None} if hasattr(torchvision.models.segmentation, model_name) else {}
         model = torchvision.models.get_model(model_name, weights=None, **backbone)
