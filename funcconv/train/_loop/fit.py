@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..._checkpoints.folder import Checkpoints
+from ..._primitives.tuning import Tuning
 from .._data.source import END, Source
 from .._distributed.processes import Processes, digests, of_state
 from .._logs.history import History
@@ -15,7 +16,7 @@ from .._logs.progress import Progress
 from .._state import State
 from .._step.compiled import CompiledStep
 from .._step.memory import copied
-from .._step.step import Step
+from .._step.step import Step, chosen_tuning
 from .interrupts import Interrupts
 from .options import Options, checked
 from .run import Evaluate, Moment, Parts, Run, begun, resumed
@@ -39,6 +40,7 @@ def fit(
     on_change: OnChange = "warn",
     log: Logs | None = None,
     progress: bool = True,
+    tuning: Tuning | None = None,
 ) -> tuple[State, History]:
     """Train until `steps` steps were taken. If the folder has a checkpoint, the run is resumed from it.
 
@@ -92,6 +94,8 @@ def fit(
             state is saved. Default: no log.
         progress: whether to show a progress bar on the standard error. If that is a file or a pipe, a line is written
             every 30 seconds. During the first compilation the bar shows "compiling...". Default: True.
+        tuning: measured forms and compiler options for the step, of `fc.tune` or `fc.Tuning.load`. Default: those of
+            `make_step`, or of the file that the environment variable `FUNCCONV_TUNING` names, or none.
 
     Returns:
         The state, and the `History` of the metrics. If `log` names a file, the history includes the steps of earlier
@@ -132,6 +136,7 @@ def fit(
                 on_change=on_change,
                 evaluate=evaluate,
             )
+            tuning = chosen_tuning("fit", step, tuning)
             logs, source = listed(log), Source(batches)
             processes.meet(None if options.checkpoint is None else str(options.checkpoint))
             processes.check(options.described(batches))
@@ -150,7 +155,7 @@ def fit(
             moment = _first_moment(state, restored, source, options)
             history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
-        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step)
+        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step, tuning)
         parts = Parts(source, processes, folder, compiled, evaluate, history, reports, bar, interrupts, changes)
         run = Run(moment, options, parts, saved=bool(restored), settings=settings, program=saved.get("program"))
         with _saved_after_error(run, processes):
