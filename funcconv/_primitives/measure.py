@@ -135,7 +135,7 @@ class Measurement:
         row = TunedProblem(task.key, times, best, task.default, milliseconds)
         self.rows[task.key] = row
         texts = (f"{form} {value:.3f} ms" for form, value in sorted(milliseconds.items(), key=lambda item: item[1]))
-        self._say(f"{task.key.map} {row.text}: {', '.join(texts)}")
+        self._say(f"{task.key.map} {task.key.text}: {', '.join(texts)}")
 
     def _forms(self, task: Task, form: str) -> MeasuredForms:
         """Return the forms that were measured so far, and this one for the task itself."""

@@ -14,10 +14,9 @@ from .._common.device import described_device
 from .._common.errors import FuncconvError, suggest
 from .._common.files import read_file, write_file
 from .._common.strict_json import parsed
-from .._windows.geometry import Axis
 from .compiler import library_of
 from .extreme import FORMS as POOL_FORMS
-from .forms import CHOICES, Key, MeasuredForms, library, measured
+from .forms import CHOICES, Key, MeasuredForms, library, measured, whole
 
 FORMAT = "funcconv tuning 1"
 _FORMS = {name: {row.form for row in rows} for name, rows in CHOICES.items()} | {"extreme": set(POOL_FORMS)}
@@ -40,25 +39,6 @@ class TunedProblem(NamedTuple):
     default: str  # the form that is used without a tuning
     milliseconds: dict[str, float]  # the median time of each form that was measured
 
-    @property
-    def text(self) -> str:
-        """Return the problem as one line."""
-        key, axes = self.key, self.key.axes
-        inputs, outputs = key.inputs * key.groups, key.outputs * key.groups
-        parts = [
-            f"{key.batch}x{_by(axis.size for axis in axes)}x{inputs}",
-            f"window {_by(axis.window for axis in axes)}",
-        ]
-        if key.map != "extreme":
-            parts.append(f"to {outputs}")
-        for name, default in (("stride", 1), ("dilation", 1), ("lo", 0)):
-            values = [getattr(axis, name) for axis in axes]
-            if any(value != default for value in values):
-                parts.append(f"{'padding' if name == 'lo' else name} {_by(values)}")
-        if key.groups > 1 and key.map != "extreme":
-            parts.append(f"{key.groups} groups")
-        return ", ".join([*parts, *([] if key.dtype == "float32" else [key.dtype])])
-
 
 @dataclass(frozen=True)
 class Tuning:
@@ -75,10 +55,15 @@ class Tuning:
         unmeasured: the number of problems for which the time was not enough. They keep their default forms.
         device: what JAX and the operating system say about the device.
         versions: of `jax` and `jaxlib`.
+
+    Example:
+        >>> import funcconv as fc
+        >>> fc.Tuning().problems, fc.Tuning().compiler_options
+        ((), None)
     """
 
     problems: tuple[TunedProblem, ...] = ()
-    compiler_options: Mapping[str, str | bool] | None = None
+    compiler_options: dict[str, str | bool] | None = None
     before: float = field(default=0.0, compare=False)
     after: float = field(default=0.0, compare=False)
     unmeasured: int = field(default=0, compare=False)
@@ -100,7 +85,7 @@ class Tuning:
         for row in sorted(self.problems, key=lambda row: -row.times * row.milliseconds[row.default]):
             ms = [row.milliseconds.get(form) for form in (row.form, row.default, "lax")]
             own, default, lax = ("" if value is None else f"{value:.3f}" for value in ms)
-            rows.append((row.key.map, row.text, str(row.times), row.form, own, row.default, default, lax))
+            rows.append((row.key.map, row.key.text, str(row.times), row.form, own, row.default, default, lax))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
         options = (
@@ -125,11 +110,11 @@ class Tuning:
             "format": FORMAT,
             "versions": dict(self.versions),
             "device": dict(self.device),
-            "compiler_options": self.compiler_options and dict(self.compiler_options),
+            "compiler_options": self.compiler_options,
             "before": self.before,
             "after": self.after,
             "unmeasured": self.unmeasured,
-            "problems": [row._asdict() | {"key": _key_as_json(row.key)} for row in self.problems],
+            "problems": [row._asdict() | {"key": row.key.as_json()} for row in self.problems],
         }
         write_file("Tuning.save", path, (json.dumps(content, indent=1) + "\n").encode())
 
@@ -251,10 +236,6 @@ def _differences(tuning: Tuning) -> list[str]:
     ]
 
 
-def _key_as_json(key: Key) -> dict[str, Any]:
-    return key._asdict() | {"axes": [axis._asdict() for axis in key.axes]}
-
-
 def _from_json(path: str | os.PathLike[str], content: bytes) -> Tuning:
     try:
         entries = parsed(content)
@@ -277,20 +258,16 @@ def _from_json(path: str | os.PathLike[str], content: bytes) -> Tuning:
 
 
 def _problem_from_json(entry: Mapping[str, Any]) -> TunedProblem:
-    sizes = {name: _whole(entry["key"][name]) for name in ("batch", "inputs", "outputs", "groups")}
-    axes = tuple(Axis(**{name: _whole(size) for name, size in axis.items()}) for axis in entry["key"]["axes"])
-    key = Key(**{**entry["key"], **sizes, "axes": axes})
-    texts = [key.map, key.dtype, entry["form"], entry["default"], *entry["milliseconds"]]
-    texts += [text for text in (key.precision, key.accumulate_dtype, key.library) if text is not None]
-    if not all(isinstance(text, str) for text in texts) or entry["default"] not in entry["milliseconds"]:
-        msg = f"the problem {str(dict(entry))[:200]} is not complete"
+    key = Key.from_json(entry["key"])
+    if entry["default"] not in entry["milliseconds"]:
+        msg = f"the problem {key.text} has no time of its default form"
         raise ValueError(msg)
     unknown = {entry["form"], *entry["milliseconds"]} - _FORMS[key.map]
     if unknown:
         msg = f"{key.map} has no form {', '.join(map(repr, sorted(unknown)))}"
         raise ValueError(msg)
     milliseconds = {name: float(value) for name, value in entry["milliseconds"].items()}
-    return TunedProblem(key, _whole(entry["times"]), entry["form"], entry["default"], milliseconds)
+    return TunedProblem(key, whole(entry["times"]), entry["form"], entry["default"], milliseconds)
 
 
 def _options_from_json(options: Any) -> dict[str, str | bool] | None:
@@ -298,14 +275,3 @@ def _options_from_json(options: Any) -> dict[str, str | bool] | None:
         msg = f"compiler_options are {str(options)[:200]}"
         raise ValueError(msg)
     return options and dict(options)
-
-
-def _whole(value: Any) -> int:
-    if not isinstance(value, int) or isinstance(value, bool):
-        msg = f"{value!r} is not an integer"
-        raise TypeError(msg)
-    return value
-
-
-def _by(numbers: Any) -> str:
-    return "x".join(map(str, numbers))

@@ -15,6 +15,7 @@ from .measured import Key as Key
 from .measured import MeasuredForms as MeasuredForms
 from .measured import candidates as candidates
 from .measured import measured as measured
+from .measured import whole as whole
 from .named_axes import named_conv as named_conv
 from .named_axes import named_input_grad as named_input_grad
 from .problem import PLATFORMS as PLATFORMS

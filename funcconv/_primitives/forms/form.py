@@ -14,7 +14,7 @@ Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varyin
 
 # The library that the compiler options turn on for convolutions: "onednn", or None. Options cannot be read during
 # lowering, so `compiled_with` sets this while a function is traced. JAX traces a function again if it changes.
-library: Any = jax.make_user_context(default_value=None)
+library: Any = jax.make_user_context(default_value=None)  # type: ignore[no-untyped-call]
 
 
 class Form(NamedTuple):

@@ -47,6 +47,49 @@ class Key(NamedTuple):
             library=form.library,
         )
 
+    @property
+    def text(self) -> str:
+        """Return the problem as one line."""
+        axes = self.axes
+        inputs, outputs = self.inputs * self.groups, self.outputs * self.groups
+        parts = [
+            f"{self.batch}x{_by(axis.size for axis in axes)}x{inputs}",
+            f"window {_by(axis.window for axis in axes)}",
+        ]
+        if self.map != "extreme":
+            parts.append(f"to {outputs}")
+        for name, default in (("stride", 1), ("dilation", 1), ("lo", 0)):
+            values = [getattr(axis, name) for axis in axes]
+            if any(value != default for value in values):
+                parts.append(f"{'padding' if name == 'lo' else name} {_by(values)}")
+        if self.groups > 1 and self.map != "extreme":
+            parts.append(f"{self.groups} groups")
+        return ", ".join([*parts, *([] if self.dtype == "float32" else [self.dtype])])
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the key as JSON has it."""
+        return self._asdict() | {"axes": [axis._asdict() for axis in self.axes]}
+
+    @classmethod
+    def from_json(cls, entry: Mapping[str, Any]) -> "Key":
+        """Return the key from JSON. Entries that are missing, unknown or of another type raise an error of Python."""
+        sizes = {name: whole(entry[name]) for name in ("batch", "inputs", "outputs", "groups")}
+        axes = tuple(Axis(**{name: whole(size) for name, size in axis.items()}) for axis in entry["axes"])
+        key = cls(**{**entry, **sizes, "axes": axes})
+        options = [text for text in (key.precision, key.accumulate_dtype, key.library) if text is not None]
+        if not all(isinstance(text, str) for text in (key.map, key.dtype, *options)):
+            msg = f"the names in {str(dict(entry))[:200]} are not all texts"
+            raise TypeError(msg)
+        return key
+
+
+def whole(value: Any) -> int:
+    """Return an integer of a JSON file."""
+    if not isinstance(value, int) or isinstance(value, bool):
+        msg = f"{value!r} is not an integer"
+        raise TypeError(msg)
+    return value
+
 
 class MeasuredForms:
     """The forms that a tuning chooses. It is a static parameter of convolutions, so it has a value and a hash.
@@ -76,7 +119,7 @@ class MeasuredForms:
 
 
 # The forms for the functions that are traced now. `tuned` sets it. JAX traces a function again if it changes.
-measured: Any = jax.make_user_context(default_value=None)
+measured: Any = jax.make_user_context(default_value=None)  # type: ignore[no-untyped-call]
 
 
 def candidates(name: str, problem: Problem) -> tuple[str, ...]:
@@ -146,3 +189,7 @@ def _kernel_grads(problem: Problem) -> list[str]:
 
 
 _CANDIDATES = {"conv": _convs, "conv_input_grad": _input_grads, "conv_kernel_grad": _kernel_grads}
+
+
+def _by(numbers: Any) -> str:
+    return "x".join(map(str, numbers))

@@ -16,7 +16,7 @@ from .._logs.progress import Progress
 from .._state import State
 from .._step.compiled import CompiledStep
 from .._step.memory import copied
-from .._step.step import Step, chosen_tuning
+from .._step.step import Step
 from .interrupts import Interrupts
 from .options import Options, checked
 from .run import Evaluate, Moment, Parts, Run, begun, resumed
@@ -136,8 +136,7 @@ def fit(
                 on_change=on_change,
                 evaluate=evaluate,
             )
-            tuning = chosen_tuning("fit", step, tuning)
-            logs, source = listed(log), Source(batches)
+            logs, source, compiled = listed(log), Source(batches), CompiledStep(step, tuning)
             processes.meet(None if options.checkpoint is None else str(options.checkpoint))
             processes.check(options.described(batches))
 
@@ -155,7 +154,7 @@ def fit(
             moment = _first_moment(state, restored, source, options)
             history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
-        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step, tuning)
+        interrupts = closing.enter_context(Interrupts())
         parts = Parts(source, processes, folder, compiled, evaluate, history, reports, bar, interrupts, changes)
         run = Run(moment, options, parts, saved=bool(restored), settings=settings, program=saved.get("program"))
         with _saved_after_error(run, processes):

@@ -179,7 +179,7 @@ def compile(step: Step, tuning: Tuning | None = None) -> Step:
     chosen = chosen_tuning("compile", step, tuning)
     options = compiler_options() if chosen is None else chosen.compiler_options
     traced_with = compiled_with(options) if chosen is None else tuned(chosen)
-    return jax.jit(traced_with(step), donate_argnums=0, compiler_options=options and dict(options))
+    return jax.jit(traced_with(step), donate_argnums=0, compiler_options=options)
 
 
 def chosen_tuning(op: str, step: Step, tuning: Tuning | None) -> Tuning | None:
