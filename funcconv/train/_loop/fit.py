@@ -137,8 +137,7 @@ def fit(
                 evaluate=evaluate,
             )
             logs, source, compiled = listed(log), Source(batches), CompiledStep(step, tuning)
-            processes.meet(None if options.checkpoint is None else str(options.checkpoint))
-            processes.check(options.described(batches))
+            _meet(processes, options, batches)
 
         with processes.guard():
             folder = _opened_folder(options, processes, closing)
@@ -165,6 +164,12 @@ def fit(
                 run.save_if_due()
             run.save()
     return run.moment.state, history
+
+
+def _meet(processes: Processes, options: Options, batches: Iterable[Any]) -> None:
+    """Wait for the other processes, and compare the options with theirs."""
+    processes.meet(None if options.checkpoint is None else str(options.checkpoint))
+    processes.check(options.described(batches))
 
 
 def _settings(step: Step, state: State, batches: Any, options: Options) -> dict[str, str]:
