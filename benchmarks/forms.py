@@ -13,7 +13,6 @@ import numpy as np
 
 from funcconv._primitives.forms import Form, Where
 from funcconv._primitives.forms import blocked_im2col as _blocks
-from funcconv._primitives.forms import exchanged_axes as _turned
 from funcconv._primitives.forms import lax_conv as _lax
 from funcconv._primitives.forms import maps as _maps
 from funcconv._primitives.forms import matrix_product as _pointwise
@@ -75,7 +74,7 @@ def kernel_grads(form: Form) -> Forms:
     """Return the forms that its kernel gradient can be computed in."""
     forms: Forms = {"lax": transposed, "blocked_im2col": _blocks.kernel_grad}
     if len(form.axes) < 3:
-        forms["exchanged_axes"] = _turned.kernel_grad
+        forms["exchanged_axes"] = _lax.kernel_grad_with_exchanged_axes
     if form.axes[0].stride == 1:
         forms["blocked_im2col_of_both"] = _blocks.kernel_grad_by_both_windows
     if not form.strided:

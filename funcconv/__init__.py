@@ -70,6 +70,9 @@ from ._ops.pool import sum_pool as sum_pool
 from ._inspect.receptive_field import receptive_field as receptive_field
 from ._graph.to_file.registry import register_op as register_op
 from ._inspect.summary import summary as summary
+from ._primitives.tune import tune as tune
+from ._primitives.tuning import Tuning as Tuning
+from ._primitives.tuning import tuned as tuned
 from ._graph.declare.training_layers import BatchNorm as BatchNorm
 from ._graph.declare.training_layers import Dropout as Dropout
 from ._graph.declare.training_layers import GroupNorm as GroupNorm

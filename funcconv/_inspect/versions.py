@@ -4,13 +4,11 @@ import importlib.metadata
 import os
 import platform
 from collections import Counter
-from pathlib import Path
 
 import jax
 
-# Vector instructions, on which depend the sums that XLA generates for a CPU, as Linux names them.
-_VECTOR_FEATURES = ("sse4_2", "avx", "fma", "avx2", "avx512f", "avx512_bf16", "amx_bf16", "asimd", "sve", "sve2")
-_CPU_INFO = Path("/proc/cpuinfo")  # which Linux alone has
+from .._common.device import processor
+
 _PACKAGES = ("funcconv", "jax", "jaxlib", "flax", "optax", "numpy")
 
 # Options of JAX that change numbers, errors or speed, with their defaults.
@@ -86,25 +84,8 @@ def _devices() -> str:
 
 def _processor() -> str:
     """Return the name of the processor and its vector instructions, as far as the system tells them."""
-    facts = _cpu_facts()
-    name = facts.get("model name") or platform.processor() or platform.machine() or "unknown"
-    flags = set((facts.get("flags") or facts.get("Features") or "").split())  # of x86, and of Arm
-    vectors = " ".join(feature for feature in _VECTOR_FEATURES if feature in flags) or "unknown"
-    return f"{name}, {os.cpu_count() or 'unknown'} cores, vector instructions: {vectors}"
-
-
-def _cpu_facts() -> dict[str, str]:
-    """Return what Linux says of the first processor; nothing on other systems."""
-    try:
-        text = _CPU_INFO.read_text(errors="replace")
-    except OSError:
-        return {}
-    facts: dict[str, str] = {}
-    for line in text.splitlines():
-        name, _, value = line.partition(":")
-        # Linux repeats the facts for each core; the first are kept.
-        facts.setdefault(name.strip(), value.strip())
-    return facts
+    name, features = processor()
+    return f"{name}, {os.cpu_count() or 'unknown'} cores, vector instructions: {' '.join(features) or 'unknown'}"
 
 
 def _options() -> str:

@@ -11,6 +11,7 @@ from .._common.errors import FuncconvError, suggest
 from .._common.types import Array, ArrayLike, DTypeLike, Padding, PadMode, Params, Precision, Sizes
 from .._primitives import conv as _primitives
 from .._primitives.forms import Form, library, reference, reference_input_grad
+from .._primitives.tuning import current_tuning_forms
 from .._windows.geometry import Axis, pad_modes, resolve, split_padding
 from .._windows.layout import image
 from .._windows.padding import pad
@@ -255,7 +256,7 @@ class _Options(NamedTuple):
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
         """Return the static description of the convolution over these axes."""
-        return Form(axes, self.groups, self.precision, self.accumulate_dtype, library.get())
+        return Form(axes, self.groups, self.precision, self.accumulate_dtype, library.value, current_tuning_forms())
 
 
 def _options(

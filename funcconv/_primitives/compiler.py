@@ -79,11 +79,19 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
         >>> gradient(params, jnp.ones((2, 8, 8, 32)))["kernel"].shape
         (3, 3, 1, 32)
     """
-    token = library.set("onednn" if (options or {}).get(_ONEDNN_CALLS) else None)
-    try:
+    with library(library_of(options)):
         yield
-    finally:
-        library.reset(token)
+
+
+def library_of(options: Mapping[str, str | bool] | None) -> str | None:
+    """Return the library that compiler options turn on for convolutions."""
+    return "onednn" if (options or {}).get(_ONEDNN_CALLS) else None
+
+
+def candidates() -> dict[str, dict[str, str | bool] | None]:
+    """Return the sets of compiler options that are worth measuring, by a name for each; the first has none."""
+    options = compiler_options()
+    return {"none": None} | ({} if options is None else {"oneDNN": options})
 
 
 @functools.cache

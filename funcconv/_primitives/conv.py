@@ -34,7 +34,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes, get_
 from .._common.mesh_axes import names_of, unless_used, varying_alike
 from .._common.types import Array, DTypeLike
 from . import forms as _forms
-from .forms import Form, Type, Where
+from .forms import PLATFORMS, Form, Type, Where
 
 conv_p = Primitive("conv")
 conv_input_grad_p = Primitive("conv_input_grad")
@@ -222,7 +222,8 @@ def _define(primitive: Primitive, lower: Callable[..., Array]) -> None:
     primitive.def_impl(partial(xla.apply_primitive, primitive))
     primitive.def_abstract_eval(lambda *operands, out, **params: out)  # noqa: ARG005 (the type is a parameter)
     mlir.register_lowering(primitive, partial(_lower, lower, None))
-    mlir.register_lowering(primitive, partial(_lower, lower, "cpu"), platform="cpu")
+    for name, platform in PLATFORMS.items():
+        mlir.register_lowering(primitive, partial(_lower, lower, platform), platform=name)
     ad.defbilinear(primitive, partial(_transpose, primitive, first), partial(_transpose, primitive, second))
     batching.primitive_batchers[primitive] = partial(_batch, primitive)
     jet_rules[primitive] = partial(_taylor, primitive)

@@ -12,6 +12,7 @@ from jax.interpreters import partial_eval
 from .._common.types import Shape
 from . import conv as _conv
 from . import select as _select
+from .extreme import chosen_form
 from .forms import CHOICES, Problem, Where, choose
 
 
@@ -76,24 +77,24 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         >>> [(row.map, row.form) for row in fc.explain(jax.value_and_grad(loss), params, platform="cpu")]
         [('conv', 'shifted_sum'), ('conv_kernel_grad', 'shifted_sum')]
     """
-    where = Where("cpu" if (platform or jax.default_backend()) == "cpu" else None)
+    where = Where(platform or jax.default_backend())
     counts: Counter[Explained] = Counter()
     traced = jax.make_jaxpr(f)(*args).jaxpr
     used, _ = partial_eval.dce_jaxpr(traced, [True] * len(traced.outvars))
-    for eqn, times in _convs_and_pools(used, 1):
+    for eqn, times in convs_and_pools(used, 1):
         is_pool = eqn.primitive in _select.FORMS
-        counts[_explained_pool(eqn) if is_pool else _explained_conv(eqn, where)] += times
+        counts[_explained_pool(eqn, where) if is_pool else _explained_conv(eqn, where)] += times
     return Explanation(row._replace(times=times) for row, times in counts.items())
 
 
-def _convs_and_pools(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
+def convs_and_pools(jaxpr: Any, times: int) -> Iterator[tuple[Any, int]]:
     """Return the convolutions and pools of a traced program and its inner programs, and how often each runs."""
     for eqn in jaxpr.eqns:
         if eqn.primitive in _conv.PRIMITIVES or eqn.primitive in _select.FORMS:
             yield eqn, times
         passes = eqn.params["length"] if eqn.primitive.name == "scan" else 1
         for inner in core.jaxprs_in_params(eqn.params):
-            yield from _convs_and_pools(getattr(inner, "jaxpr", inner), times * passes)
+            yield from convs_and_pools(getattr(inner, "jaxpr", inner), times * passes)
 
 
 def _explained_conv(eqn: Any, where: Where) -> Explained:
@@ -118,7 +119,7 @@ def _explained_conv(eqn: Any, where: Where) -> Explained:
     )
 
 
-def _explained_pool(eqn: Any) -> Explained:
+def _explained_pool(eqn: Any, where: Where) -> Explained:
     axes = eqn.params["axes"]
     types = [*(operand.aval for operand in eqn.invars), eqn.outvars[0].aval]
     # `place` maps windows to an image, the others an image to windows.
@@ -126,6 +127,8 @@ def _explained_pool(eqn: Any) -> Explained:
     batch = math.prod(image.shape[: -len(axes) - 1])
     window = tuple(axis.window for axis in axes)
     form, why = _select.FORMS[eqn.primitive]
+    if eqn.primitive is _select.extreme_p:
+        form, why = chosen_form(image, axes, eqn.params["measured"], where.platform)
     return Explained(
         map=eqn.primitive.name,
         form=form,

@@ -21,7 +21,7 @@ Shapes, with any number of batch axes:
 
 import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import product
 from typing import Any, TypeAlias
@@ -32,22 +32,25 @@ import numpy as np
 from jax import lax
 from jax.experimental.jet import jet, jet_rules
 from jax.extend.core import Primitive
-from jax.interpreters import ad
+from jax.interpreters import ad, mlir
 
 from .._common.dtypes import wide
 from .._common.mesh_axes import varying_alike
 from .._common.types import Array, Shape
 from .._windows.geometry import Axis
 from .._windows.taps import fold, merge
+from .extreme import DEFAULT, extreme, taps_of
 from .folds import extreme_identity, first, first_real, later_wins
+from .forms import PLATFORMS, MeasuredForms
 from .rules import define, define_transposes
+from .tuning import current_tuning_forms
 
 extreme_p = Primitive("extreme")
 pick_p = Primitive("pick")
 place_p = Primitive("place")
 
 FORMS = {  # how each is computed, and why
-    extreme_p: ("fold", "one axis after another, without the number of the tap"),
+    extreme_p: DEFAULT,
     pick_p: ("numbers", "the number of the selected tap of each window is known"),
     place_p: ("numbers", "each input adds the windows that have selected it"),
 }
@@ -73,17 +76,28 @@ def select(x: Array, axes: Sequence[Axis], reduce: str, real: Sequence[range] | 
         `(batch, *positions, channels)`. Its derivative is the one of the selected tap.
     """
     padded_axes = tuple(axis._replace(size=size, lo=0, hi=0) for axis, size in zip(axes, x.shape[1:-1], strict=True))
-    return extreme_p.bind(x, axes=padded_axes, reduce=reduce, real=None if real is None else tuple(real))
+    real = None if real is None else tuple(real)
+    return extreme_p.bind(x, axes=padded_axes, reduce=reduce, real=real, measured=current_tuning_forms())
 
 
-def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
-    """Compute the forward pass: fold windows axis by axis, the last one first, without the number of the tap."""
+def _extreme(
+    x: Array,
+    *,
+    axes: tuple[Axis, ...],
+    reduce: str,
+    real: Real,
+    measured: MeasuredForms | None,
+    platform: str | None = None,
+) -> Array:
     del real  # the value does not depend on it
-    return _fold(partial(first, reduce), x, axes)
+    return extreme(x, axes, reduce, measured, platform)
 
 
-def _selected(x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
-    """Fold windows as `_extreme` does, for differentiation by JAX: padding is never selected."""
+def _selected(
+    x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real, measured: MeasuredForms | None = None
+) -> Array:
+    """Fold windows axis by axis, for differentiation by JAX: padding is never selected."""
+    del measured  # a derivative has its own form
     dtype = x.dtype
     if _overlap(axes):
         x = x.astype(wide(dtype))  # the gradient of an input is a sum over windows
@@ -105,7 +119,7 @@ def _fold(op: Callable[[Any, Any], Any], tree: Any, axes: Sequence[Axis]) -> Any
 
 def _number(x: Array, axes: tuple[Axis, ...], reduce: str, real: Real) -> Array:
     """Return the number of the first extreme tap of each window."""
-    best, *other_taps = _taps(lax.stop_gradient(x), axes)
+    best, *other_taps = taps_of(lax.stop_gradient(x), axes)
     number = jnp.zeros_like(best, jnp.uint8)
     for n, tap in enumerate(other_taps, start=1):
         later = later_wins(reduce, best, tap)
@@ -128,20 +142,10 @@ def _first_real_tap(axes: Sequence[Axis], real: Sequence[range], ndim: int) -> n
 def _pick(x: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
     # Without the barrier, XLA computes the number again in each operation that reads it (an HVP: once per tap).
     number = lax.optimization_barrier(number)
-    y, *other_taps = _taps(x, axes)
+    y, *other_taps = taps_of(x, axes)
     for n, tap in enumerate(other_taps, start=1):
         y = lax.select(number == n, tap, y)
     return y
-
-
-def _taps(x: Array, axes: Sequence[Axis]) -> Iterator[Array]:
-    """Return each tap of all windows, in row-major order."""
-    front = x.shape[: -len(axes) - 1]
-    strides = (*(1 for _ in front), *(axis.stride for axis in axes), 1)
-    for tap in np.ndindex(_window(axes)):
-        starts = [t * axis.dilation for t, axis in zip(tap, axes, strict=True)]
-        stops = [start + (axis.outputs - 1) * axis.stride + 1 for start, axis in zip(starts, axes, strict=True)]
-        yield lax.slice(x, (*(0 for _ in front), *starts, 0), (*front, *stops, x.shape[-1]), strides)
 
 
 def _place(y: Array, number: Array, *, axes: tuple[Axis, ...]) -> Array:
@@ -183,23 +187,22 @@ def _taps_of_phases(axes: Sequence[Axis], back: Shape) -> np.ndarray:
     return np.where(has_tap, number, _NO_TAP).astype(np.uint8)
 
 
-def _window(axes: Sequence[Axis]) -> Shape:
-    return tuple(axis.window for axis in axes)
-
-
 # Rules ---------------------------------------------------------------------------------------------------
 
 
 def _numbered(axes: Sequence[Axis]) -> bool:
     """Return whether derivatives use the number of the selected tap: windows overlap, but have few taps."""
-    return _overlap(axes) and math.prod(_window(axes)) <= _MOST_NUMBERED_TAPS
+    return _overlap(axes) and math.prod(axis.window for axis in axes) <= _MOST_NUMBERED_TAPS
 
 
 def _overlap(axes: Sequence[Axis]) -> bool:
     return any(axis.extent > axis.stride for axis in axes)
 
 
-def _derivative(primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str, real: Real) -> tuple[Array, Array]:
+def _derivative(
+    primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str, real: Real, measured: MeasuredForms | None
+) -> tuple[Array, Array]:
+    del measured
     if not _numbered(axes):
         return jax.jvp(partial(_selected, axes=axes, reduce=reduce, real=real), primals, tangents)
     (x,), (t,) = primals, tangents
@@ -213,6 +216,9 @@ def _taylor(primals: Any, series: Any, **params: Any) -> Any:
 
 
 define(extreme_p, _extreme, lambda axis: axis.outputs)
+for name, platform in PLATFORMS.items():
+    on_platform = mlir.lower_fun(partial(_extreme, platform=platform), multiple_results=False)
+    mlir.register_lowering(extreme_p, on_platform, platform=name)
 ad.primitive_jvps[extreme_p] = _derivative
 jet_rules[extreme_p] = _taylor  # type: ignore[assignment]
 define_transposes(pick_p, _pick, place_p, _place)

@@ -10,7 +10,7 @@ import optax
 import pytest
 
 import funcconv as fc
-from funcconv._inspect import versions as _versions
+from funcconv._common import device as _device
 
 NAMES = ["versions", "devices", "processor", "options", "system"]
 
@@ -52,7 +52,7 @@ def test_vector_features(monkeypatch, tmp_path):
         "processor : 0\nmodel name\t: A Fast One @ 3 GHz\nflags : fpu avx avx2 fma\n\nprocessor : 1\nflags : avx512f\n"
     )
     (tmp_path / "cpuinfo").write_text(text)
-    monkeypatch.setattr(_versions, "_CPU_INFO", tmp_path / "cpuinfo")
+    monkeypatch.setattr(_device, "_CPU_INFO", tmp_path / "cpuinfo")
     assert lines()["processor"].startswith("A Fast One @ 3 GHz, ")
     assert lines()["processor"].endswith("vector instructions: avx fma avx2")
 
@@ -63,7 +63,7 @@ def test_it_never_fails(monkeypatch, tmp_path):
         raise RuntimeError(msg)
 
     monkeypatch.setattr(jax, "devices", refuse)
-    monkeypatch.setattr(_versions, "_CPU_INFO", tmp_path / "absent")
+    monkeypatch.setattr(_device, "_CPU_INFO", tmp_path / "absent")
     monkeypatch.setattr(platform, "processor", str)
     monkeypatch.setattr(platform, "machine", str)
     monkeypatch.setattr(platform, "platform", str)

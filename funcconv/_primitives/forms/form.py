@@ -2,8 +2,9 @@
 
 import math
 from collections.abc import Callable
-from contextvars import ContextVar
 from typing import Any, NamedTuple, TypeAlias
+
+import jax
 
 from ..._common.types import Array, DTypeLike, Precision, Shape
 from ..._windows.geometry import Axis
@@ -12,8 +13,8 @@ Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varyin
 
 
 # The library that the compiler options turn on for convolutions: "onednn", or None. Options cannot be read during
-# lowering, so `compiled_with` sets this while a function is traced.
-library: ContextVar[str | None] = ContextVar("library", default=None)
+# lowering, so `compiled_with` sets this while a function is traced. JAX traces a function again if it changes.
+library: Any = jax.make_user_context(default_value=None)  # type: ignore[no-untyped-call]
 
 
 class Form(NamedTuple):
@@ -28,6 +29,7 @@ class Form(NamedTuple):
     precision: Precision = None
     accumulate_dtype: DTypeLike | None = None
     library: str | None = None  # the library that computes XLA's own form, if options turn one on
+    measured: Any = None  # the forms that a tuning chooses (`MeasuredForms`); None: the tables choose
 
     @property
     def spatial(self) -> Shape:

@@ -1,4 +1,4 @@
-"""XLA's own convolution: the reference for all other forms, and a variant that avoids XLA's slow paths."""
+"""XLA's own convolution: the reference for all other forms, and variants that avoid XLA's slow paths."""
 
 import jax
 from jax import lax
@@ -50,6 +50,29 @@ def conv_with_extra_row(image: Array, kernel: Array, form: Form) -> Array:
     axes = (*form.axes[:i], longer._replace(hi=longer.hi_used), *form.axes[i + 1 :])
     y = reference(image, kernel, form._replace(axes=axes))
     return lax.slice_in_dim(y, 0, axis.outputs, axis=1 + i)
+
+
+def kernel_grad_with_exchanged_axes(image: Array, g: Array, form: Form) -> Array:
+    """Return the kernel gradient as a convolution of the image with the cotangents.
+
+    Batch and channels are exchanged. The stride becomes the dilation of the cotangents and the dilation the stride. XLA
+    computes the transpose of its own convolution in the same way. Here the axes have the order that its fast path
+    needs; inside loops XLA does not transpose them itself.
+    """
+    n = len(form.axes)
+    margins = [spare(axis) for axis in form.axes]
+    x = pad(image, form.axes, ("zeros",) * n, spare=margins)
+    channels_last = (0, n + 1, *range(1, n + 1))
+    w = lax.conv_general_dilated(
+        x.transpose(n + 1, *range(1, n + 1), 0),  # (in, *spatial, batch)
+        g.transpose(*range(1, n + 1), 0, n + 1),  # (*positions, batch, out)
+        window_strides=[axis.dilation for axis in form.axes],
+        padding=margins,
+        rhs_dilation=[axis.stride for axis in form.axes],
+        dimension_numbers=lax.ConvDimensionNumbers(channels_last, (n + 1, n, *range(n)), channels_last),
+        precision=form.precision,
+    )
+    return w.transpose(*range(1, n + 1), 0, n + 1)
 
 
 def spare(axis: Axis) -> tuple[int, int]:

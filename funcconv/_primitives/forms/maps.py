@@ -11,7 +11,6 @@ from ..._common.dtypes import wide
 from ..._common.types import Array
 from . import block_diagonal_groups as _groups
 from . import blocked_im2col as _blocks
-from . import exchanged_axes as _exchanged_axes
 from . import im2col as _im2col
 from . import lax_conv as _lax_conv
 from . import matrix_product as _matrix_product
@@ -94,7 +93,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         "shifted_sum": partial(_shifted_sum.kernel_grad, old=where.old, blocks=problem.can_cut_batch),
         "matrix_product": _matrix_product.kernel_grad,
         "block_diagonal_groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
-        "exchanged_axes": _exchanged_axes.kernel_grad,
+        "exchanged_axes": _lax_conv.kernel_grad_with_exchanged_axes,
         "blocked_im2col": _blocks.kernel_grad,
         "blocked_im2col_of_cotangents": _blocks.kernel_grad_by_cotangent_windows,
         "blocked_im2col_of_both": _blocks.kernel_grad_by_both_windows,

@@ -25,15 +25,23 @@ _MOSTLY_FILLED = 0.7  # fraction of the taps of all windows that are on the imag
 _PRODUCTS_PER_GATHER = 18  # products that take as long as gathering one number
 
 
+PLATFORMS = {"cpu": "cpu", "cuda": "gpu", "rocm": "gpu", "tpu": "tpu"}  # the names in XLA, and those in JAX
+
+
 class Where(NamedTuple):
     """Where a program will run."""
 
-    platform: str | None  # None: any but the CPU
+    platform: str | None  # "cpu", "gpu" or "tpu"; None: any but the CPU
     devices: int | None = 1  # that run the program; None inside jax.shard_map
     parts: int | None = 1  # devices over which XLA may partition an array; None: not known, as in exported programs
     typed: bool = False  # whether types say what differs from device to device, as inside jax.shard_map
     # XLA of jax 0.10 has slow paths for some convolutions that 0.11 does not have.
     old: bool = jax.__version_info__ < (0, 11)
+
+    @property
+    def alone(self) -> bool:
+        """Whether one device runs the whole program."""
+        return self.devices == 1 and self.parts == 1 and not self.typed
 
 
 class Problem(NamedTuple):

@@ -6,6 +6,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from typing import Any
 
 from ..._checkpoints.folder import Checkpoints
+from ..._primitives.tuning import Tuning
 from .._data.source import END, Source
 from .._distributed.processes import Processes, digests, of_state
 from .._logs.history import History
@@ -39,6 +40,7 @@ def fit(
     on_change: OnChange = "warn",
     log: Logs | None = None,
     progress: bool = True,
+    tuning: Tuning | None = None,
 ) -> tuple[State, History]:
     """Train until `steps` steps were taken. If the folder has a checkpoint, the run is resumed from it.
 
@@ -92,6 +94,8 @@ def fit(
             state is saved. Default: no log.
         progress: whether to show a progress bar on the standard error. If that is a file or a pipe, a line is written
             every 30 seconds. During the first compilation the bar shows "compiling...". Default: True.
+        tuning: measured forms and compiler options for the step, of `fc.tune` or `fc.Tuning.load`. Default: those of
+            `make_step`, or of the file that the environment variable `FUNCCONV_TUNING` names, or none.
 
     Returns:
         The state, and the `History` of the metrics. If `log` names a file, the history includes the steps of earlier
@@ -132,9 +136,8 @@ def fit(
                 on_change=on_change,
                 evaluate=evaluate,
             )
-            logs, source = listed(log), Source(batches)
-            processes.meet(None if options.checkpoint is None else str(options.checkpoint))
-            processes.check(options.described(batches))
+            logs, source, compiled = listed(log), Source(batches), CompiledStep(step, tuning)
+            _meet(processes, options, batches)
 
         with processes.guard():
             folder = _opened_folder(options, processes, closing)
@@ -150,7 +153,7 @@ def fit(
             moment = _first_moment(state, restored, source, options)
             history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
-        interrupts, compiled = closing.enter_context(Interrupts()), CompiledStep(step)
+        interrupts = closing.enter_context(Interrupts())
         parts = Parts(source, processes, folder, compiled, evaluate, history, reports, bar, interrupts, changes)
         run = Run(moment, options, parts, saved=bool(restored), settings=settings, program=saved.get("program"))
         with _saved_after_error(run, processes):
@@ -161,6 +164,12 @@ def fit(
                 run.save_if_due()
             run.save()
     return run.moment.state, history
+
+
+def _meet(processes: Processes, options: Options, batches: Iterable[Any]) -> None:
+    """Wait for the other processes, and compare the options with theirs."""
+    processes.meet(None if options.checkpoint is None else str(options.checkpoint))
+    processes.check(options.described(batches))
 
 
 def _settings(step: Step, state: State, batches: Any, options: Options) -> dict[str, str]:

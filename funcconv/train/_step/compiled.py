@@ -6,8 +6,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._primitives.tuning import Tuning
 from .._state import State
-from .step import Step, compile
+from .step import Step, chosen_tuning, compile
 
 
 class CompiledStep:
@@ -18,13 +19,14 @@ class CompiledStep:
 
     Args:
         step: of `make_step`.
+        tuning: the measured forms and the compiler options, or None for those of the step.
     """
 
-    def __init__(self, step: Step) -> None:
+    def __init__(self, step: Step, tuning: Tuning | None = None) -> None:
         self._step, self.times, self._warned_times = step, 0, 1
         self._batch_types: list[Any] = []  # of the last two traces
         self.names: tuple[str, ...] = ()
-        self.jitted: Any = compile(self._traced)
+        self.jitted: Any = compile(self._traced, chosen_tuning("fit", step, tuning))
 
     def __call__(self, state: State, batch: Any) -> Any:
         """Return the next state and the metrics."""

@@ -1,14 +1,17 @@
 """Make a training step, and compile it."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from typing import Any, TypeAlias
 
 import jax
 import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Number
 from ..._primitives.compiler import compiled_with, compiler_options
+from ..._primitives.tuning import Tuning, checked_tuning, tuned, tuning_of_environment
 from .._distributed.partition import Partition, check_batch, shardings
 from .._state import State
 from .options import checked_options
@@ -32,6 +35,7 @@ def make_step(
     mesh: Mesh | None = None,
     partition: Partition | None = None,
     has_aux: bool = False,
+    tuning: Tuning | None = None,
 ) -> tuple[Init, Step]:
     """Build a training step: two pure functions, `init` and `step`, which you can `jit`, `scan` and differentiate.
 
@@ -78,6 +82,8 @@ def make_step(
             `"dense*/kernel"`, to a `jax.sharding.PartitionSpec`. It also applies to their averages and to the
             optimizer's state of them. The first matching pattern counts. Default: all are replicated.
         has_aux: whether the loss returns a pair of the scalar and a dict. Default: False.
+        tuning: the measured forms in which convolutions and pools of the step are computed, of `fc.tune` or
+            `fc.Tuning.load`. `fit` and `compile` use its compiler options. Default: the usual forms.
 
     Returns:
         `init(params, key, model=None) -> State` and `step(state, batch) -> (state, metrics)`. `init` copies its arrays;
@@ -116,6 +122,7 @@ def make_step(
         partition=partition,
         has_aux=has_aux,
     )
+    checked_tuning("make_step", tuning)
     # Then the types of arrays have shardings.
     has_explicit_axes = mesh is not None and AxisType.Explicit in mesh.axis_types
 
@@ -123,6 +130,10 @@ def make_step(
         return initial_state(options, params, key, model)
 
     def step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
+        with nullcontext() if tuning is None else tuned(tuning):
+            return untuned_step(state, batch)
+
+    def untuned_step(state: State, batch: Any) -> tuple[State, dict[str, Array]]:
         if accumulate > 1 or mesh is not None:
             check_batch(batch, accumulate, mesh)
         if mesh is None or not has_explicit_axes:
@@ -137,23 +148,27 @@ def make_step(
         return results
 
     step.options = options.recorded()  # type: ignore[attr-defined]  # `fit` compares them when a run is resumed
+    step.tuning = tuning  # type: ignore[attr-defined]  # `compile` uses its compiler options
     return init, step
 
 
-def compile(step: Step) -> Step:
+def compile(step: Step, tuning: Tuning | None = None) -> Step:
     """Compile a step for a training loop.
 
-    The compiled step overwrites the memory of the state that it is given, and uses `fc.compiler_options()`.
+    The compiled step overwrites the memory of the state that it is given. It uses the compiler options of a tuning, or
+    those of `fc.compiler_options()`.
 
     Args:
         step: the step that `make_step` returned, or any function of a state and a batch that returns a pair.
+        tuning: of `fc.tune` or `fc.Tuning.load`. Default: that of `make_step`, or of the file that the environment
+            variable `FUNCCONV_TUNING` names, or none.
 
     Returns:
         The compiled step. You cannot use the state that you pass to it again. JAX may read the NumPy arrays of a batch
         after the call has returned: do not refill them, or pass copies, as `fit` does.
 
     Raises:
-        Nothing.
+        FuncconvError: if `make_step` has got another tuning.
 
     Example:
         >>> import funcconv as fc
@@ -161,5 +176,16 @@ def compile(step: Step) -> Step:
         >>> int(step(1, 2)[0])
         3
     """
-    options = compiler_options()
-    return jax.jit(compiled_with(options)(step), donate_argnums=0, compiler_options=options)
+    chosen = chosen_tuning("compile", step, tuning)
+    options = compiler_options() if chosen is None else chosen.compiler_options
+    traced_with = compiled_with(options) if chosen is None else tuned(chosen)
+    return jax.jit(traced_with(step), donate_argnums=0, compiler_options=options)
+
+
+def chosen_tuning(op: str, step: Step, tuning: Tuning | None) -> Tuning | None:
+    """Return the tuning for a step: the one that is passed, that of `make_step`, or that of `FUNCCONV_TUNING`."""
+    own = getattr(step, "tuning", None)
+    if checked_tuning(op, tuning) is not None and own is not None and tuning != own:
+        msg = f"{op}: make_step has got another tuning; pass the tuning to one of them only"
+        raise FuncconvError(msg)
+    return tuning or own or tuning_of_environment()
