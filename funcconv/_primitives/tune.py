@@ -154,10 +154,10 @@ def _with_forms(jaxpr: core.Jaxpr, forms: Any, library: str | None) -> core.Jaxp
     """Return a traced program whose convolutions and pools have the measured forms, in inner programs too."""
 
     def changed(value: Any) -> Any:
+        if isinstance(value, core.Jaxpr):  # in jax 0.12 closed ones too
+            return _with_forms(value, forms, library)
         if isinstance(value, core.ClosedJaxpr):
             return value.replace(jaxpr=changed(value.jaxpr))
-        if isinstance(value, core.Jaxpr):
-            return _with_forms(value, forms, library)
         return type(value)(map(changed, value)) if type(value) in (tuple, list) else value
 
     eqns = []
