@@ -7,7 +7,7 @@ from pathlib import Path
 
 import jax
 
-from . import allocator, convolutions, derivatives, eager, forms, importing, peers, pools, scaling, training
+from . import allocator, convolutions, derivatives, eager, forms, gpu, importing, peers, pools, scaling, training
 from .picture import draw
 from .tables import show
 
@@ -30,14 +30,25 @@ def main() -> None:
     """Run what the command line asks for."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("suites", nargs="*", metavar="SUITE", help=f"of {', '.join(SUITES)}; default: all")
-    parser.add_argument("--gpu", action="store_true", help="insist on a GPU")
+    parser.add_argument("--gpu", action="store_true", help="what a GPU shows in eight minutes, instead of the suites")
+    parser.add_argument("--any-device", action="store_true", help="with --gpu: go on without a GPU, to test the script")
+    parser.add_argument(
+        "--seconds", type=float, default=gpu.SECONDS, help="with --gpu: how long (default: %(default)s)"
+    )
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, smaller arrays; keeps nothing")
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
         parser.error(f"there is no suite {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
-    device = jax.devices("gpu" if options.gpu else None)[0]
+    device = jax.devices(None if options.any_device or not options.gpu else "gpu")[0]
     RESULTS.mkdir(exist_ok=True)
+    if options.gpu:
+        kind = "quick" if options.quick else device.device_kind.lower().replace(" ", "-")
+        path = RESULTS / f"gpu-{kind}-jax{jax.__version__}.json"
+        gpu.run(path, seconds=options.seconds, quick=options.quick)
+        if options.quick:
+            path.unlink()
+        return
     with jax.default_device(device):
         for suite in options.suites or SUITES:
             tables = SUITES[suite](quick=options.quick)

@@ -82,6 +82,27 @@ def test_every_candidate_computes_the_same(case, rng):
             close(result, results[task.default])
 
 
+@pytest.mark.once
+@pytest.mark.usefixtures("any_size")
+@pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
+def test_every_candidate_is_used_on_a_gpu(case, rng):
+    """No GPU is needed: the program is lowered for it, and is another one for each form."""
+    params, x = case.draw(rng, batch=(3,))
+
+    def value(params, x):
+        return jnp.sum(jnp.sin(case.op(params, x)))
+
+    for task in tasks_of(value if case.largest else jax.grad(value, (0, 1)), params, x):
+
+        def program(form, task=task):
+            forms = MeasuredForms("gpu", {task.key: form})
+            traced = jax.jit(partial(task.compute, forms)).trace(*task.types)
+            return traced.lower(lowering_platforms=("cuda",)).as_text()
+
+        programs = {form: program(form) for form in task.forms}
+        assert len(set(programs.values())) == len(programs), task.key.text
+
+
 @pytest.mark.usefixtures("any_size")
 def test_candidates_exist_for_every_map():
     x = jnp.ones((2, 9, 8, 7, 4))
