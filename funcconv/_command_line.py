@@ -122,13 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_parser = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
     bench_parser.add_argument("file", help=network)
     bench_parser.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
-    add_arguments(
-        command(
-            "run",
-            run,
-            "Run a script with settings that make JAX faster on the CPU: training steps by 1.0 to 1.6 times.",
-        )
-    )
+    add_arguments(command("run", run, DESCRIPTION))
     command("versions", _versions, "Print versions, devices, processor and options, for a bug report.")
     return parser
 

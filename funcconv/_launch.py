@@ -223,9 +223,7 @@ def _limit_v2(folder: Path) -> tuple[str, str]:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Add the arguments of `funcconv run` to its parser."""
-    parser.usage = (
-        "funcconv run [options] script.py [arguments of the script]\n       funcconv run [options] -m module …"
-    )
+    parser.usage = "funcconv run [options] (script.py | -m module) [arguments of the script]"
     parser.add_argument("-m", dest="module", action="store_true", help="run a module, as `python -m` does")
     parser.add_argument("script", help="the script, or the module; all arguments after it are passed to it")
     parser.add_argument("--dry-run", action="store_true", help="print the settings and the command, and do not run it")
