@@ -1,12 +1,11 @@
-"""What memory that is new at each step costs, with glibc: training steps where the allocator does better.
+"""What `funcconv run` gains: training steps with all its settings, and without each in turn.
 
 XLA for the CPU asks for its memory again at each call. The allocator gives large pieces back to the system, and each
-page is mapped and cleared anew. What is set below is read where a process starts, so each is timed in processes of its
-own, in turns.
+page is mapped and cleared anew. A process reads the settings when it starts, so each is timed in processes of its own,
+in turns.
 """
 
 import json
-import os
 import statistics
 import subprocess
 import sys
@@ -23,9 +22,14 @@ from .peers import STEP, programs
 from .tables import Table, with_mean
 from .timing import medians
 
-PAGES = "glibc.malloc.hugetlb=1"  # asks for pages of 2 MB
-KEPT = "glibc.malloc.mmap_threshold=4294967296:glibc.malloc.trim_threshold=17179869184"
-WAYS = {"as it comes": "", "kept": KEPT, "huge pages": PAGES}
+RUN = ["-m", "funcconv", "run", "--quiet"]
+WAYS = {
+    "python": [],
+    "all settings": RUN,
+    "no huge pages": [*RUN, "--no-huge-pages"],
+    "no kept memory": [*RUN, "--no-kept-memory"],
+    "no threads": [*RUN, "--no-threads"],
+}
 
 
 def steps(*, quick: bool) -> dict[str, float]:
@@ -42,20 +46,18 @@ def steps(*, quick: bool) -> dict[str, float]:
 def results(*, quick: bool = False) -> dict[str, Table]:
     """Return how many times faster each network trains."""
     found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
-    command = [sys.executable, "-m", "benchmarks.allocator", *(["--quick"] if quick else [])]
+    script = ["-m", "benchmarks.allocator", *(["--quick"] if quick else [])]
     for _ in range(1 if quick else 3):
-        for way, tunables in WAYS.items():
-            environment = os.environ | {"GLIBC_TUNABLES": tunables, "JAX_PLATFORMS": "cpu"}
-            done = subprocess.run(
-                command, env=environment, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1]
-            )
+        for way, start in WAYS.items():
+            command = ["env", "-u", "GLIBC_TUNABLES", "JAX_PLATFORMS=cpu", sys.executable, *start, *script]
+            done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
             found[way].append(json.loads(done.stdout.splitlines()[-1]))
     table = {}
     for name in NETWORKS:
         ms = {way: statistics.median(run[name] for run in runs) for way, runs in found.items()}
-        usual = ms.pop("as it comes")
-        table[name] = {"as it comes, ms": usual} | {f"{way}, times faster": usual / each for way, each in ms.items()}
-    return {"training steps, by what the allocator does": with_mean(table)}
+        usual = ms.pop("python")
+        table[name] = {"python, ms": usual} | {f"{way}, times faster": usual / each for way, each in ms.items()}
+    return {"training steps in funcconv run": with_mean(table)}
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""The command `funcconv`: look at networks in files, convert them, and run them."""
+"""The command `funcconv`: look at networks in files, convert them, run them, and start scripts."""
 
 import argparse
 import io
@@ -21,6 +21,7 @@ from ._inspect.draw import draw, to_mermaid
 from ._inspect.render import FORMATS
 from ._inspect.summary import summary
 from ._inspect.versions import versions
+from ._launch import DESCRIPTION, add_arguments, run, split
 from ._primitives.compiler import compiled_with, compiler_options
 from .interop import _formats as formats
 
@@ -35,7 +36,8 @@ _ENDINGS = f".{', .'.join(FORMATS)} or .md"
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command, and return its exit status: 0, or 2 after one line about what is wrong."""
-    options = _parser().parse_args(arguments)
+    own_arguments, script_arguments = split(sys.argv[1:] if arguments is None else arguments)
+    options = _parser().parse_args(own_arguments, argparse.Namespace(script_arguments=script_arguments))
     try:
         options.run(options)
         sys.stdout.flush()
@@ -120,6 +122,7 @@ def _parser() -> argparse.ArgumentParser:
     bench_parser = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
     bench_parser.add_argument("file", help=network)
     bench_parser.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
+    add_arguments(command("run", run, DESCRIPTION))
     command("versions", _versions, "Print versions, devices, processor and options, for a bug report.")
     return parser
 

@@ -44,6 +44,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "train",
     "interop",
     "spatial",
+    "_launch",
     "_command_line",
     "__init__",
     "__main__",
