@@ -28,6 +28,7 @@ class Form(NamedTuple):
     precision: Precision = None
     accumulate_dtype: DTypeLike | None = None
     library: str | None = None  # the library that computes XLA's own form, if options turn one on
+    implementation: str | None = None  # what the caller asks for: "fft" for this form of all three maps, or None
 
     @property
     def spatial(self) -> Shape:
