@@ -47,13 +47,16 @@ def _map(f, shapes):
 
 def conv_case(name, kernel, x, bias=True, **options):
     shapes = {"kernel": kernel} | ({"bias": kernel[-1:]} if bias else {})
-    return Case(name, partial(fc.conv, **options), partial(oracles.conv, **options), x, shapes)
+    op = partial(fc.conv, **options)
+    options.pop("implementation", None)
+    return Case(name, op, partial(oracles.conv, **options), x, shapes)
 
 
 def transpose_case(name, kernel, y, size, bias=True, say_size=False, **options):
     shapes = {"kernel": kernel} | ({"bias": (kernel[-2] * options.get("groups", 1),)} if bias else {})
     op = partial(fc.conv_transpose, **options, **({"size": size} if say_size else {}))
-    options.pop("output_padding", None)
+    for ours in ("output_padding", "implementation"):
+        options.pop(ours, None)
     return Case(name, op, partial(oracles.conv_transpose, size=size, **options), y, shapes)
 
 
@@ -302,6 +305,31 @@ CASES = [
         (4, 3, 2),
         {"kernel": (2, 3, 2, 4)},
     ),
+    conv_case("conv-fft", (3, 2, 2, 3), (5, 4, 2), padding=1, implementation="fft"),
+    conv_case(
+        "conv-fft-everything",
+        (3, 2, 2, 6),
+        (7, 5, 4),
+        stride=(2, 1),
+        padding=((1, 3), (-1, 4)),
+        dilation=(1, 2),
+        groups=2,
+        implementation="fft",
+    ),
+    transpose_case(
+        "conv_transpose-fft",
+        (2, 3, 2, 4),
+        (3, 2, 4),
+        (5, 6),
+        say_size=True,
+        stride=2,
+        dilation=(2, 1),
+        padding=(1, 0),
+        groups=2,
+        pad_mode=("circular", "zeros"),
+        flip=True,
+        implementation="fft",
+    ),
     local_case("local_conv", (3, 2, 2, 2, 2, 3), (4, 3, 2), (3, 2, 3)),
     local_case(
         "local_conv-everything",
@@ -496,6 +524,7 @@ CHIEF = {
     "conv",
     "conv-everything",
     "conv-modes",
+    "conv-fft-everything",
     "conv_transpose-everything",
     "local_conv-everything",
     "max_pool-overlapping",
@@ -544,6 +573,7 @@ ORIGINAL = CHIEF - {
 # And of those, one for each way in which JAX is asked for derivatives: on a second version of it these are enough.
 EVERYWHERE = {
     "conv-everything",
+    "conv-fft-everything",
     "conv_transpose-everything",
     "max_pool-split",
     "lse_pool-temperature",

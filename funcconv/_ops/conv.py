@@ -85,8 +85,9 @@ def conv(
             The result always has the dtype of `x`. Default: None, the platform's choice, at least float32 for 16-bit
             inputs.
         implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
-            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
-            `jax.lax`, for tools that know no others. Default: None.
+            platform (`funcconv.explain` shows which). `"fft"`: fast Fourier transforms, whose rounding errors are
+            relative to the norms of the operands; infinities and NaNs spread. `"lax"`: the traced program contains only
+            operations of `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
         `(*batch, *positions, out)`, with the dtype of `x`. Each spatial axis has
@@ -122,7 +123,7 @@ def conv(
     if options.extends:  # other modes than zeros are padded here; each form adds the zeros in the way that suits it
         filled, axes = split_padding(axes, options.modes)
         array = pad(array, filled, options.modes)
-    forward, _ = options.maps
+    forward, _ = _MAPS[options.implementation]
     y = forward(array, _flipped(kernel, flip), options.form(axes))
     return inside.restore(add_bias(y, bias).astype(x.dtype))
 
@@ -193,8 +194,9 @@ def conv_transpose(
             The result always has the dtype of `y`. Default: None, the platform's choice, at least float32 for 16-bit
             inputs.
         implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
-            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
-            `jax.lax`, for tools that know no others. Default: None.
+            platform (`funcconv.explain` shows which). `"fft"`: fast Fourier transforms, whose rounding errors are
+            relative to the norms of the operands; infinities and NaNs spread. `"lax"`: the traced program contains only
+            operations of `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
         `(*batch, *size, in)`, with the dtype of `y`. The smallest size on each axis is
@@ -231,7 +233,7 @@ def conv_transpose(
     # With an output_padding of at least the stride, the convolution has more windows than y has positions.
     axes = tuple(axis._replace(outputs=count) for axis, count in zip(axes, inside.spatial, strict=True))
     filled, axes = split_padding(axes, options.modes)
-    _, backward = options.maps
+    _, backward = _MAPS[options.implementation]
     dtype = options.accumulate_dtype or y.dtype
     x = backward(_flipped(kernel, flip).astype(dtype), inside.array.astype(dtype), options.form(axes))
     if options.extends:
@@ -247,7 +249,7 @@ class _Options(NamedTuple):
     groups: int
     precision: Precision
     accumulate_dtype: DTypeLike | None
-    maps: tuple[Map, Map]  # the convolution, and its input gradient
+    implementation: str | None
 
     @property
     def extends(self) -> bool:
@@ -256,7 +258,15 @@ class _Options(NamedTuple):
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
         """Return the static description of the convolution over these axes."""
-        return Form(axes, self.groups, self.precision, self.accumulate_dtype, library.value, current_tuning_forms())
+        return Form(
+            axes,
+            self.groups,
+            self.precision,
+            self.accumulate_dtype,
+            library.value,
+            current_tuning_forms(),
+            self.implementation,
+        )
 
 
 def _options(
@@ -283,15 +293,16 @@ def _options(
         raise FuncconvError(msg)
     check_accumulate(op, accumulate_dtype, dtype)
     accumulate = None if accumulate_dtype is None else jnp.dtype(accumulate_dtype)
-    return _Options(pad_modes(op, pad_mode, spatial), groups, precision, accumulate, _MAPS[implementation])
+    return _Options(pad_modes(op, pad_mode, spatial), groups, precision, accumulate, implementation)
 
 
 def _flipped(kernel: Array, flip: bool) -> Array:  # noqa: FBT001
     return lax.rev(kernel, range(kernel.ndim - 2)) if flip else kernel
 
 
-_MAPS: dict[str | None, tuple[Map, Map]] = {
+_MAPS: dict[str | None, tuple[Map, Map]] = {  # the convolution, and its input gradient
     None: (_primitives.conv, _primitives.conv_input_grad),
+    "fft": (_primitives.conv, _primitives.conv_input_grad),
     "lax": (reference, reference_input_grad),
 }
 IMPLEMENTATIONS = tuple(name for name in _MAPS if name is not None)

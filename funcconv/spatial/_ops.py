@@ -84,8 +84,9 @@ def conv(
             The result always has the dtype of `x`. Default: None, the platform's choice, at least float32 for 16-bit
             inputs.
         implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
-            platform (`funcconv.explain` shows which). `"lax"`: the traced program contains only operations of
-            `jax.lax`, for tools that know no others. Default: None.
+            platform (`funcconv.explain` shows which). `"fft"`: fast Fourier transforms, whose rounding errors are
+            relative to the norms of the operands; infinities and NaNs spread. `"lax"`: the traced program contains only
+            operations of `jax.lax`, for tools that know no others. Default: None.
 
     Returns:
         `(*batch, *positions, out)`, this device's block. The blocks of all devices have the same shape.

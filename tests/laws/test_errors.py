@@ -131,7 +131,7 @@ OPS = {
     "does not fit": (conv(dilation=4), ["3 with dilation 4", "(3 - 1) * 4 = 9", "does not fit", "8 + 0 + 0 = 8"]),
     "groups of zero": (conv(groups=0), ["groups must be a positive integer", "got 0"]),
     "groups do not divide": (conv(groups=3), ["divides the kernel's 4 outputs", "got 3"]),
-    "implementation": (conv(implementation="cudnn"), ["unknown implementation 'cudnn'", "'lax'"]),
+    "implementation": (conv(implementation="cudnn"), ["unknown implementation 'cudnn'", "'fft', 'lax'"]),
     "accumulate": (conv(accumulate_dtype=jnp.float32), ["accumulate_dtype=float32 cannot hold sums of float64"]),
     "layout rank": (conv(layout="NCW"), ["layout 'NCW' has 1 spatial axes", "kernel of shape (3, 3, 2, 4) says 2"]),
     "no layout": (conv(layout="NHW"), ["a layout is a word such as 'NCHW'", "'NHW'"]),

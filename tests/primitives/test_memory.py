@@ -28,6 +28,11 @@ LARGE = {
     "three axes, few channels": ((4, 40, 40, 40, 1), 3, 16, {"padding": 1}),
     "three axes, to few channels": ((4, 32, 32, 32, 8), 5, 1, {"padding": 2}),
     "three axes, cubes smaller than the kernel": ((4096, 4, 4, 4, 2), 9, 2, {"padding": 4}),
+    "a plane and a kernel of its size": ((1, 600, 600, 1), 300, 1, {"padding": 150}),
+    "a long signal": ((4, 2**18, 1), 4096, 1, {}),
+    "a cube and a kernel of its size": ((1, 64, 64, 64, 1), 64, 1, {"padding": 31}),
+    "FFT of many channels": ((4, 64, 64, 64), 5, 64, {"padding": 2, "implementation": "fft"}),
+    "FFT of many groups": ((4, 64, 64, 128), 5, 128, {"stride": 2, "groups": 128, "implementation": "fft"}),
     "three axes, a large kernel": ((1, 24, 24, 24, 32), 11, 32, {"padding": 5}),
 }
 BLOCK = 2**20  # numbers that one block may take, whatever the shape

@@ -41,8 +41,8 @@ class Conv(_ConvolutionLayer):
         precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
         accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
             input. Default: None, the platform's.
-        implementation: None for the form that fits the shape and the platform, or `"lax"` for the operations of
-            `jax.lax`. Default: None.
+        implementation: None for the form that fits the shape and the platform, `"fft"` for fast Fourier transforms, or
+            `"lax"` for the operations of `jax.lax`. Default: None.
         bias: whether a bias is added. Default: True.
         init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
             uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
@@ -104,8 +104,8 @@ class ConvTranspose(_ConvolutionLayer):
         precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
         accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
             input. Default: None, the platform's.
-        implementation: None for the form that fits the shape and the platform, or `"lax"` for the operations of
-            `jax.lax`. Default: None.
+        implementation: None for the form that fits the shape and the platform, `"fft"` for fast Fourier transforms, or
+            `"lax"` for the operations of `jax.lax`. Default: None.
         bias: whether a bias is added. Default: True.
         init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
             uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.

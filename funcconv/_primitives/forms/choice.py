@@ -10,6 +10,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
+from . import fft as _fft
 from . import stride_phases as _phases
 from .measured import Key, candidates
 from .problem import Problem
@@ -37,6 +38,7 @@ def _always(problem: Problem) -> bool:
 
 
 # The rows that the three tables share come first in each.
+_FFT = Row("fft", lambda problem: problem.form.implementation == "fft", 'implementation="fft"')
 _STACK = Row(
     "batched_product",
     lambda problem: problem.stack > 0,
@@ -52,6 +54,9 @@ _DTYPE = _xla(
 _LITTLE = _xla(
     lambda problem: isinstance(problem.batch, int) and problem.products <= _FEW_PRODUCTS, "small: nothing to gain"
 )
+_LARGE_WINDOW = Row(
+    "fft", _fft.is_faster, "large windows: products of spectra, which take many times fewer operations than other forms"
+)
 _DEPTHWISE = "depthwise: a sum of shifted slices, where XLA has slow loops"
 _LARGE_DEPTHWISE = "depthwise with many taps: a sum of shifted slices, block by block of the kernel"
 _SLICES = "groups on several devices, where XLA's own form is wrong: a product for each tap"
@@ -62,11 +67,13 @@ _GROUPS = Row(
 _DEFAULT = Row("lax", _always, "XLA's own form is fast")
 
 CONV = (
+    _FFT,
     _STACK,
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
     _LITTLE,
+    _LARGE_WINDOW,
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
     Row(
@@ -113,21 +120,25 @@ CONV = (
 )
 
 INPUT_GRAD = (
+    _FFT,
     _STACK,
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
     _LITTLE,
+    _LARGE_WINDOW,
     _xla(lambda problem: _phases.too_many(problem.form), "too many phases of stride and dilation"),
     Row("stride_phases", _always, "a convolution of stride 1 for each phase of the stride"),
 )
 
 KERNEL_GRAD = (
+    _FFT,
     _STACK,
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
     _LITTLE,
+    _LARGE_WINDOW,
     # The other forms have loops, which JAX cannot type inside jax.shard_map.
     Row("product_per_tap", lambda problem: problem.partitioned_wrongly and problem.where.typed, _SLICES),
     Row(

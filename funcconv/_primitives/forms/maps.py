@@ -11,6 +11,7 @@ from ..._common.dtypes import wide
 from ..._common.types import Array
 from . import block_diagonal_groups as _groups
 from . import blocked_im2col as _blocks
+from . import fft as _fft
 from . import im2col as _im2col
 from . import lax_conv as _lax_conv
 from . import matrix_product as _matrix_product
@@ -46,6 +47,8 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         )
     if name == "batched_product":
         return _stacked(form, stack)(image, kernel)
+    if name == "fft":
+        return _by_fft(_fft.conv, image, kernel, form, stack, where).astype(out.dtype)
     dense = partial(dense_conv, where=where)
     forms: dict[str, Map] = {
         "shifted_sum": partial(_shifted_sum.conv, old=where.old, blocks=problem.can_cut_batch),
@@ -69,6 +72,8 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
         return _gathered(jax.linear_transpose(lambda image: _lax_conv.reference(image, kernel, form), out)(g)[0], where)
     if name == "batched_product":
         return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
+    if name == "fft":
+        return _by_fft(_fft.input_grad, kernel, g, form, stack, where).astype(out.dtype)
     dense = partial(dense_conv, where=where, phases=_phases.convolutions(form, kernel.shape[-2]))
     return _phases.input_grad(_widened(kernel, form), _widened(g, form), form, dense).astype(out.dtype)
 
@@ -89,6 +94,8 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
         return _gathered(w, where, kernel=True)
     if name == "batched_product":
         return jax.linear_transpose(lambda kernel: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
+    if name == "fft":
+        return _by_fft(_fft.kernel_grad, image, g, form, stack, where).astype(out.dtype)
     forms: dict[str, Map] = {
         "shifted_sum": partial(_shifted_sum.kernel_grad, old=where.old, blocks=problem.can_cut_batch),
         "matrix_product": _matrix_product.kernel_grad,
@@ -132,6 +139,12 @@ def _gathered(array: Array, where: Where, *, kernel: bool = False) -> Array:
     # The partitioner gathers an axis that is indexed, here by all its indices.
     merged = array.reshape(*array.shape[:first], positions, *array.shape[last:])
     return jnp.take(merged, jnp.arange(positions), axis=first, mode="clip").reshape(array.shape)
+
+
+def _by_fft(fft: Callable[..., Array], a: Array, b: Array, form: Form, stack: int, where: Where) -> Array:
+    """Return one of the maps, computed by FFT. XLA has FFTs of at least 32 bits only."""
+    a, b = (operand.astype(wide(form.accumulate_dtype or operand.dtype)) for operand in (a, b))
+    return fft(a, b, form, stack=stack, blocks=where.devices == 1)
 
 
 def _stacked(form: Form, stack: int) -> Callable[[Array, Array], Array]:

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from ..._windows.geometry import Axis
+from . import fft as _fft
 from . import stride_phases as _phases
 from .problem import Problem
 
@@ -135,13 +136,16 @@ def candidates(name: str, problem: Problem) -> tuple[str, ...]:
     Returns:
         The names. There is only one if the operands allow no other form.
     """
+    if problem.form.implementation is not None:
+        return (problem.form.implementation,)
     if problem.stack:
         return ("batched_product",)
     if not jnp.issubdtype(problem.dtype, jnp.inexact) or problem.form.accumulate_dtype is not None:
         return ("lax",)
     if not isinstance(problem.batch, int):
         return ()
-    return ("lax", *_CANDIDATES[name](problem))
+    # The errors of an FFT are relative to the norms of its operands, so it must not replace other forms at any size.
+    return ("lax", *_CANDIDATES[name](problem), *(["fft"] if _fft.is_faster(problem) else []))
 
 
 def _convs(problem: Problem) -> list[str]:
