@@ -489,6 +489,9 @@ FUNCTIONS = {
     "channel shuffle": lambda m, x: (
         torch.channel_shuffle(torch.cat([x, x * 2], 1), 3) + m.weight.repeat(2)[:, None, None]
     ),
+    "an empty part": lambda _, x: torch.cat(
+        [x, x.new_empty(x.shape[0], 0, *x.shape[2:]), torch.empty_like(x[:, :0])], 1
+    ),
     "joins": lambda _, x: torch.stack(torch.cat([x, x[:, :1] * 2], 1).split([1, 3], 1)[1].unbind(1), -1),
     "a token": lambda m, x: torch.cat([m.row[:1].expand(x.shape[0], 1, 3), x.flatten(2).transpose(1, 2)], 1),
     "chunks": lambda _, x: sum(y.sum(2) for y in x.chunk(3, -1)),

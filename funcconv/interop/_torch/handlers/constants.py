@@ -27,6 +27,13 @@ def new_full(translation: Translation, like: Any, size: Any, value: Any, *args: 
     return filled(_number(translation, value), translation, *args, **options)
 
 
+def empty(translation: Translation, *args: Any, **options: Any) -> Tensor:
+    """Translate an array without numbers. One that has any is not defined before it is written."""
+    if all(dim.size for dim in translation.shape()):
+        translation.refuse("its numbers are undefined; use torch.zeros instead")
+    return filled(0, translation, *args, **options)
+
+
 def scalar_tensor(translation: Translation, value: Any, *args: Any, **options: Any) -> Tensor:
     return filled(_number(translation, value), translation, *args, **options)
 
@@ -87,6 +94,7 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("zeros", "zeros_like", "new_zeros"), partial(filled, 0)),
     **dict.fromkeys(("ones", "ones_like", "new_ones"), partial(filled, 1)),
     **dict.fromkeys(("full", "full_like"), full),
+    **dict.fromkeys(("empty", "empty_like", "new_empty"), empty),
     "new_full": new_full,
     "scalar_tensor": scalar_tensor,
     "arange": arange,

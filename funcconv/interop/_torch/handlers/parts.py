@@ -44,7 +44,8 @@ def _copied(translation: Translation, x: Tensor, axis: int, times: int, *, toget
 
 def cat(translation: Translation, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
     tensors = [x for x in tensors if x.rank != 1 or x.size(0) or x.batch_axis is not None]  # PyTorch skips empty ones
-    return _joined(translation, tensors, translation.axis(tensors[0], dim))
+    axis = translation.axis(tensors[0], dim)
+    return _joined(translation, [x for x in tensors if x.size(axis)] or tensors[:1], axis)
 
 
 def stack(translation: Translation, tensors: Sequence[Tensor], dim: int = 0) -> Tensor:
