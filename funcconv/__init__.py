@@ -1,9 +1,9 @@
 """Convolutional networks as pure functions in JAX."""
 
+import typing as _typing
+
 from . import interop as interop
-from . import plot as plot
-from . import spatial as spatial
-from . import train as train
+from ._common.lazy import lazy_modules as _lazy_modules
 from ._ops.adaptive import adaptive_pool as adaptive_pool
 from ._primitives.compiler import compiled_with as compiled_with
 from ._primitives.compiler import compiler_options as compiler_options
@@ -80,5 +80,12 @@ from ._graph.declare.training_layers import LayerNorm as LayerNorm
 from ._graph.declare.conv_layers import WeightStandardize as WeightStandardize
 from ._ops.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
+
+if _typing.TYPE_CHECKING:
+    from . import plot as plot
+    from . import spatial as spatial
+    from . import train as train
+else:  # `train` needs optax, whose import takes as long as a third of the rest
+    __getattr__, __dir__ = _lazy_modules(__name__, ("plot", "spatial", "train"))
 
 __version__ = "0.1.0"

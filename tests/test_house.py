@@ -224,13 +224,29 @@ except RuntimeError as error:
     assert late_enough == "True", process.stderr[-2000:]
 
 
+def test_namespaces_are_imported_when_they_are_used():
+    code = """
+import sys, jax, funcconv as fc
+late = "plot", "spatial", "train"
+print([name for name in (*(f"funcconv.{name}" for name in late), "optax") if name in sys.modules])
+print([name for name in late if name not in dir(fc)], "conv" in dir(fc))
+print(fc.train.State.__name__, "optax" in sys.modules, "train" in vars(fc), hasattr(fc, "trian"))
+from funcconv import plot, spatial
+print(plot.filters.__name__, spatial.conv.__name__)
+"""
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert process.stdout.splitlines() == ["[]", "[] True", "State True True False", "filters conv"], process.stderr
+
+
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])
 def test_a_facade_is_nothing_else(name):
     body = FILES[name].body
-    assert all(isinstance(node, ast.ImportFrom | ast.Expr | ast.Assign) for node in body)
+    for node in body:  # `if TYPE_CHECKING` has imports for type checkers
+        body = body + node.body + node.orelse if isinstance(node, ast.If) else body
+    assert all(isinstance(node, ast.Import | ast.ImportFrom | ast.Expr | ast.Assign | ast.If) for node in body)
     for node in body:
         if isinstance(node, ast.ImportFrom):
-            assert all(alias.name == alias.asname for alias in node.names)
+            assert all(alias.asname in (alias.name, f"_{alias.name}") for alias in node.names)
 
 
 @pytest.mark.parametrize("name", PUBLIC)

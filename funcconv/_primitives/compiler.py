@@ -9,20 +9,18 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from .._common.errors import FuncconvError
 from .forms import library
 
-# Options that XLA marks as experimental, and that not all versions know. They turn on oneDNN, and turn off the two
-# libraries (YNNPACK and XNNPACK) that would otherwise get the convolutions. An XLA without oneDNN gets no options:
-# without YNNPACK, jaxlib 0.10 compiles some float64 convolutions for minutes on processors without AVX-512.
-_ONEDNN_CALLS = "xla_cpu_experimental_onednn_custom_call"
-_ONEDNN: dict[str, str | bool] = {
-    _ONEDNN_CALLS: True,
-    "xla_cpu_experimental_ynn_fusion_type": "",
-    "xla_cpu_use_xnnpack": False,
-}
+# Options that XLA marks as experimental, and that not all versions know. XLA computes large convolutions with the
+# library YNNPACK (XNNPACK in older versions) unless it is turned off, also if oneDNN is turned on.
+_ONEDNN_CALLS, _YNN_FUSIONS = "xla_cpu_experimental_onednn_custom_call", "xla_cpu_experimental_ynn_fusion_type"
+_ONEDNN: dict[str, str | bool] = {_ONEDNN_CALLS: True}
+_NO_YNN: dict[str, str | bool] = {_YNN_FUSIONS: "", "xla_cpu_use_xnnpack": False}
+_ONEDNN_ALONE = _ONEDNN | _NO_YNN
 
 
-def compiler_options(platform: str | None = None) -> dict[str, str | bool] | None:
+def compiler_options(platform: str | None = None, *, libraries: str | None = None) -> dict[str, str | bool] | None:
     """Return compiler options that make convolutions fast, for the outermost `jax.jit`.
 
     On the CPU they turn on oneDNN, if the installed jaxlib has it (0.12 has, 0.10 has not). The first call finds this
@@ -31,6 +29,9 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
 
     Args:
         platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
+        libraries: `"onednn"` turns off XLA's other libraries for convolutions, so that oneDNN computes nearly all of
+            them. Inference becomes faster, but many training steps become slower. Default: None, oneDNN in addition to
+            the other libraries, which is not slower than no options.
 
     Returns:
         A dict for `jax.jit(f, compiler_options=...)`, which accepts options on an outermost function only. None if no
@@ -38,7 +39,7 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
         convolutions are traced for these options.
 
     Raises:
-        Nothing.
+        FuncconvError: if `libraries` is neither None nor `"onednn"`.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -47,8 +48,25 @@ def compiler_options(platform: str | None = None) -> dict[str, str | bool] | Non
         >>> step(params, jnp.ones((2, 8, 8, 1)))["kernel"].shape
         (3, 3, 1, 8)
     """
-    options = _probed() if (platform or jax.default_backend()) == "cpu" else None
-    return options and dict(options)
+    if libraries not in (None, "onednn"):
+        msg = f'compiler_options: libraries must be None or "onednn"; got {libraries!r}'
+        raise FuncconvError(msg)
+    name = "oneDNN" if libraries is None else "oneDNN without YNN"
+    return candidates(platform).get(name)
+
+
+def candidates(platform: str | None = None) -> dict[str, dict[str, str | bool] | None]:
+    """Return the sets of compiler options that are worth measuring, by a name for each; the first has none.
+
+    All of them are accepted by this XLA. An XLA without oneDNN gets no options: without YNNPACK, jaxlib 0.10 compiles
+    some float64 convolutions for minutes on processors without AVX-512.
+    """
+    named = {"oneDNN": _ONEDNN, "YNN off": _NO_YNN, "oneDNN without YNN": _ONEDNN_ALONE}
+    is_cpu = (platform or jax.default_backend()) == "cpu"
+    has_onednn = is_cpu and _accepted(tuple(_ONEDNN.items()))
+    return {"none": None} | {
+        name: dict(options) for name, options in named.items() if has_onednn and _accepted(tuple(options.items()))
+    }
 
 
 @contextmanager
@@ -56,8 +74,8 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
     """Trace the code in a `with` block for the given compiler options.
 
     Compiler options cannot be read while a function is traced. Inside this block, convolutions use forms that are fast
-    with the options; with oneDNN, most are left to it. Use it inside the jitted function: around a call it has an
-    effect only if the call traces the function. Results can differ in their last digits.
+    with the options; with oneDNN alone (`libraries="onednn"`), most are left to it. Results can differ in their last
+    digits.
 
     Args:
         options: the options that `jax.jit` gets as `compiler_options`, such as the result of `compiler_options()`. None
@@ -84,28 +102,24 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
 
 
 def library_of(options: Mapping[str, str | bool] | None) -> str | None:
-    """Return the library that compiler options turn on for convolutions."""
-    return "onednn" if (options or {}).get(_ONEDNN_CALLS) else None
-
-
-def candidates() -> dict[str, dict[str, str | bool] | None]:
-    """Return the sets of compiler options that are worth measuring, by a name for each; the first has none."""
-    options = compiler_options()
-    return {"none": None} | ({} if options is None else {"oneDNN": options})
+    """Return the library that computes nearly all convolutions with these compiler options, or None."""
+    options = options or {}
+    # Where YNNPACK is on too, it takes the large convolutions from oneDNN, and is slow for depthwise kernels.
+    return "onednn" if options.get(_ONEDNN_CALLS) and options.get(_YNN_FUSIONS) == "" else None
 
 
 @functools.cache
-def _probed() -> dict[str, str | bool] | None:
-    """Compile a small convolution with oneDNN, and return the options if XLA used it."""
+def _accepted(options: tuple[tuple[str, str | bool], ...]) -> bool:
+    """Return whether XLA accepts options, and uses oneDNN if they turn it on, by compiling a small convolution."""
     conv = functools.partial(
         lax.conv_general_dilated, window_strides=(1, 1), padding="VALID", dimension_numbers=("NHWC", "HWIO", "NHWC")
     )
     with jax.default_device(jax.devices("cpu")[0]), warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # JAX warns that it cannot write this program to its cache
+        warnings.simplefilter("ignore")  # JAX warns that it cannot write a program with oneDNN to its cache
         shapes = (jnp.zeros(shape, jnp.float32) for shape in ((1, 8, 8, 4), (3, 3, 4, 4)))
         lowered = jax.jit(conv).lower(*shapes)
         try:
-            program = lowered.compile(compiler_options=_ONEDNN).as_text()
+            program = lowered.compile(compiler_options=dict(options)).as_text()
         except jax.errors.JaxRuntimeError:  # this XLA does not know one of the options
-            return None
-    return _ONEDNN if "onednn" in str(program) else None
+            return False
+    return _ONEDNN_CALLS not in dict(options) or "onednn" in str(program)

@@ -13,10 +13,10 @@ import funcconv as fc
 from funcconv._primitives import compiler as _compiler
 
 
-@pytest.fixture
-def options():
+@pytest.fixture(params=[None, "onednn"])
+def options(request):
     """The options for this CPU."""
-    options = fc.compiler_options("cpu")
+    options = fc.compiler_options("cpu", libraries=request.param)
     if options is None:
         pytest.skip("jaxlib has no oneDNN: pip install 'jax>=0.12'")
     return options
@@ -53,14 +53,34 @@ def test_two_convolutions_of_small_images_compile(dtype):
 
 
 def test_there_are_no_options_without_onednn():
-    options = fc.compiler_options("cpu")
-    assert options is None or options == _compiler._ONEDNN
+    found = [fc.compiler_options("cpu", libraries=libraries) for libraries in (None, "onednn")]
+    assert found in ([None, None], [_compiler._ONEDNN, _compiler._ONEDNN_ALONE])
+
+
+def test_candidates_are_accepted_by_this_xla():
+    found = _compiler.candidates("cpu")
+    assert list(found) in (["none"], ["none", "oneDNN", "YNN off", "oneDNN without YNN"])
+    assert found["none"] is None
+    for options in found.values():
+        assert float(jax.jit(jnp.sum, compiler_options=options)(jnp.ones(3))) == 3
+    assert _compiler.candidates("gpu") == {"none": None}
+
+
+def test_a_candidate_that_xla_does_not_know_is_left_out(monkeypatch):
+    before = _compiler.candidates("cpu")
+    monkeypatch.setattr(_compiler, "_NO_YNN", {"xla_cpu_of_the_future": True})
+    assert list(_compiler.candidates("cpu")) == [name for name in before if name != "YNN off"]
+
+
+def test_unknown_libraries_are_refused():
+    with pytest.raises(fc.FuncconvError, match="libraries must be None or \"onednn\"; got 'mkl'"):
+        fc.compiler_options(libraries="mkl")
 
 
 def test_options_do_not_depend_on_the_default_dtype():
     found = []
     for wide in (False, True):
-        _compiler._probed.cache_clear()
+        _compiler._accepted.cache_clear()
         with jax.enable_x64(wide):
             found.append(fc.compiler_options("cpu"))
     assert found[0] == found[1]
@@ -80,11 +100,7 @@ def test_callers_may_change_what_they_get():
 
 def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
     monkeypatch.setattr(_compiler, "_ONEDNN", {"xla_cpu_of_the_future": True})
-    _compiler._probed.cache_clear()
-    try:
-        assert fc.compiler_options("cpu") is None
-    finally:
-        _compiler._probed.cache_clear()
+    assert fc.compiler_options("cpu") is None
 
 
 ONEDNN = {"xla_cpu_experimental_onednn_custom_call": True, "xla_cpu_experimental_ynn_fusion_type": ""}
@@ -111,6 +127,13 @@ def test_forms_know_of_onednn():
 
 def test_other_options_change_no_form():
     assert forms({"xla_cpu_other": True}) == forms({}) == forms(None)
+
+
+def test_with_onednn_and_ynn_forms_are_those_without_options():
+    """YNN would compute the convolutions that are left to oneDNN, and depthwise ones slowly."""
+    for groups in (1, 4, 32):
+        assert forms({"xla_cpu_experimental_onednn_custom_call": True}, groups) == forms(None, groups)
+        assert forms(fc.compiler_options(), groups) == forms(None, groups)
 
 
 def test_what_is_said_ends_with_its_block():
