@@ -3,6 +3,7 @@
 The choice depends on the geometry, the dtype, and the platform, devices and libraries of the compiled program.
 """
 
+import math
 from collections.abc import Callable
 from contextvars import ContextVar
 from typing import NamedTuple
@@ -11,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from . import fft as _fft
+from . import single_position as _single_position
 from . import stride_phases as _phases
 from .measured import Key, candidates
 from .problem import Problem
@@ -57,6 +59,11 @@ _LITTLE = _xla(
 _LARGE_WINDOW = Row(
     "fft", _fft.is_faster, "large windows: products of spectra, which take many times fewer operations than other forms"
 )
+_ONE_POSITION = Row(
+    "single_position",
+    lambda problem: problem.taps > 1 and _single_position.applies(problem.form),
+    "one position of the image or the result along each axis: a matrix product",
+)
 _DEPTHWISE = "depthwise: a sum of shifted slices, where XLA has slow loops"
 _LARGE_DEPTHWISE = "depthwise with many taps: a sum of shifted slices, block by block of the kernel"
 _SLICES = "groups on several devices, where XLA's own form is wrong: a product for each tap"
@@ -74,6 +81,12 @@ CONV = (
     _DTYPE,
     _LITTLE,
     _LARGE_WINDOW,
+    # Windows that cover the image are as fast in other forms, which sum their products.
+    _ONE_POSITION._replace(
+        applies=lambda problem: (
+            _ONE_POSITION.applies(problem) and problem.form.groups == 1 and math.prod(problem.form.positions) > 1
+        )
+    ),
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
     Row(
@@ -127,6 +140,7 @@ INPUT_GRAD = (
     _DTYPE,
     _LITTLE,
     _LARGE_WINDOW,
+    _ONE_POSITION,
     _xla(lambda problem: _phases.too_many(problem.form), "too many phases of stride and dilation"),
     Row("stride_phases", _always, "a convolution of stride 1 for each phase of the stride"),
 )
@@ -139,6 +153,7 @@ KERNEL_GRAD = (
     _DTYPE,
     _LITTLE,
     _LARGE_WINDOW,
+    _ONE_POSITION,
     # The other forms have loops, which JAX cannot type inside jax.shard_map.
     Row("product_per_tap", lambda problem: problem.partitioned_wrongly and problem.where.typed, _SLICES),
     Row(

@@ -17,6 +17,7 @@ from . import lax_conv as _lax_conv
 from . import matrix_product as _matrix_product
 from . import planes as _planes
 from . import shifted_sum as _shifted_sum
+from . import single_position as _single_position
 from . import stride_phases as _phases
 from .choice import CONV, INPUT_GRAD, KERNEL_GRAD, choose
 from .form import Form, Map, Type
@@ -54,6 +55,7 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
         "shifted_sum": partial(_shifted_sum.conv, old=where.old, blocks=problem.can_cut_batch),
         "shifted_sum_by_rows": partial(_shifted_sum.conv_by_blocks, blocks=problem.can_cut_batch),
         "matrix_product": _matrix_product.conv,
+        "single_position": _single_position.conv,
         "block_diagonal_groups": partial(_groups.conv, dense=dense, loop=where.devices == 1),
         "planes": partial(_planes.conv, dense=dense),
         "sum_of_planes": partial(_planes.conv_by_taps, dense=dense),
@@ -74,6 +76,8 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
         return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
     if name == "fft":
         return _by_fft(_fft.input_grad, kernel, g, form, stack, where).astype(out.dtype)
+    if name == "single_position":
+        return _single_position.input_grad(_widened(kernel, form), _widened(g, form), form).astype(out.dtype)
     dense = partial(dense_conv, where=where, phases=_phases.convolutions(form, kernel.shape[-2]))
     return _phases.input_grad(_widened(kernel, form), _widened(g, form), form, dense).astype(out.dtype)
 
@@ -99,6 +103,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
     forms: dict[str, Map] = {
         "shifted_sum": partial(_shifted_sum.kernel_grad, old=where.old, blocks=problem.can_cut_batch),
         "matrix_product": _matrix_product.kernel_grad,
+        "single_position": _single_position.kernel_grad,
         "block_diagonal_groups": partial(_groups.kernel_grad, dense=partial(_kernel_grad, where=where)),
         "exchanged_axes": _lax_conv.kernel_grad_with_exchanged_axes,
         "blocked_im2col": _blocks.kernel_grad,
