@@ -4,7 +4,6 @@ import argparse
 import io
 import os
 import sys
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -13,7 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ._common.dtypes import is_kept
+from ._bench import bench, check_precision
 from ._common.errors import FuncconvError
 from ._common.files import existing_file, write_file
 from ._common.optional_packages import needs
@@ -22,10 +21,8 @@ from ._inspect.render import FORMATS
 from ._inspect.summary import summary
 from ._inspect.versions import versions
 from ._launch import DESCRIPTION, add_arguments, run, split
-from ._primitives.compiler import compiled_with, compiler_options
 from .interop import _formats as formats
 
-_TIMED_RUNS = 20
 _INPUT = (
     "an .npy file, (*batch, *spatial, channels), of numbers that the network's dtype holds exactly; or an image, "
     "scaled to 0 to 1"
@@ -119,9 +116,10 @@ def _parser() -> argparse.ArgumentParser:
     predict_parser.add_argument(
         "-o", "--out", help="an .npy file for the result; without, its largest entries are printed"
     )
-    bench_parser = command("bench", _bench, "Time a network: compiling it, its value and its gradient.")
+    bench_parser = command("bench", bench, "Time a network: compiling it, its value and its gradient.")
     bench_parser.add_argument("file", help=network)
     bench_parser.add_argument("--batch", type=int, default=32, help="examples (default: %(default)s)")
+    bench_parser.add_argument("--tuning", metavar="FILE", help="measured forms, as `fc.Tuning.save` writes them")
     add_arguments(command("run", run, DESCRIPTION))
     command("versions", _versions, "Print versions, devices, processor and options, for a bug report.")
     return parser
@@ -173,7 +171,7 @@ def _predict(options: argparse.Namespace) -> None:
         raise FuncconvError(msg)
     shapes, state = graph.shapes(params), state or graph.init_state(params)
     x = shapes[graph.inputs[0]]
-    _check_precision(options.file, params, state, x)
+    check_precision(options.file, params, state, x)
     # Only the ending can tell numbers from an image before the file is read.
     read = _numbers if options.input.endswith(".npy") else _pixels
     y, _ = jax.jit(graph.apply)(params, state, jnp.asarray(read(options.input, x)))
@@ -193,14 +191,6 @@ def _predict(options: argparse.Namespace) -> None:
 
 def _versions(_: argparse.Namespace) -> None:
     print(versions())
-
-
-def _check_precision(path: str, *trees: Any) -> None:
-    """Refuse a network of 64 bits where JAX has none: it would be computed with fewer, without a word."""
-    for leaf in jax.tree.leaves(trees):
-        if not is_kept(leaf.dtype):
-            msg = f"{path} has numbers of {leaf.dtype}, which JAX has only if the environment says JAX_ENABLE_X64=1"
-            raise FuncconvError(msg)
 
 
 def _numbers(path: str, wanted: Any) -> np.ndarray:
@@ -262,34 +252,3 @@ def _pixels(path: str, wanted: Any) -> np.ndarray:
         raise FuncconvError(msg)
     pixels = pixels / np.iinfo(pixels.dtype).max if pixels.dtype.kind in "iu" else pixels
     return np.asarray(pixels[..., None] if pixels.ndim < len(wanted.shape) else pixels).astype(wanted.dtype)
-
-
-def _bench(options: argparse.Namespace) -> None:
-    if options.batch < 1:
-        msg = f"bench: --batch must be a positive integer; got {options.batch}"
-        raise FuncconvError(msg)
-    graph, params, state = formats.network(options.file)
-    params = graph.init(jax.random.key(0)) if params is None else params
-    shapes, state = graph.shapes(params), state or graph.init_state(params)
-    _check_precision(options.file, params, state, [shapes[name] for name in graph.inputs])
-    xs = [jnp.zeros((options.batch, *shapes[name].shape), shapes[name].dtype) for name in graph.inputs]
-    with_options = compiler_options()
-
-    def value(params: Any, *xs: Any) -> Any:
-        return graph.apply(params, state, *xs)[0]
-
-    def loss(params: Any, *xs: Any) -> Any:
-        return sum(y.sum() for y in jax.tree.leaves(value(params, *xs)))
-
-    for name, f in (("value", value), ("gradient", jax.grad(loss))):
-        begun = time.perf_counter()
-        compiled = jax.jit(compiled_with(with_options)(f), compiler_options=with_options).lower(params, *xs).compile()
-        seconds = time.perf_counter() - begun
-        jax.block_until_ready(compiled(params, *xs))  # type: ignore[no-untyped-call]
-        taken = []
-        for _ in range(_TIMED_RUNS):
-            begun = time.perf_counter()
-            jax.block_until_ready(compiled(params, *xs))  # type: ignore[no-untyped-call]
-            taken.append(time.perf_counter() - begun)
-        ms = 1e3 * float(np.median(taken))
-        print(f"{name}: {ms:.3f} ms for {options.batch} examples, {seconds:.2f} s to compile")

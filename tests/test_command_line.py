@@ -109,6 +109,14 @@ def test_timing(saved, capsys):
     assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["value", "gradient"]
 
 
+def test_timing_with_a_tuning(saved, tmp_path, capsys):
+    fc.Tuning().save(tmp_path / "tuning.json")
+    assert called("bench", saved[0] / "net.json", "--batch", 2, "--tuning", tmp_path / "tuning.json") == 0
+    assert [line.partition(":")[0] for line in capsys.readouterr().out.splitlines()] == ["value", "gradient"]
+    assert called("bench", saved[0] / "net.json", "--tuning", tmp_path / "missing.json") == 2
+    assert "missing.json" in capsys.readouterr().err
+
+
 def test_converting_around_gives_the_same_weights(saved):
     folder, graph, params, state = saved
     path = folder / "net.safetensors"

@@ -45,6 +45,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "interop",
     "spatial",
     "_launch",
+    "_bench",
     "_command_line",
     "__init__",
     "__main__",

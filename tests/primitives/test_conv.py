@@ -10,8 +10,8 @@ from jaxprs import primitives
 import funcconv as fc
 from funcconv._primitives import conv as family
 from funcconv._primitives import forms as lowering
-from funcconv._primitives.forms import im2col as _windows
 from funcconv._primitives.forms import lax_conv as _lax
+from funcconv._primitives.forms.products import im2col as _windows
 from funcconv._windows import geometry as geometry
 
 OPTIONS = {"stride": (2, 1), "padding": ((1, 2), (0, 1)), "dilation": (1, 2)}

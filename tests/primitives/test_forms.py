@@ -15,13 +15,13 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 import funcconv as fc
 from funcconv._primitives import forms as lowering
 from funcconv._primitives.forms import block_diagonal_groups as _groups
-from funcconv._primitives.forms import blocked_im2col as _blocks
 from funcconv._primitives.forms import choice as _choice
 from funcconv._primitives.forms import lax_conv as _lax
 from funcconv._primitives.forms import maps as _maps
 from funcconv._primitives.forms import planes as _depth
 from funcconv._primitives.forms import shifted_sum as _depthwise
 from funcconv._primitives.forms import stride_phases as _phases
+from funcconv._primitives.forms.products import blocked_im2col as _blocks
 from funcconv._windows import pieces as _cuts
 from funcconv._windows.geometry import resolve
 

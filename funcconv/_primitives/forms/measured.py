@@ -13,6 +13,7 @@ from ..._windows.geometry import Axis
 from . import fft as _fft
 from . import stride_phases as _phases
 from .problem import Problem
+from .products import single_position as _single_position
 
 _MOST_UNROLLED_TAPS = 256  # of a kernel; a form with a slice for each tap becomes a program of so many operations
 
@@ -145,7 +146,9 @@ def candidates(name: str, problem: Problem) -> tuple[str, ...]:
     if not isinstance(problem.batch, int):
         return ()
     # The errors of an FFT are relative to the norms of its operands, so it must not replace other forms at any size.
-    return ("lax", *_CANDIDATES[name](problem), *(["fft"] if _fft.is_faster(problem) else []))
+    names = ["lax", *_CANDIDATES[name](problem)]
+    names += ["single_position"] if _single_position.applies(problem.form) else []
+    return (*names, *(["fft"] if _fft.is_faster(problem) else []))
 
 
 def _convs(problem: Problem) -> list[str]:

@@ -13,11 +13,11 @@ from typing import Any, NamedTuple, TypeAlias
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.types import Array
-from ..._windows.geometry import Axis
-from ..._windows.padding import pad
-from ..._windows.pieces import Cut, cuts, loop_over, piece
-from .form import Form
+from ...._common.types import Array
+from ...._windows.geometry import Axis
+from ...._windows.padding import pad
+from ...._windows.pieces import Cut, cuts, loop_over, piece
+from ..form import Form
 
 Axes: TypeAlias = tuple[Axis, ...]
 

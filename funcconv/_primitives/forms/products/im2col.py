@@ -8,11 +8,11 @@ from functools import partial
 
 import jax.numpy as jnp
 
-from ..._common.dtypes import in_wide
-from ..._common.types import Array
-from ..._windows.padding import pad
-from ..._windows.taps import patches
-from .form import Form
+from ...._common.dtypes import in_wide
+from ...._common.types import Array
+from ...._windows.padding import pad
+from ...._windows.taps import patches
+from ..form import Form
 
 
 def conv(image: Array, kernel: Array, form: Form) -> Array:

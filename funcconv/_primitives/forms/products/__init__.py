@@ -1,0 +1,1 @@
+"""Forms that are matrix products: of windows that are gathered, or of whole images."""
