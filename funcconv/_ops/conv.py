@@ -22,6 +22,7 @@ from .parameters import (
     check_bias,
     check_channels,
     check_groups,
+    check_kernel,
     hint_added,
     kernel_and_bias,
     other_order,
@@ -280,20 +281,15 @@ def _options(
     dtype: DTypeLike,
 ) -> _Options:
     """Check the options that `conv` and `conv_transpose` share."""
-    spatial = kernel.ndim - 2
-    if spatial < 1 or 0 in kernel.shape:
-        msg = (
-            f"{op}: the kernel must be (*window, in // groups, out), with at least one window axis and none empty; "
-            f"got shape {kernel.shape}"
-        )
-        raise FuncconvError(msg)
+    check_kernel(op, kernel)
     check_groups(op, groups, kernel.shape)
     if implementation not in _MAPS:
-        msg = f"{op}: unknown implementation {implementation!r}{suggest(implementation, IMPLEMENTATIONS)}"
+        hint = suggest(implementation, [name for name in _MAPS if name is not None])
+        msg = f"{op}: unknown implementation {implementation!r}{hint}"
         raise FuncconvError(msg)
     check_accumulate(op, accumulate_dtype, dtype)
     accumulate = None if accumulate_dtype is None else jnp.dtype(accumulate_dtype)
-    return _Options(pad_modes(op, pad_mode, spatial), groups, precision, accumulate, implementation)
+    return _Options(pad_modes(op, pad_mode, kernel.ndim - 2), groups, precision, accumulate, implementation)
 
 
 def _flipped(kernel: Array, flip: bool) -> Array:  # noqa: FBT001
@@ -305,4 +301,3 @@ _MAPS: dict[str | None, tuple[Map, Map]] = {  # the convolution, and its input g
     "fft": (_primitives.conv, _primitives.conv_input_grad),
     "lax": (reference, reference_input_grad),
 }
-IMPLEMENTATIONS = tuple(name for name in _MAPS if name is not None)

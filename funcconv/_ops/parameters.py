@@ -84,6 +84,16 @@ def check_channels(op: str, inside: Image, expected: int, verb: str, kernel_hint
     raise FuncconvError(msg)
 
 
+def check_kernel(op: str, kernel: Array) -> None:
+    """Refuse a kernel without window axes, or without numbers."""
+    if kernel.ndim < 3 or 0 in kernel.shape:
+        msg = (
+            f"{op}: the kernel must be (*window, in // groups, out), with at least one window axis and none empty; "
+            f"got shape {kernel.shape}"
+        )
+        raise FuncconvError(msg)
+
+
 def check_groups(op: str, groups: int, kernel: Shape) -> None:
     """Raise an error if the groups do not divide the output channels of the kernel."""
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or kernel[-1] % groups:
