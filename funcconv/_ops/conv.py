@@ -259,15 +259,8 @@ class _Options(NamedTuple):
 
     def form(self, axes: tuple[Axis, ...]) -> Form:
         """Return the static description of the convolution over these axes."""
-        return Form(
-            axes,
-            self.groups,
-            self.precision,
-            self.accumulate_dtype,
-            library.value,
-            current_tuning_forms(),
-            self.implementation,
-        )
+        *_, groups, precision, accumulate, implementation = self
+        return Form(axes, groups, precision, accumulate, library.value, current_tuning_forms(), implementation)
 
 
 def _options(
