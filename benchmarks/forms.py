@@ -16,10 +16,10 @@ from funcconv._primitives.forms import blocked_im2col as _blocks
 from funcconv._primitives.forms import exchanged_axes as _turned
 from funcconv._primitives.forms import lax_conv as _lax
 from funcconv._primitives.forms import maps as _maps
-from funcconv._primitives.forms import matrix_product as _pointwise
 from funcconv._primitives.forms import planes as _depth
 from funcconv._primitives.forms.choice import CONV, KERNEL_GRAD, choose
 from funcconv._primitives.forms.problem import Problem
+from funcconv._primitives.forms.products import matrix_product as _pointwise
 from funcconv._windows.geometry import resolve
 
 from .tables import Table, with_mean

@@ -15,8 +15,9 @@ from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcconv as fc
-from funcconv._primitives.forms import Form, circles
-from funcconv._primitives.forms import fft as _fft
+from funcconv._primitives.forms import Form
+from funcconv._primitives.forms.products import circles
+from funcconv._primitives.forms.products import fft as _fft
 from funcconv._windows.geometry import resolve
 
 # The kernel, the image and options.

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import jax.numpy as jnp
 import numpy as np
 
-from . import fft as _fft
-from . import single_position as _single_position
 from . import stride_phases as _phases
 from .problem import Problem
+from .products import fft as _fft
+from .products import single_position as _single_position
 
 _FEW_PRODUCTS = 2**15  # up to so many, no form saves time, and XLA's own compiles fastest
 _LARGE_KERNEL_TAPS = 64  # more are not unrolled into a slice each

@@ -12,17 +12,17 @@ from ..._common.types import Array
 from . import block_diagonal_groups as _groups
 from . import blocked_im2col as _blocks
 from . import exchanged_axes as _exchanged_axes
-from . import fft as _fft
 from . import im2col as _im2col
 from . import lax_conv as _lax_conv
-from . import matrix_product as _matrix_product
 from . import planes as _planes
 from . import shifted_sum as _shifted_sum
-from . import single_position as _single_position
 from . import stride_phases as _phases
 from .choice import CONV, INPUT_GRAD, KERNEL_GRAD, choose
 from .form import Form, Map, Type
 from .problem import Problem, Where
+from .products import fft as _fft
+from .products import matrix_product as _matrix_product
+from .products import single_position as _single_position
 
 
 def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, where: Where, phases: int = 1) -> Array:

@@ -6,9 +6,9 @@ import math
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.types import Array
-from ..._windows.padding import pad
-from .form import Form
+from ...._common.types import Array
+from ...._windows.padding import pad
+from ..form import Form
 
 # A kernel gradient sums over all positions, which is slow as one product. So it is formed in up to so many parts, as
 # one batched product, and the parts are added (split-K). With jax 0.10.2, 64 to 256 channels took 4.5, not 50 ms.

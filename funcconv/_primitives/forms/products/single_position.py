@@ -13,8 +13,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.types import Array, Precision, Shape
-from .form import Form, Type
+from ...._common.types import Array, Precision, Shape
+from ..form import Form, Type
 
 
 def applies(form: Form) -> bool:

@@ -15,11 +15,11 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.types import Array, Precision, Shape
-from ..._windows.pieces import Cut, loop_over, piece
+from ...._common.types import Array, Precision, Shape
+from ...._windows.pieces import Cut, loop_over, piece
+from ..form import Form, Type
+from ..problem import Problem
 from .circles import LABELS, Circle, arranged, read
-from .form import Form, Type
-from .problem import Problem
 
 Begins: TypeAlias = dict[str, Any]  # the first index of a block along the axis of each label
 

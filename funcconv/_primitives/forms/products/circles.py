@@ -16,9 +16,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.types import Array
-from ..._windows.geometry import Axis
-from .form import Form
+from ...._common.types import Array
+from ...._windows.geometry import Axis
+from ..form import Form
 
 _FAST_FACTORS = (2, 3, 5, 7)  # FFTs are fast if their length is a product of these
 

@@ -1,0 +1,1 @@
+"""Forms that are one product: of two matrices, or of spectra."""
