@@ -43,7 +43,7 @@ def tune(
     each form that is correct for it, and timed with random arrays of the same shapes. Forms that need much more memory
     than operands and result are left out. A form replaces the default one if it is faster by more than the noise. Then
     the whole function is timed with the tuned forms and with the usual ones, for each set of compiler options of
-    interest. The tuning that is returned chooses what was faster, or nothing.
+    interest. The tuning that is returned chooses what was faster, or the usual forms.
 
     Nothing changes until you apply the result with `fc.tuned`. On another device measure again: a tuning does not apply
     there.
@@ -97,7 +97,8 @@ def tune(
         until = began + (1 - _SHARE_OF_FUNCTION) * seconds - left * (len(best_sets) - 1 - i) / len(best_sets)
         measurement.measure(_tasks(traced, platform, library_of(sets[name])), until)
         tuning, unmeasured = measurement.tuning(), max(unmeasured, len(measurement.unmeasured))
-        if any(row.form != row.default for row in tuning.problems):
+        entrants[name] = tuning.with_usual_forms()
+        if tuning != entrants[name]:
             say(f"compiling the function with measured forms and compiler options: {name}")
             entrants[f"{name}, measured"] = tuning
             programs[f"{name}, measured"] = _compiled(traced, tuning, arrays)

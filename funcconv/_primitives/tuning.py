@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, NamedTuple, get_args
 
 from .._common.device import described_device
@@ -48,7 +48,8 @@ class Tuning:
     form, its time and the time of XLA's own form. Tunings are equal if they choose the same.
 
     Attributes:
-        problems: what was measured, a tuple of `TunedProblem`. Empty if the function is not faster with another choice.
+        problems: what was measured, a tuple of `TunedProblem`. If the whole function is not faster with the measured
+            forms, they have the usual ones.
         compiler_options: for the outermost `jax.jit`. None: no options.
         before: milliseconds of the function without the tuning.
         after: milliseconds of the function with the tuning.
@@ -74,6 +75,14 @@ class Tuning:
     def forms(self) -> MeasuredForms:
         """The forms, as convolutions take them."""
         return MeasuredForms(self.device["platform"], {row.key: row.form for row in self.problems})
+
+    def with_usual_forms(self) -> "Tuning":
+        """Return the same measurement with the form of each problem that is used without a tuning.
+
+        Returns:
+            A tuning that changes nothing but the compiler options.
+        """
+        return replace(self, problems=tuple(row._replace(form=row.default) for row in self.problems))
 
     def __hash__(self) -> int:
         return hash(self.forms)

@@ -206,7 +206,7 @@ def test_the_whole_function_decides(monkeypatch):
     gradient = jax.grad(loss)
     params, x = {"kernel": jnp.ones((3, 3, 8, 8))}, jnp.ones((4, 16, 16, 8))
     tuning = fc.tune(gradient, params, x, seconds=3, progress=False)
-    assert tuning.problems == ()
+    assert all(row.form == row.default for row in tuning.problems)
     assert tuning.before == tuning.after == 2000.0
     assert seen[0][0] == "none"
 
@@ -254,12 +254,13 @@ def test_tune(tmp_path, capsys):
         return optax.softmax_cross_entropy_with_integer_labels(y, labels).mean()
 
     path = tmp_path / "tuning.json"
-    tuning = fc.tune(jax.value_and_grad(step), params, x, labels, jax.random.key(0), seconds=20, path=path)
+    tuning = fc.tune(jax.value_and_grad(step), params, x, labels, jax.random.key(0), seconds=3600, path=path)
     shown = capsys.readouterr().err
     assert "conv 4x16x16x16, window 3x3, to 16, 16 groups: " in shown
     assert shown.endswith(f"{tuning}\n")
     assert fc.Tuning.load(path) == tuning
-    assert tuning.before >= tuning.after > 0 or tuning.problems == ()
+    assert tuning.after > 0
+    assert {row.key.map for row in tuning.problems} >= {"conv", "conv_kernel_grad"}
     gradient = jax.grad(step)
     arrays = params, jnp.ones(x.shape, x.dtype), jnp.zeros(4, int), jax.random.key(0)
     own, usual = (jax.tree.leaves(jax.jit(f)(*arrays)) for f in (fc.tuned(tuning)(gradient), gradient))
