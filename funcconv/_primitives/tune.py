@@ -27,7 +27,6 @@ from .tuning import Tuning, tuned
 
 _SHARE_OF_OPTIONS = 0.15  # of the time: for the whole function with each set of compiler options
 _SHARE_OF_FUNCTION = 0.15  # of the time: for the whole function with the measured forms
-_MOST_OPTIONS = 2  # sets of compiler options for which forms are measured: those with which the function is fastest
 
 
 def tune(
@@ -42,8 +41,8 @@ def tune(
     `f` is traced. Each different convolution, input gradient, kernel gradient and max or min pool in it is compiled in
     each form that is correct for it, and timed with random arrays of the same shapes. Forms that need much more memory
     than operands and result are left out. A form replaces the default one if it is faster by more than the noise. Then
-    the whole function is timed with the tuned forms and with the usual ones, for each set of compiler options of
-    interest. The tuning that is returned chooses what was faster, or the usual forms.
+    the whole function is timed with the measured forms and with the usual ones, without compiler options and with those
+    that make it fastest. The tuning that is returned chooses what was faster, or the usual forms.
 
     Nothing changes until you apply the result with `fc.tuned`. On another device measure again: a tuning does not apply
     there.
@@ -89,7 +88,8 @@ def tune(
         programs[name] = _compiled(traced, tuning, arrays)
     began = time.monotonic()
     seconds_of = race(programs, began + _SHARE_OF_OPTIONS * seconds)
-    best_sets = sorted(programs, key=lambda name: median(seconds_of[name]))[:_MOST_OPTIONS]
+    others = sorted(programs.keys() - {usual}, key=lambda name: median(seconds_of[name]))
+    best_sets = [usual, *others[:1]]
     unmeasured = 0
     left = began + (1 - _SHARE_OF_FUNCTION) * seconds - time.monotonic()
     for i, name in enumerate(best_sets):
@@ -102,7 +102,7 @@ def tune(
             say(f"compiling the function with measured forms and compiler options: {name}")
             entrants[f"{name}, measured"] = tuning
             programs[f"{name}, measured"] = _compiled(traced, tuning, arrays)
-    names = {usual, *best_sets} | (programs.keys() - sets.keys())
+    names = {*best_sets} | (programs.keys() - sets.keys())
     seconds_of = race({name: programs[name] for name in programs if name in names}, began + seconds)
     best = fastest(seconds_of, usual)
     before, after = (1e3 * median(seconds_of[name]) for name in (usual, best))
