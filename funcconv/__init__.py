@@ -2,7 +2,6 @@
 
 import typing as _typing
 
-from . import interop as interop
 from ._common.lazy import lazy_modules as _lazy_modules
 from ._ops.adaptive import adaptive_pool as adaptive_pool
 from ._primitives.compiler import compiled_with as compiled_with
@@ -69,6 +68,7 @@ from ._ops.pool import pool as pool
 from ._ops.pool import sum_pool as sum_pool
 from ._inspect.receptive_field import receptive_field as receptive_field
 from ._graph.to_file.registry import register_op as register_op
+from ._graph.to_file.registry import registered_by as _registered_by
 from ._inspect.summary import summary as summary
 from ._primitives.tune import tune as tune
 from ._primitives.tuning import Tuning as Tuning
@@ -82,10 +82,13 @@ from ._ops.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 
 if _typing.TYPE_CHECKING:
+    from . import interop as interop
     from . import plot as plot
     from . import spatial as spatial
     from . import train as train
-else:  # `train` needs optax, whose import takes as long as a third of the rest
-    __getattr__, __dir__ = _lazy_modules(__name__, ("plot", "spatial", "train"))
+else:  # these take as long as the rest
+    __getattr__, __dir__ = _lazy_modules(__name__, ("interop", "plot", "spatial", "train"))
+
+_registered_by("funcconv.torch.", "funcconv.interop")  # functions in files of traced modules
 
 __version__ = "0.1.0"

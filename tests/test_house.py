@@ -228,15 +228,18 @@ except RuntimeError as error:
 def test_namespaces_are_imported_when_they_are_used():
     code = """
 import sys, jax, funcconv as fc
-late = "plot", "spatial", "train"
+late = "interop", "plot", "spatial", "train"
 print([name for name in (*(f"funcconv.{name}" for name in late), "optax") if name in sys.modules])
 print([name for name in late if name not in dir(fc)], "conv" in dir(fc))
 print(fc.train.State.__name__, "optax" in sys.modules, "train" in vars(fc), hasattr(fc, "trian"))
 from funcconv import plot, spatial
 print(plot.filters.__name__, spatial.conv.__name__)
+from funcconv._graph.to_file.registry import named
+print("funcconv.interop" in sys.modules, named("funcconv.torch.masked").__name__, "funcconv.interop" in sys.modules)
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    assert process.stdout.splitlines() == ["[]", "[] True", "State True True False", "filters conv"], process.stderr
+    printed = ["[]", "[] True", "State True True False", "filters conv", "False masked True"]
+    assert process.stdout.splitlines() == printed, process.stderr
 
 
 @pytest.mark.parametrize("name", [name for name in FILES if name.endswith("__init__")])

@@ -9,7 +9,7 @@ import pytest
 import funcconv as fc
 
 PAGES = sorted((Path(__file__).parents[2] / "docs" / "reference").glob("*.md"))
-NAMESPACES = [value for name, value in vars(fc).items() if inspect.ismodule(value) and name[0] != "_"]
+NAMESPACES = [value for name in dir(fc) if name[0] != "_" and inspect.ismodule(value := getattr(fc, name))]
 NAMESPACES = [value for value in NAMESPACES if value.__name__.count(".") == 1 and value.__name__[9] != "_"]
 
 

@@ -23,8 +23,11 @@ _NUMPY = (
     "abs", "add", "clip", "cos", "divide", "dot", "exp", "expm1", "flip", "log", "log1p", "matmul", "max", "maximum",
     "mean", "median", "min", "minimum", "moveaxis", "multiply", "negative", "power", "prod", "ptp", "ravel",
     "reciprocal", "reshape", "sign", "sin", "sqrt", "square", "squeeze", "std", "subtract", "sum", "swapaxes", "tanh",
-    "transpose", "var",
+    "transpose", "var", "ceil", "floor", "round", "trunc", "logical_not", "isnan", "equal", "not_equal", "less",
+    "less_equal", "greater", "greater_equal", "where", "logical_and", "logical_or", "log2", "log10", "tan", "arctan",
+    "sinh", "cosh", "arcsin", "arccos", "argmax", "argmin", "remainder", "arctan2", "true_divide", "bitwise_not",
 )  # fmt: skip
+_LAX = ("stop_gradient",)
 _OPERATORS = ("abs", "add", "matmul", "mul", "neg", "pow", "sub", "truediv")
 _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
@@ -34,7 +37,7 @@ _OWN: dict[ModuleType, tuple[str, ...]] = {
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
 }
 
-_OTHERS: dict[ModuleType, tuple[str, ...]] = {jax.nn: _ACTIVATIONS, jnp: _NUMPY, operator: _OPERATORS}
+_OTHERS: dict[ModuleType, tuple[str, ...]] = {jax.nn: _ACTIVATIONS, jnp: _NUMPY, jax.lax: _LAX, operator: _OPERATORS}
 
 KNOWN_OPS: dict[str, Callable[..., Any]] = {
     f"{module.__name__ if module in _OTHERS else 'funcconv'}.{name}": getattr(module, name)

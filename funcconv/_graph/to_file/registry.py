@@ -1,6 +1,7 @@
 """Names for functions, under which they are written to files and found again."""
 
 from collections.abc import Callable
+from importlib import import_module
 from typing import Any
 
 from ..._common.errors import FuncconvError, suggest
@@ -8,6 +9,7 @@ from .known_ops import KNOWN_OPS
 
 _BY_NAME: dict[str, Callable[..., Any]] = dict(KNOWN_OPS)
 _NAMES: dict[Any, str] = {op: name for name, op in reversed(KNOWN_OPS.items())}  # of two names, the first
+_MODULES: dict[str, str] = {}  # by the beginning of a name: the module that registers such names when it is imported
 
 
 def register_op(name: str, op: Callable[..., Any]) -> None:
@@ -53,8 +55,16 @@ def name_of(op: Any) -> str | None:
         return None
 
 
+def registered_by(beginning: str, module: str) -> None:
+    """Import a module when a file needs a name with this beginning, which the module registers."""
+    _MODULES[beginning] = module
+
+
 def named(name: object) -> Callable[..., Any]:
     """Return a function by its name."""
+    for beginning, module in _MODULES.items():
+        if isinstance(name, str) and name.startswith(beginning):
+            import_module(module)
     if not isinstance(name, str) or name not in _BY_NAME:
         msg = f"no function is registered as {name!r}{suggest(name, _BY_NAME)[:300]}; register_op gives it that name"
         raise FuncconvError(msg)

@@ -160,21 +160,3 @@ for _op in (
 ):
     # The names are in files, so a function must not be renamed.
     register_op(f"funcconv.torch.{_op.__name__}", _op)
-register_op("jax.lax.stop_gradient", jax.lax.stop_gradient)
-for _name in ("ceil", "floor", "round", "trunc", "logical_not", "isnan", "equal", "not_equal", "less", "less_equal"):
-    register_op(f"jax.numpy.{_name}", getattr(jnp, _name))
-for _name in (
-    "greater",
-    "greater_equal",
-    "where",
-    "logical_and",
-    "logical_or",
-    "log2",
-    "log10",
-    "tan",
-    "arctan",
-    "sinh",
-):
-    register_op(f"jax.numpy.{_name}", getattr(jnp, _name))
-for _name in ("cosh", "arcsin", "arccos", "argmax", "argmin", "remainder", "arctan2", "true_divide", "bitwise_not"):
-    register_op(f"jax.numpy.{_name}", getattr(jnp, _name))
