@@ -139,6 +139,10 @@ def test_a_node_is_no_array():
         lambda: jnp.where(x, 1, 2),
         lambda: fc.Graph(x, fc.node(lambda y: y + jnp.tanh(x), x)).init(KEY),
         lambda: jnp.ones(3) + x,
+        lambda: np.tanh(x),
+        lambda: np.ones(3) * x,
+        lambda: np.float32(2) * x,
+        lambda: np.add.reduce(x),
     )
     for use in uses:
         with pytest.raises(fc.FuncconvError, match=r"fc.node\("):

@@ -21,8 +21,6 @@ class Node:
     `a.shape` is the shape of its value, without batch axes.
     """
 
-    __array_ufunc__ = None  # so that NumPy leaves `array + node` to the node, which refuses it
-
     inputs: tuple["Node", ...] = ()
     problem: "Problem | None" = None  # why its shape cannot be inferred
 
@@ -37,6 +35,16 @@ class Node:
 
     def __array__(self, *args: Any, **options: Any) -> NoReturn:
         self.refuse_as_array()
+
+    # NumPy calls it for `np.tanh(node)`, and also for `array + node`.
+    def __array_ufunc__(self, function: Any, method: str, *operands: Any, **options: Any) -> NoReturn:
+        name = function.__name__
+        msg = (
+            f"numpy.{name} is called on nodes while a graph is declared; got "
+            f"{', '.join(type(operand).__name__ for operand in operands)}. Write fc.node(jnp.{name}, node). An array "
+            f"that a node needs belongs into a function: fc.node(lambda x: jnp.{name}(array, x), node)"
+        )
+        raise FuncconvError(msg)
 
     def refuse_as_array(self) -> NoReturn:
         """Say what to write instead of calling a function of arrays on a node."""
