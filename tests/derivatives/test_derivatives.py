@@ -1,5 +1,7 @@
 """Hessian-vector products, the three curvatures, gradients by example and in batches, against matrices and loops."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,6 +23,12 @@ def objective(params):
     return LOSS(MODEL(params))
 
 
+@functools.cache
+def product_by(mode):
+    """Return the product with the Hessian at PARAMS, compiled once for all tests."""
+    return jax.jit(lambda v: fc.hvp(objective, PARAMS, v, mode))
+
+
 @pytest.fixture(scope="module")
 def hessian_matrix():
     return dense_hessian(objective, PARAMS)
@@ -32,14 +40,14 @@ def hessian_matrix():
 @pytest.mark.parametrize("mode", MODES)
 def test_the_modes_agree_with_a_matrix(mode, hessian_matrix):
     v = direction(PARAMS)
-    product = fc.hvp(objective, PARAMS, v, mode)
+    product = product_by(mode)(v)
     assert jax.tree.structure(product) == jax.tree.structure(PARAMS)
     np.testing.assert_allclose(flat(product), hessian_matrix @ flat(v), rtol=0, atol=1e-7)
 
 
 def test_the_modes_agree_with_each_other():
     v = direction(PARAMS)
-    first, *others = (flat(fc.hvp(objective, PARAMS, v, mode)) for mode in MODES)
+    first, *others = (flat(product_by(mode)(v)) for mode in MODES)
     for other in others:
         close(other, first)
 
@@ -47,8 +55,8 @@ def test_the_modes_agree_with_each_other():
 @pytest.mark.parametrize("mode", MODES)
 def test_products_are_symmetric(mode):
     u, v = direction(PARAMS, 1), direction(PARAMS, 2)
-    left = flat(u) @ flat(fc.hvp(objective, PARAMS, v, mode))
-    right = flat(v) @ flat(fc.hvp(objective, PARAMS, u, mode))
+    left = flat(u) @ flat(product_by(mode)(v))
+    right = flat(v) @ flat(product_by(mode)(u))
     close(left, right)
 
 
@@ -92,10 +100,10 @@ def test_linearised_products(hessian_matrix):
 
     gradient, product = fc.linearize_hvp(counted, PARAMS)
     traces = len(calls)
-    close(flat(gradient), flat(jax.grad(objective)(PARAMS)))
+    close(flat(gradient), flat(jax.jit(jax.grad(objective))(PARAMS)))
     for seed in (1, 2):
         v = direction(PARAMS, seed)
-        close(flat(product(v)), flat(fc.hvp(objective, PARAMS, v)))
+        close(flat(product(v)), flat(product_by(MODES[0])(v)))
     assert len(calls) == traces
     crossed = jax.jit(lambda params: fc.linearize_hvp(objective, params)[1])(PARAMS)  # a result of jit
     np.testing.assert_allclose(flat(jax.jit(crossed)(v)), hessian_matrix @ flat(v), rtol=0, atol=1e-7)
@@ -110,7 +118,7 @@ def test_hessian(hessian_matrix):
     assert h.shape == (47, 47)
     np.testing.assert_allclose(h.dense(), hessian_matrix, **DIFFERENCES)
     v = direction(PARAMS)
-    close(flat(h.mv(v)), flat(fc.hvp(objective, PARAMS, v)))
+    close(flat(h.mv(v)), flat(product_by(MODES[0])(v)))
     close(flat(h @ v), flat(h.mv(v)))
 
 
@@ -195,15 +203,17 @@ def test_all_axes_but_the_last_are_examples(likelihood, rng):
     close(np.mean(one, axis=0), flat_axes)
 
 
-@pytest.mark.parametrize("dtype", [jnp.float32, jnp.float64])
-def test_both_precisions(dtype):
-    model, loss, params = problem(dtype)
-    exact = dict(zip("hgf", curvatures(MODEL, LOSS, PARAMS), strict=True))
-    for name, operator in zip("hgf", curvatures(model, loss, params), strict=True):
-        matrix = operator.dense()
-        assert matrix.dtype == dtype
-        assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(operator.mv(params)))
-        close(matrix, exact[name].dense(), dtype, ulps=1024)
+def test_both_precisions():
+    matrices = {}
+    for dtype in (jnp.float32, jnp.float64):
+        model, loss, params = problem(dtype)
+        operators = curvatures(model, loss, params)
+        matrices[dtype] = [operator.dense() for operator in operators]
+        assert all(matrix.dtype == dtype for matrix in matrices[dtype])
+        for operator in operators:
+            assert all(leaf.dtype == dtype for leaf in jax.tree.leaves(operator.mv(params)))
+    for matrix, exact in zip(*matrices.values(), strict=True):
+        close(matrix, exact, jnp.float32, ulps=1024)
 
 
 def curvatures(model, loss, params):
@@ -285,7 +295,7 @@ def examples(n, dtype=np.float64):
 
 def test_per_example_gradients_equal_a_loop():
     images, labels = examples(4)
-    gradients = jax.jit(fc.per_example_grad(one_loss))(PARAMS, images, labels)
+    gradients = jax.device_get(jax.jit(fc.per_example_grad(one_loss))(PARAMS, images, labels))
     gradient = jax.jit(jax.grad(one_loss))
     for i in range(4):
         expected = gradient(PARAMS, images[i], labels[i])
@@ -301,7 +311,7 @@ def test_an_example_is_any_tree():
     close(gradients, [[0, 0], [1, 1], [2, 2]])
 
 
-@pytest.mark.parametrize("batch_size", [1, 2, 3, 4, 7, 8, 100])
+@pytest.mark.parametrize("batch_size", [1, 3, 4, 7, 100])
 def test_batches_add_up_to_the_whole(batch_size):
     images, labels = examples(7)
     value, gradient = jax.jit(fc.value_and_grad_in_batches(mean_loss, batch_size))(PARAMS, images, labels)
