@@ -79,14 +79,21 @@ class Comparison:
             expected = tensors_in(self.model.eval()(self.images))
         return max(_difference(*pair) for pair in zip(jax.tree.leaves(outputs), expected, strict=True))
 
-    def training(self, *, gradients):
+    def training(self, *, gradients, traced_in_float64=False):
         """Compare the outputs in training mode, the running statistics afterwards, and the gradients of all weights.
 
         Both compute in float64, because a batch norm over a few numbers enlarges the errors of rounding.
 
         Args:
             gradients: whether to compare gradients, those of a weighted sum of the outputs.
+            traced_in_float64: whether the module is traced again, in float64. Otherwise the parameters are cast; then
+                arrays that the module computes without an input stay in float32.
         """
+        if traced_in_float64:
+            with jax.enable_x64(True):
+                self.graph, self.params, self.state = fc.interop.trace_torch(
+                    copy.deepcopy(self.model).double(), self.images.double()
+                )
         module = copy.deepcopy(self.model).double().train()
         expected = tensors_in(module(self.images.double()))
         rng = np.random.default_rng(0)
@@ -102,18 +109,25 @@ class Comparison:
             trees = jax.tree.map(_wide, (self.params, self.state))
             (_, (outputs, state)), gradient = jax.jit(function)(*trees, self.images.double().numpy())
             arrays = fc.interop.to_torch(self.graph, self.params, state)
+            gradients_of_torch = fc.interop.to_torch(self.graph, gradient, self.state) if gradients else {}
         expected = expected[: len(outputs)]  # some models have more in training mode
         pairs = list(zip(outputs, expected, strict=True))
         pairs += [(arrays[name], tensor) for name, tensor in module.named_buffers() if name in arrays]
         differences = [_difference(own, tensor) for own, tensor in pairs]
         if gradients:
             sum((a * self.torch.from_numpy(b)).sum() for a, b in zip(expected, weights, strict=False)).backward()
-            own = fc.interop.to_torch(self.graph, gradient, self.state)
             weights_of_torch = {name: p.grad for name, p in module.named_parameters() if p.grad is not None}
             # The gradient of a bias in front of a batch norm is 0 up to rounding, so it is compared with the others.
             scale = 1e-3 * max(float(tensor.abs().max()) for tensor in weights_of_torch.values())
-            differences += [_difference(own[name], tensor, scale) for name, tensor in weights_of_torch.items()]
+            differences += [
+                _difference(gradients_of_torch[name], tensor, scale) for name, tensor in weights_of_torch.items()
+            ]
         return max(differences)
+
+    def casts_to_float32(self):
+        """Return whether the module computes a part in float32, whatever the dtype of its input."""
+        ops = [str(row.op) for row in self.graph.rows]
+        return any("function cast" in op and "float32" in op for op in ops)
 
     def check_round_trip(self):
         """Assert that PyTorch loads the converted weights, and that they are the same bit by bit."""

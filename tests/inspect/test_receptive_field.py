@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cases import CHIEF, each
+from compare import rounding
 from hypothesis import given, reject, settings
 from hypothesis import strategies as st
 from published import PUBLISHED
@@ -88,11 +89,12 @@ def test_no_gradient_beyond(case, rng):
     jacobian = np.abs(np.asarray(jax.jit(jax.jacfwd(partial(case.op, params)))(array)))
     fields = fc.receptive_field(graph, params={"p": params})
     rank = jacobian.ndim - array.ndim
+    least = rounding(np.float64) * jacobian.max(initial=0)  # an FFT returns rounding errors where others return zeros
     for axis, record in enumerate(fields.get("x", ())):
         others = tuple(i for i in range(jacobian.ndim) if i not in (rank + axis, record.axis))
         seen = jacobian.sum(others) if record.axis is not None else jacobian.sum(others)[None]
         for position, row in enumerate(seen):
-            places = np.nonzero(row)[0]
+            places = np.nonzero(row > least)[0]
             interval = record.interval(position)
             assert not len(places) or interval[0] <= places[0] <= places[-1] <= interval[1]
 

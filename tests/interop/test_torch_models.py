@@ -77,5 +77,6 @@ def test_model_of_the_list(name, size):
     except fc.FuncconvError as error:
         pytest.skip(f"refused: {error}")
     assert comparison.outputs() < OUTPUTS
-    assert comparison.training(gradients=True) < TRAINING
     comparison.check_round_trip()
+    difference = comparison.training(gradients=True, traced_in_float64=True)
+    assert difference < (OUTPUTS if comparison.casts_to_float32() else TRAINING)
