@@ -822,3 +822,23 @@ def test_init_state_refuses_to_invent_buffers():
     graph, *_ = fc.interop.trace_torch(Calls(FUNCTIONS["buffers"]), torch.ones(2, 3, 6, 6))
     with pytest.raises(fc.FuncconvError, match=r"buffers .* have the values that the module gives"):
         graph.init_state()
+
+
+@pytest.mark.usefixtures("climate_of_a_user")
+def test_tables_that_are_read_at_indices_go_back_without_64_bits():
+    """PyTorch's indices are int64, which JAX does not have unless it is asked to."""
+
+    class Table(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.table = nn.Parameter(torch.randn(5, 3))
+            self.register_buffer("index", torch.tensor([[0, 1], [3, 4]]))
+
+        def forward(self, x):
+            return x + self.table[self.index].sum((0, 1))[None]
+
+    module = Table().eval()
+    graph, params, state = fc.interop.trace_torch(module, torch.randn(2, 3))
+    arrays = fc.interop.to_torch(graph, params, state)
+    assert arrays["index"].dtype == np.int64
+    module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()}, strict=True)

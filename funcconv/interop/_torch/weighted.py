@@ -139,7 +139,11 @@ class _WithWeights(Layer):
         return op(*xs), state
 
     def _zeros(self) -> Any:
-        return self._tree(lambda shape, dtype: jnp.zeros(shape, dtype or jnp.result_type(float)), "buffer", "constant")
+        def zeros(shape: Shape, dtype: Any) -> Array:
+            # Indices are int64 in PyTorch, which JAX has only with x64.
+            return jnp.zeros(shape, jax.dtypes.canonicalize_dtype(dtype) if dtype else jnp.result_type(float))
+
+        return self._tree(zeros, "buffer", "constant")
 
     def _tree(self, make: Callable[..., Array], *kinds: str) -> Any:
         tree: dict[str, Any] = {}
