@@ -139,7 +139,10 @@ class Comparison:
         expected = self.model.state_dict()
         loaded = module.state_dict()
         assert [name for name in expected if not self.torch.equal(expected[name], loaded[name])] == []
-        params, state = fc.interop.from_torch(self.graph, expected)
+        # A state dict lacks buffers that are not persistent; the module has them.
+        is_complete = {name for name, _ in self.model.named_buffers()} <= expected.keys()
+        source = (expected,) if is_complete else (self.model, self.images)
+        params, state = fc.interop.from_torch(self.graph, *source)
         for own, first in zip(
             jax.tree.leaves((params, state)), jax.tree.leaves((self.params, self.state)), strict=True
         ):
