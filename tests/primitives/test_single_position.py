@@ -9,7 +9,8 @@ import pytest
 from compare import close
 
 import funcconv as fc
-from funcconv._primitives.forms import Form, reference, single_position
+from funcconv._primitives.forms import Form, reference
+from funcconv._primitives.forms.products import single_position
 from funcconv._windows.geometry import resolve
 
 # The size, the window and the options of each axis, and the groups.
