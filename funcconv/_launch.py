@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
+from ._common.device import cores
 from ._common.errors import FuncconvError
 from ._common.files import existing_file
 
@@ -48,8 +49,7 @@ class Machine(NamedTuple):
         """Return the properties of the machine that runs this process."""
         modes = _text(_FILE_OF_HUGE_PAGES)  # for example: always [madvise] never
         mode = modes.partition("[")[2].partition("]")[0] or None
-        cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-        return cls(sys.platform, _glibc(), mode, cores, _quota(_CGROUPS, _text(_OWN_CGROUP)))
+        return cls(sys.platform, _glibc(), mode, cores(), _quota(_CGROUPS, _text(_OWN_CGROUP)))
 
 
 class Setting(NamedTuple):

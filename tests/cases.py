@@ -242,6 +242,15 @@ _TWIN = {
     "dense1": {"kernel": (4, 2), "bias": (2,)},
 }
 
+TRANSPOSED = {
+    "stride": 2,
+    "dilation": (2, 1),
+    "padding": (1, 0),
+    "groups": 2,
+    "pad_mode": ("circular", "zeros"),
+    "flip": True,
+}
+
 CASES = [
     conv_case("conv", (3, 2, 2, 3), (5, 4, 2)),
     conv_case("conv-1d-no-bias", (3, 2, 2), (6, 2), bias=False),
@@ -291,12 +300,7 @@ CASES = [
         (3, 2, 4),
         (5, 6),
         say_size=True,
-        stride=2,
-        dilation=(2, 1),
-        padding=(1, 0),
-        groups=2,
-        pad_mode=("circular", "zeros"),
-        flip=True,
+        **TRANSPOSED,
     ),
     Case(
         "conv_transpose-channels-first",
@@ -322,12 +326,7 @@ CASES = [
         (3, 2, 4),
         (5, 6),
         say_size=True,
-        stride=2,
-        dilation=(2, 1),
-        padding=(1, 0),
-        groups=2,
-        pad_mode=("circular", "zeros"),
-        flip=True,
+        **TRANSPOSED,
         implementation="fft",
     ),
     local_case("local_conv", (3, 2, 2, 2, 2, 3), (4, 3, 2), (3, 2, 3)),

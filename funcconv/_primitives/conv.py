@@ -191,7 +191,7 @@ def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *ope
     mesh = next((mesh for mesh in meshes if not mesh.empty), out.sharding.mesh)
     kinds = dict(zip(mesh.axis_names, mesh.axis_types, strict=True))
     explicit = tuple(name for name, kind in kinds.items() if kind == AxisType.Explicit)
-    where = Where(platform, *_devices(context), typed=AxisType.Manual in kinds.values())
+    where = Where(platform, *devices_of(context), typed=AxisType.Manual in kinds.values())
 
     def of_type(out: Type, *operands: Array) -> Array:
         return lower(*operands, out=out, where=where, **params)
@@ -207,7 +207,7 @@ def _lower(lower: Callable[..., Array], platform: str | None, context: Any, *ope
         return mlir.lower_fun(f, multiple_results=False)(context, *operands)
 
 
-def _devices(context: Any) -> tuple[int | None, int | None]:
+def devices_of(context: Any) -> tuple[int | None, int | None]:
     """Return the devices that run a program, and the devices over which XLA may partition an array; None: not known."""
     axes = context.module_context.axis_context
     if isinstance(axes, mlir.SPMDAxisContext):  # inside jax.shard_map

@@ -39,6 +39,7 @@ from .._common.mesh_axes import varying_alike
 from .._common.types import Array, Shape
 from .._windows.geometry import Axis
 from .._windows.taps import fold, merge
+from .conv import devices_of
 from .extreme import DEFAULT, extreme, taps_of
 from .folds import extreme_identity, first, first_real, later_wins
 from .forms import PLATFORMS, MeasuredForms
@@ -215,10 +216,17 @@ def _taylor(primals: Any, series: Any, **params: Any) -> Any:
     return jet(partial(_selected, **params), primals, series)
 
 
+def _lower_extreme(platform: str, context: Any, *operands: Any, measured: MeasuredForms | None, **params: Any) -> Any:
+    """Lower the forward pass. Measured forms are for programs of one device, as those of convolutions are."""
+    if devices_of(context) != (1, 1):
+        measured = None
+    compute = partial(_extreme, platform=platform, measured=measured, **params)
+    return mlir.lower_fun(compute, multiple_results=False)(context, *operands)
+
+
 define(extreme_p, _extreme, lambda axis: axis.outputs)
 for name, platform in PLATFORMS.items():
-    on_platform = mlir.lower_fun(partial(_extreme, platform=platform), multiple_results=False)
-    mlir.register_lowering(extreme_p, on_platform, platform=name)
+    mlir.register_lowering(extreme_p, partial(_lower_extreme, platform), platform=name)
 ad.primitive_jvps[extreme_p] = _derivative
 jet_rules[extreme_p] = _taylor  # type: ignore[assignment]
 define_transposes(pick_p, _pick, place_p, _place)

@@ -1,5 +1,6 @@
 """How the three maps of a convolution are computed: the forms, and the choice among them."""
 
+from .candidates import candidates as candidates
 from .choice import CHOICES as CHOICES
 from .choice import choose as choose
 from .choice import chosen as chosen
@@ -13,7 +14,6 @@ from .maps import conv_input_grad as conv_input_grad
 from .maps import conv_kernel_grad as conv_kernel_grad
 from .measured import Key as Key
 from .measured import MeasuredForms as MeasuredForms
-from .measured import candidates as candidates
 from .measured import measured as measured
 from .measured import whole as whole
 from .named_axes import named_conv as named_conv

@@ -13,7 +13,8 @@ import numpy as np
 
 from . import fft as _fft
 from . import stride_phases as _phases
-from .measured import Key, candidates
+from .candidates import candidates
+from .measured import Key
 from .problem import Problem
 from .products import single_position as _single_position
 
