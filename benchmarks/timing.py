@@ -9,6 +9,7 @@ import jax
 PATIENCE = 10.0  # seconds that a way may take in all by default; one that has is not run again
 ENDLESS = 30.0  # seconds, beside which compiling is nothing
 LONG = 1.0  # seconds, beside which what a library before leaves behind is nothing
+QUEUED, MOST_CALLS = 3e-3, 50  # seconds of work that an accelerator gets at once, and in how many calls
 
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience: float = PATIENCE) -> dict[str, float]:
@@ -25,12 +26,17 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience
 
 
 def _settled(way: Callable[[], object]) -> float:
-    """Return the seconds of a second run, if the first is short: threads of a library before may still spin in it."""
+    """Return the seconds of a second run, if the first is short: threads of a library before may still spin in it.
+
+    An accelerator gets as many calls as take a few milliseconds, so that waiting for the last one counts little.
+    """
     first = _seconds(way)
-    return first if first > LONG else _seconds(way)
+    if first > LONG:
+        return first
+    return _seconds(way, 1 if jax.default_backend() == "cpu" else max(1, min(MOST_CALLS, int(QUEUED / first))))
 
 
-def _seconds(way: Callable[[], object]) -> float:
+def _seconds(way: Callable[[], object], calls: int = 1) -> float:
     begin = time.perf_counter()
-    jax.block_until_ready(way())
-    return time.perf_counter() - begin
+    jax.block_until_ready([way() for _ in range(calls)])
+    return (time.perf_counter() - begin) / calls

@@ -33,12 +33,12 @@ class Layers:
             x = nn.functional.pad(x, [n for pair in reversed(padding) for n in pair])
             padding = 0
         kind = (nn.Conv1d, nn.Conv2d, nn.Conv3d)[x.ndim - 3]
-        return self.layer(lambda: kind(x.shape[1], channels, window, padding=padding, **options))(x)
+        return self.layer(lambda: kind(x.shape[1], channels, window, padding=padding, device=x.device, **options))(x)
 
     def conv_transpose(self, x: Any, channels: int, window: int) -> Any:
         """Convolve back, with a stride as wide as the window."""
         kind = (nn.ConvTranspose1d, nn.ConvTranspose2d, nn.ConvTranspose3d)[x.ndim - 3]
-        return self.layer(lambda: kind(x.shape[1], channels, window, window))(x)
+        return self.layer(lambda: kind(x.shape[1], channels, window, window, device=x.device))(x)
 
     def max_pool(self, x: Any) -> Any:
         """Pool by two."""
@@ -47,7 +47,7 @@ class Layers:
 
     def dense(self, x: Any, features: int) -> Any:
         """Multiply by a matrix."""
-        return self.layer(lambda: nn.Linear(x.shape[1], features))(x)
+        return self.layer(lambda: nn.Linear(x.shape[1], features, device=x.device))(x)
 
     def mean(self, x: Any) -> Any:
         """Return the mean over all places."""
@@ -65,9 +65,18 @@ class Layers:
 _IN_MEMORY = {4: torch.channels_last, 5: torch.channels_last_3d}
 
 
-def programs(net: Network, x: Any, *, channels_last: bool) -> dict[str, Callable[[], Any]]:
+class Queued:
+    """A result that a GPU may still have to compute."""
+
+    def block_until_ready(self) -> None:
+        """Wait for it, when JAX waits for a list of results."""
+        torch.cuda.synchronize()
+
+
+def programs(net: Network, x: Any, *, channels_last: bool, device: str = "cpu") -> dict[str, Callable[[], Any]]:
     """Return a training step, inference and a product with the Hessian."""
-    images = torch.from_numpy(np.moveaxis(np.array(x), -1, 1).copy())
+    torch.backends.cudnn.benchmark = True  # measures the forms of cuDNN, as XLA does
+    images = torch.from_numpy(np.moveaxis(np.array(x), -1, 1).copy()).to(device)
     layers = Layers()
     with torch.no_grad():
         net(layers, images)
@@ -100,4 +109,13 @@ def programs(net: Network, x: Any, *, channels_last: bool) -> dict[str, Callable
         gradient = torch.autograd.grad(loss(), params, create_graph=True)
         torch.autograd.grad(gradient, params, vector)
 
-    return {"training step": step, "inference": inference, "HVP": product}
+    tasks = {"training step": step, "inference": inference, "HVP": product}
+    return tasks if device == "cpu" else {name: _queued(task) for name, task in tasks.items()}
+
+
+def _queued(task: Callable[[], None]) -> Callable[[], Queued]:
+    def call() -> Queued:
+        task()
+        return Queued()
+
+    return call

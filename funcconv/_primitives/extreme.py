@@ -22,7 +22,9 @@ from .forms import Key, MeasuredForms
 
 Axes = tuple[Axis, ...]
 
-DEFAULT = "fold", "one axis after another, without the number of the tap"  # the form, and the reason for it
+# The form, and the reason for it.
+DEFAULT = "fold", "one axis after another, without the number of the tap"
+_ON_GPU = "reduce_window", "XLA's own form, which is one kernel on a GPU"
 
 
 def extreme(x: Array, axes: Axes, reduce: str, measured: MeasuredForms | None, platform: str | None) -> Array:
@@ -37,7 +39,7 @@ def chosen_form(x: Any, axes: Axes, measured: MeasuredForms | None, platform: st
         form = measured.form(key_of(x, axes))
         if form in FORMS:
             return form, "measured to be the fastest"
-    return DEFAULT
+    return _ON_GPU if platform == "gpu" else DEFAULT
 
 
 def key_of(x: Any, axes: Axes) -> Key:

@@ -21,6 +21,8 @@ from .tuning import TunedProblem, Tuning
 
 _MOST_ROUNDS = 11
 _LEAST_ROUNDS = 4
+_LEAST_SECONDS = 2e-3  # of one timing on an accelerator, which gets several calls at once if they are shorter,
+_MOST_CALLS = 20  # but not more than this
 _HOPELESS = 2.5  # times the shortest time; programs that are slower twice are not timed again
 _LEAST_GAIN = 1.02  # of the median: differences below this are not worth another form
 _ROUNDS_WON = 0.75  # fraction of the rounds in which a program must be the faster one
@@ -58,7 +60,7 @@ def conv_task(primitive: Primitive, problem: Problem) -> Task:
     return Task(Key.of(name, problem), tuple(dict.fromkeys((default, *forms))), default, tuple(operands), compute)
 
 
-def pool_task(eqn: Any) -> Task:
+def pool_task(eqn: Any, platform: str) -> Task:
     """Return the task of the forward pass of a max or min pool."""
     x, params = eqn.invars[0].aval, eqn.params
 
@@ -66,7 +68,7 @@ def pool_task(eqn: Any) -> Task:
         return _select.extreme_p.bind(x, **params | {"measured": forms})
 
     operand = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    default, _ = _extreme.DEFAULT
+    default, _ = _extreme.chosen_form(x, params["axes"], None, platform)
     forms = tuple(_extreme.FORMS) if math.prod(x.shape) > _LEAST_PRODUCTS else (default,)
     return Task(_extreme.key_of(x, params["axes"]), forms, default, (operand,), compute)
 
@@ -111,10 +113,10 @@ class Measurement:
         return Tuning(tuple(self.rows.values()), self._options)
 
     def _measure(self, task: Task, times: int, until: float) -> None:
-        """Time the forms of a task, after those of the convolutions of which its default form consists."""
+        """Time the forms of a task, after those of the convolutions of which they consist."""
         programs: dict[str, Callable[[], Any]] = {}
         limit = _MOST_MEMORY * sum(_bytes(leaf) for leaf in task.types) + _SPARE_MEMORY
-        for part in self._parts(task, task.default):
+        for part in self._parts(task):
             if part.key not in self.rows and len(part.forms) > 1 and time.monotonic() < until:
                 self._measure(part, 0, until)
         arrays = [random_array(leaf) for leaf in task.types]
@@ -142,12 +144,13 @@ class Measurement:
         found = {key: row.form for key, row in self.rows.items()}
         return MeasuredForms(self._platform, found | {task.key: form})
 
-    def _parts(self, task: Task, form: str) -> list[Task]:
-        """Return the convolutions that are parts of a form."""
+    def _parts(self, task: Task) -> list[Task]:
+        """Return the convolutions that are parts of the forms of a task."""
         parts: list[tuple[str, Problem]] = []
         token = chosen.set(parts)
         try:
-            jax.jit(lambda *arrays: task.compute(self._forms(task, form), *arrays)).lower(*task.types)
+            for form in task.forms:
+                jax.jit(partial(task.compute, self._forms(task, form))).lower(*task.types)
         finally:
             chosen.reset(token)
         primitives = {primitive.name: primitive for primitive in _conv.PRIMITIVES}
@@ -172,19 +175,18 @@ def race(programs: Mapping[str, Callable[[], Any]], until: float) -> dict[str, l
     Returns:
         As many numbers for each program as there were rounds. Programs that are far too slow have two.
     """
-    for program in programs.values():
-        jax.block_until_ready(program())  # the first call is slower
+    calls = {name: _calls(program) for name, program in programs.items()}
     seconds: dict[str, list[float]] = {name: [] for name in programs}
     for _ in range(2):  # another process can delay a single call
         for name, program in programs.items():
-            seconds[name].append(_seconds(program))
+            seconds[name].append(_seconds(program, calls[name]))
     shortest = min(map(min, seconds.values()))
     racing = [name for name, values in seconds.items() if min(values) <= _HOPELESS * shortest]
     for i in range(2, _MOST_ROUNDS):
         if i >= _LEAST_ROUNDS and time.monotonic() > until:
             break
         for name in racing:
-            seconds[name].append(_seconds(programs[name]))
+            seconds[name].append(_seconds(programs[name], calls[name]))
     return seconds
 
 
@@ -206,10 +208,18 @@ def random_array(leaf: Any) -> Any:
     return jax.device_put(values.astype(leaf.dtype))
 
 
-def _seconds(program: Callable[[], Any]) -> float:
+def _calls(program: Callable[[], Any]) -> int:
+    """Return the number of calls to time together: several for a short program on an accelerator, else one."""
+    jax.block_until_ready(program())  # the first call is slower
+    if jax.default_backend() == "cpu":
+        return 1
+    return max(1, min(_MOST_CALLS, int(_LEAST_SECONDS / _seconds(program))))
+
+
+def _seconds(program: Callable[[], Any], calls: int = 1) -> float:
     begin = time.perf_counter()
-    jax.block_until_ready(program())
-    return time.perf_counter() - begin
+    jax.block_until_ready([program() for _ in range(calls)])
+    return (time.perf_counter() - begin) / calls
 
 
 def _bytes(leaf: Any) -> int:

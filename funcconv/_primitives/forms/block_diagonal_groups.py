@@ -69,13 +69,16 @@ def kernel_grad(image: Array, g: Array, form: Form, dense: Map) -> Array:
 def kernel_grad_by_taps(image: Array, g: Array, form: Form) -> Array:
     """Return the kernel gradient with one product for each tap, of its shifted slice and the cotangents.
 
-    The product is batched over the groups. There is no convolution, which XLA's partitioner would compute wrongly.
+    The product is batched over the groups; with one input channel each it is a sum, which XLA fuses. There is no
+    convolution, which XLA's partitioner would compute wrongly.
     """
     x = pad(image, form.axes, ("zeros",) * len(form.axes))
     grouped_g = g.reshape(*g.shape[:-1], form.groups, g.shape[-1] // form.groups)
 
     def product(shifted_image: Array) -> Array:
         grouped = shifted_image.reshape(*shifted_image.shape[:-1], form.groups, shifted_image.shape[-1] // form.groups)
+        if grouped.shape[-1] == 1:
+            return (grouped * grouped_g).sum(tuple(range(g.ndim - 1)))[None]
         return jnp.einsum("...ni,...no->ino", grouped, grouped_g, precision=form.precision)
 
     if math.prod(form.window) <= _MOST_SLICED_TAPS:

@@ -68,7 +68,7 @@ def _kernel_grads(problem: Problem) -> list[str]:
         names.append("block_diagonal_groups")
         if problem.depthwise:
             names.append("shifted_sum")
-        elif problem.taps <= _MOST_UNROLLED_TAPS:
+        if problem.taps <= _MOST_UNROLLED_TAPS:
             names.append("product_per_tap")
         return names
     names += ["exchanged_axes", "blocked_im2col"]

@@ -65,6 +65,17 @@ _ONE_POSITION = Row(
     lambda problem: problem.taps > 1 and _single_position.applies(problem.form),
     "one position of the image or the result along each axis: a matrix product",
 )
+# What XLA is slow at on a GPU: measured on an H200 (benchmarks/results). All else is left to cuDNN.
+_GPU_DEPTHWISE = Row(
+    "shifted_sum",
+    lambda problem: problem.alone_on_gpu and problem.depthwise and problem.taps <= _LARGE_KERNEL_TAPS,
+    "depthwise: a sum of shifted slices, which XLA fuses, in 0.1 to 0.6 of the time of its own form on a GPU",
+)
+_GPU_ONE_POSITION = Row(
+    "single_position",
+    lambda problem: problem.alone_on_gpu and problem.form.groups == 1 and _ONE_POSITION.applies(problem),
+    "one position of the image or the result along each axis: a matrix product",
+)
 _DEPTHWISE = "depthwise: a sum of shifted slices, where XLA has slow loops"
 _LARGE_DEPTHWISE = "depthwise with many taps: a sum of shifted slices, block by block of the kernel"
 _SLICES = "groups on several devices, where XLA's own form is wrong: a product for each tap"
@@ -77,6 +88,8 @@ _DEFAULT = Row("lax", _always, "XLA's own form is fast")
 CONV = (
     _FFT,
     _STACK,
+    _GPU_ONE_POSITION,
+    _GPU_DEPTHWISE,
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
@@ -136,6 +149,22 @@ CONV = (
 INPUT_GRAD = (
     _FFT,
     _STACK,
+    _GPU_ONE_POSITION,
+    _GPU_DEPTHWISE._replace(
+        form="stride_phases",
+        applies=lambda problem: _GPU_DEPTHWISE.applies(problem) and not problem.form.strided,
+        why="depthwise: a convolution of the cotangents, which is a sum of shifted slices",
+    ),
+    Row(
+        "stride_phases",
+        lambda problem: (
+            problem.alone_on_gpu
+            and problem.form.strided
+            and problem.form.groups == 1
+            and not _phases.too_many(problem.form)
+        ),
+        "a convolution of stride 1 for each phase of the stride: XLA multiplies zeros on some GPUs",
+    ),
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
@@ -149,6 +178,17 @@ INPUT_GRAD = (
 KERNEL_GRAD = (
     _FFT,
     _STACK,
+    _GPU_ONE_POSITION,
+    Row(
+        "product_per_tap",
+        lambda problem: _GPU_DEPTHWISE.applies(problem) and problem.dilated,
+        "depthwise and dilated, where XLA is slow on a GPU: a sum of products for each tap",
+    ),
+    Row(
+        "blocked_im2col",
+        lambda problem: problem.alone_on_gpu and problem.dilated and problem.form.groups == 1,
+        "dilated, where XLA is slow on a GPU: blocked im2col",
+    ),
     _ELSEWHERE,
     _TYPED,
     _DTYPE,

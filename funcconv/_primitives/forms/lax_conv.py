@@ -9,15 +9,27 @@ from ..._windows.padding import pad
 from .form import Form
 
 
-def reference(image: Array, kernel: Array, form: Form) -> Array:
-    """Return the convolution, in the dtype of accumulation. XLA adds the padding that `spare` returns."""
+def reference(image: Array, kernel: Array, form: Form, *, symmetric: bool = False) -> Array:
+    """Return the convolution, in the dtype of accumulation. XLA adds the padding that `spare` returns.
+
+    Args:
+        image: `(batch, *spatial, in)`.
+        kernel: `(*window, in // groups, out)`.
+        form: the convolution.
+        symmetric: whether both sides of an axis get the same padding if a stride leaves the last zeros unread. cuDNN
+            has no other padding, so that XLA for a GPU would first copy the image.
+    """
     n = len(form.axes)
-    margins = [spare(axis) for axis in form.axes]
+    equal = [symmetric and _fits_equal_padding(axis) for axis in form.axes]
+    axes = [axis.pointwise if is_equal else axis for axis, is_equal in zip(form.axes, equal, strict=True)]
+    margins = [spare(axis) for axis in axes]
+    pairs = zip(form.axes, margins, equal, strict=True)
+    padding = [(axis.lo, axis.lo) if is_equal else margin for axis, margin, is_equal in pairs]
     return lax.conv_general_dilated(
-        pad(image, form.axes, ("zeros",) * n, spare=margins),
+        pad(image, axes, ("zeros",) * n, spare=margins),
         kernel,
         window_strides=[axis.stride for axis in form.axes],
-        padding=margins,
+        padding=padding,
         rhs_dilation=[axis.dilation for axis in form.axes],
         dimension_numbers=lax.ConvDimensionNumbers(
             (0, n + 1, *range(1, n + 1)),  # image: (batch, *spatial, in)
@@ -73,6 +85,12 @@ def kernel_grad_with_exchanged_axes(image: Array, g: Array, form: Form) -> Array
         precision=form.precision,
     )
     return w.transpose(*range(1, n + 1), 0, n + 1)
+
+
+def _fits_equal_padding(axis: Axis) -> bool:
+    """Return whether `lo` zeros on both sides of an axis give the same windows, and avoid the bugs of `spare`."""
+    outputs = (axis.size + 2 * axis.lo - axis.extent) // axis.stride + 1
+    return outputs == axis.outputs and 0 <= axis.lo < max(axis.extent - 1, 1)
 
 
 def spare(axis: Axis) -> tuple[int, int]:

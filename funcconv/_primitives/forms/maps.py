@@ -43,16 +43,14 @@ def conv(image: Array, kernel: Array, *, form: Form, stack: int, out: Type, wher
     problem = Problem.of(form, image.shape, kernel.shape, kernel.dtype, stack, where)._replace(phases=phases)
     name = choose(CONV, problem).form
     if name == "lax":
-        return _gathered(
-            _lax_conv.reference(_gathered(image, where), _gathered(kernel, where, kernel=True), form), where
-        )
+        return _gathered(_by_xla(_gathered(image, where), _gathered(kernel, where, kernel=True), form, where), where)
     if name == "batched_product":
         return _stacked(form, stack)(image, kernel)
     if name == "fft":
         return _by_fft(_fft.conv, image, kernel, form, stack, where).astype(out.dtype)
-    dense = partial(dense_conv, where=where)
+    dense, on_cpu = partial(dense_conv, where=where), where.platform == "cpu"
     forms: dict[str, Map] = {
-        "shifted_sum": partial(_shifted_sum.conv, old=where.old, blocks=problem.can_cut_batch),
+        "shifted_sum": partial(_shifted_sum.conv, old=where.old and on_cpu, blocks=problem.can_cut_batch),
         "shifted_sum_by_rows": partial(_shifted_sum.conv_by_blocks, blocks=problem.can_cut_batch),
         "matrix_product": _matrix_product.conv,
         "single_position": _single_position.conv,
@@ -71,7 +69,7 @@ def conv_input_grad(kernel: Array, g: Array, *, form: Form, stack: int, out: Typ
     name = choose(INPUT_GRAD, Problem.of(form, out.shape, kernel.shape, kernel.dtype, stack, where)).form
     if name == "lax":
         kernel, g = _gathered(kernel, where, kernel=True), _gathered(g, where)
-        return _gathered(jax.linear_transpose(lambda image: _lax_conv.reference(image, kernel, form), out)(g)[0], where)
+        return _gathered(jax.linear_transpose(lambda image: _by_xla(image, kernel, form, where), out)(g)[0], where)
     if name == "batched_product":
         return jax.linear_transpose(lambda image: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
     if name == "fft":
@@ -94,7 +92,7 @@ def conv_kernel_grad(image: Array, g: Array, *, form: Form, stack: int, out: Typ
     name = choose(KERNEL_GRAD, problem).form
     if name == "lax":
         image, g = _gathered(image, where), _gathered(g, where)
-        (w,) = jax.linear_transpose(lambda kernel: _lax_conv.reference(image, kernel, form), out)(g)
+        (w,) = jax.linear_transpose(lambda kernel: _by_xla(image, kernel, form, where), out)(g)
         return _gathered(w, where, kernel=True)
     if name == "batched_product":
         return jax.linear_transpose(lambda kernel: _stacked(form, stack)(image, kernel), out)(g)[0]  # type: ignore[no-any-return]
@@ -123,6 +121,10 @@ def _kernel_grad(image: Array, g: Array, form: Form, *, where: Where) -> Array:
     """Return a kernel gradient without groups or a stack, which is a part of another one."""
     out = jax.typeof(image).update(shape=form.kernel(image, g))
     return conv_kernel_grad(image, g, form=form, stack=0, out=out, where=where)
+
+
+def _by_xla(image: Array, kernel: Array, form: Form, where: Where) -> Array:
+    return _lax_conv.reference(image, kernel, form, symmetric=where.platform != "cpu")
 
 
 def _active(kernel: Array, form: Form) -> Array:

@@ -8,6 +8,7 @@ import math
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 from ..._common.types import Shape
@@ -67,6 +68,17 @@ class Problem(NamedTuple):
         batch = self.batch if isinstance(self.batch, int) else 1
         form = self.form
         return batch * self.taps * math.prod(form.positions) * self.inputs * self.outputs * form.groups
+
+    @property
+    def alone_on_gpu(self) -> bool:
+        """Whether one GPU computes the whole program, and this is a convolution of floats that is worth a choice."""
+        has_floats = jnp.issubdtype(self.dtype, jnp.inexact) and self.form.accumulate_dtype is None
+        return self.where.platform == "gpu" and self.where.alone and has_floats and isinstance(self.batch, int)
+
+    @property
+    def dilated(self) -> bool:
+        """Whether some axis has a dilation above 1."""
+        return any(axis.dilation > 1 for axis in self.form.axes)
 
     @property
     def can_cut_batch(self) -> bool:
