@@ -1,40 +1,65 @@
-"""Every form that dense convolutions and their kernel gradients can take, on shapes drawn at random.
+"""Every form of the three maps of a convolution, on random shapes: how far the chosen form is from the fastest one.
 
-How far the chosen form is from the fastest. The limits of the choice were fitted to other shapes that were drawn so.
+The limits of the choice were fitted to other shapes that were drawn so.
 """
 
 import math
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from statistics import median
+from typing import Any, NamedTuple
 
 import jax
 import numpy as np
 
-from funcconv._primitives.forms import Form, Where
+from funcconv._primitives import conv as _conv
+from funcconv._primitives import measure as _measure
+from funcconv._primitives.forms import CHOICES, Form, MeasuredForms, Problem, Where, choose
 from funcconv._primitives.forms import lax_conv as _lax
-from funcconv._primitives.forms import maps as _maps
-from funcconv._primitives.forms import planes as _depth
-from funcconv._primitives.forms.choice import CONV, KERNEL_GRAD, choose
-from funcconv._primitives.forms.problem import Problem
-from funcconv._primitives.forms.products import blocked_im2col as _blocks
-from funcconv._primitives.forms.products import matrix_product as _pointwise
 from funcconv._windows.geometry import resolve
 
 from .tables import Table, with_mean
-from .timing import medians
-
-Forms = dict[str, Callable[..., Any]]
 
 SHAPES = 150
 SEED = 4  # neither a rule nor a limit of the choice was made by what it draws
 LEAST, MOST = 2e6, 1e9  # products of two numbers in a map
 LARGEST = 2**22  # numbers in an array
 SIDES = {1: 2**13, 2: 2**8, 3: 2**5}  # the largest image, by the number of its axes
+GROUPED, DEPTHWISE = 0.2, 0.2  # fractions of the convolutions
+ALL_TAPS = "lax with all taps"  # where some taps are on padding only, which funcconv leaves out
 
 
-def drawn(rng: np.random.Generator) -> tuple[tuple[int, ...], int, Form]:
-    """Return the shape of an image, the number of outputs, and a convolution without groups.
+class Drawn(NamedTuple):
+    """A convolution that was drawn."""
+
+    image: tuple[int, ...]  # (batch, *spatial, in)
+    outputs: int
+    form: Form
+
+    @property
+    def kernel(self) -> tuple[int, ...]:
+        """The shape of the kernel."""
+        return (*self.form.window, self.image[-1] // self.form.groups, self.outputs)
+
+    @property
+    def result(self) -> tuple[int, ...]:
+        """The shape of the result."""
+        return (self.image[0], *self.form.positions, self.outputs)
+
+    @property
+    def name(self) -> str:
+        """A short name."""
+        axis, groups = self.form.axes[0], self.form.groups
+        name = f"{'x'.join(map(str, self.image))} to {self.outputs} k{axis.window}"
+        name += f" stride {axis.stride}" if axis.stride > 1 else ""
+        name += f" padding {axis.lo}" if axis.lo else ""
+        name += f" dilation {axis.dilation}" if axis.dilation > 1 else ""
+        return name + (f" groups {groups}" if groups > 1 else "")
+
+
+def drawn(rng: np.random.Generator) -> Drawn:
+    """Return a convolution.
 
     Every other one has numbers of images and channels as networks have them, which XLA is faster with than with any.
     """
@@ -46,57 +71,54 @@ def drawn(rng: np.random.Generator) -> tuple[tuple[int, ...], int, Form]:
         window = int(rng.choice([2, 3, 3, 3, 4, 5, 5, 7, 11]))
         stride, dilation = int(rng.choice([1, 1, 1, 1, 2, 3])), int(rng.choice([1, 1, 1, 1, 1, 2]))
         padding = int(rng.choice([0, dilation * (window - 1) // 2]))
+        groups, kind = 1, rng.uniform()
+        if kind < DEPTHWISE:
+            groups, outputs = inputs, inputs * int(rng.choice([1, 1, 2]))
+        elif kind < DEPTHWISE + GROUPED:
+            groups = int(rng.choice([2, 4, 8, 32]))
+            inputs, outputs = (groups * -(-channels // groups) for channels in (inputs, outputs))
         if side + 2 * padding <= (window - 1) * dilation:
             continue
         axes = resolve("conv", (side,) * n, (window,) * n, stride=stride, padding=padding, dilation=dilation)
-        form = Form(tuple(axes))
-        products = batch * math.prod(form.positions) * math.prod(form.window) * inputs * outputs
+        form = Form(tuple(axes), groups)
+        products = batch * math.prod(form.positions) * math.prod(form.window) * inputs * outputs // groups
         largest = batch * max(side**n * inputs, math.prod(form.positions) * outputs)
         if LEAST < products < MOST and largest < LARGEST:
-            return (batch, *form.spatial, inputs), outputs, form
+            return Drawn((batch, *form.spatial, inputs), outputs, form)
 
 
-def convs(form: Form) -> Forms:
-    """Return the forms that such a convolution can be computed in."""
-    forms: Forms = {"lax": _lax.reference, "blocked_im2col": _blocks.conv}
-    if len(form.axes) == 2 and form.overlapping is not None:
-        forms["lax_with_extra_row"] = _lax.conv_with_extra_row
-    if len(form.axes) > 2:
-        dense = partial(_maps.dense_conv, where=Where("cpu"))
-        forms["planes"] = partial(_depth.conv, dense=dense)
-        forms["sum_of_planes"] = partial(_depth.conv_by_taps, dense=dense)
-    if math.prod(form.window) == 1:
-        forms["matrix_product"] = _pointwise.conv
-    return forms
+def problems(case: Drawn) -> Iterator[tuple[str, Problem, _measure.Task]]:
+    """Return the problems of the three maps on the CPU, in float32."""
+    where = Where("cpu")
+    problem = Problem.of(case.form, case.image, case.kernel, np.dtype(np.float32), 0, where)
+    for primitive in _conv.PRIMITIVES:
+        yield primitive.name, problem, _measure.conv_task(primitive, problem)
 
 
-def kernel_grads(form: Form) -> Forms:
-    """Return the forms that its kernel gradient can be computed in."""
-    forms: Forms = {"lax": transposed, "blocked_im2col": _blocks.kernel_grad}
-    if len(form.axes) < 3:
-        forms["exchanged_axes"] = _lax.kernel_grad_with_exchanged_axes
-    if form.axes[0].stride == 1:
-        forms["blocked_im2col_of_both"] = _blocks.kernel_grad_by_both_windows
-    if not form.strided:
-        forms["blocked_im2col_of_cotangents"] = _blocks.kernel_grad_by_cotangent_windows
-    if math.prod(form.window) == 1:
-        forms["matrix_product"] = _pointwise.kernel_grad
-    return forms
+def milliseconds(case: Drawn, task: _measure.Task, rounds: int) -> dict[str, float]:
+    """Return the median time of each form, and of XLA's own convolution with all taps."""
+    arrays = [_measure.random_array(leaf) for leaf in task.types]
+    programs: dict[str, Callable[[], Any]] = {}
+    for form in dict.fromkeys((*task.forms, "lax")):
+        f = partial(task.compute, MeasuredForms("cpu", {task.key: form}))
+        programs[form] = partial(jax.jit(f).lower(*task.types).compile(), *arrays)
+    if case.form.trimmed != case.form:
+        whole = {"x": case.image, "w": case.kernel, "g": case.result}
+        primitive = next(p for p in _conv.PRIMITIVES if p.name == task.key.map)
+        *operands, result = (jax.ShapeDtypeStruct(whole[role], np.float32) for role in _conv.PRIMITIVES[primitive])
+        f = partial(through_lax, task.key.map, case.form, result)
+        programs[ALL_TAPS] = partial(jax.jit(f), *map(_measure.random_array, operands))
+    until = time.monotonic() if rounds <= 4 else math.inf
+    return {form: 1e3 * median(seconds) for form, seconds in _measure.race(programs, until).items()}
 
 
-def transposed(image: Any, g: Any, form: Form) -> Any:
-    """Return the kernel gradient that JAX makes of XLA's convolution."""
-    kernel = jax.ShapeDtypeStruct(form.kernel(image, g), image.dtype)
-    return jax.linear_transpose(lambda kernel: _lax.reference(image, kernel, form), kernel)(g)[0]
-
-
-def named(image: tuple[int, ...], outputs: int, form: Form) -> str:
-    """Return a short name of a problem."""
-    axis = form.axes[0]
-    name = f"{'x'.join(map(str, image))} to {outputs} k{axis.window}"
-    name += f" stride {axis.stride}" if axis.stride > 1 else ""
-    name += f" padding {axis.lo}" if axis.lo else ""
-    return name + (f" dilation {axis.dilation}" if axis.dilation > 1 else "")
+def through_lax(name: str, form: Form, result: Any, a: Any, b: Any) -> Any:
+    """Return one of the maps, as JAX makes it of XLA's convolution."""
+    if name == "conv":
+        return _lax.reference(a, b, form)
+    if name == "conv_input_grad":
+        return jax.linear_transpose(lambda x: _lax.reference(x, a, form), result)(b)[0]
+    return jax.linear_transpose(lambda w: _lax.reference(a, w, form), result)(b)[0]
 
 
 def results(*, quick: bool = False) -> dict[str, Table]:
@@ -104,25 +126,15 @@ def results(*, quick: bool = False) -> dict[str, Table]:
     rng = np.random.default_rng(SEED)
     tables: dict[str, Table] = {}
     for _ in range(4 if quick else SHAPES):
-        image, outputs, form = drawn(rng)
-        shapes = image, (*form.window, image[-1], outputs), (image[0], *form.positions, outputs)
-        x, kernel, g = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for shape in shapes)
-        problem = Problem.of(form, x.shape, kernel.shape, x.dtype, 0, Where("cpu"))
-        seen = kernel[*form.seen]
-        for which, choice, forms, operands, whole in (
-            ("conv", CONV, convs(form.trimmed), (x, seen), (x, kernel)),
-            ("kernel_grad", KERNEL_GRAD, kernel_grads(form.trimmed), (x, g), (x, g)),
-        ):
-            ways = {name: partial(jax.jit(partial(f, form=form.trimmed)), *operands) for name, f in forms.items()}
-            if form.trimmed != form:
-                ways["with all taps"] = partial(jax.jit(partial(forms["lax"], form=form)), *whole)
-            seconds = medians(ways, rounds=3 if quick else 7, patience=2)
-            lax = seconds.pop("with all taps", seconds["lax"])
-            chosen, fastest = choose(choice, problem).form, min(seconds, key=lambda name: seconds[name])
-            name = f"{named(image, outputs, form)}: {chosen}" + (f", not {fastest}" if chosen != fastest else "")
-            tables.setdefault(f"the choice for {which}", {})[name] = {
-                "ms": 1e3 * seconds[chosen],
-                "times faster than lax": lax / seconds[chosen],
-                "times slower than the fastest": seconds[chosen] / seconds[fastest],
+        case = drawn(rng)
+        for name, problem, task in problems(case):
+            times = milliseconds(case, task, 4 if quick else 11)
+            lax = times.pop(ALL_TAPS, times["lax"])
+            chosen, fastest = choose(CHOICES[name], problem).form, min(times, key=lambda form: times[form])
+            row = f"{case.name}: {chosen}" + (f", not {fastest}" if chosen != fastest else "")
+            tables.setdefault(f"the choice for {name}", {})[row] = {
+                "ms": times[chosen],
+                "times faster than lax": lax / times[chosen],
+                "times slower than the fastest": times[chosen] / times[fastest],
             }
     return {title: with_mean(table) for title, table in tables.items()}

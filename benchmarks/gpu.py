@@ -151,20 +151,21 @@ def _rows(*, quick: bool) -> Iterator[Row]:
         yield f"pool, gradient: {name}", _gradient_of_sum(own), _gradient_of_sum(plain), (x,)
     rng = np.random.default_rng(SEED)
     for _ in range(2 if quick else RANDOM_ROWS):
-        image, outputs, form = forms.drawn(rng)
-        axes = form.axes
+        case = forms.drawn(rng)
+        axes = case.form.axes
         options = {
+            "groups": case.form.groups,
             "stride": tuple(axis.stride for axis in axes),
             "dilation": tuple(axis.dilation for axis in axes),
             "padding": tuple((axis.lo, axis.hi) for axis in axes),
         }
-        kernel = rng.normal(size=(*form.window, image[-1], outputs)).astype(np.float32)
-        x = rng.normal(size=image).astype(np.float32)
+        kernel = rng.normal(size=case.kernel).astype(np.float32)
+        x = rng.normal(size=case.image).astype(np.float32)
 
         def conv(implementation: str | None, kernel: Any, x: Any, options: dict[str, Any] = options) -> Any:
             return fc.conv({"kernel": kernel}, x, implementation=implementation, **options)
 
-        arrays, name = (jnp.asarray(kernel), jnp.asarray(x)), forms.named(image, outputs, form)
+        arrays, name = (jnp.asarray(kernel), jnp.asarray(x)), case.name
         yield f"random: {name}", partial(conv, None), partial(conv, "lax"), arrays
         pair = (_gradient_of_sum(partial(conv, way), argnums=(0, 1)) for way in (None, "lax"))
         yield f"random, gradients: {name}", *pair, arrays

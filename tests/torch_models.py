@@ -2,6 +2,7 @@
 
 import copy
 import warnings
+from functools import partial
 
 import jax
 import numpy as np
@@ -41,12 +42,13 @@ def random_model(name):
     library, _, model_name = name.partition("/")
     torch.manual_seed(0)
     if library == "timm":
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # timm warns of names that it has replaced
-            model = needed("timm").create_model(model_name)
+        create = needed("timm").create_model
     else:
         backbone = {"weights_backbone": None} if hasattr(torchvision.models.segmentation, model_name) else {}
-        model = torchvision.models.get_model(model_name, weights=None, **backbone)
+        create = partial(torchvision.models.get_model, weights=None, **backbone)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # timm warns of names that it has replaced, torchvision of its initialization
+        model = create(model_name)
     for part in model.modules():
         if getattr(part, "running_mean", None) is not None:
             part.running_mean.normal_(0, 0.1)
@@ -135,7 +137,10 @@ class Comparison:
         module = copy.deepcopy(self.model)
         for tensor in module.state_dict().values():
             tensor.zero_()
-        module.load_state_dict({name: self.torch.from_numpy(array) for name, array in arrays.items()}, strict=True)
+        converted = module.state_dict()  # it has the versions of the modules too, which some of them require
+        converted.update({name: self.torch.from_numpy(array) for name, array in arrays.items()})
+        assert converted.keys() == arrays.keys()
+        module.load_state_dict(converted, strict=True)
         expected = self.model.state_dict()
         loaded = module.state_dict()
         assert [name for name in expected if not self.torch.equal(expected[name], loaded[name])] == []

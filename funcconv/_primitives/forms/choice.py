@@ -19,6 +19,7 @@ from .problem import Problem
 from .products import single_position as _single_position
 
 _FEW_PRODUCTS = 2**15  # up to so many, no form saves time, and XLA's own compiles fastest
+_MANY_OUTPUTS = 8  # of each channel of a depthwise kernel; with three axes, their sums then leave the cache
 _LARGE_KERNEL_TAPS = 64  # more are not unrolled into a slice each
 
 
@@ -102,6 +103,7 @@ CONV = (
         )
     ),
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
+    _xla(lambda problem: problem.has_fast_groups, "groups that XLA computes fast"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
     Row(
         "shifted_sum",
@@ -172,6 +174,13 @@ INPUT_GRAD = (
     _LARGE_WINDOW,
     _ONE_POSITION,
     _xla(lambda problem: _phases.too_many(problem.form), "too many phases of stride and dilation"),
+    _xla(
+        lambda problem: (
+            problem.form.groups > 1 and problem.taps == 1 and not problem.form.strided and problem.has_xla_path
+        ),
+        "groups with one tap, which XLA computes fast",
+    ),
+    _xla(lambda problem: problem.mostly_pads_cotangents, "few cotangents: XLA skips the padding around them"),
     Row("stride_phases", _always, "a convolution of stride 1 for each phase of the stride"),
 )
 
@@ -204,7 +213,11 @@ KERNEL_GRAD = (
         ),
         _SLICES,
     ),
-    Row("shifted_sum", lambda problem: problem.depthwise, _DEPTHWISE),
+    Row(
+        "shifted_sum",
+        lambda problem: problem.depthwise and not (problem.has_many_axes and problem.outputs >= _MANY_OUTPUTS),
+        _DEPTHWISE,
+    ),
     _xla(
         lambda problem: not problem.can_cut_batch, "the batch is symbolic or sharded, so it is not computed in blocks"
     ),

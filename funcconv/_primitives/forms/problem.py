@@ -22,6 +22,7 @@ _SHORT_WINDOW = 80  # taps times input channels of a window
 _MANY_WINDOWS = 2**18  # numbers in all windows of the batch, gathered side by side
 _SMALL_ARRAYS = 2**18  # numbers in all images and results of the batch
 _MANY_PRODUCTS = 2**25  # products of two numbers
+_MOST_REPEATED = 8  # positions of an image for each position of the result
 _MOSTLY_FILLED = 0.7  # fraction of the taps of all windows that are on the image
 _PRODUCTS_PER_GATHER = 18  # products that take as long as gathering one number
 
@@ -148,6 +149,31 @@ class Problem(NamedTuple):
         return self.form.library == "onednn" and fits
 
     @property
+    def has_fast_groups(self) -> bool:
+        """Whether XLA is fast for a convolution with groups.
+
+        It computes each group as a separate convolution, which is fast for many input channels and a single tap, or for
+        few positions. Depthwise, it is fast for many outputs of a channel: a sum of shifted slices then reads the image
+        once for each of them.
+        """
+        if self.form.groups == 1 or not self.has_xla_path:
+            return False
+        if self.depthwise:
+            many_taps = self.taps >= _SEVERAL and self.outputs >= 2 * _SEVERAL
+            return self.outputs >= _SEVERAL and (self.form.strided or many_taps)
+        return math.prod(self.form.positions) <= _FEW_POSITIONS or (self.taps == 1 and self.inputs > _SEVERAL)
+
+    @property
+    def mostly_pads_cotangents(self) -> bool:
+        """Whether an input gradient without a stride would be a convolution of little but padding.
+
+        Its image, the cotangents, then has far fewer positions than its result. With three axes XLA skips the padding.
+        """
+        positions = math.prod(self.form.positions)
+        repeated = math.prod(self.form.spatial) >= _MOST_REPEATED * positions
+        return self.has_many_axes and self.form.groups == 1 and not self.form.strided and repeated
+
+    @property
     def filled(self) -> float:
         """The fraction of the taps of all windows that are on the image, not on padding."""
         return math.prod(axis.inside / (axis.outputs * axis.window) for axis in self.form.axes)
@@ -168,7 +194,7 @@ class Problem(NamedTuple):
         # product of gathered windows includes: so this is faster only if enough taps are on the image.
         if any(axis.window > axis.size for axis in form.axes):
             return self.filled * self.outputs > _VERY_FEW
-        if few_positions and self.outputs > _SEVERAL:
+        if few_positions and self.outputs > _SEVERAL and not form.padded:
             return True
         if self.has_one_axis and window <= 2 * _SEVERAL and self.outputs > 4 * _SEVERAL:
             return True
@@ -201,8 +227,9 @@ class Problem(NamedTuple):
             return False
         if form.axes[i].outputs > form.axes[i].size or self.inputs <= _SEVERAL or self.outputs <= _FEW:
             return False
-        is_large = self.batch > 1 and self.products >= _MANY_PRODUCTS
-        return self.inputs % _VECTOR > 0 or (self.xla_path_is_old and is_large)
+        is_large = self.batch > 1 and self.products >= _MANY_PRODUCTS and self.filled > _MOSTLY_FILLED
+        is_uneven = self.inputs % _VECTOR > 0 and (self.batch > 1 or self.xla_path_is_old)
+        return is_uneven or (self.xla_path_is_old and is_large)
 
     @property
     def can_exchange_axes(self) -> bool:
@@ -225,6 +252,8 @@ class Problem(NamedTuple):
         if not self.can_exchange_axes or gathering == "blocked_im2col_of_cotangents":
             return False
         fills_vectors = self.batch % _VECTOR == 0
+        if fills_vectors and self.taps > _SHORT_WINDOW and min(self.inputs, self.outputs) > _FEW:
+            return not self.has_one_axis  # gathering so many taps takes longer
         if self.has_one_axis:
             many_taps = self.taps > _VECTOR or self.form.axes[0].dilation > 1
             many_channels = self.inputs >= _FEW and self.outputs >= 2 * _SEVERAL
@@ -255,5 +284,5 @@ class Problem(NamedTuple):
         if not self.form.strided:
             # One window of cotangents for each position of the image, which can have more positions than the result.
             size_ratio = math.prod(self.form.spatial) / math.prod(self.form.positions)
-            costs["blocked_im2col_of_cotangents"] = size_ratio * (2 * self.taps * self.outputs + products)
+            costs["blocked_im2col_of_cotangents"] = size_ratio * (2 * (self.taps * self.outputs + _SEVERAL) + products)
         return min(costs, key=lambda form: costs[form])
