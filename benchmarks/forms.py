@@ -4,6 +4,7 @@ How far the chosen form is from the fastest. The limits of the choice were fitte
 """
 
 import math
+import statistics
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -22,7 +23,7 @@ from funcconv._primitives.forms.products import matrix_product as _pointwise
 from funcconv._windows.geometry import resolve
 
 from .tables import Table, with_mean
-from .timing import medians
+from .timing import quartiles, timed
 
 Forms = dict[str, Callable[..., Any]]
 
@@ -116,13 +117,15 @@ def results(*, quick: bool = False) -> dict[str, Table]:
             ways = {name: partial(jax.jit(partial(f, form=form.trimmed)), *operands) for name, f in forms.items()}
             if form.trimmed != form:
                 ways["with all taps"] = partial(jax.jit(partial(forms["lax"], form=form)), *whole)
-            seconds = medians(ways, rounds=3 if quick else 7, patience=2)
-            lax = seconds.pop("with all taps", seconds["lax"])
+            times = timed(ways, rounds=3 if quick else 7, patience=2)
+            lax = times.pop("with all taps", times["lax"])
+            seconds = {way: statistics.median(each) for way, each in times.items()}
             chosen, fastest = choose(choice, problem).form, min(seconds, key=lambda name: seconds[name])
             name = f"{named(image, outputs, form)}: {chosen}" + (f", not {fastest}" if chosen != fastest else "")
             tables.setdefault(f"the choice for {which}", {})[name] = {
                 "ms": 1e3 * seconds[chosen],
-                "times faster than lax": lax / seconds[chosen],
+                "times faster than lax": statistics.median(lax) / seconds[chosen],
                 "times slower than the fastest": seconds[chosen] / seconds[fastest],
+                **quartiles(lax, times[chosen]),
             }
     return {title: with_mean(table) for title, table in tables.items()}
