@@ -109,7 +109,7 @@ def results(*, quick: bool = False) -> dict[str, Table]:
         shapes = image, (*form.window, image[-1], outputs), (image[0], *form.positions, outputs)
         x, kernel, g = (jax.device_put(rng.normal(size=shape).astype(np.float32)) for shape in shapes)
         problem = Problem.of(form, x.shape, kernel.shape, x.dtype, 0, Where("cpu"))
-        seen = kernel[*form.seen]
+        seen = kernel[form.active_taps]
         for which, choice, forms, operands, whole in (
             ("conv", CONV, convs(form.trimmed), (x, seen), (x, kernel)),
             ("kernel_grad", KERNEL_GRAD, kernel_grads(form.trimmed), (x, g), (x, g)),
