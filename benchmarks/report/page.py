@@ -29,6 +29,11 @@ product. Two runs of the same program can differ by a third on a busy machine, s
 
 ![Bars for six networks: how many times as long as funcconv other libraries take](pictures/speed.png)"""
 
+OVERVIEW = (
+    "Times as fast as `jax.lax`, over the rows of each table of results. The last column is the spread of one row: half "
+    "of its rounds are within this distance of its median (the median over the rows)."
+)
+
 SLOWER = """## When to use lax instead
 
 These programs took at least a tenth longer with funcconv than with `jax.lax`. The tables have those that lose most
@@ -73,7 +78,7 @@ def page(places: list[Place], records: list[dict[str, Any]]) -> str:
 
 def _sections(place: Place) -> list[str]:
     return [
-        section("Overview", "Times as fast as `jax.lax`, over the rows of each table of results.", overview(place)),
+        section("Overview", OVERVIEW, overview(place)),
         networks.networks(place),
         networks.gains(place),
         section("Convolutions", suites.ABOUT_CONVOLUTIONS, suites.convolutions(place)),
