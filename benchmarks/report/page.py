@@ -30,8 +30,8 @@ product. Two runs of the same program can differ by a third on a busy machine, s
 ![Bars for six networks: how many times as long as funcconv other libraries take](pictures/speed.png)"""
 
 OVERVIEW = (
-    "Times as fast as `jax.lax`, over the rows of each table of results. The last column is the spread of one row: half "
-    "of its rounds are within this distance of its median (the median over the rows)."
+    "Times as fast as `jax.lax`, over the rows of each table of results. The last column is the spread of one row: "
+    "half of its rounds are within this distance of its median (the median over the rows)."
 )
 
 SLOWER = """## When to use lax instead
