@@ -1,14 +1,14 @@
-"""Run the measurements, print their tables, and keep them in `benchmarks/results/`."""
+"""Run the measurements, print their tables, keep them in `benchmarks/results/`, and write a page about them."""
 
 import argparse
 import json
-import platform
 from pathlib import Path
 
 import jax
 
 from . import allocator, convolutions, derivatives, eager, forms, gpu, importing, peers, pools, scaling, training
-from .picture import draw
+from .about import about, place
+from .report import page
 from .tables import show
 
 RESULTS = Path(__file__).parent / "results"
@@ -36,10 +36,16 @@ def main() -> None:
         "--seconds", type=float, default=gpu.SECONDS, help="with --gpu: how long (default: %(default)s)"
     )
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, smaller arrays; keeps nothing")
+    parser.add_argument(
+        "--report", action="store_true", help="measure nothing; write docs/speed.md and the figures of README.md"
+    )
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)
     if unknown:
         parser.error(f"there is no suite {', '.join(sorted(unknown))}, but {', '.join(SUITES)}")
+    if options.report:
+        page.write()
+        return
     device = jax.devices(None if options.any_device or not options.gpu else "gpu")[0]
     RESULTS.mkdir(exist_ok=True)
     if options.gpu:
@@ -56,11 +62,8 @@ def main() -> None:
                 show(title, table)
             if options.quick:
                 continue
-            about = {"jax": jax.__version__, "device": device.device_kind, "machine": platform.machine()}
-            path = RESULTS / f"{suite}-{device.platform}-jax{jax.__version__}.json"
-            path.write_text(json.dumps(about | {"tables": tables}, indent=1) + "\n")
-            if suite == "networks":
-                draw(about | {"tables": tables}, path.with_suffix(".png"))
+            path = RESULTS / f"{suite}-{place(device)}-jax{jax.__version__}.json"
+            path.write_text(json.dumps(about(device) | {"tables": tables}, indent=1) + "\n")
             print(f"\nwrote {path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path}")
 
 

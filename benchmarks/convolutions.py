@@ -3,6 +3,7 @@
 Beside the three maps stand both gradients together, and the derivative of both along both: a product with the Hessian.
 """
 
+import statistics
 import time
 from functools import partial
 from typing import Any
@@ -13,7 +14,7 @@ import numpy as np
 import funcconv as fc
 
 from .tables import Table, with_mean
-from .timing import medians
+from .timing import quartiles, timed
 
 # The image, the outputs, the window, and options.
 ROWS: dict[str, tuple[tuple[int, ...], int, int, dict[str, Any]]] = {
@@ -128,7 +129,8 @@ def results(*, quick: bool = False) -> dict[str, Table]:
             compiled = {"funcconv": built(ours[which], arrays), "lax": built(through_lax[which], arrays)}
             operations = fc.explain(ours[which], *arrays).flops
             ways = {way: partial(program, *arrays) for way, (program, *_) in compiled.items()}
-            seconds = medians(ways, rounds=3 if quick else 9)
+            times = timed(ways, rounds=3 if quick else 9)
+            seconds = {way: statistics.median(each) for way, each in times.items()}
             (_, compiling, memory), (_, lax_compiling, lax_memory) = compiled.values()
             tables.setdefault(f"{which}, against lax", {})[name] = {
                 "ms": 1e3 * seconds["funcconv"],
@@ -139,5 +141,6 @@ def results(*, quick: bool = False) -> dict[str, Table]:
                 "compiling / lax": compiling / lax_compiling,
                 "memory, MB": memory,
                 "memory / lax": memory / lax_memory,
+                **quartiles(times["lax"], times["funcconv"]),
             }
     return {title: with_mean(table) for title, table in tables.items()}

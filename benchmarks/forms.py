@@ -20,6 +20,7 @@ from funcconv._primitives.forms import lax_conv as _lax
 from funcconv._windows.geometry import resolve
 
 from .tables import Table, with_mean
+from .timing import quartiles
 
 SHAPES = 150
 SEED = 4  # neither a rule nor a limit of the choice was made by what it draws
@@ -95,8 +96,8 @@ def problems(case: Drawn) -> Iterator[tuple[str, Problem, _measure.Task]]:
         yield primitive.name, problem, _measure.conv_task(primitive, problem)
 
 
-def milliseconds(case: Drawn, task: _measure.Task, rounds: int) -> dict[str, float]:
-    """Return the median time of each form, and of XLA's own convolution with all taps."""
+def milliseconds(case: Drawn, task: _measure.Task, rounds: int) -> dict[str, list[float]]:
+    """Return the times of each form, and of XLA's own convolution with all taps. Forms that are far slower have two."""
     arrays = [_measure.random_array(leaf) for leaf in task.types]
     programs: dict[str, Callable[[], Any]] = {}
     for form in dict.fromkeys((*task.forms, "lax")):
@@ -109,7 +110,7 @@ def milliseconds(case: Drawn, task: _measure.Task, rounds: int) -> dict[str, flo
         f = partial(through_lax, task.key.map, case.form, result)
         programs[ALL_TAPS] = partial(jax.jit(f), *map(_measure.random_array, operands))
     until = time.monotonic() if rounds <= 4 else math.inf
-    return {form: 1e3 * median(seconds) for form, seconds in _measure.race(programs, until).items()}
+    return {form: [1e3 * each for each in seconds] for form, seconds in _measure.race(programs, until).items()}
 
 
 def through_lax(name: str, form: Form, result: Any, a: Any, b: Any) -> Any:
@@ -128,7 +129,8 @@ def results(*, quick: bool = False) -> dict[str, Table]:
     for _ in range(4 if quick else SHAPES):
         case = drawn(rng)
         for name, problem, task in problems(case):
-            times = milliseconds(case, task, 4 if quick else 11)
+            all_times = milliseconds(case, task, 4 if quick else 11)
+            times = {form: median(values) for form, values in all_times.items()}
             lax = times.pop(ALL_TAPS, times["lax"])
             chosen, fastest = choose(CHOICES[name], problem).form, min(times, key=lambda form: times[form])
             row = f"{case.name}: {chosen}" + (f", not {fastest}" if chosen != fastest else "")
@@ -136,5 +138,6 @@ def results(*, quick: bool = False) -> dict[str, Table]:
                 "ms": times[chosen],
                 "times faster than lax": lax / times[chosen],
                 "times slower than the fastest": times[chosen] / times[fastest],
+                **quartiles(all_times.get(ALL_TAPS, all_times["lax"]), all_times[chosen]),
             }
     return {title: with_mean(table) for title, table in tables.items()}

@@ -24,9 +24,10 @@ from jax import lax
 import funcconv as fc
 
 from . import forms, pools
+from .about import about
 from .libraries import on_jax
 from .networks import NETWORKS
-from .peers import STEP, programs
+from .peers import programs, tuned
 from .reported import CASES as REPORTED
 from .tables import Table
 from .timing import medians
@@ -46,7 +47,7 @@ Row = tuple[str, Callable[..., Any], Callable[..., Any], tuple[Any, ...]]  # a n
 def run(path: Path, *, seconds: float = SECONDS, quick: bool = False) -> Record:
     """Run all parts, and write the record to `path` as it grows."""
     device = jax.devices()[0]
-    record: Record = {"jax": jax.__version__, "device": device.device_kind, "platform": device.platform, "parts": {}}
+    record: Record = about(device) | {"parts": {}}
     parts = {"laws": laws, "rows": rows, "networks": networks, "determinism": determinism}
     began, share = time.monotonic(), 0.0
     for name, part in parts.items():
@@ -191,10 +192,8 @@ def networks(until: float, *, quick: bool) -> Iterator[tuple[str, Record]]:
                 ways.setdefault(task, {})[library] = partial(jax.jit(f), params, images)
             if library == "funcconv":
                 seconds = TUNING_SECONDS * (0.5 if quick else 2)
-                tuning = fc.tune(tasks[STEP], params, images, seconds=seconds, progress=False)
-                for task, f in tasks.items():
-                    tuned = jax.jit(fc.tuned(tuning)(f), compiler_options=tuning.compiler_options)
-                    ways[task]["tuned"] = partial(tuned, params, images)
+                for task, program in tuned(tasks, params, images, seconds).items():
+                    ways[task]["tuned"] = program
         for library, of_library in _torch(net, x).items():
             for task, f in of_library.items():
                 ways[task][library] = f

@@ -1,5 +1,6 @@
 """Pools and their derivatives, against windows of `jax.lax`: how many times faster."""
 
+import statistics
 from functools import partial
 from typing import Any
 
@@ -11,7 +12,7 @@ from jax import lax
 import funcconv as fc
 
 from .tables import Table, with_mean
-from .timing import medians
+from .timing import quartiles, timed
 
 # The image, the window, the stride and what the window is reduced by.
 ROWS: dict[str, tuple[tuple[int, ...], int, int, str]] = {
@@ -61,10 +62,12 @@ def results(*, quick: bool = False) -> dict[str, Table]:
         theirs = programs(partial(through_lax, window=window, stride=stride, reduce=reduce))
         for which in ours:
             ways = {"funcconv": partial(jax.jit(ours[which]), x), "lax": partial(jax.jit(theirs[which]), x)}
-            seconds = medians(ways, rounds=3 if quick else 9)
+            times = timed(ways, rounds=3 if quick else 9)
+            seconds = {way: statistics.median(each) for way, each in times.items()}
             tables.setdefault(f"{which} of a pool, against lax", {})[name] = {
                 "ms": 1e3 * seconds["funcconv"],
                 "lax, ms": 1e3 * seconds["lax"],
                 "times faster": seconds["lax"] / seconds["funcconv"],
+                **quartiles(times["lax"], times["funcconv"]),
             }
     return {title: with_mean(table) for title, table in tables.items()}

@@ -14,6 +14,13 @@ QUEUED, MOST_CALLS = 3e-3, 50  # seconds of work that an accelerator gets at onc
 
 def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience: float = PATIENCE) -> dict[str, float]:
     """Return the median seconds of each way, all of which are run in each round, after one that compiles."""
+    return {name: statistics.median(values) for name, values in timed(ways, rounds, patience).items()}
+
+
+def timed(
+    ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience: float = PATIENCE
+) -> dict[str, list[float]]:
+    """Return the seconds of each way in each round, after one that compiles."""
     seconds: dict[str, list[float]] = {}
     for name, way in ways.items():
         first = _seconds(way)
@@ -22,7 +29,14 @@ def medians(ways: Mapping[str, Callable[[], object]], rounds: int = 15, patience
         for name, way in ways.items():
             if sum(seconds[name]) < patience:
                 seconds[name].append(_settled(way))
-    return {name: statistics.median(values) for name, values in seconds.items()}
+    return seconds
+
+
+def quartiles(theirs: list[float], ours: list[float]) -> dict[str, float]:
+    """Return the lower and the upper quartile of the ratio of two ways over the rounds."""
+    ratios = [their / our for their, our in zip(theirs, ours, strict=False)]
+    lower, _, upper = statistics.quantiles(ratios, n=4, method="inclusive") if len(ratios) > 1 else ratios * 3
+    return {"lower quartile": lower, "upper quartile": upper}
 
 
 def _settled(way: Callable[[], object]) -> float:

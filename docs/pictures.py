@@ -1,8 +1,7 @@
-"""The pictures of the pages, but for those of `examples/gallery.py`: python docs/pictures.py."""
+"""The pictures of the pages, but for those of `examples/gallery.py` and of `docs/speed.md`: python docs/pictures.py."""
 
 import argparse
 import contextlib
-import json
 import re
 import sys
 import tempfile
@@ -64,29 +63,6 @@ def pools(digit: np.ndarray) -> plt.Figure:
     return figure
 
 
-def speed(result: dict) -> plt.Figure:
-    """Draw how long whole networks take in other libraries, as a multiple of the time in funcconv."""
-    libraries = {"flax": "#4c78a8", "equinox": "#eeca3b", "torch": "#e45756"}
-    titles = {"training step": "training step", "inference": "inference", "HVP": "Hessian-vector product"}
-    figure, panels = plt.subplots(1, 3, figsize=(10, 3.6), sharey=True, layout="constrained")
-    for ax, (task, title) in zip(panels, titles.items(), strict=True):
-        table = result["tables"][task]
-        rows = np.arange(len(table))
-        for i, (library, color) in enumerate(libraries.items()):
-            ratios = np.array([row[library] for row in table.values()])
-            ax.barh(rows + 0.27 * (i - 1), ratios - 1, 0.25, left=1, color=color, label=library)
-        ax.axvline(1, color="black", linewidth=1)
-        ax.set(xscale="log", title=title, yticks=rows, yticklabels=list(table))
-        ax.set_xticks(ticks := (0.3, 1, 3, 10, 30), [f"{tick:g}" for tick in ticks])
-        ax.minorticks_off()
-        ax.grid(axis="x", alpha=0.3)
-        ax.spines[["top", "right"]].set_visible(False)
-    panels[0].invert_yaxis()
-    figure.supxlabel("time divided by funcconv's time: bars to the right of 1 are slower than funcconv", fontsize=10)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3, frameon=False)
-    return figure
-
-
 def from_page(page: str, picture: str) -> tuple[bytes, dict[str, Any]]:
     """Run the blocks of a page in an empty folder. Return the picture that they write, and their variables."""
     text, names = (Path(__file__).parent / page).read_text(), {}
@@ -107,8 +83,6 @@ def main() -> None:
     fc.draw_autodiff(jax.grad(norm), jnp.ones(3), path=out / "course-norm.svg", direction="LR")
     fc.draw_autodiff(product, jnp.ones(3), jnp.ones(3), path=out / "course-hvp.svg")
     digit = digits.load(None)[1].images[0]
-    result = Path(__file__).parents[1] / "benchmarks" / "results" / "networks-cpu-jax0.10.2.json"
-    speed(json.loads(result.read_text())).savefig(out / "speed.png", dpi=80)
     windows = fc.plot.windows((7, 7), 3, stride=2, padding=1, position=(1, 2))
     for name, figure in (("matrix", matrices()), ("pools", pools(digit)), ("windows", windows)):
         figure.savefig(out / f"course-{name}.png", dpi=80)
