@@ -44,13 +44,29 @@ def lenet():
     from torch import nn
 
     module = nn.Sequential(
-        nn.Conv2d(1, 6, 5, padding=2), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 16, 5), nn.Tanh(), nn.AvgPool2d(2),
-        nn.Flatten(), nn.Linear(400, 20), nn.ReLU(), nn.Linear(20, 10),
-    )  # fmt: skip
+        nn.Conv2d(1, 6, 5, padding=2),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Conv2d(6, 16, 5),
+        nn.Tanh(),
+        nn.AvgPool2d(2),
+        nn.Flatten(),
+        nn.Linear(400, 20),
+        nn.ReLU(),
+        nn.Linear(20, 10),
+    )
     graph = fc.serial(
-        fc.Conv(6, 5, padding=2), jnp.tanh, fc.avg_pool, fc.Conv(16, 5), jnp.tanh, fc.avg_pool, fc.Flatten(),
-        fc.Dense(20), jax.nn.relu, fc.Dense(10),
-    )  # fmt: skip
+        fc.Conv(6, 5, padding=2),
+        jnp.tanh,
+        fc.avg_pool,
+        fc.Conv(16, 5),
+        jnp.tanh,
+        fc.avg_pool,
+        fc.Flatten(),
+        fc.Dense(20),
+        jax.nn.relu,
+        fc.Dense(10),
+    )
     return module, over(graph, (28, 28, 1))
 
 
@@ -58,15 +74,28 @@ def mobile():
     from torch import nn
 
     module = nn.Sequential(
-        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU6(),
-        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False), nn.BatchNorm2d(8), nn.Conv2d(8, 6, 1), nn.ReLU(),
-        nn.Dropout(0.2), nn.Flatten(), nn.Linear(6 * 8 * 6, 4),
-    )  # fmt: skip
+        nn.Conv2d(3, 8, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(8),
+        nn.ReLU6(),
+        nn.Conv2d(8, 8, 3, padding=1, groups=8, bias=False),
+        nn.BatchNorm2d(8),
+        nn.Conv2d(8, 6, 1),
+        nn.ReLU(),
+        nn.Dropout(0.2),
+        nn.Flatten(),
+        nn.Linear(6 * 8 * 6, 4),
+    )
     graph = fc.serial(
-        fc.Conv(8, 3, stride=2, padding=1, bias=False), fc.BatchNorm(), jax.nn.relu6,
-        fc.Conv(8, 3, padding=1, groups=8, bias=False), fc.BatchNorm(), fc.Conv(6, 1), jax.nn.relu,
-        fc.flatten, fc.Dense(4),
-    )  # fmt: skip
+        fc.Conv(8, 3, stride=2, padding=1, bias=False),
+        fc.BatchNorm(),
+        jax.nn.relu6,
+        fc.Conv(8, 3, padding=1, groups=8, bias=False),
+        fc.BatchNorm(),
+        fc.Conv(6, 1),
+        jax.nn.relu,
+        fc.flatten,
+        fc.Dense(4),
+    )
     return module, over(graph, (16, 12, 3))
 
 
@@ -74,27 +103,43 @@ def up_and_down():
     from torch import nn
 
     module = nn.Sequential(
-        nn.Conv2d(3, 6, 3, stride=2, padding=1), nn.GroupNorm(2, 6), nn.ReLU(),
-        nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, groups=2), nn.LayerNorm([4, 12, 16]), nn.Conv2d(4, 2, 1),
-    )  # fmt: skip
+        nn.Conv2d(3, 6, 3, stride=2, padding=1),
+        nn.GroupNorm(2, 6),
+        nn.ReLU(),
+        nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, groups=2),
+        nn.LayerNorm([4, 12, 16]),
+        nn.Conv2d(4, 2, 1),
+    )
     graph = fc.serial(
-        fc.Conv(6, 3, stride=2, padding=1), fc.GroupNorm(2), jax.nn.relu,
-        fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2), fc.LayerNorm(3), fc.Conv(2, 1),
-    )  # fmt: skip
+        fc.Conv(6, 3, stride=2, padding=1),
+        fc.GroupNorm(2),
+        jax.nn.relu,
+        fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2),
+        fc.LayerNorm(3),
+        fc.Conv(2, 1),
+    )
     return module, over(graph, (12, 16, 3))
 
 
 def wave():
     from torch import nn
 
-    module = nn.Sequential(OrderedDict(
-        first=nn.Conv1d(2, 8, 3, dilation=2), act=nn.Tanh(), second=nn.ConvTranspose1d(8, 4, 3, stride=3),
-        flat=nn.Flatten(), last=nn.Linear(4 * 36, 3, bias=False),
-    ))  # fmt: skip
+    module = nn.Sequential(
+        OrderedDict(
+            first=nn.Conv1d(2, 8, 3, dilation=2),
+            act=nn.Tanh(),
+            second=nn.ConvTranspose1d(8, 4, 3, stride=3),
+            flat=nn.Flatten(),
+            last=nn.Linear(4 * 36, 3, bias=False),
+        )
+    )
     graph = fc.serial(
-        fc.Conv(8, 3, dilation=2), jnp.tanh, fc.ConvTranspose(4, 3, stride=3), fc.Flatten(order="channels_first"),
+        fc.Conv(8, 3, dilation=2),
+        jnp.tanh,
+        fc.ConvTranspose(4, 3, stride=3),
+        fc.Flatten(order="channels_first"),
         fc.Dense(3, bias=False),
-    )  # fmt: skip
+    )
     return module, over(graph, (16, 2))
 
 
@@ -102,9 +147,14 @@ def flat_norm():
     from torch import nn
 
     module = nn.Sequential(
-        nn.Conv2d(3, 4, 3), nn.Flatten(), nn.BatchNorm1d(80), nn.ReLU(), nn.Linear(80, 5), nn.BatchNorm1d(5),
+        nn.Conv2d(3, 4, 3),
+        nn.Flatten(),
+        nn.BatchNorm1d(80),
+        nn.ReLU(),
+        nn.Linear(80, 5),
+        nn.BatchNorm1d(5),
         nn.Linear(5, 2),
-    )  # fmt: skip
+    )
     graph = fc.serial(fc.Conv(4, 3), fc.flatten, fc.BatchNorm(), jax.nn.relu, fc.Dense(5), fc.BatchNorm(), fc.Dense(2))
     return module, over(graph, (6, 7, 3))
 
@@ -303,7 +353,7 @@ SMALL = {"a.weight": np.ones((4, 3, 3, 3)), "a.bias": np.ones(4), "b.weight": np
         (SMALL | {"b.weight": np.ones((2, 64, 1))}, None, r"dense1/kernel is \(64, 2\), that of 'b' is \(1, 64, 2\)"),
         ({k: v for k, v in SMALL.items() if k != "b.bias"}, None, r"dense1/bias is \(2,\), that of 'b' is missing"),
     ],
-)  # fmt: skip
+)
 def test_what_does_not_fit_is_told(weights, names, said):
     graph = over(fc.serial(fc.Conv(4, 3), fc.Flatten(), fc.Dense(2)), (6, 6, 3))
     with pytest.raises(fc.FuncconvError, match=said):
@@ -325,9 +375,14 @@ def flax_network(transpose_kernel):
             return nn.Dense(2)(x.reshape(len(x), -1))
 
     graph = fc.serial(
-        fc.Conv(4, 3, stride=2, padding=1), fc.BatchNorm(unbiased=False), jax.nn.relu,
-        fc.ConvTranspose(3, 4, stride=2, padding="SAME"), fc.GroupNorm(3), fc.Flatten(), fc.Dense(2),
-    )  # fmt: skip
+        fc.Conv(4, 3, stride=2, padding=1),
+        fc.BatchNorm(unbiased=False),
+        jax.nn.relu,
+        fc.ConvTranspose(3, 4, stride=2, padding="SAME"),
+        fc.GroupNorm(3),
+        fc.Flatten(),
+        fc.Dense(2),
+    )
     return Network(), over(graph, (8, 6, 3))
 
 
@@ -338,9 +393,12 @@ def test_a_linen_module_and_its_graph_compute_the_same(transpose_kernel, rng):
     variables = module.init(KEY, x)
     variables = {"params": filled(variables["params"], rng), "batch_stats": filled(variables["batch_stats"], rng)}
     names = {
-        "conv1": "Conv_0", "batch_norm1": "BatchNorm_0", "conv_transpose1": "ConvTranspose_0",
-        "group_norm1": "GroupNorm_0", "dense1": "Dense_0",
-    }  # fmt: skip
+        "conv1": "Conv_0",
+        "batch_norm1": "BatchNorm_0",
+        "conv_transpose1": "ConvTranspose_0",
+        "group_norm1": "GroupNorm_0",
+        "dense1": "Dense_0",
+    }
     params, state = fc.interop.from_linen(graph, variables, names=names, transpose_kernel=transpose_kernel)
     for train in (False, True):
         expected, kept = module.apply(variables, x, train=train, mutable=["batch_stats"])
@@ -575,8 +633,11 @@ def test_an_exported_network_is_differentiated_twice(rng):
             return jnp.sin(net(params, x)).sum()
 
         gradient = jax.grad(s)
-        inner = jax.grad(lambda params, v: sum(jnp.vdot(a, b) for a, b in zip(
-            jax.tree.leaves(gradient(params, x)), jax.tree.leaves(v), strict=True)))  # fmt: skip
+        inner = jax.grad(
+            lambda params, v: sum(
+                jnp.vdot(a, b) for a, b in zip(jax.tree.leaves(gradient(params, x)), jax.tree.leaves(v), strict=True)
+            )
+        )
         return gradient(params, x), inner(params, params)
 
     found, expected = products(f), products(lambda params, x: graph.apply(params, state, x)[0])

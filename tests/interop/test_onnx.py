@@ -30,9 +30,18 @@ def over(layers, *shape):
 
 def lenet():
     layers = fc.serial(
-        fc.Conv(6, 5, padding=2), jnp.tanh, fc.avg_pool, fc.Conv(8, 5), jax.nn.relu, fc.Pool(2), fc.Flatten(),
-        fc.Dense(20), jax.nn.gelu, fc.Dense(10), jax.nn.softmax,
-    )  # fmt: skip
+        fc.Conv(6, 5, padding=2),
+        jnp.tanh,
+        fc.avg_pool,
+        fc.Conv(8, 5),
+        jax.nn.relu,
+        fc.Pool(2),
+        fc.Flatten(),
+        fc.Dense(20),
+        jax.nn.gelu,
+        fc.Dense(10),
+        jax.nn.softmax,
+    )
     return over(layers, 28, 28, 1)
 
 
@@ -40,26 +49,34 @@ def strided():
     layers = fc.serial(
         fc.Conv(5, 3, stride=(2, 3), dilation=2, padding=((2, 1), (3, 0))),
         fc.Conv(4, 1, padding=1, pad_mode="reflect"),
-        fc.Conv(8, 3, groups=4), fc.Conv(8, 3, groups=8), jax.nn.silu,
-        fc.Conv(3, 2, padding=1, pad_mode="replicate", flip=True), fc.Conv(4, 2, stride=2, padding=-1),
-    )  # fmt: skip
+        fc.Conv(8, 3, groups=4),
+        fc.Conv(8, 3, groups=8),
+        jax.nn.silu,
+        fc.Conv(3, 2, padding=1, pad_mode="replicate", flip=True),
+        fc.Conv(4, 2, stride=2, padding=-1),
+    )
     return over(layers, 18, 21, 3)
 
 
 def transposed():
     layers = fc.serial(
-        fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2), fc.ConvTranspose(3, 3, padding=1),
-        fc.ConvTranspose(2, 3, stride=(3, 1), dilation=2, padding="SAME"), fc.ConvTranspose(4, 3, padding=3),
+        fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2),
+        fc.ConvTranspose(3, 3, padding=1),
+        fc.ConvTranspose(2, 3, stride=(3, 1), dilation=2, padding="SAME"),
+        fc.ConvTranspose(4, 3, padding=3),
         fc.ConvTranspose(2, 2, stride=3, padding=-1),
-    )  # fmt: skip
+    )
     return over(layers, 5, 6, 2)
 
 
 def pools():
     each = (
-        fc.Pool(3, stride=2, padding=1), fc.Pool(3, stride=2, padding=1, reduce="mean"),
-        fc.Pool(2, reduce="min", stride=1, dilation=2), fc.Pool(2, ceil_mode=True), fc.Pool(9, stride=1),
-    )  # fmt: skip
+        fc.Pool(3, stride=2, padding=1),
+        fc.Pool(3, stride=2, padding=1, reduce="mean"),
+        fc.Pool(2, reduce="min", stride=1, dilation=2),
+        fc.Pool(2, ceil_mode=True),
+        fc.Pool(9, stride=1),
+    )
     return over(fc.parallel(*each), 11, 12, 3)
 
 
@@ -81,9 +98,15 @@ def siamese():
 
 def normed():
     layers = fc.serial(
-        fc.Conv(8, 3, bias=False), fc.BatchNorm(), jax.nn.relu, fc.GroupNorm(2), fc.LayerNorm(), fc.Dropout(0.3),
-        fc.global_pool, fc.Dense(3),
-    )  # fmt: skip
+        fc.Conv(8, 3, bias=False),
+        fc.BatchNorm(),
+        jax.nn.relu,
+        fc.GroupNorm(2),
+        fc.LayerNorm(),
+        fc.Dropout(0.3),
+        fc.global_pool,
+        fc.Dense(3),
+    )
     return over(layers, 8, 8, 2)
 
 

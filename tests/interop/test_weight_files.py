@@ -119,11 +119,20 @@ def test_dtypes_of_torch_are_kept(torch, tmp_path, dtype):
 )
 def test_the_only_state_dict_of_a_checkpoint_is_used(torch, tmp_path, said, key):
     checkpoint = {
-        "epoch": 3, "arch": "resnet", "best_acc1": torch.tensor([0.5]), "loss": torch.tensor(0.1), "lrs": [0.1, 0.01],
-        key: tensors(torch, state_dict()), "optimizer": adam_state(torch), "adam": adam_state(torch),
-        "optimizer_states": [adam_state(torch)], "optimizerG_state": {"mean": torch.ones(3, 3)},
-        "rng_state": torch.get_rng_state(), "shape": torch.Size([2, 3]), "best": None,
-    }  # fmt: skip
+        "epoch": 3,
+        "arch": "resnet",
+        "best_acc1": torch.tensor([0.5]),
+        "loss": torch.tensor(0.1),
+        "lrs": [0.1, 0.01],
+        key: tensors(torch, state_dict()),
+        "optimizer": adam_state(torch),
+        "adam": adam_state(torch),
+        "optimizer_states": [adam_state(torch)],
+        "optimizerG_state": {"mean": torch.ones(3, 3)},
+        "rng_state": torch.get_rng_state(),
+        "shape": torch.Size([2, 3]),
+        "best": None,
+    }
     torch.save(checkpoint, tmp_path / "last.pth.tar")
     found = fc.interop.read_weights(tmp_path / "last.pth.tar")
     same(found, state_dict())
@@ -143,9 +152,11 @@ def test_a_state_dict_deeper_in_a_checkpoint_is_used(torch, tmp_path, said):
 
 def test_several_state_dicts_are_listed(torch, tmp_path):
     checkpoint = {
-        "model": tensors(torch, state_dict()), "ema": {"state_dict": tensors(torch, state_dict(1)), "decay": 0.9},
-        "models": [{"w": torch.ones(3)}], "optimizer": adam_state(torch),
-    }  # fmt: skip
+        "model": tensors(torch, state_dict()),
+        "ema": {"state_dict": tensors(torch, state_dict(1)), "decay": 0.9},
+        "models": [{"w": torch.ones(3)}],
+        "optimizer": adam_state(torch),
+    }
     path = tmp_path / "a.pt"
     torch.save(checkpoint, path)
     text = refused(
@@ -173,8 +184,11 @@ def test_a_tree_of_modules_is_read_by_the_key_above_them(torch, tmp_path):
     torch.save({"params": {"conv": layer, "dense": layer}, "step": 3}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "key='params/conv': 2 arrays", "key='params': 4 arrays")
     assert list(fc.interop.read_weights(tmp_path / "a.pt", "params")) == [
-        "conv.kernel", "conv.bias", "dense.kernel", "dense.bias",
-    ]  # fmt: skip
+        "conv.kernel",
+        "conv.bias",
+        "dense.kernel",
+        "dense.bias",
+    ]
 
 
 def test_names_that_become_equal_are_refused(torch, tmp_path):
@@ -408,9 +422,15 @@ def flax_network():
 
 
 PATHS = [
-    "params/BatchNorm_0/bias", "params/BatchNorm_0/scale", "params/Dense_0/bias", "params/Dense_0/kernel",
-    "params/stem/bias", "params/stem/kernel", "batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var",
-]  # fmt: skip
+    "params/BatchNorm_0/bias",
+    "params/BatchNorm_0/scale",
+    "params/Dense_0/bias",
+    "params/Dense_0/kernel",
+    "params/stem/bias",
+    "params/stem/kernel",
+    "batch_stats/BatchNorm_0/mean",
+    "batch_stats/BatchNorm_0/var",
+]
 
 
 def train_state(variables):
@@ -470,8 +490,9 @@ def test_half_precision_of_flax_is_kept(tmp_path):
     tree = {"params": {"a": {"kernel": np.ones((2, 3), ml_dtypes.bfloat16), "bias": np.ones(3, np.float16)}}}
     found = fc.interop.read_weights(write(tmp_path, "a.msgpack", tree))
     assert {name: array.dtype.name for name, array in found.items()} == {
-        "params/a/bias": "float16", "params/a/kernel": "bfloat16",
-    }  # fmt: skip
+        "params/a/bias": "float16",
+        "params/a/kernel": "bfloat16",
+    }
     found["params/a/bias"][0] = 2  # the arrays belong to the caller
 
 
@@ -508,10 +529,16 @@ def test_a_run_of_funcconv_is_read_as_variables(tmp_path, said):
     state = init(graph.init(KEY), KEY, graph.init_state())
     fc.train.save(tmp_path / "run", state)
     found = fc.interop.read_weights(tmp_path / "run")
-    assert sorted(found) == sorted([
-        "params/conv1/kernel", "params/conv1/bias", "params/batch_norm1/scale", "params/batch_norm1/bias",
-        "batch_stats/batch_norm1/mean", "batch_stats/batch_norm1/var",
-    ])  # fmt: skip
+    assert sorted(found) == sorted(
+        [
+            "params/conv1/kernel",
+            "params/conv1/bias",
+            "params/batch_norm1/scale",
+            "params/batch_norm1/bias",
+            "batch_stats/batch_norm1/mean",
+            "batch_stats/batch_norm1/var",
+        ]
+    )
     assert "used the entries params and model" in said()[0]
     assert sorted(fc.interop.read_weights(tmp_path / "run", "ema")) == sorted(found)
 
