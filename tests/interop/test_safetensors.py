@@ -32,18 +32,18 @@ def saved(tmp_path):
     return path, graph, params, state
 
 
-def same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+def same(arrays, expected):
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected)
+    assert jax.tree.map(lambda x: x.dtype, arrays) == jax.tree.map(lambda x: x.dtype, expected)
 
 
 def test_a_network_is_read_in_one_call(saved, tmp_path):
     path, graph, params, state = saved
-    found, weights = fc.interop.load(path)
-    assert found == graph
+    loaded, weights = fc.interop.load(path)
+    assert loaded == graph
     same(weights, params)
     same(fc.interop.load_state(path), state)
-    assert [each.name for each in tmp_path.iterdir()] == ["net.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 def test_names_are_paths_and_a_shared_weight_is_there_once(saved):
@@ -67,8 +67,8 @@ def test_dtypes_and_shapes_are_kept(tmp_path, dtype, rng):
     params = {"a": {"b": jnp.asarray(rng.normal(size=(3, 0, 2)), dtype)}, "c": jnp.asarray(rng.normal(size=()), dtype)}
     params["d"] = np.moveaxis(np.arange(24).reshape(2, 3, 4).astype(jnp.dtype(dtype)), 0, -1)  # not contiguous
     fc.interop.save_safetensors(tmp_path / "file", params)
-    found, metadata = fc.interop.load_safetensors(tmp_path / "file")
-    same(found, params)
+    arrays, metadata = fc.interop.load_safetensors(tmp_path / "file")
+    same(arrays, params)
     assert metadata == {}
     assert ml_dtypes.bfloat16  # the dtype that NumPy does not have by itself
 

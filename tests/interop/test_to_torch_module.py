@@ -57,19 +57,19 @@ def check(rng, graph, batch=(3,), *, params=None, state=None, xs=None, train=Non
         module.train(training)
 
         def loss(params, xs, training=training):
-            found, after = graph.apply(params, state, *xs, train=training)
-            return scalar(found), (found, after)
+            own_outputs, after = graph.apply(params, state, *xs, train=training)
+            return scalar(own_outputs), (own_outputs, after)
 
         inputs = [jnp.asarray(x) for x in xs]
         if not any("float" in str(leaf.dtype) for leaf in jax.tree.leaves(graph.apply(params, state, *inputs)[0])):
             expected = graph.apply(params, state, *inputs)[0]
             np.testing.assert_array_equal(module(*map(torch.from_numpy, xs)).numpy(), expected)
             continue
-        (by_params, by_xs), (found, after) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
+        (by_params, by_xs), (own_outputs, after) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
         tensors = [torch.from_numpy(x.copy()).requires_grad_() for x in xs]
         results = module(*tensors)
-        assert jax.tree.structure(results) == jax.tree.structure(found)
-        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(results), strict=True):
+        assert jax.tree.structure(results) == jax.tree.structure(own_outputs)
+        for ours, theirs in zip(jax.tree.leaves(own_outputs), jax.tree.leaves(results), strict=True):
             assert str(theirs.dtype).removeprefix("torch.") == str(ours.dtype)
             close(theirs.detach().numpy(), ours, ulps=ulps)
         module.zero_grad()
@@ -330,8 +330,8 @@ def test_dropout_follows_the_mode():
     assert torch.equal(module(x), x)
     y = module.train()(x)
     assert set(y.unique().tolist()) == {0.0, 1 / 0.75}
-    kept = float((y > 0).double().mean())
-    assert abs(kept - 0.75) < 6 * (0.25 * 0.75 / y.numel()) ** 0.5
+    share = float((y > 0).double().mean())
+    assert abs(share - 0.75) < 6 * (0.25 * 0.75 / y.numel()) ** 0.5
     whole = fc.interop.to_torch_module(net((30, 30, 64), fc.Dropout(0.5, whole_channels=True)), {}).train()
     y = whole(torch.ones(4, 30, 30, 64, dtype=torch.float64))
     assert torch.equal(y, y[:, :1, :1].expand_as(y))
@@ -731,9 +731,9 @@ def test_a_traced_module_and_back(name, layout):
         return tensor.movedim(1, -1) if layout == "NHWC" and tensor.ndim > 2 else tensor
 
     for train in (False, True):
-        for each in (module, copied):
-            each.train(train).zero_grad()
-        if train and any(isinstance(each, nn.Dropout) for each in module.modules()):
+        for network in (module, copied):
+            network.train(train).zero_grad()
+        if train and any(isinstance(network, nn.Dropout) for network in module.modules()):
             continue
         expected = jax.tree.leaves(module(*xs))
         results = jax.tree.leaves(copied(*(moved(x) for x in xs)))

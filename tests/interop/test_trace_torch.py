@@ -46,10 +46,10 @@ class Dense(nn.Module):
         self.last = nn.AvgPool2d(2, padding=1, ceil_mode=True)
 
     def forward(self, x):
-        found = [x]
+        tensors = [x]
         for layer in self.layers:
-            found.append(layer(torch.cat(found, 1)))
-        return self.last(torch.cat(found, dim=-3))
+            tensors.append(layer(torch.cat(tensors, 1)))
+        return self.last(torch.cat(tensors, dim=-3))
 
 
 class Squeeze(nn.Module):
@@ -275,9 +275,9 @@ def prepared(name):
     torch.manual_seed(0)
     make, shapes = FAMILIES[name]
     module = make().double()
-    for key, each in module.state_dict().items():
+    for key, tensor in module.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
-            each.copy_(torch.rand(each.shape) + 0.5)
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
     return module, [torch.randn(4, *shape, dtype=torch.float64) for shape in shapes]
 
 
@@ -290,10 +290,10 @@ def test_outputs_and_gradients_are_the_same(name):
     arrays = [jnp.asarray(x.numpy()) for x in xs]
     for train in (False, True):
         module.train(train)
-        for each in module.modules():
-            if isinstance(each, nn.Dropout):
-                each.eval()
-        if train and any(isinstance(each, nn.Dropout) for each in module.modules()):
+        for submodule in module.modules():
+            if isinstance(submodule, nn.Dropout):
+                submodule.eval()
+        if train and any(isinstance(submodule, nn.Dropout) for submodule in module.modules()):
             continue
         inputs = [x.clone().requires_grad_() for x in xs]
         out = module(*inputs)
@@ -301,12 +301,12 @@ def test_outputs_and_gradients_are_the_same(name):
         sum(torch.sin(y).sum() for y in out).backward()
 
         def s(params, xs, train=train):
-            found, after = graph.apply(params, state, *xs, train=train)
-            found = found if isinstance(found, tuple) else (found,)
-            return sum(jnp.sin(y).sum() for y in found), (found, after)
+            own_outputs, after = graph.apply(params, state, *xs, train=train)
+            own_outputs = own_outputs if isinstance(own_outputs, tuple) else (own_outputs,)
+            return sum(jnp.sin(y).sum() for y in own_outputs), (own_outputs, after)
 
-        (by_params, by_xs), (found, after) = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, arrays)
-        for a, b in zip(found, out, strict=True):
+        (by_params, by_xs), (own_outputs, after) = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, arrays)
+        for a, b in zip(own_outputs, out, strict=True):
             close(a, b.detach().numpy(), ulps=256)
         for a, b in zip(by_xs, inputs, strict=True):
             close(a, b.grad.numpy(), ulps=slack)
@@ -314,9 +314,9 @@ def test_outputs_and_gradients_are_the_same(name):
         for name, parameter in module.named_parameters():
             close(gradients[name], parameter.grad.numpy(), ulps=slack)
         if train:
-            kept = fc.interop.to_torch(graph, params, after)
+            state_dict = fc.interop.to_torch(graph, params, after)
             for name, buffer in module.named_buffers():
-                close(kept[name], buffer.numpy(), np.float64, ulps=64)
+                close(state_dict[name], buffer.numpy(), np.float64, ulps=64)
         module.zero_grad()
 
 
@@ -420,8 +420,8 @@ def test_weights_are_copies():
     read = fc.interop.from_torch(fc.Graph(image, fc.serial(fc.Conv(64, 3), fc.BatchNorm())(image)), module.state_dict())
     before = jax.tree.map(np.array, (traced, read))
     with torch.no_grad():
-        for each in (*module.parameters(), *module.buffers()):
-            each.zero_()
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.zero_()
     jax.tree.map(np.testing.assert_array_equal, (traced, read), before)
 
 
@@ -429,10 +429,10 @@ def test_the_modes_of_modules_are_left_as_they_were():
     module, xs = prepared("resnet")
     module.train()
     module[0].norm1.eval()
-    before = [each.training for each in module.modules()]
+    before = [submodule.training for submodule in module.modules()]
     x = xs[0].clone()
     fc.interop.trace_torch(module, x)
-    assert [each.training for each in module.modules()] == before
+    assert [submodule.training for submodule in module.modules()] == before
     assert torch.equal(x, xs[0])
 
 
@@ -785,7 +785,7 @@ REFUSED = [
     (lambda _, x: x[:1], "a part of the batch"),
     (lambda _, x: x[0], "one example of the batch"),
     (lambda _, x: F.fractional_max_pool2d(x, 2, output_size=2), "no counterpart"),
-    (lambda _, x: x + after(x.flatten(1), lambda y: y.neg_()).sum((1,)).view(-1, 1, 1, 1), "changes in place what 'x"),
+    (lambda _, x: x + after(x.flatten(1), lambda y: y.neg_()).sum((1,)).view(-1, 1, 1, 1), "shares memory with 'x"),
     (lambda _, x: x + torch.rand_like(x), "no counterpart"),
     (lambda _, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor_override"),
     (lambda _, x: F.max_pool2d(x, 2, return_indices=True)[1], "indices of a pool"),
@@ -804,9 +804,9 @@ def test_what_has_no_counterpart_is_told(f, said):
     ("module", "example", "said"),
     [
         (lambda x: x, torch.ones(1, 2), "expected a torch.nn.Module; got function"),
-        (nn.ReLU(), np.ones((1, 2)), "every example must be a tensor"),
+        (nn.ReLU(), np.ones((1, 2)), "each example must be a tensor"),
         (nn.ReLU(), torch.tensor(1.0), r"a batch axis in front; got shape \(\)"),
-        (nn.Bilinear(2, 2, 1), (torch.ones(1, 2), torch.ones(2, 2)), "must have one batch size"),
+        (nn.Bilinear(2, 2, 1), (torch.ones(1, 2), torch.ones(2, 2)), "must have the same batch size"),
         (nn.Sequential(nn.AvgPool2d(2), nn.LSTM(2, 2)), torch.ones(2, 3, 4, 4), "LSTM|lstm|cannot export"),
     ],
 )
@@ -849,7 +849,7 @@ def test_dropout_in_attention_is_told(caplog):
 
 def test_init_state_refuses_to_invent_buffers():
     graph, *_ = fc.interop.trace_torch(Calls(FUNCTIONS["buffers"]), torch.ones(2, 3, 6, 6))
-    with pytest.raises(fc.FuncconvError, match=r"buffers .* have the values that the module gives"):
+    with pytest.raises(fc.FuncconvError, match=r"buffers .* come from the PyTorch module"):
         graph.init_state()
 
 
