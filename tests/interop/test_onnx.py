@@ -191,7 +191,7 @@ def test_names_that_meet_are_refused(tmp_path):
 def test_other_dtypes_are_refused(tmp_path):
     params = over(fc.Conv(2, 3), 6, 6, 1).init(KEY)
     params["conv1"]["bias"] = params["conv1"]["bias"].astype(jnp.bfloat16)
-    with pytest.raises(fc.FuncconvError, match="parameter 'conv1/bias' must be float32, as onnxruntime.*got bfloat16"):
+    with pytest.raises(fc.FuncconvError, match=r"parameter 'conv1/bias' must be float32, as onnxruntime.*got bfloat16"):
         fc.interop.to_onnx(over(fc.Conv(2, 3), 6, 6, 1), params, tmp_path / "net.onnx")
 
 
