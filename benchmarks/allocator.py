@@ -34,29 +34,29 @@ WAYS = {
 
 def steps(*, quick: bool) -> dict[str, float]:
     """Return the milliseconds of a training step of each network."""
-    found = {}
+    step_ms = {}
     for name, (net, usual, small) in NETWORKS.items():
         x = np.random.default_rng(0).normal(size=small if quick else usual).astype(np.float32)
         params, predict, images = on_jax()["funcconv"](net, jnp.asarray(x))
         step = jax.jit(programs(predict)[STEP])
-        found[name] = 1e3 * medians({STEP: partial(step, params, images)}, 3 if quick else 9)[STEP]
-    return found
+        step_ms[name] = 1e3 * medians({STEP: partial(step, params, images)}, 3 if quick else 9)[STEP]
+    return step_ms
 
 
 def results(*, quick: bool = False) -> dict[str, Table]:
     """Return how many times faster each network trains."""
-    found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
+    runs_by_way: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
     script = ["-m", "benchmarks.allocator", *(["--quick"] if quick else [])]
     for _ in range(1 if quick else 3):
         for way, start in WAYS.items():
             command = ["env", "-u", "GLIBC_TUNABLES", "JAX_PLATFORMS=cpu", sys.executable, *start, *script]
             done = subprocess.run(command, capture_output=True, text=True, check=True, cwd=Path(__file__).parents[1])
-            found[way].append(json.loads(done.stdout.splitlines()[-1]))
+            runs_by_way[way].append(json.loads(done.stdout.splitlines()[-1]))
     table = {}
     for name in NETWORKS:
-        ms = {way: statistics.median(run[name] for run in runs) for way, runs in found.items()}
+        ms = {way: statistics.median(run[name] for run in runs) for way, runs in runs_by_way.items()}
         usual = ms.pop("python")
-        table[name] = {"python, ms": usual} | {f"{way}, times faster": usual / each for way, each in ms.items()}
+        table[name] = {"python, ms": usual} | {f"{way}, times faster": usual / value for way, value in ms.items()}
     return {"training steps in funcconv run": with_mean(table)}
 
 

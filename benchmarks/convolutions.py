@@ -113,8 +113,8 @@ def built(f: Any, arrays: tuple[Any, ...]) -> tuple[Any, float, float]:
     began = time.perf_counter()
     program = jax.jit(f).lower(*arrays).compile()
     taken = 1e3 * (time.perf_counter() - began)
-    held = program.memory_analysis()
-    memory = held.argument_size_in_bytes + held.output_size_in_bytes + held.temp_size_in_bytes
+    analysis = program.memory_analysis()
+    memory = analysis.argument_size_in_bytes + analysis.output_size_in_bytes + analysis.temp_size_in_bytes
     return program, taken, memory / 2**20
 
 

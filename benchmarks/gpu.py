@@ -129,11 +129,11 @@ def against_lax(own: Callable[..., Any], plain: Callable[..., Any], arrays: tupl
     tuning = fc.tune(own, *arrays, seconds=seconds, progress=False)
     tuned = jax.jit(fc.tuned(tuning)(own), compiler_options=tuning.compiler_options)
     ways = {"funcconv": jax.jit(own), "tuned": tuned, "lax": jax.jit(plain)}
-    found = medians({name: partial(f, *arrays) for name, f in ways.items()}, rounds=ROUNDS, patience=PATIENCE)
+    seconds = medians({name: partial(f, *arrays) for name, f in ways.items()}, rounds=ROUNDS, patience=PATIENCE)
     return {
-        "lax, ms": 1e3 * found["lax"],
-        "times faster than lax": found["lax"] / found["funcconv"],
-        "tuned, times faster than lax": found["lax"] / found["tuned"],
+        "lax, ms": 1e3 * seconds["lax"],
+        "times faster than lax": seconds["lax"] / seconds["funcconv"],
+        "tuned, times faster than lax": seconds["lax"] / seconds["tuned"],
         "problems": {
             f"{row.key.map} {row.key.text}": {"form": row.form}
             | {f"{form}, ms": ms for form, ms in row.milliseconds.items()}
@@ -200,9 +200,9 @@ def networks(until: float, *, quick: bool) -> Iterator[tuple[str, Record]]:
         for task, of_task in ways.items():
             if time.monotonic() > until:
                 return
-            found = medians(of_task, rounds=ROUNDS, patience=PATIENCE)
-            ours = found.pop("funcconv")
-            ratios = {f"{library} / funcconv": seconds / ours for library, seconds in found.items()}
+            seconds_by_library = medians(of_task, rounds=ROUNDS, patience=PATIENCE)
+            ours = seconds_by_library.pop("funcconv")
+            ratios = {f"{library} / funcconv": seconds / ours for library, seconds in seconds_by_library.items()}
             yield f"{name}, {task}", {"funcconv, ms": 1e3 * ours} | ratios
 
 

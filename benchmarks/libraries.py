@@ -39,25 +39,25 @@ class Layers:
 
 
 class Recorded(Layers):
-    """Layers that are made in a first run of a network, and used in the same order in every other one."""
+    """Layers that are created in the first run of a network, and used in the same order in all later runs."""
 
-    def __init__(self, given: list[Any] | None = None) -> None:
-        self.made: list[Any] = []
-        self.given = None if given is None else iter(given)
+    def __init__(self, layers: list[Any] | None = None) -> None:
+        self.new_layers: list[Any] = []
+        self.layers = None if layers is None else iter(layers)
 
     def layer(self, make: Callable[[Any], Any]) -> Any:
-        """Return the next layer, or what its parameters are."""
-        if self.given is not None:
-            return next(self.given)
-        self.made.append(make(jax.random.key(len(self.made))))
-        return self.made[-1]
+        """Return the next layer, or its parameters."""
+        if self.layers is not None:
+            return next(self.layers)
+        self.new_layers.append(make(jax.random.key(len(self.new_layers))))
+        return self.new_layers[-1]
 
 
 def recorded(layers: type[Recorded], net: Network, x: Any) -> Built:
     """Run a network once, for its parameters."""
     first = layers()
     jax.block_until_ready(net(first, x))
-    return first.made, lambda params, x: net(layers(params), x), x
+    return first.new_layers, lambda params, x: net(layers(params), x), x
 
 
 class Funcconv(Recorded):
@@ -182,8 +182,8 @@ def _equinox(net: Network, x: Any) -> Built:
         def concat(self, *xs: Any) -> Any:
             return jnp.concatenate(xs, 1)
 
-    made, _, x = recorded(Mapped, net, jnp.moveaxis(x, -1, 1))
-    arrays, rest = eqx.partition(made, eqx.is_array)
+    modules, _, x = recorded(Mapped, net, jnp.moveaxis(x, -1, 1))
+    arrays, rest = eqx.partition(modules, eqx.is_array)
     return arrays, lambda arrays, x: net(Mapped(eqx.combine(arrays, rest)), x), x
 
 

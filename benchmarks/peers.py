@@ -87,8 +87,10 @@ def of_network(net: Any, shape: tuple[int, ...], rounds: int, tuning_seconds: fl
             of_task["torch"], of_task["torch, last"] = (programs[task] for programs in layouts)
     seconds = {COMPILING: medians(compiling, 3, patience=3)}
     times = {task: timed(of_task, rounds) for task, of_task in ways.items()}
-    seconds |= {task: {way: statistics.median(each) for way, each in found.items()} for task, found in times.items()}
-    taken |= {task: {library: 1e3 * each for library, each in found.items()} for task, found in seconds.items()}
+    seconds |= {
+        task: {way: statistics.median(values) for way, values in of_task.items()} for task, of_task in times.items()
+    }
+    taken |= {task: {library: 1e3 * value for library, value in of_task.items()} for task, of_task in seconds.items()}
     for of_task in taken.values():  # the better of two layouts
         if "torch, last" in of_task:
             of_task["torch"] = min(of_task["torch"], of_task.pop("torch, last"))

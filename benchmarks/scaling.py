@@ -64,17 +64,17 @@ def nodes(*, quick: bool) -> Table:
                 x = jnp.add(x, x)
             return x
 
-        found: dict[str, list[float]] = {"tracing": [], "both": []}
+        seconds: dict[str, list[float]] = {"tracing": [], "both": []}
         for f in (partial(graph, {}), plain):
             jax.clear_caches()
             begun = time.perf_counter()
             traced = jax.jit(f).trace(jnp.ones((2, 8)))
-            found["tracing"].append(time.perf_counter() - begun)
+            seconds["tracing"].append(time.perf_counter() - begun)
             traced.lower().compile()
-            found["both"].append(time.perf_counter() - begun)
+            seconds["both"].append(time.perf_counter() - begun)
         table[f"{n} nodes"] = {"declaring, ms": 1e3 * declared} | {
-            "tracing, over plain": found["tracing"][0] / found["tracing"][1],
-            "tracing and compiling, over plain": found["both"][0] / found["both"][1],
+            "tracing, over plain": seconds["tracing"][0] / seconds["tracing"][1],
+            "tracing and compiling, over plain": seconds["both"][0] / seconds["both"][1],
         }
     return table
 

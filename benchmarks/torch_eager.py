@@ -16,16 +16,16 @@ class Layers:
     relu, tanh = staticmethod(torch.relu), staticmethod(torch.tanh)
 
     def __init__(self) -> None:
-        self.made: list[Any] = []
+        self.modules: list[Any] = []
         self.at = 0
         self.recording = True
 
     def layer(self, make: Callable[[], Any]) -> Any:
         """Return the next layer."""
         if self.recording:
-            self.made.append(make())
+            self.modules.append(make())
         self.at += 1
-        return self.made[self.at - 1]
+        return self.modules[self.at - 1]
 
     def conv(self, x: Any, channels: int, window: int, padding: Any = 0, **options: Any) -> Any:
         """Convolve; a padding of pairs is put before."""
@@ -81,7 +81,7 @@ def programs(net: Network, x: Any, *, channels_last: bool, device: str = "cpu") 
     with torch.no_grad():
         net(layers, images)
     layers.recording = False
-    model = nn.ModuleList(layers.made)
+    model = nn.ModuleList(layers.modules)
     if channels_last and images.ndim in _IN_MEMORY:
         model = model.to(memory_format=_IN_MEMORY[images.ndim])
         images = images.to(memory_format=_IN_MEMORY[images.ndim])

@@ -82,11 +82,11 @@ def overhead(*, quick: bool) -> Table:
     table = {}
     for batch, channels in ((16, 4), (32, 8)) if quick else ((16, 4), (32, 8), (64, 8)):
         step, state, data = problem(batch, channels)
-        steps, found = (150 if quick else 250), {"bare": [], "fit": []}
+        steps, timings = (150 if quick else 250), {"bare": [], "fit": []}
         for _ in range(2 if quick else 5):
-            found["bare"].append(bare(step, state, data, steps))
-            found["fit"].append(fitted(step, state, data, steps))
-        ms = {name: statistics.median(each) for name, each in found.items()}
+            timings["bare"].append(bare(step, state, data, steps))
+            timings["fit"].append(fitted(step, state, data, steps))
+        ms = {name: statistics.median(values) for name, values in timings.items()}
         table[f"batch {batch}, {channels} channels"] = {"bare, ms": ms["bare"], "fit over bare": ms["fit"] / ms["bare"]}
     return table
 

@@ -16,8 +16,8 @@ def on_page_content(content: str, **unused: Any) -> str:
     return FORMULA.sub(_formula, content)
 
 
-def _formula(found: re.Match) -> str:
-    tag, bracket, latex = found.groups()
+def _formula(match: re.Match) -> str:
+    tag, bracket, latex = match.groups()
     shown = convert(html.unescape(latex), display="inline" if bracket == "(" else "block")
     return f'<{tag} class="formula">{shown}</{tag}>'
 

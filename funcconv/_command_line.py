@@ -202,8 +202,8 @@ def _numbers(path: str, wanted: Any) -> np.ndarray:
         msg = f"{path} cannot be read: it is not an .npy file of numbers: {' '.join(str(error).split())[:200]}"
         raise FuncconvError(msg) from error
     if not isinstance(array, np.memmap):
-        found = "an archive of arrays" if size else "empty"
-        msg = f"{path} cannot be read: it is {found}, and should be an .npy file, as numpy.save writes it"
+        content = "an archive of arrays" if size else "empty"
+        msg = f"{path} cannot be read: it is {content}, and should be an .npy file, as numpy.save writes it"
         raise FuncconvError(msg)
     if array.dtype.kind not in _NUMPY_KINDS or array.offset + array.nbytes != size:
         msg = f"{path} cannot be read: it should be {array.dtype} {array.shape}, and has {size - array.offset} bytes"

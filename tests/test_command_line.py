@@ -145,7 +145,7 @@ def test_converting_to_onnx(saved, capsys):
     folder, graph, params, state = saved
     assert called("convert", folder / "net.safetensors", folder / "net.msgpack") == 0
     assert called("convert", folder / "net.msgpack", folder / "net.onnx") == 2
-    assert "say which, --graph FILE" in capsys.readouterr().err
+    assert "Pass --graph FILE" in capsys.readouterr().err
     needed("jax2onnx")
     onnxruntime = needed("onnxruntime")
     assert called("convert", folder / "net.safetensors", folder / "net.onnx") == 0
@@ -178,9 +178,9 @@ def test_converting_from_torch(saved):
         (["predict", "net.safetensors", "nowhere.npy"], "cannot be read"),
         (["predict", "net.safetensors", "bad.npy"], "cannot be read"),
         (["predict", "net.safetensors", "small.npy"], "must have shape"),
-        (["convert", "net.pt", "x.safetensors"], "say of which network"),
-        (["convert", "net.safetensors", "x.docx"], "not of a format that is written"),
-        (["convert", "net.docx", "x.safetensors"], "not of a format that is read"),
+        (["convert", "net.pt", "x.safetensors"], "need a network. Pass --graph FILE"),
+        (["convert", "net.safetensors", "x.docx"], "the ending of a format that can be written"),
+        (["convert", "net.docx", "x.safetensors"], "a file in one of the formats"),
         (["convert", "bad.msgpack", "x.safetensors"], "not a msgpack file"),
         (["convert", "empty", "x.safetensors"], "not a checkpoint of orbax"),
     ],

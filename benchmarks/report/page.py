@@ -145,7 +145,7 @@ def rewritten(text: str, blocks: Mapping[str, str]) -> str:
         if len(pattern.findall(text)) != 1:
             message = f"README.md must have the markers {start} and {end} once"
             raise ValueError(message)
-        text = pattern.sub(lambda _, new=f"{start}\n\n{block}\n\n{end}": new, text)
+        text = pattern.sub(lambda _, new=f"{start}\n{block}\n{end}": new, text)
     return text
 
 

@@ -1,4 +1,4 @@
-"""The checkpoints of a run. Each is written completely before it replaces an earlier one, and checked when read."""
+"""The checkpoints of a run. A checkpoint is written completely before it replaces an earlier one."""
 
 import itertools
 import os
@@ -19,13 +19,13 @@ from .leaves import described, digest, for_orbax, keys, paths, snapshot
 from .lock import FolderLock
 from .record import as_json, read_record, text_of, versions
 from .replace import clean, discard, put_in_place, remove
-from .retention import kept, score
+from .retention import score, steps_to_keep
 from .step_folders import RECORD, WRITING, checked_step, is_checkpoint
 from .stored import StoredCheckpoints
 
-_save_numbers = itertools.count()  # equal in all processes that save together, and so a name for their barriers
+_save_numbers = itertools.count()  # all processes count alike, so the number names their barrier
 _BARRIER_SECONDS = 600  # how long processes wait for each other, as in orbax
-_ERROR_BYTES = 2000  # of an error that process 0 sends to the others
+_ERROR_BYTES = 2000  # the length of an error message that process 0 sends to the others
 
 
 class Checkpoints(StoredCheckpoints):
@@ -34,11 +34,12 @@ class Checkpoints(StoredCheckpoints):
     If several processes train one state, all of them call each method. Process 0 locks and changes the folder.
 
     Args:
-        folder: it is created if it is missing.
+        folder: the path of the folder; it is created if it is missing.
         keep: how many of the last checkpoints are kept; with `best`, also how many of the best. None keeps all.
+            Default: 3.
         best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest. NaN is never
-            the best. None: metrics are ignored.
-        asynchronous: whether to write in a thread, while the run continues.
+            the best. Default: None, metrics are ignored.
+        asynchronous: whether to write in a thread, while the run continues. Default: True.
 
     Raises:
         FuncconvError: if orbax is not installed, the folder cannot be created or written to, or another writer uses it.
@@ -70,7 +71,7 @@ class Checkpoints(StoredCheckpoints):
                 self._release()
                 raise
         except OSError as error:
-            msg = f"train: no checkpoints can be kept in {self.folder}: {error}"
+            msg = f"train: no checkpoints can be kept in {self.folder}: {error}. Check the path and its permissions"
             raise FuncconvError(msg) from error
 
     @property
@@ -94,13 +95,13 @@ class Checkpoints(StoredCheckpoints):
         Args:
             step: the number of steps that were taken.
             state: a tree of arrays and numbers.
-            run: what the loop needs to resume the run, as JSON can hold it.
+            run: the settings that the training loop needs to resume, in values that JSON can contain.
             metrics: numbers by their names.
-            about: a further description of the checkpoint, as JSON can hold it.
+            about: a description of the checkpoint, in values that JSON can contain.
 
         Raises:
-            FuncconvError: if the state cannot be saved, or this write, or the one before that went on meanwhile, fails.
-                Then the folder is as it was before.
+            FuncconvError: if the state cannot be saved, or if this write or the asynchronous one before it fails. Then
+                the checkpoints in the folder do not change.
         """
         self.wait()
         step = checked_step("train", step)
@@ -135,11 +136,11 @@ class Checkpoints(StoredCheckpoints):
                 self._writing.result()
             except FuncconvError:
                 raise
-            except Exception as error:  # of the processes that wait for each other
+            except Exception as error:  # for example if processes wait for each other too long
                 msg = f"train: a checkpoint could not be written to {self.folder}: {error}"
                 raise FuncconvError(msg) from error
             finally:
-                if self._writing.done():  # an interrupt leaves it going on
+                if self._writing.done():  # an interrupt does not stop the thread
                     self._writing = None
 
     def close(self) -> None:
@@ -192,7 +193,7 @@ class Checkpoints(StoredCheckpoints):
         except Exception as error:
             discard(self.folder, step)
             raise self._failed(step, error) from error
-        finally:  # the others go on only when the checkpoint is in its place
+        finally:  # the other processes continue when the checkpoint is in place
             wait = self._ocp.multihost.get_barrier_sync_fn()
             wait(key=f"funcconv-checkpoint-{number}", timeout_ms=1000 * _BARRIER_SECONDS)
 
@@ -204,8 +205,8 @@ class Checkpoints(StoredCheckpoints):
             self._scores[step] = score(record["metrics"], self._best)
             for number in {*folders} - {*self._scores}:
                 self._scores[number] = _score_of(folders[number], self._best)
-        for number in {*folders} - kept(folders, step, self._keep, self._scores):
-            with suppress(OSError):  # what cannot be removed now is tried again after the next checkpoint
+        for number in {*folders} - steps_to_keep(folders, step, self._keep, self._scores):
+            with suppress(OSError):  # removal is tried again after the next checkpoint
                 remove(self.folder, number)
 
     def _failed(self, step: int, error: Exception) -> FuncconvError:
@@ -215,7 +216,7 @@ class Checkpoints(StoredCheckpoints):
 
 def _check_path(path: Path) -> None:
     if os.path.lexists(path) and not is_checkpoint(path):
-        msg = f"train: {path} is not a checkpoint, so that none can be written there; rename it"
+        msg = f"train: {path} is not a checkpoint, so none can be written to this path. Rename or move it"
         raise FuncconvError(msg)
 
 

@@ -1,4 +1,4 @@
-"""The leaves of a saved tree: their names, which kinds can be saved, and how each is stored exactly."""
+"""The leaves of a saved tree: their names, the types that can be saved, and how each one is stored exactly."""
 
 import hashlib
 from collections.abc import Iterable, Mapping
@@ -26,7 +26,7 @@ def snapshot(tree: Any, step: int) -> Any:
 
     Args:
         tree: arrays and numbers.
-        step: its step, for messages.
+        step: the number of the checkpoint, for messages.
 
     Returns:
         A tree of the same structure.
@@ -36,7 +36,10 @@ def snapshot(tree: Any, step: int) -> Any:
     """
     paths = [_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
     if duplicates := sorted({name for name in paths if paths.count(name) > 1}) if len({*paths}) < len(paths) else []:
-        msg = f"train: the state of step {step} has several entries called {duplicates[0]!r}; rename all but one"
+        msg = (
+            f"train: each entry of a state must have its own name; the state of step {step} has several entries called "
+            f"{duplicates[0]!r}. Rename all but one"
+        )
         raise FuncconvError(msg)
     return jax.tree.map_with_path(
         lambda path, leaf: _snapshot_leaf(leaf, f"{_name(path) or 'the state'} of step {step}"), tree
@@ -44,14 +47,14 @@ def snapshot(tree: Any, step: int) -> Any:
 
 
 def _check_known(leaf: Any, description: str, call: str) -> None:
-    """Refuse an array whose numbers are not available."""
+    """Raise an error for an array whose values are not available."""
     if isinstance(leaf, jax.core.Tracer):
-        msg = f"train: {description} is not known while JAX traces a function; {call} outside of jax.jit"
+        msg = f"train: {description} is not known while JAX traces a function. Call `{call}` outside of jax.jit"
         raise FuncconvError(msg)
     if isinstance(leaf, jax.Array) and leaf.is_deleted():
         msg = (
-            f"train: {description} was deleted. A step that donates its arguments has taken over its memory: {call} "
-            "the state that the step returned."
+            f"train: {description} was deleted, because a training step that donates its arguments reuses their "
+            f"memory. Pass the state that the step returned to `{call}`"
         )
         raise FuncconvError(msg)
 
@@ -64,13 +67,14 @@ def _snapshot_leaf(leaf: Any, description: str) -> Any:
         copy = np.array(leaf)
         copy = copy.astype(copy.dtype.newbyteorder("="))
     else:
-        msg = f"train: {description} is a {type(leaf).__name__}; a checkpoint holds arrays and numbers"
+        msg = (
+            f"train: a checkpoint contains only arrays and numbers; {description} is a {type(leaf).__name__}. "
+            "Remove it, or convert it to an array"
+        )
         raise FuncconvError(msg)
     name = str(copy.dtype)
     if not (_is_key(copy.dtype) or name in _ORBAX_DTYPES or name in _STORED_AS):
-        msg = (
-            f"train: {description} has dtype {name}, which a checkpoint cannot hold; convert it to another dtype first"
-        )
+        msg = f"train: {description} has dtype {name}, which a checkpoint cannot contain. Convert it to another dtype"
         raise FuncconvError(msg)
     return copy
 
@@ -97,13 +101,13 @@ def for_orbax(tree: Any) -> Any:
         tree: the result of `snapshot`.
 
     Returns:
-        The same tree; or a dict of the leaves by number, if orbax would confuse their names.
+        The same tree; or a dict of numbered leaves, if orbax would give two leaves the same name.
     """
     return _named(jax.tree.map(_written, tree))
 
 
 def target(like: Any) -> Any:
-    """Return the target that orbax needs for reading a tree that `for_orbax` made of a tree like this."""
+    """Return the target with which orbax reads a tree that `for_orbax` has converted from a tree like this."""
     return _named(jax.tree.map(_expected, like))
 
 
@@ -142,16 +146,16 @@ def as_saved(stored: Any, descriptions: Mapping[str, str], by_name: Mapping[str,
 
 
 def digest(tree: Any) -> str:
-    """Compute the SHA-256 of a tree of arrays: of names, dtypes, shapes and bytes.
+    """Compute the SHA-256 of a tree of arrays, from its names, dtypes, shapes and bytes.
 
     Args:
-        tree: a tree of arrays and numbers. Random keys count by their data.
+        tree: a tree of arrays and numbers. For a random key, the data of the key is used.
 
     Returns:
         64 hexadecimal digits, which are the same for trees that are equal bit for bit.
 
     Raises:
-        FuncconvError: if the numbers of a leaf are not available: the array was deleted, JAX is tracing it, or the leaf
+        FuncconvError: if the values of a leaf are not available: the array was deleted, JAX is tracing it, or the leaf
             is not an array.
 
     Example:
@@ -166,8 +170,8 @@ def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
     """Return the digest of a tree, with the paths and in the order of the tree that was saved.
 
     Args:
-        tree: the tree that was read, perhaps of other containers, a dict in place of a dataclass.
-        order: the paths as `digest` has them, by the names of the leaves.
+        tree: the tree that was read. Its containers may differ, for example a dict instead of a dataclass.
+        order: the paths in the form that `digest` uses, by the names of the leaves.
 
     Returns:
         64 hexadecimal digits.
@@ -181,8 +185,11 @@ def _digest(leaves: Iterable[tuple[str, Any]]) -> str:
     for path, leaf in leaves:
         _check_known(leaf, f"the entry {path}" if path else "the array", "digest")
         values = np.asarray(_gathered(jax.random.key_data(leaf) if _is_key(_dtype(leaf)) else leaf))
-        if values.dtype.hasobject:  # their bytes are addresses
-            msg = f"train: the entry {path} is a {type(leaf).__name__}; a digest is of arrays and numbers"
+        if values.dtype.hasobject:  # the bytes of Python objects are addresses
+            msg = (
+                f"train: `digest` needs arrays and numbers; the entry {path} is a {type(leaf).__name__}. Remove it, or "
+                "convert it to an array"
+            )
             raise FuncconvError(msg)
         values = values.astype(values.dtype.newbyteorder("="), copy=False)
         sha256.update(f"{path} {values.dtype} {values.shape};".encode())
@@ -191,7 +198,7 @@ def _digest(leaves: Iterable[tuple[str, Any]]) -> str:
 
 
 def _gathered(leaf: Any) -> Any:
-    """Return an array with the parts that other processes hold."""
+    """Return the whole array, with the parts that are on other processes."""
     if not isinstance(leaf, jax.Array) or leaf.is_fully_addressable or leaf.is_fully_replicated:
         return leaf
     from jax.experimental import multihost_utils
@@ -218,7 +225,7 @@ def _keys(path: Any) -> list[str]:
 
 
 def _order(keys_by_name: Mapping[str, list[str]]) -> list[int] | None:
-    """Return a number for each leaf, in order of their names, or None where orbax tells the leaves apart by name.
+    """Return a number for each leaf, in order of their names, or None if orbax can distinguish the leaves by name.
 
     Orbax joins the keys of a path by dots, and cannot write a tree without a container.
     """
@@ -239,14 +246,14 @@ def _named(tree: Any) -> Any:
 
 
 def _written(leaf: Any) -> Any:
-    """Return a leaf as orbax writes it; it cannot write arrays without elements."""
+    """Return a leaf in a form that orbax can write. It cannot write arrays without elements."""
     if leaf.size == 0:
         return np.zeros(1, np.uint8)
     return leaf.astype(_STORED_AS[str(leaf.dtype)]) if str(leaf.dtype) in _STORED_AS else leaf
 
 
 def _expected(leaf: Any) -> Any:
-    """Return what orbax needs to read a leaf: an array to read one of NumPy, a type to read one of JAX."""
+    """Return the target with which orbax reads a leaf: a NumPy array for a NumPy array, a type for a JAX array."""
     shape, dtype = np.shape(leaf), _dtype(leaf)
     if 0 in shape:
         return np.zeros(1, np.uint8)
@@ -257,7 +264,7 @@ def _expected(leaf: Any) -> Any:
 
 
 def _as_kind_of(stored: Any, leaf: Any) -> Any:
-    """Return a leaf that orbax read as the kind of leaf that the caller wants."""
+    """Convert a leaf that orbax read to the type of `leaf`: a JAX array, a NumPy array or a Python number."""
     if 0 in np.shape(leaf):
         zeros = np.zeros(np.shape(leaf), _dtype(leaf))
         return zeros if _is_read_as_numpy(leaf) else jax.device_put(zeros, _sharding(leaf))
@@ -269,7 +276,7 @@ def _as_kind_of(stored: Any, leaf: Any) -> Any:
 
 
 def _saved(leaf: Any, description: str) -> Any:
-    """Return a leaf that orbax read with the dtype and shape of its description."""
+    """Convert a leaf that orbax read to the dtype and shape of its description."""
     dtype, _, sizes = description.removesuffix("]").partition("[")
     shape = tuple(int(size) for size in sizes.split(",") if size)
     if 0 in shape:
@@ -278,7 +285,7 @@ def _saved(leaf: Any, description: str) -> Any:
 
 
 def _is_read_as_numpy(leaf: Any) -> bool:
-    """Whether a leaf is read as a NumPy array, as also if JAX would narrow its dtype."""
+    """Return whether a leaf is read as a NumPy array. This includes dtypes that JAX would narrow to 32 bits."""
     if isinstance(leaf, jax.ShapeDtypeStruct):
         return not _is_key(leaf.dtype) and jnp.result_type(leaf) != leaf.dtype
     return not isinstance(leaf, jax.Array)

@@ -25,18 +25,18 @@ _held: set[int] = set()  # file descriptors of the locks of this process
 
 
 class FolderLock:
-    """The right to write to a folder. One process has it at a time.
+    """A lock that one process at a time holds to write to a folder.
 
-    The lock is an advisory `flock` on a file in the folder. The system releases it when the process ends, whatever ends
-    it. The file names the process that holds the lock; readers ignore it. NFS has these locks since version 4. On a
-    file system without locks, a warning says so. On Windows nothing is locked.
+    The lock is an advisory `flock` on a file in the folder. The operating system releases it when the process ends,
+    also when it is killed. The file names the process that holds the lock; readers ignore it. NFS has these locks since
+    version 4. On a file system without locks, a warning says so. On Windows nothing is locked.
 
     Args:
         folder: an existing folder.
 
     Raises:
         FuncconvError: if another writer holds the lock; the message has its process id and host.
-        OSError: if the file cannot be made.
+        OSError: if the file cannot be created.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -49,8 +49,8 @@ class FolderLock:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError as error:
                 msg = (
-                    f"train: {folder} is being written to by {_holder(file)}. Two writers in one folder would damage "
-                    "each other's checkpoints: wait until the other one ends, or pass another folder."
+                    f"train: only one writer at a time can use a folder of checkpoints, but {folder} is being written "
+                    f"to by {_holder(file)}. Wait until that one ends, or pass another folder"
                 )
                 os.close(file)
                 raise FuncconvError(msg) from error
@@ -66,15 +66,15 @@ class FolderLock:
                 return
             if self._is_in_place(file):
                 break
-            os.close(file)  # its last holder has deleted the file, so this is a lock on no file of the folder
+            os.close(file)  # the last holder has deleted this file, so a lock on it protects nothing
         self._file = file
         _held.add(file)
-        with suppress(OSError):  # a full disk: the lock holds without its text
+        with suppress(OSError):  # the disk is full: the lock works without its text
             os.ftruncate(file, 0)
             os.write(file, json.dumps({"pid": os.getpid(), "host": socket.gethostname()}).encode())
 
     def release(self) -> None:
-        """Let others write."""
+        """Release the lock, so that another process can write."""
         if self._file in _held:
             _held.discard(self._file)
             with suppress(OSError):
@@ -90,7 +90,7 @@ class FolderLock:
 
 
 def _holder(file: int) -> str:
-    """Return the process that holds a lock, if its file names one."""
+    """Return a text that names the process that holds a lock."""
     try:
         content = json.loads(os.read(file, 1000))
         pid, host = int(content["pid"]), str(content["host"])

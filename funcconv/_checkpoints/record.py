@@ -13,12 +13,12 @@ from typing import Any
 from .._common.errors import FuncconvError
 from .step_folders import OLD_RECORD, RECORD
 
-_FORMAT = 2  # the version that is written; files of version 1 are the `told` of funcconv 0.1
+_FORMAT = 2  # the version that is written; funcconv 0.1 wrote version 1, in a file called `told`
 _FIELDS = ("arrays", "digest", "run", "about", "versions")  # in both formats
 
 
 def as_json(value: Any) -> Any:
-    """Return a value as it comes back from JSON, with lists in place of tuples and texts as keys.
+    """Return a value as JSON returns it: tuples become lists, and keys become strings.
 
     Args:
         value: a value that JSON can hold.
@@ -32,7 +32,10 @@ def as_json(value: Any) -> Any:
     try:
         return json.loads(json.dumps(value))
     except (TypeError, ValueError, RecursionError) as error:
-        msg = f"train: what a checkpoint says about itself, such as about=, must be JSON: {error}"
+        msg = (
+            f"train: the description of a checkpoint (about=) must be JSON: {error}. Use dicts, lists, strings, "
+            "numbers, True, False and None"
+        )
         raise FuncconvError(msg) from error
 
 
@@ -60,22 +63,22 @@ def read_record(path: Path) -> dict[str, Any]:
         return {"paths": {}, "keys": {}, "metrics": {}} | {name: record[name] for name in _FIELDS}
     line, checksum_line, *further_lines = (path / RECORD).read_bytes().decode().split("\n")
     if further_lines != [""] or checksum_line != json.dumps({"sha256": _sha256(line)}):
-        msg = f"{RECORD} is not what was written"
+        msg = f"{RECORD} does not match its checksum"
         raise ValueError(msg)
     record = json.loads(line)
     if record["format"] != _FORMAT:
-        msg = f"{RECORD} has format {record['format']}, which this version of funcconv does not know"
+        msg = f"{RECORD} must have format {_FORMAT}; it has format {record['format']}. Install a newer funcconv"
         raise ValueError(msg)
     return {name: record[name] for name in (*_FIELDS, "paths", "keys", "metrics")}
 
 
 def check_alike(stored: Mapping[str, Any], expected: Mapping[str, Any], location: str) -> None:
-    """Refuse a checkpoint with other entries than expected.
+    """Raise an error for a checkpoint with other entries than expected.
 
     Args:
         stored: its entries, by name.
-        expected: the expected ones.
-        location: the checkpoint, for the message.
+        expected: the expected entries, by name.
+        location: the folder and the step, for the message.
 
     Raises:
         FuncconvError: if there is a difference; the message lists all of them.
@@ -84,14 +87,14 @@ def check_alike(stored: Mapping[str, Any], expected: Mapping[str, Any], location
         {name: json.dumps(value, sort_keys=True) for name, value in values.items()} for values in (stored, expected)
     )
     differences = [
-        f"{name}: {_shown(stored, name, 'missing')} there, {_shown(expected, name, 'not known')} here"
+        f"{name}: {_shown(stored, name, 'missing')} in the checkpoint, {_shown(expected, name, 'nothing')} expected"
         for name in sorted({*stored_texts, *wanted_texts})
         if stored_texts.get(name) != wanted_texts.get(name)
     ]
     if differences:
         msg = f"train: the checkpoint in {location} does not fit:\n  " + "\n  ".join(differences)
         if any("64[" in line or "128[" in line for line in differences):
-            msg += "\nWithout jax_enable_x64, only NumPy arrays have 64 bits: pass these as like."
+            msg += "\nWithout jax_enable_x64, only NumPy arrays have 64 bits. Pass NumPy arrays as like"
         raise FuncconvError(msg)
 
 
@@ -118,7 +121,7 @@ def warn_of_versions(step: int, written_with: Mapping[str, str]) -> None:
     )
     if changes:
         msg = (
-            f"the checkpoint of step {step} was written with other versions, so what follows may differ in its last "
+            f"the checkpoint of step {step} was written with other versions, so later results may differ in their last "
             f"bits: {changes}"
         )
         warnings.warn(msg, stacklevel=4)

@@ -1,4 +1,4 @@
-"""Changes in a folder of checkpoints. At every moment it can be read, whatever ends the process."""
+"""Changes in a folder of checkpoints. The folder can be read at every moment, even after the process is killed."""
 
 import os
 import shutil
@@ -19,7 +19,7 @@ def put_in_place(folder: Path, step: int) -> None:
         OSError: if this is not possible. Then the earlier checkpoint is still there.
     """
     written, target, earlier = (folder / f"{step}{ending}" for ending in (WRITING, "", REPLACED))
-    # Otherwise, if the machine goes down, the new name could be on the disk before the files are.
+    # Otherwise, after a power failure, the disk could have the new name without the files.
     _flush(written)
     if target.exists():
         shutil.rmtree(earlier, ignore_errors=True)
@@ -39,7 +39,7 @@ def put_in_place(folder: Path, step: int) -> None:
 def remove(folder: Path, step: int) -> None:
     """Delete a checkpoint. It is renamed first, so that a reader never finds half of it."""
     checkpoint, removed = folder / str(step), folder / f"{step}{REMOVED}"
-    if checkpoint.is_symlink():  # a user has put the checkpoint elsewhere
+    if checkpoint.is_symlink():  # the user has moved the checkpoint to another disk
         return
     shutil.rmtree(removed, ignore_errors=True)
     checkpoint.rename(removed)

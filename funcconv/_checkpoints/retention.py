@@ -1,4 +1,4 @@
-"""The rule by which checkpoints are kept: the last ones and the best ones."""
+"""Choose the checkpoints to keep: the last ones and the best ones."""
 
 import math
 from collections.abc import Iterable, Mapping
@@ -6,13 +6,13 @@ from collections.abc import Iterable, Mapping
 from .._common.types import Number
 
 
-def kept(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, float | None]) -> set[int]:
+def steps_to_keep(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, float | None]) -> set[int]:
     """Return the steps to keep.
 
     Args:
         steps: the steps of all checkpoints.
         newest: the step that was just written. If there are later ones, the run was resumed before them, for example
-            because they are damaged. They are kept until the run comes to their steps.
+            because they are damaged. They are kept until the run reaches their steps.
         keep: how many of the last and how many of the best are kept.
         scores: a score for each step. The smallest is the best; None or NaN is never one of the best. Of two equal
             scores, the earlier step is better.

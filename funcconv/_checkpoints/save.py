@@ -10,6 +10,8 @@ from .folder import Checkpoints
 from .step_folders import checked_step
 from .stored import StoredCheckpoints
 
+_PASS_A_FOLDER = "pass a folder to which `fit` or `save` has written"
+
 
 def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     """Write a tree of arrays, such as a `State`, to a folder.
@@ -20,7 +22,7 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
     Args:
         folder: the folder for checkpoints; it is created if it is missing. Checkpoints of other steps in it are kept.
         state: the tree. JAX arrays, NumPy arrays and Python numbers are stored exactly, each in its dtype. Random keys
-            and trees without arrays can be stored too.
+            and trees without arrays can be saved too.
         step: the number of the checkpoint, at least 0. An earlier checkpoint with this number is replaced. Default: 0.
 
     Raises:
@@ -67,7 +69,7 @@ def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) 
         ...     fc.train.restore("nowhere", {"w": jnp.zeros(2)})
         ... except fc.FuncconvError as error:
         ...     print(error)
-        train: there is no folder nowhere
+        train: there is no folder nowhere; pass a folder to which `fit` or `save` has written
     """
     stored = _stored("train.restore", folder)
     result = stored.restore(like, None if step is None else checked_step("train.restore", step))
@@ -110,16 +112,20 @@ def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
     try:
         exists = path.is_dir()
     except OSError as error:
-        msg = f"train: the folder {folder} cannot be read: {error}"
+        msg = f"train: the folder {folder} cannot be read: {error}. Check the path and its permissions"
         raise FuncconvError(msg) from error
     if not exists:
-        msg = f"train: there is no folder {folder}"
+        msg = f"train: there is no folder {folder}; {_PASS_A_FOLDER}"
         raise FuncconvError(msg)
     return StoredCheckpoints(path.absolute())
 
 
 def _none(stored: StoredCheckpoints, folder: str | os.PathLike[str], step: int | None) -> FuncconvError:
     if step is None:
-        return FuncconvError(f"train: {folder} has no checkpoint that can be read")
+        return FuncconvError(f"train: {folder} has no checkpoint that can be read; {_PASS_A_FOLDER}")
     steps = ", ".join(map(str, stored.steps[-10:])) or "none"
-    return FuncconvError(f"train: {folder} has no checkpoint of step {step} that can be read; the last are {steps}")
+    msg = (
+        f"train: {folder} has no checkpoint of step {step} that can be read; the last are {steps}. Pass one of "
+        "these, or None for the last one"
+    )
+    return FuncconvError(msg)

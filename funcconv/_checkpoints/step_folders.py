@@ -48,19 +48,21 @@ def _folders_in(folder: Path) -> set[str]:
 
 def step_of(name: str, endings: tuple[str, ...]) -> tuple[int | None, str]:
     """Return the step and the ending of a name such as `5` or `5.funcconv-writing`; no step if it is another name."""
-    match = re.fullmatch(r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL)  # no leading zeros, so that a step has one name
+    match = re.fullmatch(
+        r"(0|[1-9][0-9]*)(.*)", name, re.DOTALL
+    )  # without leading zeros, so that each step has a single name
     if match is None or match[2] not in endings:
         return None, ""
     return int(match[1]), match[2]
 
 
 def is_checkpoint(path: Path) -> bool:
-    """Whether a folder is a checkpoint, perhaps a damaged one, and not a folder of the user."""
+    """Return whether a folder is a checkpoint, perhaps a damaged one, and not a folder of the user."""
     return any((path / name).exists() for name in (RECORD, OLD_RECORD, "state"))
 
 
 def checked_step(op: str, step: object) -> int:
-    """Return the number of a step as an int; it must be a whole number of at least 0.
+    """Return the number of a step as an int, from 0 to 2**63 - 1.
 
     Args:
         op: the name of the calling function, for messages.
@@ -70,13 +72,13 @@ def checked_step(op: str, step: object) -> int:
         The number.
 
     Raises:
-        FuncconvError: if it is not such a number.
+        FuncconvError: if it is not a whole number, or is outside of this range.
     """
     try:
         number = -1 if isinstance(step, bool) else operator.index(step)  # type: ignore[arg-type]
     except TypeError:
         number = -1
-    if not 0 <= number < 2**63:  # the limit of int64, which a state can count to
+    if not 0 <= number < 2**63:  # the counter of steps in a state is an int64
         msg = f"{op}: step must be a whole number from 0 to 2**63 - 1; got {step!r:.100}"
         raise FuncconvError(msg)
     return number

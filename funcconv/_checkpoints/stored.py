@@ -2,7 +2,7 @@
 
 import os
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -39,12 +39,6 @@ class StoredCheckpoints:
         """The steps of the checkpoints, in ascending order."""
         return tuple(self._folders())
 
-    def told(self, step: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-        """Yield the step and the record of each checkpoint that can be read, the last one first, or of one step."""
-        for number in (step,) if step is not None else reversed(self.steps):
-            if found := self._read(number, lambda _, record: record, skip=step is None):
-                yield number, found
-
     def about(self, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
         """Return the step and the record of the last checkpoint that can be read, or of one step."""
         return self._last(step, lambda _, record: record)
@@ -57,10 +51,10 @@ class StoredCheckpoints:
         Args:
             like: a tree of arrays or of their types, with the expected names, shapes and dtypes.
             step: the step of the checkpoint. None: the last one that is complete; a warning names each damaged one.
-            about: the expected description of the checkpoint. None accepts any.
+            about: the expected description of the checkpoint. None accepts any description.
 
         Returns:
-            The step, the state and what the loop saved, or None if there is no checkpoint.
+            The step, the state and the settings that the training loop saved, or None if there is no checkpoint.
 
         Raises:
             FuncconvError: if the checkpoint has other names, shapes or dtypes than `like`, or another description; or
@@ -70,7 +64,7 @@ class StoredCheckpoints:
 
         def read(path: Path, record: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
             location = f"{self.folder}, step {path.name.partition('.')[0]}"
-            # Checkpoints of earlier versions have paths only in the digest. They hold Python's numbers as JAX has them.
+            # Checkpoints of funcconv 0.1 have no paths, and contain Python numbers as JAX arrays.
             expected = like if record["paths"] else jax.tree.map(_number_of_jax, like)
             check_alike(record["arrays"], described(expected), location)
             if expected_about is not None:
@@ -88,7 +82,7 @@ class StoredCheckpoints:
         return number, state, record["run"]
 
     def arrays(self) -> Any:
-        """Return the last complete state, as nested dicts and lists of NumPy arrays, whatever its structure was.
+        """Return the last complete state as nested dicts and lists of NumPy arrays.
 
         The arrays of a checkpoint of funcconv 0.1 are not checked, because it does not record their order.
         """
@@ -122,7 +116,9 @@ class StoredCheckpoints:
             for number in reversed(steps) if step is None else (step,):
                 if (result := self._read(number, read, skip=step is None)) is not None:
                     return number, result
-            if step is not None or self.steps == steps:  # else a writer has removed those that were here
+            if (
+                step is not None or self.steps == steps
+            ):  # otherwise a writer has removed checkpoints meanwhile, so look again
                 return None
 
     def _read(self, step: int, read: Callable[[Path, dict[str, Any]], _Read], *, skip: bool) -> _Read | None:
@@ -133,14 +129,14 @@ class StoredCheckpoints:
                 return read(path, read_record(path))
             except FuncconvError:  # the checkpoint is complete, but not the expected one
                 raise
-            except Exception as error:  # whatever is wrong with it
+            except Exception as error:  # damaged files can raise any error
                 if _identity(path) != identity:
                     continue  # a writer has replaced or removed it meanwhile
                 damage = f"is damaged: {(str(error).splitlines() or [''])[0][:200] or type(error).__name__}"
                 if not skip:
-                    msg = f"train: the checkpoint of step {step} in {self.folder} {damage}"
+                    msg = f"train: the checkpoint of step {step} in {self.folder} {damage}. Pass another step"
                     raise FuncconvError(msg) from error
-                warnings.warn(f"the checkpoint of step {step} in {self.folder} is left out, it {damage}", stacklevel=5)
+                warnings.warn(f"the checkpoint of step {step} in {self.folder} is skipped: it {damage}", stacklevel=5)
                 return None
         return None
 
@@ -148,13 +144,13 @@ class StoredCheckpoints:
         try:
             return step_folders(self.folder)
         except OSError as error:
-            msg = f"train: the folder {self.folder} cannot be read: {error}"
+            msg = f"train: the folder {self.folder} cannot be read: {error}. Check the path and its permissions"
             raise FuncconvError(msg) from error
 
 
 def _check_digest(digest_read: str, record: Mapping[str, Any]) -> None:
     if digest_read != record["digest"]:
-        msg = "its arrays are not those that were written"
+        msg = "its arrays do not match their checksum"
         raise ValueError(msg)
 
 

@@ -68,7 +68,9 @@ def matmul_sharding(x: Array, kernel: Array) -> NamedSharding | None:
     is sharded like that of `x` and the outputs like those of the kernel.
     """
     of_x, of_kernel = (jax.typeof(array).sharding for array in (x, kernel))
-    mesh = next((each.mesh for each in (of_x, of_kernel) if AxisType.Explicit in each.mesh.axis_types), None)
+    mesh = next(
+        (sharding.mesh for sharding in (of_x, of_kernel) if AxisType.Explicit in sharding.mesh.axis_types), None
+    )
     if mesh is None:
         return None
     batch = of_x.spec[:-1]

@@ -24,17 +24,17 @@ def checked_path(op: str, path: object, *, wants: Literal["file", "folder"]) -> 
         FuncconvError: if the path is neither a string nor an `os.PathLike` of one, is empty, has a NUL character or
             other characters that the system cannot encode, is too long, leads through a file, or is of the other kind.
     """
-    given = path
+    user_path = path
     if isinstance(path, os.PathLike):
         path = os.fspath(path)
     if not isinstance(path, str):
-        msg = f"{op}: the path of a {wants} must be a string or a pathlib.Path; got {_short(given)}"
+        msg = f"{op}: the path of a {wants} must be a string or a pathlib.Path; got {_short(user_path)}"
         raise FuncconvError(msg)
     if not path:
         msg = f"{op}: the path is empty; pass the name of a {wants}"
         raise FuncconvError(msg)
     if wants == "file" and path.endswith(("/", os.sep)):
-        msg = f"{op}: {_short(given)} is the path of a folder; pass the path of a file"
+        msg = f"{op}: {_short(user_path)} is the path of a folder; pass the path of a file"
         raise FuncconvError(msg)
     try:
         mode = os.stat(path).st_mode

@@ -105,8 +105,8 @@ def scalar(where: str, what: str, f: Callable[..., Any]) -> Callable[..., Array]
     def checked(*args: Any) -> Array:
         y = f(*args)
         if not jax.tree_util.all_leaves([y]) or jnp.shape(y) != () or not is_float(y):
-            found = described(y) if jax.tree_util.all_leaves([y]) else f"a {type(y).__name__}"
-            msg = f"{where}: {what} must give one floating number, a scalar; got {found}. Return a mean or a sum"
+            description = described(y) if jax.tree_util.all_leaves([y]) else f"a {type(y).__name__}"
+            msg = f"{where}: {what} must give one floating number, a scalar; got {description}. Return a mean or a sum"
             raise FuncconvError(msg)
         return jnp.asarray(y)
 

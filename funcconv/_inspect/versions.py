@@ -62,9 +62,9 @@ def versions() -> str:
 
 
 def _versions() -> str:
-    found = {name: _version(name) for name in _PACKAGES}
-    own = f"funcconv {found.pop('funcconv')}, Python {platform.python_version()}"
-    return ", ".join([own, *(f"{name} {version}" for name, version in found.items())])
+    versions = {name: _version(name) for name in _PACKAGES}
+    own = f"funcconv {versions.pop('funcconv')}, Python {platform.python_version()}"
+    return ", ".join([own, *(f"{name} {version}" for name, version in versions.items())])
 
 
 def _version(package: str) -> str:

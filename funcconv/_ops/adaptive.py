@@ -88,8 +88,8 @@ def adaptive_pool(
     sizes = inside.spatial
     resolve(op, sizes, 1)  # raises an error for empty axes
     requested = output_size if isinstance(output_size, Sequence) else (output_size,) * len(sizes)
-    given = [size if output is None else output for size, output in zip(sizes, requested, strict=True)]
-    outputs = per_axis(op, "output_size", given, len(sizes), least=1)
+    output_sizes = [size if output is None else output for size, output in zip(sizes, requested, strict=True)]
+    outputs = per_axis(op, "output_size", output_sizes, len(sizes), least=1)
     bins = [adaptive_bins(size, output) for size, output in zip(sizes, outputs, strict=True)]
     if isinstance(reducer, Joint):
         y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), bins)

@@ -56,8 +56,8 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         msg = f"layer_norm: axes must be from 1 to {x.ndim}, the axes of the input {x.shape}; got {count}"
         raise FuncconvError(msg)
     if shapes - {x.shape[x.ndim - count :]}:
-        given = " and ".join(map(str, sorted(shapes)))
-        msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {given}"
+        shape_texts = " and ".join(map(str, sorted(shapes)))
+        msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {shape_texts}"
         raise FuncconvError(msg)
     normalized_axes = tuple(range(x.ndim - count, x.ndim))
     y, _, _ = standardized(x.astype(wide(x.dtype)), normalized_axes, epsilon)

@@ -16,8 +16,8 @@ from .._windows.layout import Image, as_array
 def entry(op: str, params: Params) -> tuple[Array, Array | None]:
     """Return the kernel and the bias of an op, or None for a missing bias."""
     if not isinstance(params, Mapping):
-        given = _described(params)
-        msg = f'{op}: params must be {{"kernel": array, "bias": array}} (the bias may be missing); got {given}'
+        description = _described(params)
+        msg = f'{op}: params must be {{"kernel": array, "bias": array}} (the bias may be missing); got {description}'
         raise FuncconvError(msg)
     for name in params:
         if name not in ("kernel", "bias"):
@@ -163,8 +163,8 @@ def hint_added(hint: str) -> Iterator[None]:
 def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLike) -> None:
     """Raise an error if sums of products of `dtype` do not fit into `accumulate_dtype`."""
     if accumulate_dtype is not None and not np.can_cast(np.dtype(dtype), np.dtype(accumulate_dtype)):
-        given = jnp.dtype(accumulate_dtype)
-        msg = f"{op}: accumulate_dtype={given} cannot hold sums of {dtype} products; pass None or a wider dtype"
+        sum_dtype = jnp.dtype(accumulate_dtype)
+        msg = f"{op}: accumulate_dtype={sum_dtype} cannot hold sums of {dtype} products; pass None or a wider dtype"
         raise FuncconvError(msg)
 
 

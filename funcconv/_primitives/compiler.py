@@ -23,15 +23,16 @@ _ONEDNN_ALONE = _ONEDNN | _NO_YNN
 def compiler_options(platform: str | None = None, *, libraries: str | None = None) -> dict[str, str | bool] | None:
     """Return compiler options that make convolutions fast, for the outermost `jax.jit`.
 
-    On the CPU they turn on oneDNN, if the installed jaxlib has it (0.12 has, 0.10 has not). The first call finds this
-    out by compiling a small convolution. With oneDNN, results can differ in their last digits. With jaxlib 0.12, JAX
-    warns that it cannot write a program with oneDNN to its persistent compilation cache, and continues.
+    On the CPU they turn on oneDNN, if the installed jaxlib contains it (0.12 does, 0.10 does not). The first call
+    compiles a small convolution to find out. With oneDNN, results can differ in their last digits. With jaxlib 0.12,
+    JAX warns that it cannot write a program with oneDNN to its persistent compilation cache, and continues.
 
     Args:
         platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
         libraries: `"onednn"` turns off XLA's other libraries for convolutions, so that oneDNN computes nearly all of
             them. Inference becomes faster, but many training steps become slower. Default: None, oneDNN in addition to
-            the other libraries. Three networks took 0.8 to 1.0 times the processor time that they take without options.
+            the other libraries. With the default, three networks took 0.8 to 1.0
+            times the processor time that they take without options.
 
     Returns:
         A dict for `jax.jit(f, compiler_options=...)`, which accepts options on an outermost function only. None if no
@@ -49,7 +50,7 @@ def compiler_options(platform: str | None = None, *, libraries: str | None = Non
         (3, 3, 1, 8)
     """
     if libraries not in (None, "onednn"):
-        msg = f'compiler_options: libraries must be None or "onednn"; got {libraries!r}'
+        msg = f"compiler_options: libraries must be None or 'onednn'; got {libraries!r}"
         raise FuncconvError(msg)
     name = "oneDNN" if libraries is None else "oneDNN without YNN"
     return candidates(platform).get(name)

@@ -42,6 +42,10 @@ class Explanation(tuple[Explained, ...]):
         """The number of operations of all convolutions and pools."""
         return sum(row.flops * row.times for row in self)
 
+    def __repr__(self) -> str:
+        """Return the table, which is also shown at the prompt."""
+        return str(self)
+
     def __str__(self) -> str:
         """Return the table."""
         head = ("map", "image", "kernel", "stride", "groups", "times", "MFLOP", "MB", "form", "why")

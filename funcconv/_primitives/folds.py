@@ -17,7 +17,7 @@ from .._common.dtypes import wide
 from .._common.errors import FuncconvError
 from .._common.types import Array, Scalar, Shape
 
-NO_PART = -2  # the index of padding that takes no part
+NO_PART = -2  # the index of padding that is ignored
 NO_INPUT = -1  # the index of a zero in padding with the mode "zeros"
 
 _MOST_PLACES = 2**31 - 1  # positions of an image that int32 indices can number
@@ -94,7 +94,7 @@ def check_places(op: str, sizes: Shape) -> None:
     """Raise an error if int32 cannot number all positions of an image."""
     if math.prod(sizes) > _MOST_PLACES:
         msg = (
-            f"{op}: an image of {tuple(sizes)} has {math.prod(sizes):,} places, but indices are int32 and number at "
+            f"{op}: an image of {tuple(sizes)} has {math.prod(sizes):,} positions, but int32 indices can number at "
             f"most {_MOST_PLACES:,}. Split the image into smaller parts"
         )
         raise FuncconvError(msg)

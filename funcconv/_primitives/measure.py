@@ -1,4 +1,4 @@
-"""Timing of the forms of convolutions and pools on the device at hand."""
+"""Timing of the forms of convolutions and pools on the current device."""
 
 import math
 import statistics
@@ -92,7 +92,7 @@ class Measurement:
     def measure(self, tasks: Mapping[Task, int], until: float) -> None:
         """Time the forms of tasks, with the number of times that the function computes each.
 
-        Those that take most time come first. What is not begun before the time `until` is left out.
+        Tasks that take most time come first. Tasks that have not begun at the time `until` are left out.
         """
         worthwhile = {task: times for task, times in tasks.items() if len(task.forms) > 1}
         cost: dict[Task, float] = {}
@@ -109,7 +109,7 @@ class Measurement:
                 self.unmeasured.add(task.key)
 
     def tuning(self) -> Tuning:
-        """Return what was measured. Problems for which the default form is the fastest stay in it."""
+        """Return the measured forms as a tuning. It includes problems whose default form is the fastest."""
         return Tuning(tuple(self.rows.values()), self._options)
 
     def _measure(self, task: Task, times: int, until: float) -> None:
@@ -141,8 +141,8 @@ class Measurement:
 
     def _forms(self, task: Task, form: str) -> MeasuredForms:
         """Return the forms that were measured so far, and this one for the task itself."""
-        found = {key: row.form for key, row in self.rows.items()}
-        return MeasuredForms(self._platform, found | {task.key: form})
+        measured_forms = {key: row.form for key, row in self.rows.items()}
+        return MeasuredForms(self._platform, measured_forms | {task.key: form})
 
     def _parts(self, task: Task) -> list[Task]:
         """Return the convolutions that are parts of the forms of a task."""
@@ -161,7 +161,7 @@ class Measurement:
         """Return a compiled program, and the bytes that it needs besides operands and result."""
         function = jax.jit(lambda *arrays: task.compute(self._forms(task, form), *arrays))
         compiled = function.lower(*task.types).compile(compiler_options=self._options)
-        memory = compiled.memory_analysis()  # None if this platform does not tell
+        memory = compiled.memory_analysis()  # None if this platform does not report it
         return compiled, 0 if memory is None else memory.temp_size_in_bytes
 
 
@@ -191,7 +191,7 @@ def race(programs: Mapping[str, Callable[[], Any]], until: float) -> dict[str, l
 
 
 def fastest(seconds: Mapping[str, list[float]], usual: str) -> str:
-    """Return the program with the shortest time, or the usual one unless that is slower by more than the noise."""
+    """Return the fastest program, or the usual one if the difference is within the noise."""
     best = min(seconds, key=lambda name: statistics.median(seconds[name]))
     ratios = [a / b for a, b in zip(seconds[usual], seconds[best], strict=False)]
     is_faster = statistics.median(ratios) > _LEAST_GAIN and sum(r > 1 for r in ratios) >= _ROUNDS_WON * len(ratios)

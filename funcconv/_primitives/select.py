@@ -1,4 +1,4 @@
-"""Max and min selection of windows, and their derivatives: a closed family of two linear maps.
+"""Max and min selection of windows. The derivatives are a closed family of two linear maps.
 
 A window selects its largest tap, so its derivative is the one of this tap. The number of the tap is piecewise constant,
 so it is computed once. `pick` then reads values from the image, and `place` puts cotangents back:
@@ -217,7 +217,7 @@ def _taylor(primals: Any, series: Any, **params: Any) -> Any:
 
 
 def _lower_extreme(platform: str, context: Any, *operands: Any, measured: MeasuredForms | None, **params: Any) -> Any:
-    """Lower the forward pass. Measured forms are for programs of one device, as those of convolutions are."""
+    """Lower the forward pass. Measured forms apply only to programs for one device."""
     if devices_of(context) != (1, 1):
         measured = None
     compute = partial(_extreme, platform=platform, measured=measured, **params)

@@ -1,4 +1,4 @@
-"""`tune`: measure the forms of the convolutions and pools of a function on the device at hand."""
+"""`tune`: measure the forms of the convolutions and pools of a function on the current device."""
 
 import math
 import os
@@ -38,24 +38,24 @@ def tune(
 ) -> Tuning:
     """Measure in which forms the convolutions and pools of a function are fastest on this device.
 
-    `f` is traced. Each different convolution, input gradient, kernel gradient and max or min pool in it is compiled in
-    each form that is correct for it, and timed with random arrays of the same shapes. Forms that need much more memory
-    than operands and result are left out. A form replaces the default one if it is faster by more than the noise. Then
-    the whole function is timed with the measured forms and with the usual ones, without compiler options and with those
-    that make it fastest. The tuning that is returned chooses what was faster, or the usual forms.
+    The function `f` is traced. Each different convolution, input gradient, kernel gradient and max or min pool in it is
+    compiled in each form that is correct for it, and timed with random arrays of the same shapes. Forms that need much
+    more memory than operands and result are left out. A form replaces the default form if it is faster by more than the
+    noise. Then the whole function is timed with the measured forms and with the default forms, without compiler options
+    and with the fastest ones. The result contains the fastest of these combinations.
 
-    Nothing changes until you apply the result with `fc.tuned`. On another device measure again: a tuning does not apply
-    there.
+    Nothing changes until you apply the result with `fc.tuned`. A tuning is for one device. Measure again on another
+    device.
 
     Args:
         f: a function of arrays or trees of arrays, for example a training step, a gradient or a Hessian-vector
             product. It is not changed, and its arguments are not donated.
         *args: its arguments. `jax.ShapeDtypeStruct` can replace an array; `f` then gets random numbers, and zeros for
             integers.
-        seconds: how long to measure, about, after `f` has been compiled. The problems that take most of the time of `f`
-            come first.
-        path: of a file to which the tuning is saved. Default: None, no file.
-        progress: whether to show what is measured on the standard error.
+        seconds: about how long to measure, after `f` has been compiled. The convolutions and pools that take most of
+            the time of `f` are measured first. Default: 60 seconds.
+        path: path of the file to which the tuning is saved. Default: None, no file.
+        progress: whether to print the progress to standard error. Default: True.
 
     Returns:
         A `Tuning`.
@@ -73,7 +73,7 @@ def tune(
         True
     """
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 < seconds < math.inf:
-        msg = f"tune: seconds must be a positive number; got {seconds!r}"
+        msg = f"tune: seconds must be a positive number; got {seconds!r}. Omit it for 60 seconds"
         raise FuncconvError(msg)
     say = partial(print, file=sys.stderr, flush=True) if progress else _silent
     platform, sets = jax.default_backend(), option_candidates()

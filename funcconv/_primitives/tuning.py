@@ -1,4 +1,4 @@
-"""What `tune` has measured: a value that is saved, loaded, printed, and applied while functions are traced."""
+"""`Tuning`: the result of `tune`, which can be saved, loaded, printed, and applied while functions are traced."""
 
 import functools
 import importlib.metadata
@@ -26,7 +26,7 @@ Mismatch = Literal["raise", "warn"]
 
 
 def installed_versions() -> dict[str, str]:
-    """Return the versions that decide what a program becomes."""
+    """Return the versions of the packages that compile programs."""
     return {name: importlib.metadata.version(name) for name in ("jax", "jaxlib")}
 
 
@@ -40,7 +40,7 @@ class TunedProblem(NamedTuple):
     milliseconds: dict[str, float]  # the median time of each form that was measured
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Tuning:
     """The result of `fc.tune`: the fastest form of each convolution and pool, and compiler options, on one device.
 
@@ -48,14 +48,15 @@ class Tuning:
     form, its time and the time of XLA's own form. Tunings are equal if they choose the same.
 
     Attributes:
-        problems: what was measured, a tuple of `TunedProblem`. If the whole function is not faster with the measured
-            forms, they have the usual ones.
-        compiler_options: for the outermost `jax.jit`. None: no options.
+        problems: a tuple of `TunedProblem`, one for each convolution or pool that was measured. If the whole function
+            is not faster with the measured forms, each contains its default form.
+        compiler_options: compiler options for the outermost `jax.jit`. None: no options.
         before: milliseconds of the function without the tuning.
         after: milliseconds of the function with the tuning.
-        unmeasured: the number of problems for which the time was not enough. They keep their default forms.
-        device: what JAX and the operating system say about the device.
-        versions: of `jax` and `jaxlib`.
+        unmeasured: the number of convolutions and pools that were not measured for lack of time. They keep their
+            default forms.
+        device: the properties of the device that JAX and the operating system report.
+        versions: the versions of `jax` and `jaxlib`.
 
     Example:
         >>> import funcconv as fc
@@ -73,11 +74,11 @@ class Tuning:
 
     @functools.cached_property
     def forms(self) -> MeasuredForms:
-        """The forms, as convolutions take them."""
+        """The chosen forms, as a static parameter for convolutions and pools."""
         return MeasuredForms(self.device["platform"], {row.key: row.form for row in self.problems})
 
     def with_usual_forms(self) -> "Tuning":
-        """Return the same measurement with the form of each problem that is used without a tuning.
+        """Return the same measurement with the default form of each problem.
 
         Returns:
             A tuning that changes nothing but the compiler options.
@@ -86,6 +87,11 @@ class Tuning:
 
     def __hash__(self) -> int:
         return hash(self.forms)
+
+    def __repr__(self) -> str:
+        """Return one line; `print` shows the table."""
+        times = f"{self.before:.3f} ms before, {self.after:.3f} ms after, " if self.before else ""
+        return f"Tuning({len(self.problems)} problems, {times}on {self.device.get('platform')})"
 
     def __str__(self) -> str:
         """Return the table."""
@@ -110,7 +116,7 @@ class Tuning:
         """Write the tuning to a JSON file.
 
         Args:
-            path: of the file. If writing fails, an existing file does not change.
+            path: path of the file. If writing fails, an existing file does not change.
 
         Raises:
             FuncconvError: if the file cannot be written.
@@ -132,9 +138,9 @@ class Tuning:
         """Read a tuning from a JSON file.
 
         Args:
-            path: of a file that `save` has written.
+            path: path of a file that `save` has written.
             mismatch: what to do if the tuning is for another device or another version of JAX: `"raise"` an error, or
-                `"warn"` and return a tuning that changes nothing.
+                `"warn"` and return a tuning that changes nothing. Default: `"raise"`.
 
         Returns:
             The tuning.
@@ -152,7 +158,7 @@ class Tuning:
             return tuning
         msg = f"Tuning.load: {os.fspath(path)} is for another machine: {'; '.join(differences)}"
         if mismatch == "raise":
-            msg += ". Measure again with fc.tune, or pass mismatch='warn' to go on without a tuning"
+            msg += ". Measure again with fc.tune, or pass mismatch='warn' to continue without a tuning"
             raise FuncconvError(msg)
         warnings.warn(f"{msg}. The tuning is not used", stacklevel=2)
         return Tuning()
@@ -164,21 +170,22 @@ def tuned(tuning: Tuning | None) -> Iterator[None]:
 
     The forms are chosen while JAX traces a function: `jax.jit(fc.tuned(tuning)(f),
     compiler_options=tuning.compiler_options)`, or a call of a compiled function in the `with` block, which is then
-    traced again. A measured form is used where the problem is the same as when it was measured, in all sizes, dtype
-    and options, on one device; elsewhere the usual choice applies. Results can differ in their last digits from those
-    without a tuning.
+    traced again. A measured form applies on one device, to convolutions and pools with the same sizes, dtype and
+    options as in the measurement; all others keep their default forms. Results can differ in their last digits from
+    those without a tuning.
 
     To use a tuning in a program that you cannot change, set the environment variable `FUNCCONV_TUNING` to the path of
-    its file. Of its compiler options, `fc.train.fit` makes use; other functions need them in `XLA_FLAGS`.
+    its file. `fc.train.fit` then also uses its compiler options; set them in `XLA_FLAGS` for other functions.
 
     Args:
-        tuning: of `fc.tune` or `fc.Tuning.load`. None: no tuning, not even that of `FUNCCONV_TUNING`.
+        tuning: the result of `fc.tune` or `fc.Tuning.load`. None: no tuning, not even the one that `FUNCCONV_TUNING`
+            names.
 
     Yields:
         Nothing.
 
     Raises:
-        FuncconvError: if `tuning` is something else.
+        FuncconvError: if `tuning` is neither a `Tuning` nor None.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -216,7 +223,9 @@ def checked_tuning(op: str, tuning: Any) -> Tuning | None:
         FuncconvError: if it is something else.
     """
     if tuning is not None and not isinstance(tuning, Tuning):
-        msg = f"{op}: tuning must be a Tuning, as fc.tune and fc.Tuning.load return it; got {type(tuning).__name__}"
+        msg = (
+            f"{op}: tuning must be a Tuning or None; got {type(tuning).__name__}. fc.tune and fc.Tuning.load return one"
+        )
         raise FuncconvError(msg)
     return tuning
 
@@ -230,7 +239,7 @@ def tuning_of_environment() -> Tuning | None:
     try:
         return Tuning.load(path)
     except FuncconvError as error:
-        msg = f"{error} (the environment variable {VARIABLE} names this file)"
+        msg = f"{error} (the environment variable {VARIABLE} is the path of this file)"
         raise FuncconvError(msg) from error
 
 
@@ -239,7 +248,7 @@ def _differences(tuning: Tuning) -> list[str]:
     here = {**described_device(), **installed_versions()}
     there = {**tuning.device, **tuning.versions}
     return [
-        f"{name} is {here.get(name)!r} here and {there.get(name)!r} there"
+        f"{name} is {here.get(name)!r} on this machine and {there.get(name)!r} in the file"
         for name in sorted(here.keys() | there.keys())
         if here.get(name) != there.get(name)
     ]
@@ -249,7 +258,7 @@ def _from_json(path: str | os.PathLike[str], content: bytes) -> Tuning:
     try:
         entries = parsed(content)
         if entries["format"] != FORMAT:
-            msg = f"its format is {str(entries['format'])[:100]!r}, not {FORMAT!r}"
+            msg = f"its format is {str(entries['format'])[:100]!r}, expected {FORMAT!r}"
             raise ValueError(msg)  # noqa: TRY301
         return Tuning(
             problems=tuple(map(_problem_from_json, entries["problems"])),
@@ -262,14 +271,14 @@ def _from_json(path: str | os.PathLike[str], content: bytes) -> Tuning:
         )
     except (FuncconvError, KeyError, TypeError, ValueError, AttributeError) as error:
         reason = f"the entry {error} is missing" if isinstance(error, KeyError) else error
-        msg = f"Tuning.load: {os.fspath(path)} is not a tuning that Tuning.save has written: {reason}"
+        msg = f"Tuning.load: {os.fspath(path)} is not a tuning that Tuning.save wrote: {reason}. Measure with fc.tune"
         raise FuncconvError(msg) from error
 
 
 def _problem_from_json(entry: Mapping[str, Any]) -> TunedProblem:
     key = Key.from_json(entry["key"])
     if entry["default"] not in entry["milliseconds"]:
-        msg = f"the problem {key.text} has no time of its default form"
+        msg = f"the problem {key.text} has no time for its default form {entry['default']!r}"
         raise ValueError(msg)
     unknown = {entry["form"], *entry["milliseconds"]} - _FORMS[key.map]
     if unknown:
@@ -281,6 +290,6 @@ def _problem_from_json(entry: Mapping[str, Any]) -> TunedProblem:
 
 def _options_from_json(options: Any) -> dict[str, str | bool] | None:
     if options is not None and not all(isinstance(value, str | bool) for value in options.values()):
-        msg = f"compiler_options are {str(options)[:200]}"
+        msg = f"the values of compiler_options must be strings or booleans; got {str(options)[:200]}"
         raise ValueError(msg)
     return options and dict(options)

@@ -35,12 +35,12 @@ class Joint(NamedTuple):
 
 
 def norm(p: Number) -> Joint:
-    """Return the `p`-norm for a finite `p`."""
+    """Return the reduction to the `p`-norm, for a finite `p`."""
     return Joint(partial(_norm, p=p), allows_missing=True, unrolled=36)
 
 
 def median() -> Joint:
-    """Return the lower median."""
+    """Return the reduction to the lower median."""
     return Joint(_median, allows_missing=True, unrolled=16)
 
 
@@ -149,12 +149,15 @@ def _by_function(
     name = getattr(function, "__name__", repr(function))
     if jnp.shape(y) != x.shape[:-1]:
         msg = (
-            f"{op}: a function given as reduce must remove the axis of the taps: {name} was called with shape "
-            f"{x.shape} and axis=-1 and gave shape {jnp.shape(y)}, not {x.shape[:-1]}"
+            f"{op}: a function passed as reduce must remove the last axis; {name} received an array of shape {x.shape} "
+            f"with axis=-1, and returned shape {jnp.shape(y)}. Return shape {x.shape[:-1]}"
         )
         raise FuncconvError(msg)
     if jnp.result_type(y) != x.dtype:
-        msg = f"{op}: a function given as reduce must keep the dtype: {name} made {jnp.result_type(y)} of {x.dtype}"
+        msg = (
+            f"{op}: a function passed as reduce must keep the dtype; {name} received {x.dtype} and returned "
+            f"{jnp.result_type(y)}. Convert the result with .astype(x.dtype)"
+        )
         raise FuncconvError(msg)
     return jnp.asarray(y)
 

@@ -1,4 +1,4 @@
-"""The names that only one of two sides has, each with the most similar names of the other side."""
+"""A text that lists names without a counterpart, each with the most similar names of the other side."""
 
 import difflib
 import re
@@ -18,16 +18,16 @@ def closest_names(
 ) -> str:
     """Return a text that lists all names that only one side has, each with the closest names of the other side.
 
-    `/` and `.` count as the same letter, so that `"layer1/conv1"` and `"layer1.conv1"` are one name.
+    `/` and `.` are treated as equal, so that `"layer1/conv1"` and `"layer1.conv1"` are one name.
 
     Args:
         left: the names of one side.
         right: the names of the other side.
-        left_side: what has the names on the left, for the text. Default: `"the graph"`.
-        right_side: what has the names on the right. Default: `"the other side"`.
+        left_side: what the left names belong to, for the text. Default: `"the graph"`.
+        right_side: what the right names belong to, for the text. Default: `"the other side"`.
 
     Returns:
-        Two headings, each with one name in a line. A heading without names is left out, so the text is empty if both
+        Two headings, each with one name per line. A heading without names is left out, so the text is empty if both
         sides have the same names.
     """
     sides = [list(dict.fromkeys(left)), list(dict.fromkeys(right))]
@@ -61,11 +61,11 @@ def _closest(name: str, others: Mapping[str, Words]) -> Sequence[str]:
 
 def _words(name: str) -> Words:
     """Return the words and numbers in a name, each with the number of its occurrence."""
-    found: Counter[str] = Counter()
+    shared_words: Counter[str] = Counter()
     words = set()
     for word in re.findall(r"[a-z]+|[0-9]+", name.lower()):
-        found[word] += 1
-        words.add((word, found[word]))
+        shared_words[word] += 1
+        words.add((word, shared_words[word]))
     return frozenset(words)
 
 

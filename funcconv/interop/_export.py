@@ -1,4 +1,4 @@
-"""Networks as compiled programs. They need only JAX to run, also on another machine and another kind of device."""
+"""Networks as compiled programs. They need only JAX to run, and run on other machines and devices."""
 
 import hashlib
 from collections.abc import Callable, Sequence
@@ -13,7 +13,7 @@ from .._common.optional_packages import needs
 from .._common.types import Params
 from .._graph.use.graph import Graph
 
-_CHECKSUM_MARK = b"\nfuncconv program 1 sha256 "  # before the checksum; it has the version of this format
+_CHECKSUM_MARK = b"\nfuncconv program 1 sha256 "  # in front of the checksum; 1 is the version of this format
 PLATFORMS = ("cpu", "cuda", "rocm", "tpu")
 
 
@@ -26,23 +26,23 @@ def export(
     platforms: Sequence[str] = ("cpu", "cuda", "tpu"),
     orders: int = 0,
 ) -> bytes:
-    """Compile a network into bytes, which `load_exported` or `jax.export.deserialize` turns into a function again.
+    """Compile a network into bytes, which `load_exported` or `jax.export.deserialize` converts to a function.
 
-    The bytes end with a checksum. `load_exported` compares it. `jax.export.deserialize` ignores it, and damaged bytes
-    may crash it.
+    The bytes end with a checksum, which `load_exported` compares. `jax.export.deserialize` ignores it, and can crash if
+    the bytes are damaged.
 
     Args:
-        graph: the network, evaluated as outside of training.
-        params: its parameters, which become part of the program. Default: they are the first argument of the exported
-            function, with the shapes that `graph.init` draws.
+        graph: the network, which is evaluated in evaluation mode.
+        params: its parameters, which become part of the program. Default: None, the exported function takes them
+            as its first argument, with the shapes that `graph.init` draws.
         state: the state of the graph, such as running statistics, which becomes part of the program. Required if the
-            graph has one.
+            graph has one. Default: None.
         batch: the batch size. A name such as `"b"` allows any batch size; an integer fixes it; None means no batch
             axis. Default: `"b"`.
         platforms: where the program will run: any of `"cpu"`, `"cuda"`, `"rocm"` and `"tpu"`. Default:
             `("cpu", "cuda", "tpu")`.
-        orders: how many times the loaded function can be differentiated: 0 for not at all, 1 for gradients, 2 for
-            Hessian-vector products, by `jax.vjp` of `jax.grad`. Default: 0.
+        orders: how many times the loaded function can be differentiated: 0 means not at all, 1 allows gradients, 2
+            allows Hessian-vector products by `jax.vjp` of `jax.grad`. Default: 0.
 
     Returns:
         The program.
@@ -75,7 +75,7 @@ def export(
     _check_flatbuffers()
     try:
         inputs = batched_inputs(graph, params, batch)
-        # Nothing is drawn.
+        # Only the shapes of the parameters are computed.
         param_types = [jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))] if params is None else []
         exported = jax_export.export(jax.jit(evaluate), platforms=tuple(platforms))(*param_types, *inputs)
         return _with_checksum(bytes(exported.serialize(vjp_order=orders)))
@@ -87,9 +87,9 @@ def export(
 
 
 def kept_state(op: str, graph: Graph, state: Params | None) -> Params:
-    """Return the state with which a graph is evaluated: {} if it has none. Refuse a missing one."""
+    """Return the state with which a graph is evaluated: {} if it has none. Raise an error if it is missing."""
     if state is None and graph.init_state():
-        msg = f"{op}: the graph keeps a state; give it, state=..."
+        msg = f"{op}: the graph has a state, but state is None. Pass state=, for example graph.init_state()"
         raise FuncconvError(msg)
     return {} if state is None else state
 
@@ -105,7 +105,7 @@ def batched_inputs(graph: Graph, params: Params | None, batch: str | int | None)
 
 
 def _check_flatbuffers() -> None:
-    """Refuse to continue without flatbuffers: JAX needs it for programs, but does not install it."""
+    """Raise an error without flatbuffers: JAX needs this package for programs, but does not install it."""
     with needs("export", "an exported program"):
         import_module("flatbuffers")
 
@@ -123,8 +123,8 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
         another platform.
 
     Raises:
-        FuncconvError: if the bytes are not such a program, or differ from what `export` returned: a bit has changed, or
-            the end is missing. A program without a checksum, such as one of `jax.export`, is refused too; if you trust
+        FuncconvError: if the bytes are not a program of `export`, if a bit has changed, or if the end is missing. A
+            program without a checksum, for example of `jax.export`, raises the error too; if you trust
             it, read it with `jax.export.deserialize(bytearray(program)).call`.
 
     Example:
@@ -161,31 +161,31 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
 
 def _with_checksum(program: bytes) -> bytes:
     """Return a program with a checksum after its end, which readers of flatbuffers ignore."""
-    content = program + _CHECKSUM_MARK  # the mark is covered by the checksum
+    content = program + _CHECKSUM_MARK  # the checksum includes the mark
     return content + hashlib.sha256(content).digest()
 
 
 def _checked(program: Any) -> bytes:
-    """Return a program without its checksum. Refuse a wrong checksum."""
+    """Return a program without its checksum. Raise an error if the checksum is wrong."""
     if not isinstance(program, bytes | bytearray | memoryview):
-        msg = f"load_exported: this is not an exported program: bytes are expected; got a {type(program).__name__}"
+        msg = f"load_exported: this is not an exported program: it must be bytes; got a {type(program).__name__}"
         raise FuncconvError(msg)
     size = max(len(program) - hashlib.sha256().digest_size, 0)
     content, digest = bytes(program[:size]), bytes(program[size:])
     if not content.endswith(_CHECKSUM_MARK):
         msg = (
             f"load_exported: this is not an exported program with a checksum, or its end is missing ({len(program)} "
-            "bytes). If you trust it, jax.export.deserialize(bytearray(program)).call reads one without"
+            "bytes). If you trust it, read it with jax.export.deserialize(bytearray(program)).call"
         )
         raise FuncconvError(msg)
     if hashlib.sha256(content).digest() != digest:
-        msg = "load_exported: the program is damaged: its SHA-256 is not the one that export wrote"
+        msg = "load_exported: the program is damaged: it does not match its SHA-256. Export or copy it again"
         raise FuncconvError(msg)
     return content[: -len(_CHECKSUM_MARK)]
 
 
 def _check_arguments(exported: jax_export.Exported, args: Sequence[Any]) -> None:
-    """Refuse arguments whose number, structure, shapes or dtypes differ from those of the program."""
+    """Raise an error for arguments whose number, structure, shapes or dtypes differ from those of the program."""
     expected, _ = jax.tree.unflatten(exported.in_tree, exported.in_avals)
     if len(args) != len(expected):
         arguments = f"{len(expected)} argument{'s' * (len(expected) != 1)}, of {_types(expected)}"

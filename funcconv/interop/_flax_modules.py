@@ -16,7 +16,7 @@ from .._graph.use.graph import Graph
 
 @cache
 def _linen_graph() -> Any:
-    """Return the class of Linen modules that compute a graph. It is made on first use, because Flax is optional."""
+    """Return the class of Linen modules that compute a graph. It is created on first use: Flax is optional."""
     with needs("flax", "a module of Flax"):
         from flax import linen
 
@@ -48,7 +48,7 @@ def _linen_graph() -> Any:
 
 @cache
 def _nnx_graph() -> Any:
-    """Return the class of NNX modules that compute a graph. It is made on first use, because Flax is optional."""
+    """Return the class of NNX modules that compute a graph. It is created on first use: Flax is optional."""
     with needs("flax", "a module of Flax"):
         from flax import nnx
 
@@ -159,7 +159,7 @@ def from_flax_module(module: Any, *, name: str | None = None) -> Function:
     with needs("flax", "a module of Flax"):
         from flax import linen
     if not isinstance(module, linen.Module):
-        msg = f"from_flax_module: expected a module of flax.linen; got {type(module).__name__}"
+        msg = f"from_flax_module: module must be a flax.linen.Module; got {type(module).__name__}"
         raise FuncconvError(msg)
     return Function(_Apply(module), init=_Init(module), batched=True, name=name)
 
@@ -184,6 +184,6 @@ class _Init:
         variables = self.module.init(key, *(jnp.zeros((1, *shape)) for shape in shapes))
         if more := set(variables) - {"params"}:
             others = ", ".join(sorted(more))
-            msg = f"a module in a graph has parameters only; {type(self.module).__name__} has {others} too"
+            msg = f"a Linen module in a graph can have only parameters; {type(self.module).__name__} also has {others}"
             raise FuncconvError(msg)
         return variables.get("params", {})

@@ -1,4 +1,4 @@
-"""Files of weights, read and written in the format that their ending names."""
+"""Files of weights: the command line reads them by their content and writes them by their ending."""
 
 import os
 import tempfile
@@ -47,7 +47,7 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
         content = read_file("network", path)
         try:
             return Graph.from_json(content), None, {}
-        except Exception as error:  # whatever is wrong with it
+        except Exception as error:  # damaged files can raise any error
             msg = f"{path} is not a network: {_first_line(error)}"
             raise FuncconvError(msg) from error
     if not path.endswith(".safetensors"):
@@ -55,7 +55,7 @@ def network(path: str) -> tuple[Graph, dict[str, Any] | None, dict[str, Any]]:
         raise FuncconvError(msg)
     graph, params, state = safetensors.read(path)
     if graph is None:
-        msg = f"{path} has arrays, but not the network: write it with save_safetensors(..., graph=graph)"
+        msg = f"{path} has arrays, but no network. Write it with save_safetensors(..., graph=graph)"
         raise FuncconvError(msg)
     return graph, params, state
 
@@ -70,7 +70,7 @@ def read(
     """Read weights, in the format that the content of the file shows. If a graph is given, they must be its weights.
 
     Args:
-        path: of the file or folder.
+        path: path of the file or folder.
         graph: the graph; needed for weights of PyTorch.
         names: the module of each entry of the graph, for weights of PyTorch and Flax. None pairs them.
         key: the entry of the file that has the weights. None chooses the only one.
@@ -86,7 +86,7 @@ def read(
     if graph is None and suffix in _TORCH_SUFFIXES:
         _refuse_without_graph(path)
     if suffix not in (*_TORCH_SUFFIXES, ".safetensors", ".msgpack", "") and not os.path.lexists(path):
-        msg = f"convert: there is no file {path!r}, and its ending is not of a format that is read here: {READABLE}"
+        msg = f"convert: there is no file {path!r}. Pass a file in one of the formats {READABLE}"
         raise FuncconvError(msg)
     if os.path.isfile(path) and file_kind("convert", path) == "safetensors":
         return _of_safetensors(path, graph, names, key, pairing)
@@ -101,13 +101,13 @@ def read(
 def _of_safetensors(
     path: str, graph: Graph | None, names: Mapping[str, str] | None, key: str | None, pairing: str | None
 ) -> Weights:
-    """Read a safetensors file: with the paths of funcconv as names, which have `/`, or with names of PyTorch."""
+    """Read a safetensors file. Its names are paths of funcconv, which have `/`, or names of PyTorch."""
     file_graph, params, state = safetensors.read(path)
     is_nested = bool(state) or any(isinstance(value, Mapping) for value in params.values())
     if graph is not None and not is_nested and not set(params) <= set(graph.entries):
         return _of_torch(path, Content("safetensors", params), graph, names, key, pairing)
     if key is not None:
-        msg = f"convert: {path} has the weights of one network, so there is no choice by --key"
+        msg = f"convert: {path} has the weights of a single network. Omit --key"
         raise FuncconvError(msg)
     if graph is not None:
         check_params(graph, params)
@@ -118,10 +118,11 @@ def _of_torch(
     path: str, content: Content, graph: Graph, names: Mapping[str, str] | None, key: str | None, pairing: str | None
 ) -> Weights:
     """Return the weights in a file with names of PyTorch."""
-    found = named_arrays("convert", path, content, key)
-    arrays, notes, prefix = found.arrays, found.notes, found.prefix.replace(".", "/")
+    content_arrays = named_arrays("convert", path, content, key)
+    arrays, notes = content_arrays.arrays, content_arrays.notes
+    prefix = content_arrays.prefix.replace(".", "/")
     if prefix and all(entry.startswith(prefix) for entry in graph.entries):  # the prefix is a part of the module
-        arrays, notes = found.names_of_file(), notes[:-1]
+        arrays, notes = content_arrays.names_of_file(), notes[:-1]
     try:
         return Weights(*from_torch(graph, arrays, names=names, pairing=pairing), graph, notes)
     except FuncconvError as error:
@@ -154,7 +155,7 @@ def _has_entries(params: dict[str, Any], graph: Graph) -> bool:
 
 
 def _refuse_without_graph(path: str) -> NoReturn:
-    msg = f"convert: {path} has weights of PyTorch: say of which network, --graph FILE"
+    msg = f"convert: {path} has weights of PyTorch, which need a network. Pass --graph FILE"
     raise FuncconvError(msg)
 
 
@@ -169,13 +170,13 @@ def write(path: str, weights: Weights) -> None:
         write_file("convert", path, serialization.to_bytes(_joined(weights)))
     elif suffix == ".onnx":
         if weights.graph is None:
-            msg = f"{path} is to have the network in it: say which, --graph FILE"
+            msg = f"{path} must contain the network. Pass --graph FILE"
             raise FuncconvError(msg)
         to_onnx(weights.graph, weights.params, path, state=weights.state or None)
     elif not suffix:
         _write_orbax(path, _joined(weights))
     else:
-        msg = f"{path!r} is not of a format that is written here: {WRITABLE}"
+        msg = f"{path!r} must have the ending of a format that can be written: {WRITABLE}"
         raise FuncconvError(msg)
 
 
@@ -185,7 +186,7 @@ def _write_orbax(path: str, tree: Any) -> None:
         import orbax.checkpoint as ocp
     if os.path.lexists(path) or not path or "\0" in path:
         reason = "exists; choose a new name" if path and "\0" not in path else "is no name"
-        msg = f"convert: a folder of orbax is written as a new folder, and {path!r} {reason}"
+        msg = f"convert: orbax writes a new folder, but {path!r} {reason}"
         raise FuncconvError(msg)
     target = os.path.abspath(path)
     try:
@@ -218,7 +219,7 @@ def _parted(content: Any, path: str) -> tuple[dict[str, Any], dict[str, Any]]:
         params, state = content["params"], content.get("batch_stats") or {}
     for tree in (params, state):
         if not isinstance(tree, Mapping):
-            msg = f"convert: {path} holds a {type(tree).__name__} where a dict of arrays is expected"
+            msg = f"convert: {path} must contain a dict of arrays; it contains a {type(tree).__name__}"
             raise FuncconvError(msg)
     return _arrays(params, path, ""), _arrays(state, path, "")
 
@@ -229,18 +230,18 @@ def _arrays(tree: Mapping[Any, Any], path: str, parent: str) -> dict[str, Any]:
     for name, value in tree.items():
         full_name = f"{parent}/{name}" if parent else str(name)
         if not isinstance(name, str):
-            msg = f"{path}: the names must be texts; got {full_name!r}, of type {type(name).__name__}"
+            msg = f"{path}: the names must be strings; got {full_name!r} of type {type(name).__name__}"
             raise FuncconvError(msg)
         if isinstance(value, Mapping) or value is None:
             arrays[name] = None if value is None else _arrays(value, path, full_name)
         elif isinstance(value, np.ndarray | np.generic | jax.Array | bool | int | float | complex):
             arrays[name] = np.asarray(value)
         else:
-            msg = f"{path}: {full_name!r} is a {type(value).__name__}, not an array"
+            msg = f"{path}: {full_name!r} must be an array; it is a {type(value).__name__}"
             raise FuncconvError(msg)
     return arrays
 
 
 def _first_line(error: Exception) -> str:
-    """Return the first line of an error's text; its type if the text is empty."""
+    """Return the first line of an error message, or the type of the error if the message is empty."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__)[:200]

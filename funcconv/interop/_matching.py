@@ -81,7 +81,7 @@ def matched(
 
 
 def _check_shapes(op: str, converted: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]) -> None:
-    """Refuse arrays of other names or shapes than the entries have; every difference is told."""
+    """Raise an error that lists all arrays whose names or shapes differ from those of the entries."""
     problems = []
     for entry, module, params, state in converted:
         for expected, arrays in ((entry.params, params), (entry.state, state)):
@@ -95,7 +95,7 @@ def _check_shapes(op: str, converted: Sequence[tuple[Entry, str, Mapping[str, An
 
 
 def check_params(graph: Graph, params: Params) -> None:
-    """Refuse parameters with other entries than a graph has, or of other shapes or dtypes than its layers draw.
+    """Raise an error for parameters whose entries, shapes or dtypes differ from those of a graph.
 
     A layer that does not declare a dtype takes floats of any precision: the inputs must share it when the graph is
     called.
@@ -138,7 +138,7 @@ def _wrong_dtypes(row: Row, entry: Any, drawn: Any) -> dict[str | None, str]:
 def trees(
     op: str, converted: Sequence[tuple[Entry, str, Mapping[str, Any], Mapping[str, Any]]]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
-    """Return the parameters and the state of a graph, from those of each entry. Refuse arrays of the wrong shape."""
+    """Combine the parameters and states of all entries. Raise an error for arrays of the wrong shape."""
     _check_shapes(op, converted)
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}

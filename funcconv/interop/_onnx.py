@@ -33,25 +33,25 @@ def to_onnx(
 ) -> tuple[str, ...]:
     """Write a network to an ONNX file, using the package jax2onnx.
 
-    The model is first run by onnxruntime on random inputs. If it computes anything else than the graph, no file is
+    The model is first run by onnxruntime on random inputs. If the results differ from those of the graph, no file is
     written. If writing fails, an earlier file with this name is unchanged.
 
     Args:
-        graph: the network, evaluated as outside of training. The inputs of the file have the names of its inputs.
+        graph: the network, which is evaluated in evaluation mode. The inputs of the file have the names of its inputs.
         params: its parameters, in float32; they become part of the file.
         path: the path of the file.
         state: the state of the graph, such as running statistics, which becomes part of the file. Required if the graph
-            has one.
+            has one. Default: None.
         batch: the batch size. A name such as `"b"` allows any batch size; an integer fixes it; None means no batch
             axis. Default: `"b"`.
-        opset: the version of the ONNX operator set, an integer. Default: that of jax2onnx.
+        opset: the version of the ONNX operator set, an integer. Default: None, the version that jax2onnx uses.
 
     Returns:
         The names of the file's outputs, in the order of `jax.tree.leaves`. Each is the path in the structure that the
         graph returns, such as `"head/0"`. If the graph returns one array, it is the name of its node.
 
     Raises:
-        FuncconvError: if the graph has a state that is not given; if an array is not in float32; if jax2onnx cannot
+        FuncconvError: if the graph has a state and `state` is None; if an array is not in float32; if jax2onnx cannot
             express an operation or onnxruntime cannot run it (the message names it); if the results differ; if the file
             cannot be written.
 
@@ -118,7 +118,9 @@ def _check_dtypes(kind: str, tree: Any) -> None:
     for path, leaf in jax.tree_util.tree_leaves_with_path(tree):
         if jnp.issubdtype(leaf.dtype, jnp.inexact) and leaf.dtype != jnp.float32:
             name = jax.tree_util.keystr(path, simple=True, separator="/")
-            msg = f"to_onnx: {kind} {name!r} is {leaf.dtype}, and onnxruntime has convolutions in float32 only"
+            msg = (
+                f"to_onnx: {kind} {name!r} must be float32, as onnxruntime has no other convolutions; got {leaf.dtype}"
+            )
             raise FuncconvError(msg)
 
 
@@ -127,7 +129,9 @@ def _output_names(graph: Graph, outputs: Any) -> tuple[str, ...]:
     paths = [path for path, _ in jax.tree_util.tree_leaves_with_path(outputs)]
     names = tuple(jax.tree_util.keystr(path, simple=True, separator="/") or graph.outputs[0] for path in paths)
     if shared_names := set(names) & set(graph.inputs):
-        msg = f"to_onnx: {sorted(shared_names)[0]!r} names an input and an output; in a file these must differ"
+        msg = (
+            f"to_onnx: an input and an output are both called {sorted(shared_names)[0]!r}. Give the node another name="
+        )
         raise FuncconvError(msg)
     return names
 
@@ -149,14 +153,14 @@ def _check(onnxruntime: Any, model: bytes, evaluate: Any, inputs: Sequence[Any],
             list(names), dict(zip((item.name for item in session.get_inputs()), random_inputs, strict=True))
         )
     except Exception as error:
-        msg = f"to_onnx: onnxruntime cannot run what jax2onnx has made: {str(error)[:300]}"
+        msg = f"to_onnx: onnxruntime cannot run the file that jax2onnx wrote: {str(error)[:300]}"
         raise FuncconvError(msg) from error
     for name, own_output, onnx_output in zip(names, map(np.asarray, expected), onnx_outputs, strict=True):
         if own_output.shape != onnx_output.shape or own_output.dtype != onnx_output.dtype:
             file_type = f"{onnx_output.dtype} {onnx_output.shape}"
-            msg = f"to_onnx: {name!r} is {own_output.dtype} {own_output.shape} and the file's {file_type}"
+            msg = f"to_onnx: {name!r} must be {own_output.dtype} {own_output.shape}; in the file it is {file_type}"
             raise FuncconvError(msg)
-        # Both round differently, so half of the digits must agree.
+        # The two programs round differently, so half of the digits must agree.
         tolerance = np.sqrt(np.finfo(own_output.dtype).eps) if np.issubdtype(own_output.dtype, np.floating) else 0
         scale = np.abs(own_output).max(initial=0)
         if not np.allclose(onnx_output, own_output, rtol=0, atol=tolerance * scale, equal_nan=True):

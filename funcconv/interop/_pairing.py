@@ -30,7 +30,7 @@ def paired(
     evaluate: Callable[..., Any] | None,
     advice: str,
 ) -> list[tuple[Entry, str]]:
-    """Pair the entries of a graph with modules, if it is certain which belong together.
+    """Pair the entries of a graph with modules, if only one pairing is possible.
 
     Args:
         op: the name of the public function, for messages.
@@ -73,9 +73,9 @@ def paired(
                 raise FuncconvError(msg) from error
             if pairs_by_use is None:
                 msg = (
-                    f"{op}: graph and module give different results, whether their weights are paired in the order in "
-                    f"which the programs run or in which the results depend on them. Do they compute the same? "
-                    f"Otherwise, {choice}"
+                    f"{op}: graph and module compute different results, if their weights are paired in the order of "
+                    f"execution or depth first from the results. Check that both compute the "
+                    f"same function. If they do, {choice}"
                 )
                 raise FuncconvError(msg)
             pairs = pairs_by_use

@@ -1,4 +1,4 @@
-"""Weights and architectures as safetensors files. They hold arrays by name, and reading them runs no code."""
+"""Weights and architectures as safetensors files. Reading such a file runs no code."""
 
 import json
 import os
@@ -46,10 +46,10 @@ def save_safetensors(
         params: nested dicts of arrays. Names must not be empty or contain `/`. An empty dict and None, which stands for
             a missing bias, are stored too. All dtypes of the format are kept: bool; integers of 8 to 64 bits; float8
             (`e4m3fn`, `e5m2`, `e8m0fnu`, `e4m3fnuz`, `e5m2fnuz`), float16, bfloat16, float32 and float64; complex64.
-        graph: the network, which is written into the metadata, so that `load` needs only the file. Default: the file
-            has the arrays alone.
-        state: the state of the graph, such as running statistics, which `load_state` reads. Default: none.
-        metadata: further texts by name. Default: none.
+        graph: the network, which is written into the metadata, so that `load` needs only the file. Default: None, the
+            file contains only the arrays.
+        state: the state of the graph, such as running statistics, which `load_state` reads. Default: None.
+        metadata: further strings by name. Default: None.
 
     Returns:
         None.
@@ -78,7 +78,7 @@ def save_safetensors(
     own_texts = {} if graph is None else {_ARCHITECTURE: graph.to_json(), _HASH: graph.content_hash}
     for name in texts:
         if name in _RESERVED or own_texts.get(name, texts[name]) != texts[name]:
-            msg = f"save_safetensors: the name {name!r} in metadata is reserved for what funcconv writes"
+            msg = f"save_safetensors: the name {name!r} in metadata is reserved for funcconv. Use another name"
             raise FuncconvError(msg)
     own_texts |= {_EMPTY: json.dumps(empty)} if empty else {}
     try:
@@ -185,7 +185,7 @@ def read(path: str | os.PathLike[str]) -> tuple[Graph | None, dict[str, Any], di
         return None, params, state
     graph = Graph.from_json(metadata[_ARCHITECTURE])
     if metadata.get(_HASH) != graph.content_hash:
-        msg = f"load: the network in {path} is not the one that was written: its hash is {graph.content_hash}"
+        msg = f"load: the network in {path} does not match its hash; the hash of the network is {graph.content_hash}"
         raise FuncconvError(msg)
     try:
         for entry in graph.entries:  # the entry of a layer without parameters is {}, which is not stored
@@ -209,7 +209,7 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any
     params: dict[str, Any] = {}
     state: dict[str, Any] = {}
     for name in [*empty, *arrays]:
-        # Popped, so that memory holds each array once.
+        # `pop` releases each array, so that it is in memory once.
         value = exact(arrays.pop(name)) if name in arrays else empty[name]
         if name.startswith(_STATE_PREFIX):
             _put(state, name.removeprefix(_STATE_PREFIX), value)
@@ -224,10 +224,10 @@ def _put(tree: dict[str, Any], name: str, value: Any, *, once: bool = True) -> N
     for part in parents:
         tree = tree.setdefault(part, {})
         if not isinstance(tree, dict):
-            msg = f"load_safetensors: {name!r} would lie inside of another array"
+            msg = f"load_safetensors: {name!r} begins with the name of another array. Rename one of them"
             raise FuncconvError(msg)
     if tree.setdefault(leaf_name, value) is not value and once:
-        msg = f"load_safetensors: {name!r} is an array, and a part of the names of others"
+        msg = f"load_safetensors: the names of other arrays begin with {name!r}, which is an array. Rename one of them"
         raise FuncconvError(msg)
 
 
@@ -235,7 +235,7 @@ def _texts(metadata: Mapping[str, str] | None) -> dict[str, str]:
     if not isinstance(metadata, Mapping | None) or not all(
         isinstance(text, str) for pair in (metadata or {}).items() for text in pair
     ):
-        msg = f"save_safetensors: metadata must be texts by name; got {str(metadata)[:100]}. json.dumps makes texts"
+        msg = f"save_safetensors: metadata must be strings by name; got {str(metadata)[:100]}. Convert it by json.dumps"
         raise FuncconvError(msg)
     return dict(metadata or {})
 

@@ -23,11 +23,26 @@ import numpy as np
 from .._common.errors import FuncconvError
 
 DTYPES = {
-    "BOOL": "bool", "U8": "uint8", "I8": "int8", "U16": "uint16", "I16": "int16", "U32": "uint32", "I32": "int32",
-    "U64": "uint64", "I64": "int64", "F16": "float16", "BF16": "bfloat16", "F32": "float32", "F64": "float64",
-    "C64": "complex64", "F8_E4M3": "float8_e4m3fn", "F8_E5M2": "float8_e5m2", "F8_E8M0": "float8_e8m0fnu",
-    "F8_E4M3FNUZ": "float8_e4m3fnuz", "F8_E5M2FNUZ": "float8_e5m2fnuz",
-}  # fmt: skip
+    "BOOL": "bool",
+    "U8": "uint8",
+    "I8": "int8",
+    "U16": "uint16",
+    "I16": "int16",
+    "U32": "uint32",
+    "I32": "int32",
+    "U64": "uint64",
+    "I64": "int64",
+    "F16": "float16",
+    "BF16": "bfloat16",
+    "F32": "float32",
+    "F64": "float64",
+    "C64": "complex64",
+    "F8_E4M3": "float8_e4m3fn",
+    "F8_E5M2": "float8_e5m2",
+    "F8_E8M0": "float8_e8m0fnu",
+    "F8_E4M3FNUZ": "float8_e4m3fnuz",
+    "F8_E5M2FNUZ": "float8_e5m2fnuz",
+}
 CHECKSUMS, SHA256 = "funcconv-checksums", "funcconv-sha256"
 _METADATA = "__metadata__"
 _MAX_HEADER_BYTES = 100_000_000  # a limit of the format
@@ -68,10 +83,10 @@ def encoded(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> It
     codes = {jnp.dtype(dtype): code for code, dtype in DTYPES.items()}
     for name, array in arrays.items():
         if array.dtype not in codes:
-            msg = f"the array {name!r} is {array.dtype}, and the format has {', '.join(DTYPES.values())}"
+            msg = f"the array {name!r} must have one of the dtypes {', '.join(DTYPES.values())}; got {array.dtype}"
             raise FuncconvError(msg)
     if _METADATA in arrays:
-        msg = f"no array can have the name {_METADATA!r}, which the format uses for texts"
+        msg = f"no array can have the name {_METADATA!r}, which the format uses for metadata"
         raise FuncconvError(msg)
     # Larger items come first, so that every array begins at a multiple of its item's size.
     ordered = sorted(arrays.items(), key=lambda item: (-item[1].dtype.itemsize, item[0]))
@@ -87,11 +102,11 @@ def encoded(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> It
     try:
         text = json.dumps({_METADATA: texts, **header}, ensure_ascii=False, separators=(",", ":")).encode()
     except UnicodeEncodeError as error:
-        msg = f"a name or a text has a character that UTF-8 does not have: {error}"
+        msg = f"a name or a string has a character that UTF-8 cannot encode: {error}"
         raise FuncconvError(msg) from error
     text += b" " * (-len(text) % 8)  # so that the first array is aligned to 8 bytes
     if len(text) > _MAX_HEADER_BYTES:
-        msg = f"the header would have {len(text):,} bytes, and the format has at most {_MAX_HEADER_BYTES:,}"
+        msg = f"the header can have at most {_MAX_HEADER_BYTES:,} bytes; it would have {len(text):,}"
         raise FuncconvError(msg)
     return iter([len(text).to_bytes(8, "little"), text, *(_bytes(array) for _, array in ordered)])
 
@@ -100,7 +115,7 @@ def read(path: str) -> Content:
     """Return the content of a file, after all checks.
 
     Args:
-        path: of the file.
+        path: path of the file.
 
     Returns:
         The arrays, the texts, and whether checksums were there.
@@ -113,7 +128,7 @@ def read(path: str) -> Content:
         size = os.fstat(file.fileno()).st_size
         length = int.from_bytes(file.read(8), "little")
         if size < 8 or length > size - 8:
-            _refuse(f"it ends after {size} bytes, before its header does")
+            _refuse(f"it ends after {size} bytes, before the end of its header")
         if length > _MAX_HEADER_BYTES:
             _refuse(f"its header has {length:,} bytes, and the format allows {_MAX_HEADER_BYTES:,}")
         header = _parsed(file.read(length))
@@ -169,21 +184,21 @@ def _parsed(text: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError) as error:
         _refuse(f"its header is not JSON: {str(error)[:100]}")
     if not isinstance(header, dict):
-        _refuse("its header is not an object of JSON")
+        _refuse("its header is not a JSON object")
     return header
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     result = dict(pairs)
     if len(result) < len(pairs):
-        msg = "a name is there twice"
+        msg = "it contains a name twice"
         raise ValueError(msg)
     return result
 
 
 def _metadata(metadata: Any) -> dict[str, str]:
     if not isinstance(metadata, dict) or not all(isinstance(text, str) for text in metadata.values()):
-        _refuse("its metadata must be texts by name")
+        _refuse("its metadata must be strings by name")
     return metadata
 
 
@@ -210,7 +225,7 @@ def _entries(header: Mapping[str, Any], size: int) -> list[_Entry]:
         begin, end = offsets
         needed = math.prod(shape) * jnp.dtype(DTYPES[code]).itemsize
         if end - begin != needed:
-            _refuse(f"the array {name!r} needs {needed} bytes, and {end - begin} are said to be there")
+            _refuse(f"the array {name!r} needs {needed} bytes; according to its offsets it has {end - begin}")
         entries.append(_Entry(name, code, tuple(shape), begin, end))
     entries.sort(key=lambda entry: (entry.begin, entry.end))
     position = 0
@@ -229,7 +244,7 @@ def _are_sizes(values: Any) -> bool:
 
 def _array(entry: _Entry, buffer: np.ndarray) -> np.ndarray:
     if entry.code == "BOOL" and buffer.max(initial=0) > 1:
-        _refuse(f"the array {entry.name!r} of truth values has a byte that is neither 0 nor 1")
+        _refuse(f"the boolean array {entry.name!r} has a byte that is neither 0 nor 1")
     try:
         return buffer.view(jnp.dtype(DTYPES[entry.code])).reshape(entry.shape)
     except ValueError as error:  # more axes than NumPy has, or sizes beyond its integers

@@ -21,7 +21,7 @@ class _Value:
 
 
 def orders_of_use(program: Callable[..., Any], weights: Mapping[str, Any], xs: Sequence[Any]) -> list[list[str]]:
-    """Return the owners of weights in the order in which a program uses them.
+    """Return the owners of weights in the order in which a program uses the weights.
 
     A weight is used by the first operation that combines it with a value that depends on the inputs.
 

@@ -1,4 +1,4 @@
-"""Shared parts of the pictures: the axes they are drawn on, and images side by side."""
+"""Functions that all pictures share: axes to draw on, and images side by side."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +21,7 @@ def axes_for(function: str, ax: Any, size: tuple[float, float]) -> Any:
 
 
 def tiled(images: Sequence[Sequence[np.ndarray]], gap: int = 1) -> np.ndarray:
-    """Return rows of images as one image, with gaps of NaN. Smaller images are enlarged by integer factors."""
+    """Join rows of images to one image, with gaps of NaN. Smaller images are enlarged by integer factors."""
     height = max(image.shape[0] for row in images for image in row)
     width = max(image.shape[1] for row in images for image in row)
     columns = max(map(len, images))
@@ -45,12 +45,12 @@ def remove_frame(ax: Any) -> None:
 
 
 def as_image(function: str, x: Any) -> np.ndarray:
-    """Return an image `(height, width, channels)` as matplotlib draws it: grey or with three colours, in 0 to 1."""
+    """Convert an image `(height, width, channels)` for matplotlib: grey or with three colours, from 0 to 1."""
     image = np.asarray(x, np.float64)
     if image.ndim == 2:
         image = image[..., None]
     if image.ndim != 3:
-        msg = f"{function}: an image has shape (height, width, channels), got {image.shape}"
+        msg = f"{function}: an image must have shape (height, width, channels); got {image.shape}. Omit the batch axis"
         raise FuncconvError(msg)
     if image.shape[-1] != 3:
         image = image.mean(-1)  # only three channels can be shown as colours

@@ -9,12 +9,12 @@ from .._common.errors import FuncconvError, suggest
 from .._common.types import Number
 from ._axes import axes_for
 
-_MAX_VALUES = 200  # of a curve; beyond them, a running mean is drawn over it
+_MAX_VALUES = 200  # curves with more values get a running mean
 
 
 @runtime_checkable
 class Reports(Protocol):
-    """The part of `train.History` that is used here, as public namespaces do not import each other."""
+    """The part of `train.History` that is used here, because public namespaces do not import each other."""
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -34,7 +34,7 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
     Args:
         history: the history that `train.fit` returned.
         *names: the metrics to draw. Default: the loss and the metrics of evaluations.
-        log: whether the axis of values is logarithmic; it stays linear if a value is not positive. Default: True.
+        log: whether the vertical axis is logarithmic; it stays linear if a value is not positive. Default: True.
         ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
@@ -52,7 +52,7 @@ def history(history: Reports, *names: str, log: bool = True, ax: Any = None) -> 
     chosen: Sequence[str] = names or [name for name in history.names if name == "loss" or name.startswith("eval/")]
     for name in chosen:
         if name not in history.names:
-            msg = f"plot.history: the run reported no {name!r}{suggest(name, history.names)}"
+            msg = f"plot.history: the run reported no metric {name!r}{suggest(name, history.names)}"
             raise FuncconvError(msg)
     ax = axes_for("plot.history", ax, (7.0, 4.0))
     smallest = np.inf

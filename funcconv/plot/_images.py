@@ -16,8 +16,8 @@ from ._axes import as_image, axes_for, remove_frame, tiled
 def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
     """Draw the kernels of a convolution side by side. Zero is white, negative weights are blue and positive ones red.
 
-    Each column is an output channel, and each row an input channel of its group. A 1-d kernel is one line of squares.
-    For a 3-d kernel, each slice along its first axis is a row too.
+    Each column is an output channel, and each row an input channel of its group. A 1-d kernel is drawn as one row of
+    squares. For a 3-d kernel, each slice along its first axis has its own row.
 
     Args:
         params: the entry of a convolution, such as `params["conv1"]`, or its kernel, an array
@@ -40,7 +40,8 @@ def filters(params: Any, *, most: int = 64, ax: Any = None) -> Any:
     kernel = np.asarray(params["kernel"] if isinstance(params, Mapping) else params, np.float64)
     if not 3 <= kernel.ndim <= 5 or not kernel.size:
         msg = (
-            f"plot.filters: a kernel has shape (*window, in // groups, out) with one to three axes; got {kernel.shape}"
+            f"plot.filters: the kernel must have shape (*window, in // groups, out) with one to three window axes; got "
+            f"{kernel.shape}"
         )
         raise FuncconvError(msg)
     # (slices, rows, columns, in, out): a 2-d kernel has one slice, and a 1-d kernel one row.
@@ -68,11 +69,11 @@ def activations(
 
     Args:
         graph: the graph.
-        params: its parameters.
+        params: the parameters of the graph, as `graph.init` returns them.
         x: one image `(height, width, channels)` without a batch axis, or a tuple with one image for each input.
         nodes: the names of the nodes to draw. Default: all nodes whose value has the shape
             `(height, width, channels)`, the inputs first.
-        most: the maximum number of channels that are drawn. Default: 16.
+        most: the maximum number of channels that are drawn for each node. Default: 16.
         ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
@@ -98,12 +99,17 @@ def activations(
             raise FuncconvError(msg)
         if np.ndim(values[name]) != 3:
             msg = (
-                f"plot.activations: {name!r} is no map (height, width, channels); its shape is {np.shape(values[name])}"
+                f"plot.activations: the value of {name!r} must have shape (height, width, channels); got "
+                f"{np.shape(values[name])}. Pass other nodes, and one image without a batch axis"
             )
             raise FuncconvError(msg)
     names = list(nodes) if nodes else [name for name, value in values.items() if np.ndim(value) == 3]
     if not names:
-        msg = "plot.activations: no node of the graph has a map (height, width, channels) for a single image"
+        shapes = ", ".join(f"{name} {np.shape(values[name])}" for name in graph.inputs)
+        msg = (
+            "plot.activations: the value of at least one node must have shape (height, width, channels); got the "
+            f"inputs {shapes}. Pass one image without a batch axis"
+        )
         raise FuncconvError(msg)
     maps = [np.moveaxis(np.asarray(values[name], np.float64), -1, 0)[:most] for name in names]
     sheet = tiled([[_stretched(image) for image in row] for row in maps], gap=2)
@@ -118,7 +124,7 @@ def activations(
 
 
 def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
-    """Draw over an image how much each pixel changes a number: the absolute gradient, its maximum over the channels.
+    """Draw the sensitivity of a number to each pixel over an image: the largest absolute gradient over the channels.
 
     Args:
         f: a function of the image that returns a scalar. For example, `lambda x: graph(params, x)[3]` is the score of
@@ -140,9 +146,9 @@ def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
         >>> figure.axes[0].images[1].get_array()[:, 0].tolist()
         [0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
     """
-    shape = jax.eval_shape(f, x).shape  # nothing is computed for a function that is refused
+    shape = jax.eval_shape(f, x).shape  # check the result before anything is computed
     if shape != ():
-        msg = f"plot.saliency: the function must give one number for the image; its result has shape {shape}"
+        msg = f"plot.saliency: f must return a scalar; it returned shape {shape}. Select one number of the result"
         raise FuncconvError(msg)
     image = as_image("plot.saliency", x)
     gradient = np.abs(np.asarray(jax.grad(f)(jnp.asarray(x)), np.float64))
@@ -163,7 +169,7 @@ def _stretched(image: np.ndarray) -> np.ndarray:
 
 
 def _size(sheet: np.ndarray) -> tuple[float, float]:
-    """Return the inches of a figure for a sheet of images."""
+    """Return the size of a figure for a sheet of images, in inches."""
     height, width = sheet.shape[:2]
     wide = min(max(width / 8, 4.0), 10.0)  # inches, for any number of channels
     return wide, min(max(wide * height / width, 1.5), 12.0)

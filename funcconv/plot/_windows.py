@@ -27,8 +27,8 @@ def windows(
 ) -> Any:
     """Draw where the windows of a convolution or pool are: the image with its padding, one window, and the result.
 
-    Positions of the image are blue, padding is grey, and the result is green. The positions of one window, and the
-    position of the result that it gives, have an orange frame. Dots show where windows begin.
+    Positions of the image are blue, padding is grey, and the result is green. One window, and the position of the
+    result that it computes, have an orange frame. Dots show where windows begin.
 
     Args:
         size: the size of the image, `(height, width)` or `(length,)`.
@@ -59,12 +59,13 @@ def windows(
         '5x5, window 3x3, stride 2x2, padding (1, 1)x(1, 1), dilation 1x1: 3x3'
     """
     if not 1 <= len(size) <= 2:
-        msg = f"plot.windows: an image with one or two axes can be drawn; got the size {size}"
+        msg = f"plot.windows: size must have one or two axes; got {size}. Draw two axes at a time"
         raise FuncconvError(msg)
     axes = resolve("plot.windows", tuple(size), window, stride=stride, padding=padding, dilation=dilation)
     at = tuple(position) if isinstance(position, tuple) else (position,) * len(axes)
     if len(at) != len(axes) or not all(0 <= o < axis.outputs for o, axis in zip(at, axes, strict=True)):
-        msg = f"plot.windows: no window has the position {position}; the result has {[axis.outputs for axis in axes]}"
+        counts = tuple(axis.outputs for axis in axes)
+        msg = f"plot.windows: position must be a place in the result, which has size {counts}; got {position}"
         raise FuncconvError(msg)
     title = _title(axes)
     if len(axes) == 1:
@@ -111,7 +112,7 @@ def receptive_field(
         image: an image with the shape of the input, `(height, width, channels)`.
         of: the name of the node. Default: the first output.
         wrt: the name of the input. Default: the first input.
-        position: `(row, column)` in the value of the node. Default: the middle.
+        position: the position in the value of the node, `(row, column)`. Default: the middle.
         params: the parameters or their shapes, needed only if the graph has parameters without an initializer.
             Default: the shapes that `graph.init` draws.
         ax: matplotlib axes to draw on. Default: a new figure.
@@ -130,12 +131,15 @@ def receptive_field(
         >>> fc.plot.receptive_field(graph, jnp.ones((8, 8, 1))).axes[0].get_title()
         'conv2[2, 2] sees 5x5 pixels of x'
     """
+    of = graph.outputs[0] if of is None else of
     wrt = graph.inputs[0] if wrt is None else wrt
     seen = fields_of(graph, of, wrt, params=params).get(wrt, ())
     if len(seen) != 2:
-        msg = f"plot.receptive_field: the node must see two axes of the input {wrt!r}; it sees {len(seen)}"
+        msg = (
+            f"plot.receptive_field: the receptive field of {of!r} in the input {wrt!r} must have two axes; it has "
+            f"{len(seen)}. Pass the node before the image is flattened or pooled"
+        )
         raise FuncconvError(msg)
-    of = graph.outputs[0] if of is None else of
     shape = graph.shapes(params)[of].shape
     if position is None:
         position = (shape[0] // 2, shape[1] // 2) if len(shape) > 1 else (0, 0)
@@ -168,7 +172,7 @@ def _title(axes: tuple[Axis, ...]) -> str:
 
 
 def _square(ax: Any, x: float, y: float, fill: str | None) -> None:
-    """Draw a filled square, or without `fill` the frame of one."""
+    """Draw a filled square, or only its frame if `fill` is None."""
     with needs("draw", "plot.windows"):
         from matplotlib.patches import Rectangle
     kind = {"facecolor": fill, "edgecolor": "white"} if fill else {"fill": False, "edgecolor": _WINDOW, "linewidth": 2}

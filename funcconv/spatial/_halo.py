@@ -21,9 +21,9 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
 
     Args:
         x: this device's block. The blocks of all devices have the same shape.
-        before: number of positions to add before the block, from the devices before this one.
-        after: number of positions to add after the block, from the devices after this one.
-        axis: axis of the array along which it is sharded.
+        before: number of positions to add before the block, which come from the devices before this one.
+        after: number of positions to add after the block, which come from the devices after this one.
+        axis: axis of the array that is sharded over the devices.
         axis_name: name of the mesh axis.
         wrap: whether the first device follows the last one (periodic). Default: False, zeros beyond both ends.
 
@@ -44,8 +44,8 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
     devices, size = axis_size("halo_exchange", axis_name), x.shape[axis]
     if min(before, after) < 0 or not size:
         msg = (
-            f"halo_exchange: before and after must be at least 0, and the block must not be empty; got {before} and "
-            f"{after} places for a block of {size}"
+            "halo_exchange: before and after must be at least 0, and the block must have at least one position; got "
+            f"before={before}, after={after} and {size} positions"
         )
         raise FuncconvError(msg)
     parts = [x]
@@ -84,7 +84,7 @@ class Share(NamedTuple):
 
 
 def shared(op: str, axis: Axis, name: str) -> Share:
-    """Return the shares of the devices in the windows of an axis.
+    """Return the windows of an axis that each device computes.
 
     Raises:
         FuncconvError: if the number of windows is not divisible by the number of devices.
@@ -93,20 +93,20 @@ def shared(op: str, axis: Axis, name: str) -> Share:
     if axis.outputs % devices:
         msg = (
             f"{op}: the number of windows must be a multiple of the {devices} devices of {name!r}; an axis of "
-            f"{axis.size} has {axis.outputs} windows. Use padding such as 'SAME', or another image size"
+            f"{axis.size} positions has {axis.outputs} windows. Use padding such as 'SAME', or another image size"
         )
         raise FuncconvError(msg)
     return Share(axis, name, devices)
 
 
 def read(x: Array, share: Share, axis: int, mode: str | None) -> Array:
-    """Return the positions that the windows of this device read.
+    """Return the positions that the windows of this device read, from its block and its neighbours.
 
     Args:
         x: this device's block.
-        share: the share of the device.
+        share: the windows of each device along this axis.
         axis: axis of the array.
-        mode: pad mode beyond the image; None is zeros.
+        mode: the pad mode for positions outside the image; None means zeros.
 
     Returns:
         The block with `share.places` positions along the axis.
@@ -149,7 +149,7 @@ def margins_of(share: Share, *, filled: bool) -> list[tuple[int, int, int]]:
 
 
 def _sliced(x: Array, offsets: Sequence[int], places: int, axis: int, name: str) -> Array:
-    """Return `places` positions from the offset of this device on."""
+    """Return `places` positions, starting at the offset of this device."""
     if len(set(offsets)) == 1:
         return lax.slice_in_dim(x, offsets[0], offsets[0] + places, axis=axis)
     start = jnp.asarray(offsets)[lax.axis_index(name)]
@@ -157,7 +157,7 @@ def _sliced(x: Array, offsets: Sequence[int], places: int, axis: int, name: str)
 
 
 def _received(x: Array, name: str, devices: int, hops: int, *, wrap: bool) -> Array:
-    """Return what the device `hops` before this one sends, or after it for a negative number."""
+    """Return the array from the device that is `hops` before this one, or after it if `hops` is negative."""
     pairs = [(device, device + hops) for device in range(devices)]
     if wrap:
         pairs = [(source, target % devices) for source, target in pairs]

@@ -50,7 +50,7 @@ def conv(
     accumulate_dtype: DTypeLike | None = None,
     implementation: str | None = None,
 ) -> Array:
-    """Convolve an image that is sharded along space: the result is this device's block of the result of `fc.conv`.
+    """Convolve an image whose spatial axes are sharded. Returns this device's block of the result of `fc.conv`.
 
     Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
@@ -58,8 +58,8 @@ def conv(
         params: `{"kernel": (*window, in // groups, out), "bias": (out,)}`. Omit the bias, or set it to None, for none.
             The number of spatial axes is the number of axes of the kernel minus two.
         x: `(*batch, *spatial, in)`, this device's block, floating or complex, with any number of batch axes.
-        axis_names: for each spatial axis the name of the mesh axis over which it is sharded, or None if every device
-            has all of it.
+        axis_names: a tuple with one entry for each spatial axis: the name of the mesh axis over which it is sharded, or
+            None if every device has the whole axis.
         stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
             Default: 1.
         padding: padding of the whole image: positions added before and after each spatial axis; negative numbers crop.
@@ -93,7 +93,7 @@ def conv(
 
     Raises:
         FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
-            is not the one of a mapped axis, if `x`, kernel and bias differ in dtype or are integers, if channels,
+            is not a mapped mesh axis, if `x`, kernel and bias differ in dtype or are integers, if channels,
             groups or bias do not match the kernel, if an option has another value than listed above, or if a window
             does not fit.
 
@@ -111,7 +111,10 @@ def conv(
     kernel, _, x = kernel_and_bias(op, params, x)
     n = _spatial(op, axis_names, x)
     if kernel.ndim != n + 2:
-        msg = f"{op}: axis_names {tuple(axis_names)} are for {n} spatial axes, but the kernel has shape {kernel.shape}"
+        msg = (
+            f"{op}: axis_names {tuple(axis_names)} are for {n} spatial axes, but the kernel has {kernel.ndim - 2} "
+            f"(shape {kernel.shape}). Pass one name or None for each spatial axis of the kernel"
+        )
         raise FuncconvError(msg)
     modes = pad_modes(op, pad_mode, n)
     options: dict[str, Any] = {"stride": stride, "dilation": dilation}
@@ -150,15 +153,15 @@ def pool(
     count_include_pad: bool = False,
     ceil_mode: bool = False,
 ) -> Array:
-    """Pool an image that is sharded along space: the result is this device's block of the result of `fc.pool`.
+    """Pool an image whose spatial axes are sharded. Returns this device's block of the result of `fc.pool`.
 
     Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
     Args:
         x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes.
         window: taps of a window. One integer for all spatial axes, or one per axis. Default: 2.
-        axis_names: for each spatial axis the name of the mesh axis over which it is sharded, or None if every device
-            has all of it.
+        axis_names: a tuple with one entry for each spatial axis: the name of the mesh axis over which it is sharded, or
+            None if every device has the whole axis.
         reduce: how to reduce each window: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
             lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
             `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
@@ -193,7 +196,7 @@ def pool(
 
     Raises:
         FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
-            is not the one of a mapped axis, if an option has another value than listed above, if a window does not fit
+            is not a mapped mesh axis, if an option has another value than listed above, if a window does not fit
             or has no tap that takes part, or if the result would have to be rounded to an integer.
 
     Example:
@@ -232,7 +235,7 @@ def pool(
         margins[i] = margins_of(share, filled=modes[i] is not None)
 
     def pool_with(margins: Sequence[tuple[int, int, int]]) -> Any:
-        """Return the pool of a device with these margins: it removes what it read as padding, and pads with it."""
+        """Return the pool of a device with these margins. It replaces the positions outside the image by padding."""
 
         def pooled(x: Array) -> Any:
             padding = []
@@ -250,7 +253,7 @@ def pool(
 def _switched(
     f: Callable[[Sequence[tuple[int, int, int]]], Any], margins: Sequence[Any], axis_names: AxisNames, x: Array
 ) -> Any:
-    """Return `f(margins of this device)(x)`, where `margins` are those of all devices along each axis."""
+    """Return `f(margins of this device)(x)`. `margins` contains the margins of all devices along each axis."""
     # Devices at a border have padding and others have not, so there is one branch per combination of margins.
     combinations = list(dict.fromkeys(product(*map(dict.fromkeys, margins))))
     if len(combinations) == 1:
@@ -269,7 +272,7 @@ def _spatial(op: str, axis_names: AxisNames, x: Array) -> int:
     if isinstance(axis_names, str) or not axis_names or len(axis_names) >= x.ndim:
         msg = (
             f"{op}: axis_names must be a tuple with the name of a mesh axis, or None, for each spatial axis of "
-            f"(*batch, *spatial, channels), here {x.shape}; got {axis_names!r}"
+            f"(*batch, *spatial, channels); got {axis_names!r} for x of shape {x.shape}"
         )
         raise FuncconvError(msg)
     return len(axis_names)
@@ -284,5 +287,5 @@ def _global_sizes(x: Array, axis_names: AxisNames) -> Shape:
 
 
 def _shares(op: str, axes: Sequence[Axis], axis_names: AxisNames) -> list[tuple[int, Share]]:
-    """Return the index and the share of each sharded axis."""
+    """Return the index of each sharded axis, and how its windows are divided among the devices."""
     return [(i, shared(op, axis, name)) for i, (axis, name) in enumerate(zip(axes, axis_names, strict=True)) if name]

@@ -14,7 +14,7 @@ import pytest
 
 import funcconv as fc
 from funcconv._checkpoints.folder import Checkpoints
-from funcconv._checkpoints.retention import kept, score
+from funcconv._checkpoints.retention import score, steps_to_keep
 from funcconv._checkpoints.stored import StoredCheckpoints
 
 DTYPES = [getattr(ml_dtypes, name) for name in dir(ml_dtypes) if name.startswith(("bfloat", "float", "int", "uint"))]
@@ -118,9 +118,11 @@ def test_what_is_read_is_of_the_kind_that_is_asked_for(tmp_path):
     with jax.enable_x64(False):
         restored = fc.train.restore(tmp_path, types, step=0)
         assert (type(restored["a"]), restored["a"].dtype) == (np.ndarray, np.float64)
-        with pytest.raises(fc.FuncconvError, match=r"a: float64\[2\] there, float32\[2\] here\n.*only NumPy arrays"):
+        with pytest.raises(
+            fc.FuncconvError, match=r"a: float64.* checkpoint, float32\[2\] expected\n.*only NumPy arrays"
+        ):
             fc.train.restore(tmp_path, tree | {"a": jnp.zeros(2)}, step=0)
-    with pytest.raises(fc.FuncconvError, match=r"k: key<fry>\[\] there, key<rbg>\[\] here"):
+    with pytest.raises(fc.FuncconvError, match=r"k: key<fry>\[\] in the checkpoint, key<rbg>\[\] expected"):
         fc.train.restore(tmp_path, tree | {"k": jax.random.key(0, impl="rbg")}, step=0)
 
 
@@ -128,10 +130,10 @@ def test_what_cannot_be_saved(tmp_path):
     deleted = jnp.ones(3)
     deleted.delete()
     for leaf, said in (
-        (deleted, "a/w of step 5 was deleted.*save the state that the step returned"),
-        ("text", "a/w of step 5 is a str; a checkpoint holds arrays and numbers"),
+        (deleted, "a/w of step 5 was deleted.*the state that the step returned"),
+        ("text", "only arrays and numbers; a/w of step 5 is a str"),
         (object(), "is a object"),
-        (np.array([None]), "has dtype object, which a checkpoint cannot hold"),
+        (np.array([None]), "has dtype object, which a checkpoint cannot contain"),
         (np.array(["text"]), "has dtype <U4"),
         (np.zeros(1, "M8[s]"), "has dtype datetime64"),
         (2**70, "has dtype object"),
@@ -223,8 +225,8 @@ def test_without_metrics_the_last_are_kept(tmp_path):
 
 def test_a_run_that_goes_on_before_a_damaged_checkpoint_keeps_its_own():
     """The damaged ones after it are not the last ones; they are replaced when the run comes to them."""
-    assert kept([10, 11, 20], newest=11, keep=1, scores={}) == {11, 20}
-    assert kept([10, 11, 20], newest=20, keep=1, scores={10: 1.0, 20: 2.0}) == {10, 20}
+    assert steps_to_keep([10, 11, 20], newest=11, keep=1, scores={}) == {11, 20}
+    assert steps_to_keep([10, 11, 20], newest=20, keep=1, scores={10: 1.0, 20: 2.0}) == {10, 20}
     assert score({"a": 1, "b": 2}, "-b") == -2
     assert score({"a": 1}, "b") is None
 
@@ -276,7 +278,7 @@ def test_checkpoints_of_version_0_1_are_read(tmp_path):
     assert fc.train.about(tmp_path / "old")["about"] == {"a": 1}
     assert fc.train.digest(fc.train.restore(tmp_path / "old", state)) == told["digest"]
     (tmp_path / "old" / "4" / "told" / "metadata").write_text("{")
-    with pytest.warns(UserWarning, match="of step 4 in .* is left out, it is damaged"):
+    with pytest.warns(UserWarning, match="of step 4 in .* is skipped: it is damaged"):
         assert fc.train.about(tmp_path / "old")["step"] == 2
     with closing(Checkpoints(tmp_path / "old", keep=1)) as checkpoints:
         checkpoints.save(6, state)

@@ -294,7 +294,7 @@ def test_readers_change_nothing(tmp_path):
     assert snapshot(tmp_path) == before
     with closing(Checkpoints(tmp_path, keep=1)) as checkpoints:  # the next writer clears up, and nothing else
         assert checkpoints.steps == (1, 3)
-        with pytest.raises(fc.FuncconvError, match="8 is not a checkpoint, so that none can be written there"):
+        with pytest.raises(fc.FuncconvError, match="8 is not a checkpoint, so none can be written to this path"):
             checkpoints.save(8, state_of(8))
         checkpoints.save(9, state_of(9))
         checkpoints.wait()

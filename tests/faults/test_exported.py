@@ -54,7 +54,7 @@ def test_programs_without_a_checksum_are_refused():
 
 @pytest.mark.parametrize("program", ["path", None, 5, [1, 2]])
 def test_programs_that_are_no_bytes(program):
-    with pytest.raises(fc.FuncconvError, match="bytes are expected"):
+    with pytest.raises(fc.FuncconvError, match="must be bytes"):
         fc.interop.load_exported(program)
 
 

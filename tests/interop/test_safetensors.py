@@ -32,26 +32,33 @@ def saved(tmp_path):
     return path, graph, params, state
 
 
-def same(found, expected):
-    jax.tree.map(np.testing.assert_array_equal, found, expected)
-    assert jax.tree.map(lambda x: x.dtype, found) == jax.tree.map(lambda x: x.dtype, expected)
+def same(arrays, expected):
+    jax.tree.map(np.testing.assert_array_equal, arrays, expected)
+    assert jax.tree.map(lambda x: x.dtype, arrays) == jax.tree.map(lambda x: x.dtype, expected)
 
 
 def test_a_network_is_read_in_one_call(saved, tmp_path):
     path, graph, params, state = saved
-    found, weights = fc.interop.load(path)
-    assert found == graph
+    loaded, weights = fc.interop.load(path)
+    assert loaded == graph
     same(weights, params)
     same(fc.interop.load_state(path), state)
-    assert [each.name for each in tmp_path.iterdir()] == ["net.safetensors"]
+    assert [entry.name for entry in tmp_path.iterdir()] == ["net.safetensors"]
 
 
 def test_names_are_paths_and_a_shared_weight_is_there_once(saved):
     path, *_ = saved
-    assert sorted(needed("safetensors.numpy").load_file(path)) == sorted([
-        "trunk/conv1/kernel", "trunk/conv1/bias", "trunk/batch_norm1/scale", "trunk/batch_norm1/bias",
-        "trunk/dense1/kernel", "@state/trunk/batch_norm1/mean", "@state/trunk/batch_norm1/var",
-    ])  # fmt: skip
+    assert sorted(needed("safetensors.numpy").load_file(path)) == sorted(
+        [
+            "trunk/conv1/kernel",
+            "trunk/conv1/bias",
+            "trunk/batch_norm1/scale",
+            "trunk/batch_norm1/bias",
+            "trunk/dense1/kernel",
+            "@state/trunk/batch_norm1/mean",
+            "@state/trunk/batch_norm1/var",
+        ]
+    )
     assert fc.interop.load_safetensors(path)[1]["made"] == "by a test"
 
 
@@ -60,8 +67,8 @@ def test_dtypes_and_shapes_are_kept(tmp_path, dtype, rng):
     params = {"a": {"b": jnp.asarray(rng.normal(size=(3, 0, 2)), dtype)}, "c": jnp.asarray(rng.normal(size=()), dtype)}
     params["d"] = np.moveaxis(np.arange(24).reshape(2, 3, 4).astype(jnp.dtype(dtype)), 0, -1)  # not contiguous
     fc.interop.save_safetensors(tmp_path / "file", params)
-    found, metadata = fc.interop.load_safetensors(tmp_path / "file")
-    same(found, params)
+    arrays, metadata = fc.interop.load_safetensors(tmp_path / "file")
+    same(arrays, params)
     assert metadata == {}
     assert ml_dtypes.bfloat16  # the dtype that NumPy does not have by itself
 
@@ -98,13 +105,21 @@ def kernel(**changes):
 @pytest.mark.parametrize(
     "damage",
     [
-        lambda c: c[:0], lambda c: c[:7], lambda c: c[:100], lambda c: c[:-4], lambda c: b"\x80\x04" + c[2:],
-        lambda c: struct.pack("<Q", 2**63) + c[8:], lambda c: struct.pack("<Q", 2**40) + c[8:],
-        lambda c: rewritten(c, **kernel(shape=[2**40, 2**40])), lambda c: rewritten(c, **kernel(shape=[-1])),
-        lambda c: rewritten(c, **kernel(dtype="F33")), lambda c: rewritten(c, **kernel(data_offsets=[0, 2**60])),
-        lambda c: struct.pack("<Q", 50_000) + b"[" * 50_000 + c, lambda c: c[:9] + b"\xff" + c[10:],
+        lambda c: c[:0],
+        lambda c: c[:7],
+        lambda c: c[:100],
+        lambda c: c[:-4],
+        lambda c: b"\x80\x04" + c[2:],
+        lambda c: struct.pack("<Q", 2**63) + c[8:],
+        lambda c: struct.pack("<Q", 2**40) + c[8:],
+        lambda c: rewritten(c, **kernel(shape=[2**40, 2**40])),
+        lambda c: rewritten(c, **kernel(shape=[-1])),
+        lambda c: rewritten(c, **kernel(dtype="F33")),
+        lambda c: rewritten(c, **kernel(data_offsets=[0, 2**60])),
+        lambda c: struct.pack("<Q", 50_000) + b"[" * 50_000 + c,
+        lambda c: c[:9] + b"\xff" + c[10:],
     ],
-)  # fmt: skip
+)
 def test_damaged_files_are_told_in_one_line(saved, damage):
     path, *_ = saved
     path.write_bytes(damage(path.read_bytes()))

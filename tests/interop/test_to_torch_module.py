@@ -57,19 +57,19 @@ def check(rng, graph, batch=(3,), *, params=None, state=None, xs=None, train=Non
         module.train(training)
 
         def loss(params, xs, training=training):
-            found, after = graph.apply(params, state, *xs, train=training)
-            return scalar(found), (found, after)
+            own_outputs, after = graph.apply(params, state, *xs, train=training)
+            return scalar(own_outputs), (own_outputs, after)
 
         inputs = [jnp.asarray(x) for x in xs]
         if not any("float" in str(leaf.dtype) for leaf in jax.tree.leaves(graph.apply(params, state, *inputs)[0])):
             expected = graph.apply(params, state, *inputs)[0]
             np.testing.assert_array_equal(module(*map(torch.from_numpy, xs)).numpy(), expected)
             continue
-        (by_params, by_xs), (found, after) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
+        (by_params, by_xs), (own_outputs, after) = jax.jit(jax.grad(loss, argnums=(0, 1), has_aux=True))(params, inputs)
         tensors = [torch.from_numpy(x.copy()).requires_grad_() for x in xs]
         results = module(*tensors)
-        assert jax.tree.structure(results) == jax.tree.structure(found)
-        for ours, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(results), strict=True):
+        assert jax.tree.structure(results) == jax.tree.structure(own_outputs)
+        for ours, theirs in zip(jax.tree.leaves(own_outputs), jax.tree.leaves(results), strict=True):
             assert str(theirs.dtype).removeprefix("torch.") == str(ours.dtype)
             close(theirs.detach().numpy(), ours, ulps=ulps)
         module.zero_grad()
@@ -127,9 +127,10 @@ LAYERS = {
     "flatten-first": ((3, 2, 4), fc.serial(fc.Flatten(order="channels_first"), fc.Dense(3))),
     "flatten-layout": ((4, 3, 2), fc.serial(fc.Flatten(layout="NCHW"), fc.BatchNorm(), fc.Dense(3))),
     "flatten-norms": (
-        (3, 2, 4), fc.serial(fc.Flatten(), fc.BatchNorm(count=True), fc.LayerNorm(), jnp.tanh, fc.Dense(3)),
+        (3, 2, 4),
+        fc.serial(fc.Flatten(), fc.BatchNorm(count=True), fc.LayerNorm(), jnp.tanh, fc.Dense(3)),
     ),
-}  # fmt: skip
+}
 LAYERS |= {
     f"conv-{mode}": ((4, 5, 2), fc.Conv(3, 3, padding=((1, 2), (5, 0)), pad_mode=mode))
     for mode in ("reflect", "symmetric", "replicate", "circular")
@@ -181,21 +182,23 @@ def test_any_batch_axes(rng, batch):
     check(rng, net((6, 7, 2), *layers), batch)
 
 
+NAMES_IN_JAX_NN = (
+    "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "identity", "leaky_relu",
+    "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softmax",
+    "softplus", "sparse_plus", "sparse_sigmoid", "squareplus", "swish",
+)  # fmt: skip
+NAMES_IN_JAX_NUMPY = (
+    "abs", "cos", "exp", "expm1", "flip", "max", "mean", "median", "min", "negative", "prod", "ptp", "ravel",
+    "reciprocal", "sign", "sin", "square", "squeeze", "std", "sum", "tanh", "transpose", "var", "ceil", "floor",
+    "round", "trunc", "tan", "arctan", "sinh", "cosh", "isnan", "argmax",
+)  # fmt: skip
 FUNCTIONS = {
-    **{name: getattr(jax.nn, name) for name in (
-        "celu", "elu", "gelu", "glu", "hard_sigmoid", "hard_silu", "hard_swish", "hard_tanh", "identity", "leaky_relu",
-        "log_sigmoid", "log_softmax", "mish", "relu", "relu6", "selu", "sigmoid", "silu", "soft_sign", "softmax",
-        "softplus", "sparse_plus", "sparse_sigmoid", "squareplus", "swish",
-    )},
+    **{name: getattr(jax.nn, name) for name in NAMES_IN_JAX_NN},
     "gelu-exact": partial(jax.nn.gelu, approximate=False),
     "softmax-axis": partial(jax.nn.softmax, axis=0),
     "softmax-axes": partial(jax.nn.softmax, axis=(0, -1)),
     "softmax-standardize": partial(jax.nn.standardize, axis=(0, 1)),
-    **{f"jnp-{name}": getattr(jnp, name) for name in (
-        "abs", "cos", "exp", "expm1", "flip", "max", "mean", "median", "min", "negative", "prod", "ptp", "ravel",
-        "reciprocal", "sign", "sin", "square", "squeeze", "std", "sum", "tanh", "transpose", "var", "ceil", "floor",
-        "round", "trunc", "tan", "arctan", "sinh", "cosh", "isnan", "argmax",
-    )},
+    **{f"jnp-{name}": getattr(jnp, name) for name in NAMES_IN_JAX_NUMPY},
     "jnp-clip": partial(jnp.clip, min=-0.5, max=0.75),
     "jnp-maximum": partial(jnp.maximum, 0.25),
     "jnp-multiply": partial(jnp.multiply, 2.0),
@@ -209,16 +212,20 @@ FUNCTIONS = {
     "jnp-prod-axis": partial(jnp.prod, axis=(0, 1)),
     "jnp-flip-axis": partial(jnp.flip, axis=1),
     "jnp-transpose-axes": partial(jnp.transpose, axes=(2, 0, 1)),
-    "avg_pool": fc.avg_pool, "max_pool": partial(fc.max_pool, window=(1, 2)), "min_pool": fc.min_pool,
-    "sum_pool": partial(fc.sum_pool, padding="SAME"), "pool": partial(fc.pool, reduce="lse"),
-    "global_pool": fc.global_pool, "global_pool-max": partial(fc.global_pool, reduce="max", return_indices=True),
+    "avg_pool": fc.avg_pool,
+    "max_pool": partial(fc.max_pool, window=(1, 2)),
+    "min_pool": fc.min_pool,
+    "sum_pool": partial(fc.sum_pool, padding="SAME"),
+    "pool": partial(fc.pool, reduce="lse"),
+    "global_pool": fc.global_pool,
+    "global_pool-max": partial(fc.global_pool, reduce="max", return_indices=True),
     "global_pool-median": partial(fc.global_pool, reduce="median"),
     "adaptive_pool": partial(fc.adaptive_pool, output_size=(3, 2)),
     "adaptive_pool-none": partial(fc.adaptive_pool, output_size=(None, 2), reduce="max"),
     "adaptive_pool-min": partial(fc.adaptive_pool, output_size=2, reduce="min", return_indices=True),
     "adaptive_pool-lp": partial(fc.adaptive_pool, output_size=(3, 5), reduce="lp"),
     "flatten": fc.flatten,
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("name", FUNCTIONS)
@@ -323,8 +330,8 @@ def test_dropout_follows_the_mode():
     assert torch.equal(module(x), x)
     y = module.train()(x)
     assert set(y.unique().tolist()) == {0.0, 1 / 0.75}
-    kept = float((y > 0).double().mean())
-    assert abs(kept - 0.75) < 6 * (0.25 * 0.75 / y.numel()) ** 0.5
+    share = float((y > 0).double().mean())
+    assert abs(share - 0.75) < 6 * (0.25 * 0.75 / y.numel()) ** 0.5
     whole = fc.interop.to_torch_module(net((30, 30, 64), fc.Dropout(0.5, whole_channels=True)), {}).train()
     y = whole(torch.ones(4, 30, 30, 64, dtype=torch.float64))
     assert torch.equal(y, y[:, :1, :1].expand_as(y))
@@ -346,8 +353,16 @@ def test_a_part_in_evaluation_mode_keeps_its_statistics(rng):
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_dtypes(rng, dtype):
     x = fc.Input("x", (6, 5, 4), dtype=dtype)
-    layers = (fc.Conv(4, 3, dtype=dtype), fc.BatchNorm(dtype=dtype), jax.nn.gelu, fc.GroupNorm(2, dtype=dtype),
-              fc.Pool(2, reduce="mean"), fc.Flatten(), fc.LayerNorm(dtype=dtype), fc.Dense(3, dtype=dtype))  # fmt: skip
+    layers = (
+        fc.Conv(4, 3, dtype=dtype),
+        fc.BatchNorm(dtype=dtype),
+        jax.nn.gelu,
+        fc.GroupNorm(2, dtype=dtype),
+        fc.Pool(2, reduce="mean"),
+        fc.Flatten(),
+        fc.LayerNorm(dtype=dtype),
+        fc.Dense(3, dtype=dtype),
+    )
     graph = fc.Graph(x, fc.serial(*layers)(x))
     params, state = graph.init(jax.random.key(0)), graph.init_state()
     module = fc.interop.to_torch_module(graph, params, state)
@@ -470,10 +485,12 @@ def test_functions_of_indices_and_masks(rng):
         fc.node(partial(ops.taken, axis=0), a, i, batched=False),
         fc.node(partial(ops.indexed, pattern=(True, False)), a, i, batched=False),
         fc.node(jnp.where, m, a, a * 2),
-        fc.node(jnp.logical_and, m, m), fc.node(jnp.bitwise_not, m), fc.node(jnp.logical_or, m, m),
+        fc.node(jnp.logical_and, m, m),
+        fc.node(jnp.bitwise_not, m),
+        fc.node(jnp.logical_or, m, m),
         a + value,
         fc.node(partial(ops.normalized_by_batch, epsilon=0.1), a, batched=True),
-    ]  # fmt: skip
+    ]
     graph = fc.Graph((a, m, i), tuple(nodes))
     arrays = [x, mask, index.astype(np.int32)]
     expected = graph({}, *map(jnp.asarray, arrays))
@@ -671,14 +688,21 @@ TRACED = {
     "standardized": (Standardized, [(3, 7, 8)]),
     "vgg": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding="same"), nn.BatchNorm2d(4), nn.ReLU6(), nn.MaxPool2d(2, ceil_mode=True),
-            nn.Flatten(), nn.Dropout(), nn.Linear(4 * 20, 3), nn.BatchNorm1d(3), nn.Softmax(-1),
+            nn.Conv2d(3, 4, 3, padding="same"),
+            nn.BatchNorm2d(4),
+            nn.ReLU6(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(),
+            nn.Dropout(),
+            nn.Linear(4 * 20, 3),
+            nn.BatchNorm1d(3),
+            nn.Softmax(-1),
         ),
         [(3, 9, 7)],
     ),
     "root": (lambda: nn.Conv2d(3, 4, 3), [(3, 5, 6)]),
     "two-inputs": (Two, [(3, 5, 5), (3, 5, 5)]),
-}  # fmt: skip
+}
 
 
 @pytest.mark.parametrize("layout", ["NCHW", "NHWC"])
@@ -707,13 +731,12 @@ def test_a_traced_module_and_back(name, layout):
         return tensor.movedim(1, -1) if layout == "NHWC" and tensor.ndim > 2 else tensor
 
     for train in (False, True):
-        for each in (module, copied):
-            each.train(train).zero_grad()
-        if train and any(isinstance(each, nn.Dropout) for each in module.modules()):
+        for network in (module, copied):
+            network.train(train).zero_grad()
+        if train and any(isinstance(network, nn.Dropout) for network in module.modules()):
             continue
-        expected, results = (jax.tree.leaves(each(*inputs)) for each, inputs in (
-            (module, xs), (copied, [moved(x) for x in xs]),
-        ))  # fmt: skip
+        expected = jax.tree.leaves(module(*xs))
+        results = jax.tree.leaves(copied(*(moved(x) for x in xs)))
         for a, b in zip(results, expected, strict=True):
             close(a.detach().numpy(), moved(b).detach().numpy(), ulps=2**10)
         for outputs in (expected, results):

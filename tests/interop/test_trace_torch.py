@@ -46,10 +46,10 @@ class Dense(nn.Module):
         self.last = nn.AvgPool2d(2, padding=1, ceil_mode=True)
 
     def forward(self, x):
-        found = [x]
+        tensors = [x]
         for layer in self.layers:
-            found.append(layer(torch.cat(found, 1)))
-        return self.last(torch.cat(found, dim=-3))
+            tensors.append(layer(torch.cat(tensors, 1)))
+        return self.last(torch.cat(tensors, dim=-3))
 
 
 class Squeeze(nn.Module):
@@ -75,10 +75,15 @@ class Inverted(nn.Module):
         super().__init__()
         inner = channels * expand
         self.layers = nn.Sequential(
-            nn.Conv2d(channels, inner, 1, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(inplace=True),
-            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False), nn.BatchNorm2d(inner), nn.ReLU6(),
-            nn.Conv2d(inner, out, 1, bias=False), nn.BatchNorm2d(out),
-        )  # fmt: skip
+            nn.Conv2d(channels, inner, 1, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(inplace=True),
+            nn.Conv2d(inner, inner, 3, stride, 1, groups=inner, bias=False),
+            nn.BatchNorm2d(inner),
+            nn.ReLU6(),
+            nn.Conv2d(inner, out, 1, bias=False),
+            nn.BatchNorm2d(out),
+        )
         self.short = stride == 1 and channels == out
 
     def forward(self, x):
@@ -189,22 +194,41 @@ class Twins(nn.Module):
 FAMILIES = {
     "lenet": (
         lambda: nn.Sequential(
-            nn.Conv2d(1, 6, 5), nn.Tanh(), nn.AvgPool2d(2), nn.Conv2d(6, 8, 5), nn.Tanh(), nn.AvgPool2d(2),
-            nn.Flatten(), nn.Linear(128, 10), nn.Softmax(dim=-1),
+            nn.Conv2d(1, 6, 5),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Conv2d(6, 8, 5),
+            nn.Tanh(),
+            nn.AvgPool2d(2),
+            nn.Flatten(),
+            nn.Linear(128, 10),
+            nn.Softmax(dim=-1),
         ),
         [(1, 28, 28)],
     ),
     "alexnet": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 11, stride=4, padding=2), nn.ReLU(inplace=True), nn.MaxPool2d(3, 2),
-            nn.AdaptiveAvgPool2d((3, 2)), nn.Flatten(), nn.Dropout(), nn.Linear(48, 7), nn.ELU(),
+            nn.Conv2d(3, 8, 11, stride=4, padding=2),
+            nn.ReLU(inplace=True),
+            nn.MaxPool2d(3, 2),
+            nn.AdaptiveAvgPool2d((3, 2)),
+            nn.Flatten(),
+            nn.Dropout(),
+            nn.Linear(48, 7),
+            nn.ELU(),
         ),
         [(3, 67, 63)],
     ),
     "vgg": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 4, 3, padding=1), nn.ReLU6(),
-            nn.MaxPool2d(2, ceil_mode=True), nn.Flatten(), nn.Linear(4 * 20, 3),
+            nn.Conv2d(3, 4, 3, padding=1),
+            nn.BatchNorm2d(4),
+            nn.ReLU(),
+            nn.Conv2d(4, 4, 3, padding=1),
+            nn.ReLU6(),
+            nn.MaxPool2d(2, ceil_mode=True),
+            nn.Flatten(),
+            nn.Linear(4 * 20, 3),
         ),
         [(3, 9, 7)],
     ),
@@ -219,8 +243,13 @@ FAMILIES = {
     "densenet": (Dense, [(4, 7, 9)]),
     "mobilenet-v1": (
         lambda: nn.Sequential(
-            nn.Conv2d(3, 8, 3, 2, 1, bias=False), nn.BatchNorm2d(8), nn.ReLU(),
-            nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.Conv2d(8, 12, 1),
+            nn.Conv2d(3, 8, 3, 2, 1, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 8, 3, 1, 1, groups=8, bias=False),
+            nn.BatchNorm2d(8),
+            nn.ReLU(),
+            nn.Conv2d(8, 12, 1),
         ),
         [(3, 10, 8)],
     ),
@@ -239,16 +268,16 @@ FAMILIES = {
         ),
         [(3, 5, 4)],
     ),
-}  # fmt: skip
+}
 
 
 def prepared(name):
     torch.manual_seed(0)
     make, shapes = FAMILIES[name]
     module = make().double()
-    for key, each in module.state_dict().items():
+    for key, tensor in module.state_dict().items():
         if key.endswith(("running_mean", "running_var")):
-            each.copy_(torch.rand(each.shape) + 0.5)
+            tensor.copy_(torch.rand(tensor.shape) + 0.5)
     return module, [torch.randn(4, *shape, dtype=torch.float64) for shape in shapes]
 
 
@@ -261,10 +290,10 @@ def test_outputs_and_gradients_are_the_same(name):
     arrays = [jnp.asarray(x.numpy()) for x in xs]
     for train in (False, True):
         module.train(train)
-        for each in module.modules():
-            if isinstance(each, nn.Dropout):
-                each.eval()
-        if train and any(isinstance(each, nn.Dropout) for each in module.modules()):
+        for submodule in module.modules():
+            if isinstance(submodule, nn.Dropout):
+                submodule.eval()
+        if train and any(isinstance(submodule, nn.Dropout) for submodule in module.modules()):
             continue
         inputs = [x.clone().requires_grad_() for x in xs]
         out = module(*inputs)
@@ -272,12 +301,12 @@ def test_outputs_and_gradients_are_the_same(name):
         sum(torch.sin(y).sum() for y in out).backward()
 
         def s(params, xs, train=train):
-            found, after = graph.apply(params, state, *xs, train=train)
-            found = found if isinstance(found, tuple) else (found,)
-            return sum(jnp.sin(y).sum() for y in found), (found, after)
+            own_outputs, after = graph.apply(params, state, *xs, train=train)
+            own_outputs = own_outputs if isinstance(own_outputs, tuple) else (own_outputs,)
+            return sum(jnp.sin(y).sum() for y in own_outputs), (own_outputs, after)
 
-        (by_params, by_xs), (found, after) = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, arrays)
-        for a, b in zip(found, out, strict=True):
+        (by_params, by_xs), (own_outputs, after) = jax.jit(jax.grad(s, argnums=(0, 1), has_aux=True))(params, arrays)
+        for a, b in zip(own_outputs, out, strict=True):
             close(a, b.detach().numpy(), ulps=256)
         for a, b in zip(by_xs, inputs, strict=True):
             close(a, b.grad.numpy(), ulps=slack)
@@ -285,9 +314,9 @@ def test_outputs_and_gradients_are_the_same(name):
         for name, parameter in module.named_parameters():
             close(gradients[name], parameter.grad.numpy(), ulps=slack)
         if train:
-            kept = fc.interop.to_torch(graph, params, after)
+            state_dict = fc.interop.to_torch(graph, params, after)
             for name, buffer in module.named_buffers():
-                close(kept[name], buffer.numpy(), np.float64, ulps=64)
+                close(state_dict[name], buffer.numpy(), np.float64, ulps=64)
         module.zero_grad()
 
 
@@ -391,8 +420,8 @@ def test_weights_are_copies():
     read = fc.interop.from_torch(fc.Graph(image, fc.serial(fc.Conv(64, 3), fc.BatchNorm())(image)), module.state_dict())
     before = jax.tree.map(np.array, (traced, read))
     with torch.no_grad():
-        for each in (*module.parameters(), *module.buffers()):
-            each.zero_()
+        for tensor in (*module.parameters(), *module.buffers()):
+            tensor.zero_()
     jax.tree.map(np.testing.assert_array_equal, (traced, read), before)
 
 
@@ -400,10 +429,10 @@ def test_the_modes_of_modules_are_left_as_they_were():
     module, xs = prepared("resnet")
     module.train()
     module[0].norm1.eval()
-    before = [each.training for each in module.modules()]
+    before = [submodule.training for submodule in module.modules()]
     x = xs[0].clone()
     fc.interop.trace_torch(module, x)
-    assert [each.training for each in module.modules()] == before
+    assert [submodule.training for submodule in module.modules()] == before
     assert torch.equal(x, xs[0])
 
 
@@ -756,7 +785,7 @@ REFUSED = [
     (lambda _, x: x[:1], "a part of the batch"),
     (lambda _, x: x[0], "one example of the batch"),
     (lambda _, x: F.fractional_max_pool2d(x, 2, output_size=2), "no counterpart"),
-    (lambda _, x: x + after(x.flatten(1), lambda y: y.neg_()).sum((1,)).view(-1, 1, 1, 1), "changes in place what 'x"),
+    (lambda _, x: x + after(x.flatten(1), lambda y: y.neg_()).sum((1,)).view(-1, 1, 1, 1), "shares memory with 'x"),
     (lambda _, x: x + torch.rand_like(x), "no counterpart"),
     (lambda _, x: F.avg_pool2d(x, 2, divisor_override=3), "divisor_override"),
     (lambda _, x: F.max_pool2d(x, 2, return_indices=True)[1], "indices of a pool"),
@@ -775,9 +804,9 @@ def test_what_has_no_counterpart_is_told(f, said):
     ("module", "example", "said"),
     [
         (lambda x: x, torch.ones(1, 2), "expected a torch.nn.Module; got function"),
-        (nn.ReLU(), np.ones((1, 2)), "every example must be a tensor"),
+        (nn.ReLU(), np.ones((1, 2)), "each example must be a tensor"),
         (nn.ReLU(), torch.tensor(1.0), r"a batch axis in front; got shape \(\)"),
-        (nn.Bilinear(2, 2, 1), (torch.ones(1, 2), torch.ones(2, 2)), "must have one batch size"),
+        (nn.Bilinear(2, 2, 1), (torch.ones(1, 2), torch.ones(2, 2)), "must have the same batch size"),
         (nn.Sequential(nn.AvgPool2d(2), nn.LSTM(2, 2)), torch.ones(2, 3, 4, 4), "LSTM|lstm|cannot export"),
     ],
 )
@@ -820,7 +849,7 @@ def test_dropout_in_attention_is_told(caplog):
 
 def test_init_state_refuses_to_invent_buffers():
     graph, *_ = fc.interop.trace_torch(Calls(FUNCTIONS["buffers"]), torch.ones(2, 3, 6, 6))
-    with pytest.raises(fc.FuncconvError, match=r"buffers .* have the values that the module gives"):
+    with pytest.raises(fc.FuncconvError, match=r"buffers .* come from the PyTorch module"):
         graph.init_state()
 
 

@@ -72,12 +72,12 @@ def adam_state(torch):
     return optimizer.state_dict()
 
 
-def same(found, expected):
-    assert list(found) == list(expected)
+def same(arrays, expected):
+    assert list(arrays) == list(expected)
     for name, array in expected.items():
-        assert isinstance(found[name], np.ndarray)
-        assert found[name].dtype == array.dtype
-        np.testing.assert_array_equal(found[name], array)
+        assert isinstance(arrays[name], np.ndarray)
+        assert arrays[name].dtype == array.dtype
+        np.testing.assert_array_equal(arrays[name], array)
 
 
 def refused(path, *parts, key=None):
@@ -107,10 +107,10 @@ def test_files_of_torch_are_recognized_by_their_content(torch, tmp_path, said, n
 def test_dtypes_of_torch_are_kept(torch, tmp_path, dtype):
     numbers = torch.tensor([[0.0, 1.0, 0.5], [2.0, 1.5, 4.0]])
     torch.save({"model": {"w": numbers.to(getattr(torch, dtype)), "b": numbers}}, tmp_path / "a.pt")
-    found = fc.interop.read_weights(tmp_path / "a.pt")
+    arrays = fc.interop.read_weights(tmp_path / "a.pt")
     expected = numbers.numpy().astype(np.dtype(getattr(ml_dtypes, dtype, dtype)))
-    same(found, {"w": expected, "b": numbers.numpy()})
-    found["w"][0, 0] = 1  # the arrays belong to the caller
+    same(arrays, {"w": expected, "b": numbers.numpy()})
+    arrays["w"][0, 0] = 1  # the arrays belong to the caller
 
 
 @pytest.mark.parametrize(
@@ -119,14 +119,23 @@ def test_dtypes_of_torch_are_kept(torch, tmp_path, dtype):
 )
 def test_the_only_state_dict_of_a_checkpoint_is_used(torch, tmp_path, said, key):
     checkpoint = {
-        "epoch": 3, "arch": "resnet", "best_acc1": torch.tensor([0.5]), "loss": torch.tensor(0.1), "lrs": [0.1, 0.01],
-        key: tensors(torch, state_dict()), "optimizer": adam_state(torch), "adam": adam_state(torch),
-        "optimizer_states": [adam_state(torch)], "optimizerG_state": {"mean": torch.ones(3, 3)},
-        "rng_state": torch.get_rng_state(), "shape": torch.Size([2, 3]), "best": None,
-    }  # fmt: skip
+        "epoch": 3,
+        "arch": "resnet",
+        "best_acc1": torch.tensor([0.5]),
+        "loss": torch.tensor(0.1),
+        "lrs": [0.1, 0.01],
+        key: tensors(torch, state_dict()),
+        "optimizer": adam_state(torch),
+        "adam": adam_state(torch),
+        "optimizer_states": [adam_state(torch)],
+        "optimizerG_state": {"mean": torch.ones(3, 3)},
+        "rng_state": torch.get_rng_state(),
+        "shape": torch.Size([2, 3]),
+        "best": None,
+    }
     torch.save(checkpoint, tmp_path / "last.pth.tar")
-    found = fc.interop.read_weights(tmp_path / "last.pth.tar")
-    same(found, state_dict())
+    arrays = fc.interop.read_weights(tmp_path / "last.pth.tar")
+    same(arrays, state_dict())
     (message,) = said()
     assert f"last.pth.tar: used the entry {key!r}; the file also has epoch, arch" in message
     assert "optimizer_states" in message
@@ -143,9 +152,11 @@ def test_a_state_dict_deeper_in_a_checkpoint_is_used(torch, tmp_path, said):
 
 def test_several_state_dicts_are_listed(torch, tmp_path):
     checkpoint = {
-        "model": tensors(torch, state_dict()), "ema": {"state_dict": tensors(torch, state_dict(1)), "decay": 0.9},
-        "models": [{"w": torch.ones(3)}], "optimizer": adam_state(torch),
-    }  # fmt: skip
+        "model": tensors(torch, state_dict()),
+        "ema": {"state_dict": tensors(torch, state_dict(1)), "decay": 0.9},
+        "models": [{"w": torch.ones(3)}],
+        "optimizer": adam_state(torch),
+    }
     path = tmp_path / "a.pt"
     torch.save(checkpoint, path)
     text = refused(
@@ -173,8 +184,11 @@ def test_a_tree_of_modules_is_read_by_the_key_above_them(torch, tmp_path):
     torch.save({"params": {"conv": layer, "dense": layer}, "step": 3}, tmp_path / "a.pt")
     refused(tmp_path / "a.pt", "key='params/conv': 2 arrays", "key='params': 4 arrays")
     assert list(fc.interop.read_weights(tmp_path / "a.pt", "params")) == [
-        "conv.kernel", "conv.bias", "dense.kernel", "dense.bias",
-    ]  # fmt: skip
+        "conv.kernel",
+        "conv.bias",
+        "dense.kernel",
+        "dense.bias",
+    ]
 
 
 def test_names_that_become_equal_are_refused(torch, tmp_path):
@@ -221,16 +235,16 @@ def test_dicts_of_scalars_and_integers_are_weights_too(torch, tmp_path):
 )
 def test_shared_prefixes_are_removed(torch, tmp_path, said, prefix, removed):
     torch.save({"state_dict": tensors(torch, state_dict(), prefix)}, tmp_path / "a.pt")
-    found = fc.interop.read_weights(tmp_path / "a.pt")
-    same(found, {prefix.removeprefix(removed) + name: array for name, array in state_dict().items()})
+    arrays = fc.interop.read_weights(tmp_path / "a.pt")
+    same(arrays, {prefix.removeprefix(removed) + name: array for name, array in state_dict().items()})
     assert any(f"removed the prefix {removed!r}" in message for message in said()) == bool(removed)
 
 
 def test_prefixes_of_some_names_stay(torch, tmp_path, said):
     names = tensors(torch, state_dict(), "module.") | {"n_averaged": torch.tensor(3)}
     torch.save(names, tmp_path / "a.pt")
-    found = fc.interop.read_weights(tmp_path / "a.pt")
-    assert list(found) == list(names)
+    arrays = fc.interop.read_weights(tmp_path / "a.pt")
+    assert list(arrays) == list(names)
     assert not said()
     torch.save({"module.": torch.ones(2), "module.a": torch.ones(2)}, tmp_path / "a.pt")
     assert list(fc.interop.read_weights(tmp_path / "a.pt")) == ["module.", "module.a"]
@@ -240,9 +254,9 @@ def test_parameters_tied_weights_and_views(torch, tmp_path):
     weight = torch.nn.Parameter(torch.arange(6.0).reshape(2, 3))
     values = {"a": weight, "b": weight, "turned": weight.detach().T, "conjugate": torch.tensor([1 + 2j, 0]).conj()}
     torch.save(values, tmp_path / "a.pt")
-    found = fc.interop.read_weights(tmp_path / "a.pt")
+    arrays = fc.interop.read_weights(tmp_path / "a.pt")
     numbers = np.arange(6, dtype=F32).reshape(2, 3)
-    same(found, {"a": numbers, "b": numbers, "turned": numbers.T, "conjugate": np.asarray([1 - 2j, 0], np.complex64)})
+    same(arrays, {"a": numbers, "b": numbers, "turned": numbers.T, "conjugate": np.asarray([1 - 2j, 0], np.complex64)})
 
 
 def test_weights_of_other_devices_are_read_on_the_cpu(torch, tmp_path):
@@ -293,7 +307,7 @@ def test_no_code_of_a_file_is_run(torch, tmp_path, monkeypatch, new_format):
 def test_other_objects_of_torch_are_refused_with_an_explanation(torch, tmp_path):
     path = tmp_path / "a.pt"
     torch.save(torch.ones(3), path)
-    refused(path, "an array of shape (3,), not a dict")
+    refused(path, "must contain a dict of arrays; it contains an array of shape (3,)")
     torch.save([1, 2], path)
     refused(path, "no weights", "a list with no arrays")
     torch.save({"epoch": 3, "hparams": {"lr": 0.1}}, path)
@@ -368,14 +382,14 @@ def test_safetensors_with_names_of_torch(tmp_path, said, name):
     arrays = {"module." + key: array for key, array in state_dict().items()}
     arrays["module.half"] = np.ones((2, 3), ml_dtypes.bfloat16)
     save({key: array for key, array in arrays.items() if array.dtype != ml_dtypes.bfloat16}, tmp_path / name)
-    found = fc.interop.read_weights(tmp_path / name)
-    assert {key: array.dtype for key, array in found.items()} == {key: a.dtype for key, a in state_dict().items()}
+    arrays = fc.interop.read_weights(tmp_path / name)
+    assert {key: array.dtype for key, array in arrays.items()} == {key: a.dtype for key, a in state_dict().items()}
     for key, array in state_dict().items():
-        np.testing.assert_array_equal(found[key], array)
+        np.testing.assert_array_equal(arrays[key], array)
     assert "removed the prefix 'module.'" in said()[0]
     fc.interop.save_safetensors(tmp_path / name, arrays)
-    found = fc.interop.read_weights(tmp_path / name)
-    assert found["half"].dtype == ml_dtypes.bfloat16
+    arrays = fc.interop.read_weights(tmp_path / name)
+    assert arrays["half"].dtype == ml_dtypes.bfloat16
     assert set(fc.interop.read_weights(tmp_path / name, "module.bn")) == {
         key.removeprefix("bn.") for key in state_dict() if key.startswith("bn.")
     }
@@ -408,9 +422,15 @@ def flax_network():
 
 
 PATHS = [
-    "params/BatchNorm_0/bias", "params/BatchNorm_0/scale", "params/Dense_0/bias", "params/Dense_0/kernel",
-    "params/stem/bias", "params/stem/kernel", "batch_stats/BatchNorm_0/mean", "batch_stats/BatchNorm_0/var",
-]  # fmt: skip
+    "params/BatchNorm_0/bias",
+    "params/BatchNorm_0/scale",
+    "params/Dense_0/bias",
+    "params/Dense_0/kernel",
+    "params/stem/bias",
+    "params/stem/kernel",
+    "batch_stats/BatchNorm_0/mean",
+    "batch_stats/BatchNorm_0/var",
+]
 
 
 def train_state(variables):
@@ -437,15 +457,15 @@ def write(folder, name, tree):
 def test_variables_of_flax_are_read(tmp_path, rng, said, name, with_optimizer):
     module, variables, graph = flax_network()
     path = write(tmp_path, name, train_state(variables) if with_optimizer else variables)
-    found = fc.interop.read_weights(path)
-    assert sorted(found) == sorted(PATHS)
-    assert all(array.dtype == F32 for array in found.values())
+    arrays = fc.interop.read_weights(path)
+    assert sorted(arrays) == sorted(PATHS)
+    assert all(array.dtype == F32 for array in arrays.values())
     messages = said()
     assert bool(messages) == with_optimizer
     if with_optimizer:
         assert "used the entries params and batch_stats; the file also has" in messages[0]
         assert "opt_state" in messages[0]
-    params, state = fc.interop.from_linen(graph, found)
+    params, state = fc.interop.from_linen(graph, arrays)
     x = rng.normal(size=(2, 5, 5, 2)).astype(F32)
     close(graph.apply(params, state, x)[0], module.apply(variables, x))
 
@@ -457,22 +477,23 @@ def test_a_moving_average_of_flax_is_chosen_by_key(tmp_path, name):
     average = jax.tree.map(lambda leaf: leaf + 1, variables["params"])
     path = write(tmp_path, name, {**train_state(variables), "ema_params": average})
     refused(path, "ema_params beside params", "key='params': 6 arrays", "key='ema_params': 6 arrays")
-    found = fc.interop.read_weights(path, "ema_params")
-    assert sorted(found) == sorted(PATHS)  # with the statistics beside it
-    np.testing.assert_array_equal(found["params/stem/bias"], average["stem"]["bias"])
+    arrays = fc.interop.read_weights(path, "ema_params")
+    assert sorted(arrays) == sorted(PATHS)  # with the statistics beside it
+    np.testing.assert_array_equal(arrays["params/stem/bias"], average["stem"]["bias"])
     assert sorted(fc.interop.read_weights(path, "params/stem")) == ["bias", "kernel"]
     refused(path, "no entry 'ema_param'; did you mean 'ema_params'?", key="ema_param")
-    params, _ = fc.interop.from_linen(graph, found)
+    params, _ = fc.interop.from_linen(graph, arrays)
     np.testing.assert_array_equal(params["conv1"]["bias"], average["stem"]["bias"])
 
 
 def test_half_precision_of_flax_is_kept(tmp_path):
     tree = {"params": {"a": {"kernel": np.ones((2, 3), ml_dtypes.bfloat16), "bias": np.ones(3, np.float16)}}}
-    found = fc.interop.read_weights(write(tmp_path, "a.msgpack", tree))
-    assert {name: array.dtype.name for name, array in found.items()} == {
-        "params/a/bias": "float16", "params/a/kernel": "bfloat16",
-    }  # fmt: skip
-    found["params/a/bias"][0] = 2  # the arrays belong to the caller
+    arrays = fc.interop.read_weights(write(tmp_path, "a.msgpack", tree))
+    assert {name: array.dtype.name for name, array in arrays.items()} == {
+        "params/a/bias": "float16",
+        "params/a/kernel": "bfloat16",
+    }
+    arrays["params/a/bias"][0] = 2  # the arrays belong to the caller
 
 
 @pytest.mark.filterwarnings("ignore:::(orbax|flax|etils).*")
@@ -492,8 +513,8 @@ def test_a_folder_of_a_manager_of_orbax(tmp_path, said):
     with ocp.CheckpointManager(tmp_path / "manager") as manager:
         manager.save(5, args=ocp.args.StandardSave(variables))
         manager.wait_until_finished()
-        found = fc.interop.read_weights(tmp_path / "manager")
-        assert sorted(found) == sorted(PATHS)
+        arrays = fc.interop.read_weights(tmp_path / "manager")
+        assert sorted(arrays) == sorted(PATHS)
         assert said()[0].endswith("read the checkpoint in 5/default")
         manager.save(7, args=ocp.args.StandardSave(variables))
         manager.wait_until_finished()
@@ -507,13 +528,19 @@ def test_a_run_of_funcconv_is_read_as_variables(tmp_path, said):
     init, _ = fc.train.make_step(lambda *_, **__: 0, optax.adam(0.1), ema=0.9)
     state = init(graph.init(KEY), KEY, graph.init_state())
     fc.train.save(tmp_path / "run", state)
-    found = fc.interop.read_weights(tmp_path / "run")
-    assert sorted(found) == sorted([
-        "params/conv1/kernel", "params/conv1/bias", "params/batch_norm1/scale", "params/batch_norm1/bias",
-        "batch_stats/batch_norm1/mean", "batch_stats/batch_norm1/var",
-    ])  # fmt: skip
+    arrays = fc.interop.read_weights(tmp_path / "run")
+    assert sorted(arrays) == sorted(
+        [
+            "params/conv1/kernel",
+            "params/conv1/bias",
+            "params/batch_norm1/scale",
+            "params/batch_norm1/bias",
+            "batch_stats/batch_norm1/mean",
+            "batch_stats/batch_norm1/var",
+        ]
+    )
     assert "used the entries params and model" in said()[0]
-    assert sorted(fc.interop.read_weights(tmp_path / "run", "ema")) == sorted(found)
+    assert sorted(fc.interop.read_weights(tmp_path / "run", "ema")) == sorted(arrays)
 
 
 # Other files ------------------------------------------------------------------------------------------------
@@ -693,7 +720,7 @@ def test_convert_reads_safetensors_with_names_of_torch(network, capsys):
     jax.tree.map(np.testing.assert_array_equal, (params, state), expected)
     assert "removed the prefix 'model.'" in said
     assert main(["convert", "out.safetensors", "b.safetensors", "--key", "conv1"]) == 2
-    assert "no choice by --key" in capsys.readouterr().err
+    assert "Omit --key" in capsys.readouterr().err
 
 
 def test_convert_keeps_a_prefix_that_the_graph_has(tmp_path, monkeypatch, capsys):

@@ -161,14 +161,18 @@ OF_PARAMETERS = [
         ("conv_transpose", fc.conv_transpose, (4, 2), {"kernel": (2, 4, 2), "bias": (4,)}),
         ("local_conv", fc.local_conv, (5, 2), {"kernel": (4, 2, 2, 4), "bias": (4, 4)}),
         ("dense", fc.dense, (4,), {"kernel": (4, 2), "bias": (2,)}),
-        ("dense of images and flatten", lambda params, x: fc.dense(params, fc.flatten(x, spatial=1)), (2, 2),
-         {"kernel": (4, 2), "bias": (2,)}),
+        (
+            "dense of images and flatten",
+            lambda params, x: fc.dense(params, fc.flatten(x, spatial=1)),
+            (2, 2),
+            {"kernel": (4, 2), "bias": (2,)},
+        ),
         ("layer_norm", fc.layer_norm, (3, 4), {"scale": (4,), "bias": (4,)}),
         ("layer_norm of images", fc.layer_norm, (2, 4), {"scale": (2, 4), "bias": (2, 4)}),
         ("group_norm", lambda params, x: fc.group_norm(params, x, 2, spatial=1), (3, 4), {"scale": (4,), "bias": (4,)}),
         ("batch_norm", trained_batch_norm, (3, 4), dict.fromkeys(("scale", "bias", "mean", "var"), (4,))),
     )
-]  # fmt: skip
+]
 # Parameters and inputs on mesh axes that JAX cannot combine: the batch and the outputs on the same axis, and the axis
 # that is summed or multiplied on different axes. Also the second of two batch axes, which JAX cannot merge.
 CONFLICTS = {

@@ -407,7 +407,7 @@ def test_images_of_more_places_than_int32_counts_are_refused():
     image = jax.ShapeDtypeStruct((1, 2**16, 2**15, 1), jnp.float32)
     small = jax.ShapeDtypeStruct((1, 2**15, 2**14, 1), jnp.float32)
     indices = jax.ShapeDtypeStruct(small.shape, jnp.int32)
-    with pytest.raises(fc.FuncconvError, match=r"pool: an image of \(65536, 32768\) has 2,147,483,648 places"):
+    with pytest.raises(fc.FuncconvError, match=r"pool: an image of \(65536, 32768\) has 2,147,483,648 positions"):
         jax.eval_shape(lambda x: fc.pool(x, 2, return_indices=True), image)
     with pytest.raises(fc.FuncconvError, match=r"max_unpool: an image of .*Split the image into smaller parts"):
         jax.eval_shape(lambda y, indices: fc.max_unpool(y, indices, 2), small, indices)

@@ -31,7 +31,7 @@ def test_filters(window, rng):
 def test_filters_are_limited(rng):
     sheet = fc.plot.filters(rng.normal(size=(3, 3, 40, 100)), most=8).axes[0].images[0].get_array()
     assert sheet.shape == (8 * 4 - 1, 8 * 4 - 1)
-    with pytest.raises(fc.FuncconvError, match=r"plot.filters: a kernel has shape .* got \(3, 4\)"):
+    with pytest.raises(fc.FuncconvError, match=r"plot.filters: the kernel must have shape .* got \(3, 4\)"):
         fc.plot.filters(np.ones((3, 4)))
 
 
@@ -56,7 +56,7 @@ def test_saliency(rng):
     weights = rng.normal(size=(6, 7, 3))
     figure = fc.plot.saliency(lambda x: (weights * x).sum(), rng.uniform(size=(6, 7, 3)))
     np.testing.assert_allclose(figure.axes[0].images[1].get_array(), np.abs(weights).max(-1))
-    with pytest.raises(fc.FuncconvError, match=r"one number for the image; its result has shape \(7, 3\)"):
+    with pytest.raises(fc.FuncconvError, match=r"f must return a scalar; it returned shape \(7, 3\)"):
         fc.plot.saliency(lambda x: x.sum(0), rng.uniform(size=(6, 7, 3)))
 
 
@@ -82,7 +82,7 @@ def test_windows(size, window, options, counts):
 
 
 def test_windows_refuse():
-    with pytest.raises(fc.FuncconvError, match="no window has the position 9"):
+    with pytest.raises(fc.FuncconvError, match=r"position must be .* size \(3, 3\); got 9"):
         fc.plot.windows((5, 5), 3, position=9)
     with pytest.raises(fc.FuncconvError, match="one or two axes"):
         fc.plot.windows((5, 5, 5), 3)
@@ -126,5 +126,5 @@ def test_a_run(rng):
     np.testing.assert_allclose(mean.get_ydata()[-1], losses[-10:].mean())
     assert (mean.get_label(), error.get_label(), axes.get_yscale()) == ("loss", "eval/error", "log")
     assert fc.plot.history(run, "eval/error", log=False).axes[0].get_yscale() == "linear"
-    with pytest.raises(fc.FuncconvError, match="no 'los'; did you mean 'loss'"):
+    with pytest.raises(fc.FuncconvError, match="no metric 'los'; did you mean 'loss'"):
         fc.plot.history(run, "los")

@@ -73,7 +73,7 @@ def test_a_candidate_that_xla_does_not_know_is_left_out(monkeypatch):
 
 
 def test_unknown_libraries_are_refused():
-    with pytest.raises(fc.FuncconvError, match="libraries must be None or \"onednn\"; got 'mkl'"):
+    with pytest.raises(fc.FuncconvError, match="libraries must be None or 'onednn'; got 'mkl'"):
         fc.compiler_options(libraries="mkl")
 
 

@@ -17,6 +17,8 @@ def loss(params, x):
 def test_a_convolution():
     (row,) = fc.explain(loss, PARAMS, X, platform="cpu")
     assert (row.map, row.form, row.times) == ("conv", "lax", 1)
+    explanation = fc.explain(loss, PARAMS, X, platform="cpu")
+    assert repr(explanation) == str(explanation)  # the table at the prompt too
     assert (row.image, row.kernel, row.stride) == (X.shape, (3, 3, 8, 20), (2, 2))
     assert row.flops == 2 * (4 * 4 * 4) * (3 * 3 * 8 * 20)
     assert row.bytes == 4 * (4 * 10 * 10 * 8 + 3 * 3 * 8 * 20 + 4 * 4 * 4 * 20)

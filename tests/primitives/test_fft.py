@@ -117,11 +117,14 @@ def test_fast_lengths():
 
 
 @pytest.mark.parametrize("dtype", [np.float32, np.float64])
-@pytest.mark.parametrize(("image", "window", "options"), [
-    ((2, 40, 37, 3), (40, 37), {"padding": "SAME"}),
-    ((2, 700, 2), (300,), {"stride": 3}),
-    ((1, 12, 11, 10, 2), (9, 8, 7), {"padding": "SAME"}),
-])  # fmt: skip
+@pytest.mark.parametrize(
+    ("image", "window", "options"),
+    [
+        ((2, 40, 37, 3), (40, 37), {"padding": "SAME"}),
+        ((2, 700, 2), (300,), {"stride": 3}),
+        ((1, 12, 11, 10, 2), (9, 8, 7), {"padding": "SAME"}),
+    ],
+)
 def test_errors_are_relative_to_the_norms(image, window, options, dtype, rng):
     """Each number is off by at most eps times a few log2 of the length, times the product of the norms.
 
@@ -157,8 +160,12 @@ def test_accumulate_dtype_and_precision(rng):
     assert "complex<f32>" not in program
     assert conv("fft", accumulate_dtype=np.float64).dtype == np.float32
     close(conv("fft", precision="highest"), conv("lax"), terms=TERMS)
-    half = fc.conv({"kernel": kernel.astype(jnp.bfloat16)}, x.astype(jnp.bfloat16), implementation="fft",
-                   accumulate_dtype=jnp.bfloat16)  # fmt: skip
+    half = fc.conv(
+        {"kernel": kernel.astype(jnp.bfloat16)},
+        x.astype(jnp.bfloat16),
+        implementation="fft",
+        accumulate_dtype=jnp.bfloat16,
+    )
     assert half.dtype == jnp.bfloat16
     with pytest.raises(fc.FuncconvError, match="int64"):
         fc.conv({"kernel": jnp.ones((3, 2, 2), int)}, jnp.ones((2, 9, 2), int), implementation="fft")

@@ -325,6 +325,7 @@ def test_files_keep_everything(tmp_path):
     loaded = fc.Tuning.load(tmp_path / "tuning.json")
     assert loaded == tuning
     assert str(loaded) == str(tuning)
+    assert repr(loaded) == f"Tuning(1 problems, 2.000 ms before, 1.000 ms after, on {jax.default_backend()})"
     assert "planes" in str(loaded)
 
 
@@ -382,7 +383,9 @@ def test_tunings_of_other_machines(tmp_path, part, name):
     file = tmp_path / "tuning.json"
     tuning_with({"conv": "planes"}).save(file)
     file.write_text(json.dumps(damaged(json.loads(file.read_text()), part, name, value="another")))
-    with pytest.raises(fc.FuncconvError, match=f"is for another machine: {name} is .* here and 'another' there"):
+    with pytest.raises(
+        fc.FuncconvError, match=f"is for another machine: {name} is .* machine and 'another' in the file"
+    ):
         fc.Tuning.load(file)
     with pytest.warns(UserWarning, match="The tuning is not used"):
         loaded = fc.Tuning.load(file, mismatch="warn")

@@ -167,7 +167,7 @@ def bad(call, *, devices=4, shape=(1, 8, 4, 2)):
         (lambda x: fc.spatial.pool(x, 2, axis_names="rows"), ["axis_names must be a tuple", "'rows'"]),
         (lambda x: fc.spatial.pool(x, (2, 2), axis_names=("rows",) * 4), ["axis_names must be a tuple"]),
         (lambda x: fc.spatial.conv({"kernel": jnp.ones((3, 2, 2))}, x, axis_names=("rows", None)), ["2 spatial axes"]),
-        (lambda x: fc.spatial.halo_exchange(x, -1, 0, axis=1, axis_name="rows"), ["-1 and 0 places"]),
+        (lambda x: fc.spatial.halo_exchange(x, -1, 0, axis=1, axis_name="rows"), ["before=-1, after=0"]),
     ],
 )
 def test_bad_calls_say_what_was_expected(call, words):

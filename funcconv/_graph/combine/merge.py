@@ -34,9 +34,9 @@ def concat(*xs: ArrayLike | Node) -> Any:
     arrays = [as_array("concat", "every input", x) for x in values]
     # A number and a vector have the same `shape[:-1]`, so ranks are compared too.
     if len({(x.shape[:-1], x.ndim, x.dtype) for x in arrays}) != 1 or arrays[0].ndim == 0:
-        found = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
+        types = ", ".join(f"{x.dtype}{list(x.shape)}" for x in arrays)
         msg = (
-            f"concat: all inputs must have one dtype and the same axes but for the channels; got {found or 'none'}. "
+            f"concat: all inputs must have one dtype and the same axes but for the channels; got {types or 'none'}. "
             "Cast with x.astype(dtype), and pad or crop the other axes to one size"
         )
         raise FuncconvError(msg)

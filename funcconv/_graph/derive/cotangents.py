@@ -45,10 +45,10 @@ def output_cotangents(graph: Any, cotangent: Any, outputs: Sequence[Any], batch:
             raise FuncconvError(msg)
         return [jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), output) for output in outputs]
     try:
-        given = graph._tree.flatten_up_to(cotangent)
+        cotangents = graph._tree.flatten_up_to(cotangent)
         return [
             jax.tree.map(partial(_like, op="backward"), output, array)
-            for output, array in zip(outputs, given, strict=True)
+            for output, array in zip(outputs, cotangents, strict=True)
         ]
     except ValueError as error:
         # JAX reports a tree of another structure as a ValueError that speaks of its internals.

@@ -64,10 +64,10 @@ def batch_axes(graph: Any, xs: Sequence[Array]) -> Shape:
     for (name, shape, _), x in zip(graph._signature, xs, strict=True):
         k = x.ndim - len(shape)
         if k < 0 or x.shape[k:] != shape:
-            given, hint = x.shape[max(k, 0) :], "; batch axes come first, and then exactly these axes"
-            if len(shape) > 1 and given == (shape[-1], *shape[:-1]):
+            actual_shape, hint = x.shape[max(k, 0) :], "; batch axes come first, and then exactly these axes"
+            if len(shape) > 1 and actual_shape == (shape[-1], *shape[:-1]):
                 hint = f"; the channels look first: pass jnp.moveaxis(x, {-len(shape)}, -1)"
-            elif len(shape) > 1 and given == (*shape[1:], shape[0]):
+            elif len(shape) > 1 and actual_shape == (*shape[1:], shape[0]):
                 hint = f"; the channels look last, but are declared first: pass jnp.moveaxis(x, -1, {-len(shape)})"
             msg = f"graph: input {name!r} must have shape (*batch, {', '.join(map(str, shape))}); got {x.shape}{hint}"
             raise FuncconvError(msg)

@@ -88,11 +88,11 @@ def _check_undecided(graph: Any, uses: Sequence[Any], xs: Sequence[Array]) -> No
 def _fits(entry: Any, expected: Any) -> bool:
     """Whether parameters have the shapes that a layer draws; a bias may be missing, which means that there is none."""
     if isinstance(entry, Mapping) and isinstance(expected, Mapping):
-        given = {name: value for name, value in entry.items() if value is not None}
+        actual = {name: value for name, value in entry.items() if value is not None}
         wanted = {name: value for name, value in expected.items() if value is not None}
-        if not given.keys() <= wanted.keys() <= given.keys() | {"bias"}:
+        if not actual.keys() <= wanted.keys() <= actual.keys() | {"bias"}:
             return False
-        return all(_fits(value, wanted[name]) for name, value in given.items())
+        return all(_fits(value, wanted[name]) for name, value in actual.items())
     given_shapes, wanted_shapes = ([np.shape(leaf) for leaf in jax.tree.leaves(tree)] for tree in (entry, expected))
     return given_shapes == wanted_shapes
 
@@ -101,9 +101,9 @@ def _shape_error(row: Row, op: Layer, entry: Any, expected: Any, xs: Any) -> str
     """Return the op's own error for parameters of these shapes, which says more, or else one that shows the shapes."""
     # An op may refuse a dtype before it looks at the shapes, which are what is wrong here.
     dtype = jax.tree.leaves((xs, expected))[0].dtype
-    given = jax.tree.map(lambda leaf: spec(leaf).update(dtype=dtype), entry)
+    actual = jax.tree.map(lambda leaf: spec(leaf).update(dtype=dtype), entry)
     try:
-        result(op, given, xs)
+        result(op, actual, xs)
     except FuncconvError as error:
         return retold(row.name, op, xs, error)
     except Exception:  # of a function of the user's

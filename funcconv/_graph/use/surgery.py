@@ -75,8 +75,8 @@ def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
         if first + i in needed:
             needed.update(graph._rows[i].inputs)
     new_numbers = {old: new for new, old in enumerate(sorted(needed))}
-    kept = [i for i in range(len(graph._rows)) if first + i in new_numbers]
-    rows = (graph._rows[i] for i in kept)
+    kept_indices = [i for i in range(len(graph._rows)) if first + i in new_numbers]
+    rows = (graph._rows[i] for i in kept_indices)
     return from_parts(
         type(graph),
         tuple(row for i, row in enumerate(graph._signature) if i in new_numbers),
@@ -85,7 +85,7 @@ def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
         tuple(new_numbers[i] for i in results),
         tree,
         None,
-        [graph._places[i] for i in kept],
+        [graph._places[i] for i in kept_indices],
     )
 
 

@@ -7,7 +7,7 @@ from . import stride_phases as _phases
 from .problem import Problem
 from .products import single_position as _single_position
 
-_MOST_UNROLLED_TAPS = 256  # of a kernel; a form with a slice for each tap becomes a program of so many operations
+_MOST_UNROLLED_TAPS = 256  # taps of a kernel; a form with one slice for each tap becomes a program of this length
 
 
 def candidates(name: str, problem: Problem) -> tuple[str, ...]:

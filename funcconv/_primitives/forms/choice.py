@@ -18,9 +18,9 @@ from .measured import Key
 from .problem import Problem
 from .products import single_position as _single_position
 
-_FEW_PRODUCTS = 2**15  # up to so many, no form saves time, and XLA's own compiles fastest
+_FEW_PRODUCTS = 2**15  # up to this number no form saves time, and XLA's own form compiles fastest
 _MANY_OUTPUTS = 8  # of each channel of a depthwise kernel; with three axes, their sums then leave the cache
-_LARGE_KERNEL_TAPS = 64  # more are not unrolled into a slice each
+_LARGE_KERNEL_TAPS = 64  # kernels with more taps are not unrolled into one slice for each tap
 
 
 class Row(NamedTuple):
@@ -66,7 +66,7 @@ _ONE_POSITION = Row(
     lambda problem: problem.taps > 1 and _single_position.applies(problem.form),
     "one position of the image or the result along each axis: a matrix product",
 )
-# What XLA is slow at on a GPU: measured on an H200 (benchmarks/results). All else is left to cuDNN.
+# Convolutions that XLA computes slowly on a GPU, measured on an H200 (benchmarks/results). cuDNN computes all others.
 _GPU_DEPTHWISE = Row(
     "shifted_sum",
     lambda problem: problem.alone_on_gpu and problem.depthwise and problem.taps <= _LARGE_KERNEL_TAPS,
@@ -246,7 +246,7 @@ CHOICES = {"conv": CONV, "conv_input_grad": INPUT_GRAD, "conv_kernel_grad": KERN
 
 _NAMES = {id(table): name for name, table in CHOICES.items()}
 
-# The problems whose forms are chosen in this context, with the name of the map, if somebody wants to know.
+# `measure` sets this to a list. `choose` then appends each problem and the name of its map to the list.
 chosen: ContextVar[list[tuple[str, Problem]] | None] = ContextVar("chosen", default=None)
 
 

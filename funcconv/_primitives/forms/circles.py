@@ -4,7 +4,7 @@ With stride 1 and without dilation, a convolution is defined by the trilinear fo
 
     T(x, w, g) = sum over positions o and taps t of x[o + t - lo] . w[t] . g[o]
 
-Its value does not change if indices are taken modulo a length, if the length is so large that no index of padding
+Indices can be taken modulo a length without changing its value, if the length is so large that no index of padding
 becomes an index of the image. A stride is removed first: the remainders of positions and taps modulo the stride become
 channels. A dilation becomes zeros between the taps.
 """
@@ -50,7 +50,7 @@ class Circle(NamedTuple):
 
 
 def fast_length(least: int) -> int:
-    """Return the smallest length from `least` on whose FFT is fast."""
+    """Return the smallest length of at least `least` whose FFT is fast."""
     return next(length for length in itertools.count(least) if _without_factors(length) == 1)
 
 
@@ -85,8 +85,8 @@ def arranged(array: Array, role: str, form: Form, stack: int) -> Array:
         if role == "kernel":
             margins[i] = (0, size * stride - axis.extent, axis.dilation - 1)
         elif role == "image":
-            kept, before = _inputs(axis), max(axis.lo, 0) % stride
-            array = lax.slice_in_dim(array, kept.start, kept.stop, axis=i)
+            inputs, before = _inputs(axis), max(axis.lo, 0) % stride
+            array = lax.slice_in_dim(array, inputs.start, inputs.stop, axis=i)
             margins[i] = (before, size * stride - before - array.shape[i], 0)
     array = lax.pad(array, jnp.zeros((), array.dtype), margins)
     inner = array.shape[-2:-1] if role == "kernel" else ()
@@ -118,5 +118,5 @@ def read(array: Array, role: str, circles: tuple[Circle, ...]) -> Array:
 
 
 def _inputs(axis: Axis) -> slice:
-    """Return the inputs that negative padding leaves."""
+    """Return the range of inputs that negative padding does not remove."""
     return slice(max(-axis.lo, 0), axis.size - max(-axis.hi_used, 0))

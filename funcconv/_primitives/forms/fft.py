@@ -25,14 +25,14 @@ Begins: TypeAlias = dict[str, Any]  # the first index of a block along the axis 
 
 _XLA_AXES = 3  # axes of one FFT of XLA
 _BLOCK_NUMBERS = 2**18  # numbers in the spectra of a block, unless operands and result have more
-# Up to so many channels, products are summed elementwise. XLA's product of complex matrices is slower for few channels.
+# Up to this number of channels, products are summed elementwise, since XLA's complex matrix product is slower then.
 _MOST_SUMMED_CHANNELS = 16
 # Measured limits for the choice of this form. Other forms compute more operations a second, above all shifted sums and
 # products of matrices with many channels.
-_MANY_PRODUCTS = 2**25  # from so many on there is enough to gain
-_FEWER_OPERATIONS = 4  # how many times fewer operations than other forms it must take,
-_FEWER_THAN_SHIFTED_SUM = 8  # the same for depthwise kernels,
-_FEWER_PER_CHANNEL = 2  # and the same for each channel, in the geometric mean of input and output channels
+_MANY_PRODUCTS = 2**25  # with fewer products, an FFT saves no time
+_FEWER_OPERATIONS = 4  # an FFT must take this many times fewer operations than other forms,
+_FEWER_THAN_SHIFTED_SUM = 8  # this many times for depthwise kernels,
+_FEWER_PER_CHANNEL = 2  # and this many times per channel (geometric mean of input and output channels)
 
 
 def conv(image: Array, kernel: Array, form: Form, *, stack: int, blocks: bool) -> Array:
@@ -67,7 +67,7 @@ def kernel_grad(image: Array, g: Array, form: Form, *, stack: int, blocks: bool)
 
 
 def operations(problem: Problem) -> float:
-    """Return about how many additions and multiplications of real numbers this form takes, for each of the three maps.
+    """Return an estimate of the additions and multiplications of real numbers that each of the three maps takes.
 
     The FFT of n numbers takes 2.5 n log2(n). There is one for each image and channel, each pair of channels of the
     kernel, and each result and channel. The product of two complex numbers and its addition to a sum take 8, for half
@@ -81,7 +81,7 @@ def operations(problem: Problem) -> float:
 
 
 def is_faster(problem: Problem) -> bool:
-    """Return whether this form takes so many times fewer operations than others that it is faster on the CPU.
+    """Return whether this form takes so few operations, compared with other forms, that it is faster on the CPU.
 
     Other forms take a multiplication and an addition for each tap of each window that is on the image.
     """

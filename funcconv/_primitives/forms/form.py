@@ -30,7 +30,7 @@ class Form(NamedTuple):
     accumulate_dtype: DTypeLike | None = None
     library: str | None = None  # the library that computes XLA's own form, if options turn one on
     measured: Any = None  # the forms that a tuning chooses (`MeasuredForms`); None: the tables choose
-    implementation: str | None = None  # what the caller asks for: "fft" for this form of all three maps, or None
+    implementation: str | None = None  # the choice of the caller: "fft" for this form of all three maps, or None
 
     @property
     def spatial(self) -> Shape:

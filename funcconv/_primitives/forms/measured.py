@@ -1,4 +1,4 @@
-"""Forms that were measured to be the fastest, by the problem that each is for."""
+"""The fastest form for each measured problem."""
 
 from collections.abc import Mapping
 from typing import Any, NamedTuple
@@ -11,7 +11,7 @@ from .problem import Problem
 
 
 class Key(NamedTuple):
-    """What identifies a problem in a tuning: one of the maps, with all its sizes and options."""
+    """The identity of a problem in a tuning: one of the maps, with all its sizes and options."""
 
     map: str  # "conv", "conv_input_grad" or "conv_kernel_grad"; for a max or min pool "extreme"
     batch: int
@@ -22,7 +22,7 @@ class Key(NamedTuple):
     axes: tuple[Axis, ...]
     precision: str | None = None
     accumulate_dtype: str | None = None
-    library: str | None = None  # that the compiler options turn on
+    library: str | None = None  # the library that the compiler options turn on
 
     @classmethod
     def of(cls, name: str, problem: Problem) -> "Key":
@@ -61,24 +61,24 @@ class Key(NamedTuple):
         return ", ".join([*parts, *([] if self.dtype == "float32" else [self.dtype])])
 
     def as_json(self) -> dict[str, Any]:
-        """Return the key as JSON has it."""
+        """Return the key as a dict for JSON."""
         return self._asdict() | {"axes": [axis._asdict() for axis in self.axes]}
 
     @classmethod
     def from_json(cls, entry: Mapping[str, Any]) -> "Key":
-        """Return the key from JSON. Entries that are missing, unknown or of another type raise an error of Python."""
+        """Return the key from JSON. Entries that are missing, unknown or of another type raise a Python error."""
         sizes = {name: whole(entry[name]) for name in ("batch", "inputs", "outputs", "groups")}
         axes = tuple(Axis(**{name: whole(size) for name, size in axis.items()}) for axis in entry["axes"])
         key = cls(**{**entry, **sizes, "axes": axes})
         options = [text for text in (key.precision, key.accumulate_dtype, key.library) if text is not None]
         if not all(isinstance(text, str) for text in (key.map, key.dtype, *options)):
-            msg = f"the names in {str(dict(entry))[:200]} are not all texts"
+            msg = f"the names in {str(dict(entry))[:200]} are not all strings"
             raise TypeError(msg)
         return key
 
 
 def whole(value: Any) -> int:
-    """Return an integer of a JSON file."""
+    """Return an integer from a JSON file; other values raise an error."""
     if not isinstance(value, int) or isinstance(value, bool):
         msg = f"{value!r} is not an integer"
         raise TypeError(msg)

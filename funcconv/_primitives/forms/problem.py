@@ -1,7 +1,7 @@
 """The properties of a convolution that decide in which form it is computed.
 
-The limits come from measurements on one processor, of some hundred random shapes drawn by `benchmarks/forms.py`. On
-another processor they are a guess. They affect the time, never the result.
+The limits come from measurements on one processor, of some hundred random shapes drawn by `benchmarks/forms.py`. They
+may not be optimal on another processor. They affect the time, never the result.
 """
 
 import math
@@ -14,7 +14,7 @@ import numpy as np
 from ..._common.types import Shape
 from .form import Form
 
-_XLA_AXES = 2  # spatial axes, for up to which XLA's CPU backend has a fast path
+_XLA_AXES = 2  # XLA's CPU backend has a fast path for up to this number of spatial axes
 _VECTOR = 4  # numbers that this path computes at once: it is fast if the number of channels is a multiple
 _VERY_FEW, _FEW, _SEVERAL = 2, 8, 16  # numbers of channels, windows or taps
 _FEW_POSITIONS = 12  # of the result
@@ -34,8 +34,8 @@ class Where(NamedTuple):
     """Where a program will run."""
 
     platform: str | None  # "cpu", "gpu" or "tpu"; None: any but the CPU
-    devices: int | None = 1  # that run the program; None inside jax.shard_map
-    parts: int | None = 1  # devices over which XLA may partition an array; None: not known, as in exported programs
+    devices: int | None = 1  # the devices that run the program; None inside jax.shard_map
+    parts: int | None = 1  # the devices over which XLA may partition an array; None: not known, as in exported programs
     typed: bool = False  # whether types say what differs from device to device, as inside jax.shard_map
     # XLA of jax 0.10 has slow paths for some convolutions that 0.11 does not have.
     old: bool = jax.__version_info__ < (0, 11)

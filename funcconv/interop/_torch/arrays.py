@@ -18,7 +18,7 @@ def as_numpy(value: Any) -> np.ndarray:
             array = tensor.numpy() if dtype.isbuiltin == 1 else tensor.float().numpy().astype(dtype)
         except (TypeError, RuntimeError, NotImplementedError) as error:  # quantized, sparse, without data
             reason = str(error).splitlines()[0]
-            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} cannot become an array: {reason}"
+            msg = f"a tensor of {value.dtype} and shape {tuple(value.shape)} cannot be converted to NumPy: {reason}"
             raise FuncconvError(msg) from error
     array = np.asarray(array)
     if not (array.dtype.kind in "biufc" or jnp.issubdtype(array.dtype, jnp.number)):

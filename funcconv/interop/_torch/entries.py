@@ -1,9 +1,9 @@
-"""From pending rows to the rows of a graph: which entry of the parameters holds each weight of a module.
+"""From pending rows to the rows of a graph: choose the entry of the parameters for each weight of a module.
 
 A layer such as `Conv` has the entry of its module, `layer1/0/conv1`, with its arrays in funcconv's order of axes. Other
 uses of weights are rows with the layer `_WithWeights`. A row has one entry, so weights that a row uses together should
-be in one: those of a module are, unless other entries lie below the module. Weights of further entries come to the row
-as values of rows of their own.
+be in the same entry. The weights of a module are, unless the module contains other entries. Weights of further entries
+are inputs of the row, computed by separate rows.
 """
 
 from collections import defaultdict
@@ -83,7 +83,7 @@ class Entries:
                 self._places[name] = (entry, place.partition("/")[2], first.axes.get(place, ()))
 
     def _place_other_weights(self) -> None:
-        """Give each weight that is in no layer an entry: that of its module, or one of its own."""
+        """Choose an entry for each weight that is in no layer: the entry of its module, or a separate one."""
         loose = dict.fromkeys(name for row in self._used() if row.entry is None for name in _weights_of(row))
         groups = defaultdict(list)
         for name in loose:
@@ -129,7 +129,7 @@ class Entries:
         return self._with_weights(pending.name, pending.op, pending.operands, batched=pending.batched)
 
     def _number(self, operand: "int | Weight", pending: PendingRow) -> int | None:
-        """Return the number of an input of a layer; None for a weight of its own."""
+        """Return the number of an input of a layer; None for a weight of the layer itself."""
         if isinstance(operand, int):
             return self.numbers[operand]
         return None if pending.entry else self.source(operand, pending.name)
@@ -222,9 +222,9 @@ class Entries:
         return params, state
 
     def keep_unused(self) -> None:
-        """Add a row that holds those weights of the module that the program does not use, and other names of weights.
+        """Add a row with the weights that the program does not use, and with further names of weights.
 
-        So the graph can give back all that PyTorch's state dict has.
+        With it, the graph can be converted back to the complete state dict of PyTorch.
         """
         names = {id(tensor): name for name, tensor in self._program.tensors.items() if name in self._places}
         arrays, aliases = [], []
@@ -234,7 +234,7 @@ class Entries:
             self._unused += "_"
         for name, tensor in self._program.module.state_dict(keep_vars=True).items():
             if not hasattr(tensor, "detach"):
-                continue  # the extra state of a module, which is no tensor
+                continue  # the extra state of a module is not a tensor
             first = names.setdefault(id(tensor), name)
             if first != name:
                 aliases.append((name, first))

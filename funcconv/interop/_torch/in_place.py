@@ -1,4 +1,4 @@
-"""Operations that change a tensor in place, in a graph, which has no memory."""
+"""Operations that change a tensor in place. A graph has no memory, so they become new values."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -7,7 +7,7 @@ from .translation import Translation
 
 
 class InPlace:
-    """Follows which results share memory, so that a change in place reaches all that is read afterwards.
+    """Tracks which results share memory, so that later operations read the changed values.
 
     Args:
         translation: the translation.
@@ -22,7 +22,7 @@ class InPlace:
         self._tensors: dict[Any, Any] = {}  # by operation that changed a tensor in place: the one that made the tensor
 
     def after(self, operation: Any, value: Any) -> Any:
-        """Note what an operation shares or changes, as its declaration in PyTorch says.
+        """Record what an operation shares or changes, from its declaration in PyTorch.
 
         Args:
             operation: the operation.
@@ -46,7 +46,7 @@ class InPlace:
         return value
 
     def note(self, operation: Any) -> None:
-        """Note what an operation on constants shares, which PyTorch has computed and changed in place itself.
+        """Record what an operation on constants shares. PyTorch has computed its result and made changes in place.
 
         Args:
             operation: the operation.
@@ -61,12 +61,12 @@ class InPlace:
                     self._tensors[operation] = self._tensors.get(source, source)
 
     def _change(self, operation: Any, value: Any) -> None:
-        """Give the tensor that an operation changes its new value, which is right if no view of it is read again."""
+        """Set the new value of a tensor that an operation changes. Raise an error if a view of it is read again."""
         source = operation.args[0]
         weight = self._translation.program.targets.get(self._memory.get(source, source).name)
         if weight is not None:
             self._translation.refuse(
-                f"it changes {weight!r} of the module in place, which a graph does in no evaluation"
+                f"it changes {weight!r} of the module in place, which a graph cannot do. Return the new value instead"
             )
         tensor = self._tensors[operation] = self._tensors.get(source, source)
         for other in self._share(operation):
@@ -74,10 +74,13 @@ class InPlace:
             if self._tensors.get(other, other) is tensor:
                 self._translation.values[other] = value
             elif last_read > self._position[operation]:
-                self._translation.refuse(f"it changes in place what {other.name!r} shares, which is read again")
+                self._translation.refuse(
+                    f"it changes a tensor in place that shares memory with {other.name!r}, which is read "
+                    "later. Copy it first"
+                )
 
     def _share(self, operation: Any) -> list[Any]:
-        """Note that a result may lie in the memory of the first argument; return all earlier ones that do."""
+        """Record that a result may share the memory of the first argument; return all earlier results that share it."""
         source = operation.args[0]
         first = self._memory[operation] = self._memory.get(source, source)
         sharing = self._sharing.setdefault(first, [first])

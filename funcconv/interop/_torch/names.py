@@ -1,4 +1,4 @@
-"""Where each array of a graph is in PyTorch's state dict, and in which order of axes."""
+"""The name of each array of a graph in PyTorch's state dict, and its order of axes there."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -33,7 +33,7 @@ Convert = Callable[[np.ndarray], np.ndarray]
 
 @dataclass(frozen=True)
 class TorchArray:
-    """An array of a graph, as PyTorch has it.
+    """An array of a graph, with its name and order of axes in PyTorch.
 
     Attributes:
         entry: the path of the entry, such as `"layer1/conv"`.
@@ -58,7 +58,7 @@ class TorchArray:
 
 @dataclass(frozen=True)
 class TorchLayout:
-    """All arrays of a graph as PyTorch has them.
+    """All arrays of a graph, with their names and orders of axes in PyTorch.
 
     Attributes:
         arrays: in the order of first use, those of an entry in PyTorch's order.
@@ -79,7 +79,7 @@ class TorchLayout:
 def torch_layout(
     op: str, graph: Graph, *, flatten_order: str = "channels_first", params: Params | None = None
 ) -> TorchLayout:
-    """Return where PyTorch has the arrays of a graph.
+    """Return the names and orders of axes of the arrays of a graph in PyTorch.
 
     Args:
         op: the name of the public function, for messages.
@@ -97,7 +97,7 @@ def torch_layout(
     rows: dict[str, Row] = {}
     for row in graph.rows:
         if row.params and (row.params not in rows or isinstance(rows[row.params].op, _WithWeights)):
-            rows[row.params] = row  # a layer knows more of its arrays than another use of them
+            rows[row.params] = row  # a layer knows more about its arrays than other uses of them
     arrays: list[TorchArray] = []
     aliases: list[tuple[str, str]] = []
     root = ""
@@ -132,7 +132,7 @@ def _same(array: np.ndarray) -> np.ndarray:
 
 
 class _Shapes:
-    """The shapes of a graph's values and entries, inferred once, when they are first needed."""
+    """The shapes of the values and entries of a graph, inferred once, on first use."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -192,7 +192,7 @@ def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str
                 arrays.append(_statistic(entry, "count", _same, _counter))
         return arrays
     msg = (
-        f"{op}: the entry {entry!r} is of {layer!r}, for which PyTorch has no module; convert its arrays yourself, and "
+        f"{op}: PyTorch has no module for the layer {layer!r} of the entry {entry!r}. Convert its arrays yourself, and "
         "the others with a graph without it (graph.subgraph)"
     )
     raise FuncconvError(msg)
@@ -225,8 +225,8 @@ def _norm_order(op: str, shapes: _Shapes, row: Row, layer: Any, flatten_order: s
     order = _Features(shapes, row, flatten_order)
     if isinstance(layer, GroupNorm) and layer.groups > 1 and order.is_permuted():
         msg = (
-            f"{op}: the entry {row.params!r} has groups of a flattened image, which PyTorch groups in another way; "
-            "flatten the image with order='channels_first'"
+            f"{op}: the entry {row.params!r} has groups of a flattened image, and PyTorch forms other groups. Flatten "
+            "the image with order='channels_first'"
         )
         raise FuncconvError(msg)
     return order.to_own, order.to_torch

@@ -49,7 +49,7 @@ def translate(
     Args:
         translation: the translation.
         graph_module: the program, or a part of it that is called like a function.
-        arguments: what the part is called with; None for the whole program.
+        arguments: the arguments of a part; None for the whole program.
         signature: the inputs of the graph, which are added.
         channels_first: whether inputs have their channels first.
 
@@ -131,7 +131,7 @@ def _computed(translation: Translation, operation: Any) -> Static | None:
     if not all(hasattr(result, "shape") and all(isinstance(size, int) for size in result.shape) for result in results):
         return None
     name = _name_of(operation)
-    if name in _FILLED:  # of the shape and dtype that the program says, whatever the tensor is that it is made like
+    if name in _FILLED:  # the program has the shape and dtype; the numbers of the operand are not used
         value = _FILLED[name]
         value = operation.kwargs.get("fill_value", operation.args[-1]) if value is None else value
         return Static(_filled(described, value)) if isinstance(value, bool | int | float) else None
@@ -151,7 +151,7 @@ def _filled(described: Any, value: Any) -> Any:
 
 
 def _static(translation: Translation, argument: Any) -> Any:
-    """Return an argument of an operation on constants, as PyTorch takes it."""
+    """Return an argument of an operation on constants, as a value for PyTorch."""
     if isinstance(argument, list | tuple):
         return type(argument)(_static(translation, item) for item in argument)
     if isinstance(argument, dict):
@@ -182,7 +182,7 @@ def _call(translation: Translation, in_place: InPlace) -> Any:
 
 
 def _with_dtypes(translation: Translation, value: Any, described: Any) -> Any:
-    """Return a result, or several, with the dtypes that the exported program says."""
+    """Convert a result, or several, to the dtypes in the exported program."""
     if isinstance(value, Tensor):
         return replace(value, dtype=translation.dtype(described))
     if isinstance(value, list | tuple) and isinstance(described, list | tuple):

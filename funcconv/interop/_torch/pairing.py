@@ -1,4 +1,4 @@
-"""Which module of PyTorch each entry of a graph stands for: by name, by shape, or by use."""
+"""Pair the entries of a graph with modules of PyTorch: by name, by shape, or by use."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -30,21 +30,21 @@ def modules_of_entries(
     names: Mapping[str, str | Sequence[str]] | None,
     pairing: str | None,
 ) -> dict[str, list[str]]:
-    """Return the paths of the modules that each entry stands for.
+    """Return the paths of the PyTorch modules for each entry.
 
     Args:
         op: the name of the public function, for messages.
         graph: the graph.
-        layout: its arrays as PyTorch has them.
-        arrays: PyTorch's arrays by name; None if there are none yet.
-        names: the names that the user gives.
+        layout: the names and orders of axes of its arrays in PyTorch.
+        arrays: PyTorch's arrays by name; None if they are not known.
+        names: the names that the user passed.
         pairing: `"order"` or None.
 
     Returns:
         One path or several for each entry that a layer uses.
 
     Raises:
-        FuncconvError: if it is not certain which belong together.
+        FuncconvError: if the pairing is not unique.
     """
     paths = [entry for entry in layout.entries if not _has_whole_names(layout, entry)]
     by_path = {path: [""] if path == layout.root else [path.replace("/", ".")] for path in paths}
@@ -127,7 +127,7 @@ def _checked_by_path(
     known: set[str],
     required: set[str],
 ) -> dict[str, list[str]]:
-    """Return the pairing by path, if neither side has something that the other does not have."""
+    """Return the pairing by path, if both sides have the same paths."""
     unknown = [name for name in arrays if name not in known and not name.endswith(COUNTER)]
     missing = sorted(name for name in required if name not in arrays)
     if unknown or missing:
@@ -180,7 +180,7 @@ def _converted(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -> 
             if value is not None:
                 (state if array.in_state else params)[array.path] = array.to_own(value)
     left.pop(COUNTER, None)
-    return params | left, state  # what is left over does not fit, and is told with its name
+    return params | left, state  # arrays without a counterpart are reported by name
 
 
 def expected_shapes(graph: Graph) -> dict[tuple[bool, str], Shape]:

@@ -46,7 +46,7 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
     """Export a module in evaluation mode, for a batch of any size.
 
     Args:
-        module: the module; its mode and its weights are left as they are.
+        module: the module; its mode and its weights do not change.
         examples: its inputs, each with the same batch axis in front.
 
     Returns:
@@ -65,7 +65,7 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
     try:
         module.eval()
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # those of PyTorch about its own functions
+            warnings.simplefilter("ignore")  # PyTorch warns about its own functions
             with torch.no_grad():
                 outputs = module(*(x.clone() for x in inputs))
             dynamic = _dynamic(module, inputs, batch)
@@ -89,7 +89,7 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
 
 
 def _dynamic(module: Any, inputs: tuple[Any, ...], batch: Any) -> dict[str, Any]:
-    """Return for each argument of `forward` that the size of its first axis is the batch size."""
+    """Declare for each argument of `forward` that the size of its first axis is the batch size."""
     dynamic: dict[str, Any] = {}
     bound = inspect.signature(module.forward).bind(*inputs)
     for name, value in bound.arguments.items():
@@ -103,12 +103,12 @@ def _check_examples(torch: Any, module: Any, examples: Sequence[Any]) -> None:
         raise FuncconvError(msg)
     for x in examples:
         if not isinstance(x, torch.Tensor) or not x.ndim:
-            given = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
-            msg = f"trace_torch: every example must be a tensor with a batch axis in front; got {given}"
+            description = f"shape {tuple(x.shape)}" if isinstance(x, torch.Tensor) else type(x).__name__
+            msg = f"trace_torch: each example must be a tensor with a batch axis in front; got {description}"
             raise FuncconvError(msg)
     if len({len(x) for x in examples}) != 1 or not len(examples[0]):
         sizes = ", ".join(str(tuple(x.shape)) for x in examples)
-        msg = f"trace_torch: the examples must have one batch size, which is not 0; got the shapes {sizes}"
+        msg = f"trace_torch: all examples must have the same batch size, at least 1; got the shapes {sizes}"
         raise FuncconvError(msg)
 
 
@@ -124,7 +124,7 @@ def _program(module: Any, program: Any, examples: tuple[Any, ...], outputs: Any)
         kind = names.get(spec.kind.name)
         if kind is None:
             if spec.kind.name != "USER_INPUT":
-                msg = f"trace_torch: {spec.target!r} is a {spec.kind.name.lower()}, which a graph cannot hold"
+                msg = f"trace_torch: {spec.target!r} is a {spec.kind.name.lower()}, which a graph cannot contain"
                 raise FuncconvError(msg)
             inputs.append(spec.arg.name)
             continue
@@ -165,7 +165,7 @@ def outputs_in_evaluation(module: Any, examples: Sequence[Any]) -> Any:
 
 
 def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) -> None:
-    """Say if a module has operations in training mode that it does not have in evaluation mode, such as drop path.
+    """Log a message if a module has operations that run in training mode only, such as drop path.
 
     Batch norms and dropout are the same operations in both modes. The module is exported a second time only if one of
     its parts reads `training` in `forward`; a part with running statistics is taken for a norm.
@@ -173,7 +173,7 @@ def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) 
     Args:
         module: the module.
         evaluated: the program of its evaluation mode.
-        export: exports the module in its present mode.
+        export: a function that exports the module in its current mode.
     """
     if not any(_reads_training(part) for part in module.modules()):
         return
@@ -189,9 +189,11 @@ def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) 
         return
     only_in_training = Counter(_operations(trained))
     only_in_training.subtract(_operations(evaluated))
-    found = [f"{name} in {path or 'the outermost module'}" for (path, name), n in only_in_training.items() if n > 0]
-    if found:
-        listed = "; ".join(found[:5]) + (f"; and {len(found) - 5} more" if len(found) > 5 else "")
+    operations = [
+        f"{name} in {path or 'the outermost module'}" for (path, name), n in only_in_training.items() if n > 0
+    ]
+    if operations:
+        listed = "; ".join(operations[:5]) + (f"; and {len(operations) - 5} more" if len(operations) > 5 else "")
         # Not a warning of Python, because nothing is wrong unless the graph is trained.
         logging.getLogger("funcconv").warning(
             "trace_torch: in training mode the module has operations that the graph does not have, because the graph "

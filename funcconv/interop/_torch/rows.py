@@ -1,4 +1,4 @@
-"""The rows that a PyTorch program becomes: their names, the values of operations, and errors."""
+"""The rows of a graph that is translated from a PyTorch program: their names, their values, and errors."""
 
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -60,7 +60,7 @@ class SymbolicSize:
 
 
 class Rows:
-    """The operations of one module, and the rows of the graph that they became so far.
+    """The operations of one module, and the rows of the graph that they were translated to.
 
     Args:
         program: the exported program.
@@ -114,7 +114,7 @@ class Rows:
         """Return a name for a node: the path of the module, and for all but its first operation also a label.
 
         Args:
-            label: what the operation does.
+            label: a short name for the operation.
 
         Returns:
             A name that no other node has.
@@ -152,7 +152,7 @@ class Rows:
         return self.constant_of(value.value) if isinstance(value, Static) else value
 
     def constant_of(self, value: Any) -> Any:
-        """Return what PyTorch has computed from constants: a tensor becomes a constant of the graph."""
+        """Convert a value that PyTorch has computed from constants: a tensor becomes a constant of the graph."""
         raise NotImplementedError
 
     def shape(self, value: Any = None) -> tuple[Dim, ...]:

@@ -1,8 +1,8 @@
-"""Tensors of a traced PyTorch program: where their numbers are, and in which order.
+"""Tensors of a traced PyTorch program: where their entries are stored, and in which order.
 
 A graph stores arrays without their batch axis, images with their channels last. PyTorch programs move, merge and split
-axes all the time. These operations change no number, so a `Tensor` only records which stored axes each of PyTorch's
-axes consists of, and the numbers are moved where an operation needs them in another order.
+axes all the time. These operations compute nothing. So a `Tensor` only records which stored axes each axis of PyTorch
+consists of. Entries are moved only if an operation needs them in another order.
 """
 
 from collections.abc import Callable, Sequence
@@ -59,7 +59,7 @@ class Tensor:
 
     @property
     def rank(self) -> int:
-        """How many axes PyTorch sees."""
+        """The number of axes in PyTorch."""
         return len(self.axes)
 
     @property
@@ -85,7 +85,7 @@ class Tensor:
         return BATCH not in self.axes[axis] and self.size(axis) == 1
 
     def with_axes(self, axes: Sequence[Sequence[int]]) -> "Tensor":
-        """Return the same numbers with other axes."""
+        """Return the same entries with other axes."""
         return replace(self, axes=tuple(map(tuple, axes)))
 
 
@@ -115,7 +115,7 @@ class Dim:
 
 
 def regrouped(tensor: Tensor, shape: Sequence[Dim]) -> tuple[list[Shape], Axes] | None:
-    """Find the axes that a reshape gives a tensor, if no number has to move.
+    """Return the axes of a reshaped tensor, if no entry has to move.
 
     Args:
         tensor: the tensor.

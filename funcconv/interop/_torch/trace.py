@@ -20,7 +20,7 @@ from .tensors import Tensor, Weight
 from .translation import SymbolicSize, Translation
 
 # The two programs add the same numbers in different orders, and errors grow through the layers. A wrong translation
-# differs in the first digits; so half of the digits, with a margin, is a safe bound.
+# differs in the first digits; so the first half of the digits must agree.
 _ERROR_MARGIN = 30
 
 
@@ -33,16 +33,16 @@ def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Gra
 
     Args:
         module: a `torch.nn.Module` that `torch.export` accepts, which means that no branch depends on the values of
-            tensors. Its own mode does not matter and is restored. Whether dropout is active and batch norms use the
-            batch is decided by `train=` of `graph.apply`.
+            tensors. Its mode does not matter and is restored. In the graph, `graph.apply(..., train=True)` makes
+            dropout active and batch norms use the batch.
         example: a tensor `(batch, channels, *spatial)`, or any tensor with a batch axis in front; for a module with
             several inputs a tuple of tensors. The batch size does not matter.
         layout: the axes of the graph's inputs and outputs: `"NCHW"` for channels first, as the module has them, or
             `"NHWC"` for channels last, where an array has at least one spatial axis. Default: `"NCHW"`.
 
     Returns:
-        `(graph, params, state)`. Evaluate the network by `graph.apply(params, state, x)`. Nodes and entries are called
-        as the modules are: `layer1/0/conv1` for `layer1.0.conv1`. A weight that is in no layer is an entry under its
+        `(graph, params, state)`. Evaluate the network by `graph.apply(params, state, x)`. Nodes and entries have the
+        names of the modules: `layer1/0/conv1` for `layer1.0.conv1`. A weight that is in no layer is an entry under its
         own name. `state` holds running statistics, buffers, and those weights that the module has but does not use in
         evaluation mode; it is `{}` if there are none.
 
@@ -100,7 +100,7 @@ def _graph(program: Program, *, channels_first: bool) -> tuple[Graph, dict[str, 
 
 
 def _last(translation: Translation, value: Any, *, channels_first: bool) -> Tensor:
-    """Return an output as the graph returns it: stored as PyTorch sees it, or with its channels last."""
+    """Return an output of the graph, with the axes of PyTorch or with its channels last."""
     if not isinstance(value, Tensor):
         what = "depends on the batch size" if isinstance(value, SymbolicSize) else f"is {value!r}"
         translation.refuse(f"an output {what}, and not a tensor")
@@ -153,10 +153,10 @@ def leaves_of_outputs(output: Any) -> list[Any]:
 
 
 def _check_same(graph: Graph, params: Any, state: Any, program: Program, as_own: Callable[[Any], Any]) -> None:
-    """Refuse a graph whose results differ from the module's, as if the module draws numbers in evaluation mode."""
+    """Raise an error if graph and module differ, for example because the module draws numbers in evaluation mode."""
 
     def differs(trees: Any, examples: Any, torch_outputs: Any) -> str | None:
-        # This program runs once, so that its compilation should be fast, not its code.
+        # This program runs once, so fast compilation matters more than a fast program.
         fast = {"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True}
         outputs, _ = jax.jit(graph.apply, compiler_options=fast)(*trees, *map(as_own, examples))
         return differences(jax.tree.leaves(outputs), [as_own(tensor) for tensor in leaves_of_outputs(torch_outputs)])
@@ -170,8 +170,8 @@ def _check_same(graph: Graph, params: Any, state: Any, program: Program, as_own:
         difference = differs(jax.tree.map(_wide, (params, state)), examples, outputs)
     if difference is not None:
         msg = (
-            f"trace_torch: the graph and the module differ {difference}, for the example: the module may draw numbers "
-            "where it is not in training; make it compute the same in every call"
+            f"trace_torch: the graph and the module differ {difference} on the example. The module may draw random "
+            "numbers in evaluation mode. Change it so that every call computes the same"
         )
         raise FuncconvError(msg)
 

@@ -1,4 +1,4 @@
-"""The state of translating one PyTorch program: what every handler of an operation reads and extends."""
+"""The state of the translation of one PyTorch program, which all handlers of operations read and extend."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -20,7 +20,7 @@ _LARGEST_LITERAL = 256  # numbers of a constant that is written into the graph; 
 
 
 class Translation(Rows):
-    """The operations of one module, what they became so far, and how its tensors are stored in another order.
+    """The operations of one module, the rows they were translated to, and tensors that are stored in another order.
 
     Args:
         program: the exported program.
@@ -92,7 +92,7 @@ class Translation(Rows):
     def simple(self, x: Tensor, axis: int) -> Tensor:
         """Store a tensor so that one of PyTorch's axes is one stored axis; the others keep their order, if possible."""
         if axis == x.batch_axis:
-            self.refuse(f"along the axis {axis}, which is that of the batch")
+            self.refuse(f"along axis {axis}, which is the batch axis")
         if len(x.axes[axis]) == 1:
             return x
         others = [i for i in range(x.rank) if i not in (axis, x.batch_axis)]
@@ -137,7 +137,7 @@ class Translation(Rows):
         return self.stored(x, order if x.batch_axis == 0 else [0, *order])
 
     def reshaped(self, x: Tensor, shape: Sequence[Dim]) -> Tensor:
-        """Reshape a tensor, without moving a number if possible."""
+        """Reshape a tensor, without moving entries if possible."""
         plan = regrouped(x, shape)
         if plan is None:
             x = self.as_pytorch(x)
@@ -161,7 +161,7 @@ class Translation(Rows):
         return ((0,),) if x.batch_axis is None else ((BATCH,), (0,))
 
     def constant_of(self, value: Any) -> Any:
-        """Return what PyTorch has computed from constants: a small tensor is written into the graph.
+        """Convert a value that PyTorch has computed from constants. Small tensors are written into the graph.
 
         Args:
             value: a tensor, a number or a list of them.
@@ -201,6 +201,6 @@ class Translation(Rows):
 
 
 def as_tuple(value: Any, length: int) -> tuple[Any, ...]:
-    """Return one value per axis, of an option that may be one number for all axes."""
+    """Return one value per axis for an option that can be a single number for all axes."""
     values = tuple(value) if isinstance(value, list | tuple) else (value,)
     return values * length if len(values) == 1 else values

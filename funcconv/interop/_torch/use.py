@@ -1,4 +1,4 @@
-"""Weights of a module that is there: paired by their use in the traced module, and checked on an example."""
+"""Weights of a module and an example: pair them by their use in the traced module, and check the results."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -36,8 +36,8 @@ def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dic
     special = [row.params for row in traced.rows if isinstance(row.op, _WithWeights) and not row.op.optional]
     if special:
         msg = (
-            "from_torch: the module uses weights in a way that no layer does "
-            f"({', '.join(map(str, special[:5]))}): use the graph that trace_torch returns, or a state dict and names="
+            "from_torch: the module uses weights in a way for which there is no layer "
+            f"({', '.join(map(str, special[:5]))}). Use the graph that trace_torch returns, or a state dict and names="
         )
         raise FuncconvError(msg)
     modules = {path: _entry_arrays(params, path) | _entry_arrays(state, path) for path in traced.entries}
@@ -122,7 +122,7 @@ def traced_weights(graph: Graph, module: Any, example: Any) -> tuple[dict[str, A
         `(params, state)`.
 
     Raises:
-        FuncconvError: if the module is another one.
+        FuncconvError: if the graph was traced from a different module.
     """
     for layout in ("NCHW", "NHWC"):
         traced, params, state = trace_torch(module, example, layout=layout)
@@ -133,7 +133,7 @@ def traced_weights(graph: Graph, module: Any, example: Any) -> tuple[dict[str, A
 
 
 def check_on_example(graph: Graph, own: Any, module: Any, example: Any, *, is_traced: bool) -> None:
-    """Refuse weights with which a graph does not compute what the module computes.
+    """Raise an error if graph and module compute different results with these weights.
 
     Args:
         graph: the graph; one that was not traced has its channels last.

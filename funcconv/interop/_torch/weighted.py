@@ -1,4 +1,4 @@
-"""A layer that applies a function to its inputs and to values computed from weights, as PyTorch modules do freely."""
+"""A layer that applies a function to its inputs and to values that are computed from weights."""
 
 import functools
 from collections.abc import Callable, Mapping
@@ -21,8 +21,8 @@ _DEVIATION = 0.02  # of weights that are in no layer, such as tokens and tables 
 class _WithWeights(Layer):
     """A function of inputs and of values that are computed from weights, as a layer.
 
-    It is what `trace_torch` makes of an operation that uses a weight in another way than a layer of funcconv does, such
-    as a kernel that is standardized in `forward`, or a scale that is multiplied with an activation.
+    `trace_torch` uses it for an operation that uses a weight in a way for which funcconv has no layer, such as a kernel
+    that is standardized in `forward`, or a scale that is multiplied with an activation.
 
     Args:
         op: the function, called with the values of `arguments`. It sees one example, without batch axes.
@@ -72,12 +72,12 @@ class _WithWeights(Layer):
 
     @property
     def parametric(self) -> bool:  # type: ignore[override]
-        """Whether it has an entry, as it does unless it is computed from constants alone."""
+        """Whether it has an entry. It has none if it is computed from constants alone."""
         return bool(self.arrays or self.aliases or self.root)
 
     @property
     def optional(self) -> bool:  # type: ignore[override]
-        """Whether it only holds arrays, so that it can do without them."""
+        """Whether it only stores arrays, so that the parameters may omit them."""
         return not self.arguments and self.parametric
 
     @property
@@ -94,7 +94,7 @@ class _WithWeights(Layer):
         return str(getattr(op, "__name__", "function")).strip("_")
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
-        """Draw weights from a normal distribution of deviation 0.02: how PyTorch draws them is not known."""
+        """Draw weights from a normal distribution of deviation 0.02. The distribution in PyTorch is not known."""
         del shapes
         keys = iter(jax.random.split(key, max(len(self.arrays), 1)))
         return self._tree(
@@ -103,7 +103,7 @@ class _WithWeights(Layer):
         )
 
     def first_state(self, *shapes: Shape) -> Any:
-        """Refuse: buffers have the values that the module gives them.
+        """Raise an error, because the values of buffers come from the module.
 
         Raises:
             FuncconvError: always.
@@ -111,13 +111,13 @@ class _WithWeights(Layer):
         del shapes
         names = ", ".join(name for _, _, _, kind, name in self.arrays if kind != "param")
         msg = (
-            f"init_state: the buffers {names} of a PyTorch module have the values that the module gives them, which a "
-            "graph does not know; use the state that trace_torch returned"
+            f"init_state: the values of the buffers {names} come from the PyTorch module, and the graph does not have "
+            "them. Use the state that trace_torch returned"
         )
         raise FuncconvError(msg)
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Compute the op with buffers of zeros, from which only the shape of the result can be told."""
+        """Compute the op with buffers of zeros, which is enough to infer the shape of the result."""
         return self.run(params, self._zeros(), *xs, batch=batch, key=None, train=False)[0]
 
     def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:

@@ -1,4 +1,4 @@
-"""Weights of PyTorch, which are the same numbers with another order of axes."""
+"""Weights of PyTorch: they have the same entries in another order of axes."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -29,8 +29,8 @@ def from_torch(
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Convert the weights of a PyTorch module to the parameters and the state of a graph.
 
-    With a module and an example, the module is traced, and its weights are paired by their use, whatever they are
-    called. With a state dict they are paired by name, if the graph has the names of the module, as traced graphs have;
+    With a module and an example, the module is traced, and its weights are paired by their use. Their names do not
+    matter. With a state dict they are paired by name, if the graph has the names of the module, as traced graphs have;
     otherwise by shape, if only one pairing is possible.
 
     Args:
@@ -45,7 +45,7 @@ def from_torch(
             the pairing described above.
         pairing: `"order"` pairs the modules in the order of the state dict with the entries in the order of first use.
             Use it if you know that both orders agree. Default: None, the pairing described above.
-        flatten_order: how the module flattens an image in front of a linear map, which a state dict does not say:
+        flatten_order: how the module flattens an image in front of a linear map. A state dict does not contain this:
             `"channels_first"` for `torch.nn.Flatten` and `view`, `"channels_last"` if the channels are moved to the
             last axis before. It matters if the graph flattens with its channels last. A module with an example is
             traced, so that it is not needed. Default: `"channels_first"`.
@@ -139,9 +139,9 @@ def _own_trees(
         shape = expected.get((array.in_state, path))
         own = None if value is None else array.to_own(value)
         if value is None or own is None or (shape is not None and own.shape != shape):
-            found = "missing" if own is None else str(own.shape)
+            shape_text = "missing" if own is None else str(own.shape)
             module = first.rpartition(".")[0]
-            problems.append(f"{path} is {shape}, that of {module!r} is {found}")
+            problems.append(f"{path} is {shape}, that of {module!r} is {shape_text}")
             continue
         for name in others:
             if name not in arrays or not np.array_equal(arrays[name], value, equal_nan=value.dtype.kind == "f"):
@@ -156,7 +156,7 @@ def _own_trees(
 def _unknown(
     graph: Graph, layout: TorchLayout, arrays: Mapping[str, np.ndarray], modules: Mapping[str, Sequence[str]]
 ) -> list[str]:
-    """Return what modules have beside the arrays of their entries."""
+    """Return the arrays of modules that the entries do not have."""
     ops = {row.params: row.op for row in reversed(graph.rows) if row.params}
     known = {array.name for array in layout.arrays if array.is_whole_name} | {alias for alias, _ in layout.aliases}
     known |= {name for array in layout.arrays for name in names_of(array, modules.get(array.entry, ()))}
@@ -225,11 +225,11 @@ def to_torch(
 def converted_arrays(
     op: str, layout: TorchLayout, params: Params, state: Params | None
 ) -> Iterator[tuple[TorchArray, np.ndarray]]:
-    """Return the arrays of a graph as PyTorch has them.
+    """Convert the arrays of a graph to the order of axes of PyTorch.
 
     Args:
         op: the name of the public function, for messages.
-        layout: where PyTorch has them.
+        layout: their names and orders of axes in PyTorch.
         params: the parameters.
         state: the state; None if the graph has none.
 
@@ -242,8 +242,8 @@ def converted_arrays(
     if state is None and any(array.in_state and array.stored for array in layout.arrays):
         entries = ", ".join(dict.fromkeys(array.entry for array in layout.arrays if array.in_state))
         msg = (
-            f"{op}: the graph has a state ({entries}), which was not given: call {op}(graph, params, state), "
-            "with graph.init_state() for a graph that was never trained"
+            f"{op}: the graph has a state ({entries}), but state is None. Call {op}(graph, params, state), with "
+            "graph.init_state() for a graph that was never trained"
         )
         raise FuncconvError(msg)
     for array in layout.arrays:

@@ -1,4 +1,4 @@
-"""The choice of the weights in a file that also holds other things, such as a training checkpoint."""
+"""Choose the weights in a file that also contains other objects, such as a training checkpoint."""
 
 from collections import Counter
 from collections.abc import Iterable, Mapping
@@ -43,7 +43,7 @@ def chosen(content: Content, key: str | None) -> Choice:
         The part of the content. Its notes say what was chosen and what was left out.
 
     Raises:
-        FuncconvError: if the key is no entry, if several entries can be meant, or if no entry has arrays.
+        FuncconvError: if there is no entry with this key, if several entries are possible, or if no entry has arrays.
     """
     if key is not None:
         if not isinstance(key, str) or not key:
@@ -52,7 +52,7 @@ def chosen(content: Content, key: str | None) -> Choice:
         key = key.strip("/") or WHOLE
     tree = content.tree
     if not is_container(tree):
-        msg = f"it holds {_described(tree)}, not a dict of arrays"
+        msg = f"it must contain a dict of arrays; it contains {_described(tree)}"
         raise FuncconvError(msg)
     if content.kind in ("torch", "safetensors"):
         return _state_dict(tree, key)
@@ -90,7 +90,8 @@ def _state_dict(tree: Any, key: str | None) -> Choice:
 def _variables(tree: Any, key: str | None, statistics: str, *, is_run: bool) -> Choice:
     """Choose the variables of a Flax module: params and batch_stats, or the tree of parameters.
 
-    The statistics, which a run has as `model`, accompany any entry beside them, such as a moving average of params.
+    A checkpoint of `fc.train` stores the statistics as `model`. They are read together with the chosen entry, for
+    example a moving average of the parameters.
 
     Args:
         tree: the content of the file.

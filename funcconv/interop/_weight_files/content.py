@@ -36,7 +36,7 @@ def read_content(op: str, path: str | os.PathLike[str]) -> Content:
 
     Args:
         op: the name of the called function, for messages.
-        path: of the file, or of a folder of orbax or fc.train.
+        path: path of the file, or of a folder of orbax or fc.train.
 
     Returns:
         The content.
@@ -87,7 +87,7 @@ def _of_torch(path: str) -> Any:
         with warnings.catch_warnings(), open(path, "rb") as file:
             warnings.simplefilter("ignore")
             return torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-    except Exception as error:  # whatever is wrong with it
+    except Exception as error:  # damaged files can raise any error
         _refuse_torch(path, str(error) or type(error).__name__, error)
 
 
@@ -137,7 +137,7 @@ def _of_msgpack(op: str, path: str) -> Any:
     content = read_file(op, path)
     try:
         return serialization.msgpack_restore(content)
-    except Exception as error:  # whatever is wrong with it
+    except Exception as error:  # damaged files can raise any error
         msg = f"{op}: {path} is not a msgpack file of Flax: {_first_line(error)}. {DOWNLOAD_AGAIN}"
         raise FuncconvError(msg) from error
 
@@ -158,7 +158,7 @@ def _of_folder(op: str, path: str) -> Content:
             tree = reader.restore(checkpoint, args=ocp.args.PyTreeRestore(restore_args=kinds))
     except FuncconvError:
         raise
-    except Exception as error:  # whatever is wrong with it
+    except Exception as error:  # damaged files can raise any error
         names = _weight_files_in(folder)
         advice = f"Pass the path of a file in it: {', '.join(names)}" if names else f"Formats that are read: {READ}"
         msg = f"{op}: {path} is a folder, but not a checkpoint of orbax: {_first_line(error)}. {advice}"

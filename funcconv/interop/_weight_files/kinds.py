@@ -1,4 +1,4 @@
-"""The format of a file of weights, recognized by its content, because names such as `.bin` say nothing."""
+"""The format of a weight file. Its content decides, because endings such as `.bin` are ambiguous."""
 
 import json
 import os
@@ -38,7 +38,7 @@ def kind_of(path: str) -> Kind:
     """Return the format of a file, and check the archive that PyTorch writes.
 
     Args:
-        path: of an existing file.
+        path: path of an existing file.
 
     Returns:
         The format.
@@ -73,7 +73,7 @@ def kind_of(path: str) -> Kind:
 
 
 def _refuse_other(path: str, head: bytes) -> NoReturn:
-    """Refuse a text, a tar archive or an unknown file, and say what it is."""
+    """Raise an error that says what a file is: a text, a tar archive or an unknown file."""
     _refuse_text(path, head)
     _refuse_tar(path)
     expected = {".msgpack": "a msgpack file of Flax", ".safetensors": "a safetensors file"}.get(
@@ -83,7 +83,7 @@ def _refuse_other(path: str, head: bytes) -> NoReturn:
 
 
 def _check_archive(path: str) -> None:
-    """Refuse a zip archive that `torch.save` did not write, or that is damaged."""
+    """Raise an error for a zip archive that `torch.save` did not write, or that is damaged."""
     try:
         with zipfile.ZipFile(path) as archive:
             records = archive.infolist()
@@ -109,7 +109,7 @@ def _check_archive(path: str) -> None:
                             pass
     except FuncconvError:
         raise
-    except Exception as error:  # whatever is wrong with it
+    except Exception as error:  # damaged files can raise any error
         _refuse(f"it begins like a file of torch.save, but is not a complete zip archive: {error}. {DOWNLOAD_AGAIN}")
 
 
@@ -124,7 +124,7 @@ def _refuse_archive(names: list[str]) -> NoReturn:
 
 
 def _refuse_text(path: str, head: bytes) -> None:
-    """Refuse texts that are found in place of weights: pointers, web pages and JSON."""
+    """Raise an error for texts that are often saved instead of weights: pointers, web pages and JSON."""
     start = head.removeprefix(b"\xef\xbb\xbf").lstrip()
     if start.startswith(b"version https://git-lfs"):
         size = re.search(rb"\nsize (\d+)", head)
@@ -157,7 +157,7 @@ def _refuse_json(path: str) -> NoReturn:
 
 
 def _refuse_tar(path: str) -> None:
-    """Refuse tar archives. The name `.pth.tar` is common, but `torch.save` never writes such an archive there."""
+    """Raise an error for tar archives. Files called `.pth.tar` are common, but `torch.save` writes no tar archives."""
     try:
         with tarfile.open(path, "r:") as archive:
             names = [member.name.removeprefix("./") for member in archive.getmembers() if member.isfile()]

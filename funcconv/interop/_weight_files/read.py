@@ -23,7 +23,7 @@ class NamedArrays(NamedTuple):
 
     arrays: dict[str, np.ndarray]
     key: str  # "." for the whole file
-    prefix: str  # what was removed in front of all names
+    prefix: str  # the prefix that was removed from all names
     notes: tuple[str, ...]  # sentences about what was chosen and removed
 
     def names_of_file(self) -> dict[str, np.ndarray]:
@@ -34,7 +34,7 @@ class NamedArrays(NamedTuple):
 def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[str, np.ndarray]:
     """Read the arrays of a file of weights, by their names in the file.
 
-    The format is recognized by the content, whatever the file is called:
+    The content of the file decides the format, not its name:
 
     - Files of `torch.save`, new and old: `.pt`, `.pth`, `.pth.tar`, `.ckpt`, `.bin`. They are loaded with
       `weights_only=True`, which runs no code of the file. Needs PyTorch.
@@ -43,8 +43,8 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
 
     A checkpoint often holds more than weights. If one dict in it has weights, as in
     `{"epoch": 3, "state_dict": ..., "optimizer": ...}`, that dict is used. States of optimizers are never taken for
-    weights. Other objects, such as numbers and texts, are left out. If all names share the prefix `module.`,
-    `_orig_mod.` or `model.`, it is removed. The logger `funcconv` says what was used and removed, by default on the
+    weights. Other objects, such as numbers and strings, are left out. If all names share the prefix `module.`,
+    `_orig_mod.` or `model.`, it is removed. The logger `funcconv` reports what was used and removed, by default on
     standard error.
 
     In a Flax file, `params` and `batch_stats` are read together. `from_linen` takes the result.
@@ -71,14 +71,14 @@ def read_weights(path: str | os.PathLike[str], key: str | None = None) -> dict[s
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     path = os.path.join(folder, "weights.safetensors")
         ...     fc.interop.save_safetensors(path, weights)
-        ...     found = fc.interop.read_weights(path)
-        >>> sorted(found), found["conv.weight"].dtype.name
+        ...     arrays = fc.interop.read_weights(path)
+        >>> sorted(arrays), arrays["conv.weight"].dtype.name
         (['conv.bias', 'conv.weight'], 'float16')
     """
-    found = named_arrays("read_weights", path, read_content("read_weights", path), key)
-    for note in found.notes:
+    chosen_arrays = named_arrays("read_weights", path, read_content("read_weights", path), key)
+    for note in chosen_arrays.notes:
         _LOGGER.warning("read_weights: %s: %s", path, note)
-    return found.arrays
+    return chosen_arrays.arrays
 
 
 def choose(op: str, path: str | os.PathLike[str], content: Content, key: str | None) -> Choice:
@@ -105,7 +105,7 @@ def named_arrays(op: str, path: str | os.PathLike[str], content: Content, key: s
 
     Args:
         op: the name of the called function, for messages.
-        path: of the file, for messages.
+        path: path of the file, for messages.
         content: the content of the file.
         key: the entry that the user names, or None.
 

@@ -1,4 +1,4 @@
-"""Nested dicts of arrays, as checkpoints have them: which of them are weights, and the names of their arrays."""
+"""Nested dicts of arrays in checkpoints: find the weights, and name their arrays."""
 
 import re
 from collections.abc import Callable, Iterator, Mapping
@@ -29,7 +29,7 @@ def shape_of(array: Any) -> tuple[int, ...] | None:
 
 
 def is_container(value: Any) -> bool:
-    """Return whether a value can hold arrays by name or in order."""
+    """Return whether a value is a dict or list that can contain arrays."""
     return isinstance(value, Mapping | list | tuple)
 
 
@@ -70,7 +70,7 @@ def subtrees(tree: Any) -> dict[str, Any]:
 
 
 def state_dicts(tree: Any) -> list[tuple[Path, Any]]:
-    """Return each dict that has weights, with its path; if there is none, each that has arrays at all.
+    """Return each dict that has weights, with its path. If there is none, return each dict that has arrays.
 
     States of optimizers are left out.
     """

@@ -39,6 +39,9 @@ class Batches(Iterator[Any]):
         self._orders: dict[int, np.ndarray] = {}  # of the current epoch alone, to save memory
         self.position = 0
 
+    def __repr__(self) -> str:
+        return f"Batches({self._count} examples, batches of {self._size}, next batch {self.position})"
+
     def __next__(self) -> Any:
         for number in range(self.position, self.position + self._prefetch):
             if self._known(number) and number not in self._ahead:

@@ -39,7 +39,7 @@ class Processes:
 
     def __init__(self, devices: Iterable[jax.Device]) -> None:
         first_devices: dict[int, jax.Device] = {}
-        for device in sorted(devices, key=lambda each: each.id):
+        for device in sorted(devices, key=lambda entry: entry.id):
             first_devices.setdefault(device.process_index, device)
         self._numbers, self._own = sorted(first_devices), jax.process_index()
         self.together = len(first_devices) > 1 and self._own in first_devices

@@ -26,7 +26,7 @@ def scale_and_norm(tree: Any) -> tuple[Array, Array]:
     """
     leaves = [leaf for leaf in jax.tree.leaves(widened(tree)) if leaf.size]
     # The widest in the tree.
-    dtype = max((leaf.dtype for leaf in leaves), key=lambda each: each.itemsize, default=jnp.dtype(jnp.float32))
+    dtype = max((leaf.dtype for leaf in leaves), key=lambda dtype: dtype.itemsize, default=jnp.dtype(jnp.float32))
     if not leaves:
         return jnp.ones((), dtype), jnp.zeros((), dtype)
     leaves = [leaf.astype(dtype) for leaf in leaves]

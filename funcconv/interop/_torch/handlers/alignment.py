@@ -25,8 +25,8 @@ def aligned(translation: Translation, operands: Sequence[Tensor]) -> tuple[list[
     reference = max(
         padded, key=lambda x: (not x.is_weight, len([i for i in range(rank) if not x.is_unit(i)]), _count(x))
     )
-    kept = [_longest(padded, axis) for axis in range(rank)]  # one operand that has all factors of an axis
-    factors = [(axis, k) for axis in range(rank) for k in range(len(kept[axis].factors(axis)))]
+    longest = [_longest(padded, axis) for axis in range(rank)]  # one operand that has all factors of an axis
+    factors = [(axis, k) for axis in range(rank) for k in range(len(longest[axis].factors(axis)))]
 
     def place(factor: tuple[int, int]) -> int:
         axis, k = factor
@@ -34,13 +34,17 @@ def aligned(translation: Translation, operands: Sequence[Tensor]) -> tuple[list[
         return of_reference[k] if of_reference else -1
 
     order = sorted(factors, key=place)
-    sizes = tuple(kept[axis].sizes[kept[axis].factors(axis)[k]] for axis, k in order)
+    sizes = tuple(longest[axis].sizes[longest[axis].factors(axis)[k]] for axis, k in order)
     axes: list[tuple[int, ...]] = []
     for axis in range(rank):
-        numbers = iter(order.index((axis, k)) for k in range(len(kept[axis].factors(axis))))
-        some = kept[axis]
+        numbers = iter(order.index((axis, k)) for k in range(len(longest[axis].factors(axis))))
+        operand = longest[axis]
         axes.append(
-            tuple(BATCH if i == BATCH else next(numbers) for i in some.axes[axis] if i == BATCH or some.sizes[i] != 1)
+            tuple(
+                BATCH if i == BATCH else next(numbers)
+                for i in operand.axes[axis]
+                if i == BATCH or operand.sizes[i] != 1
+            )
         )
     moved = []
     for x in padded:

@@ -58,12 +58,12 @@ def apply_layer(
     Returns:
         The result.
     """
-    given = [translation.as_pytorch(weight) for weight in weights.values() if weight is not None]
-    if all(tensor.is_weight for tensor in (x, *given)):
-        return translation.compute(op, (x, *given), sizes, axes)
+    tensors = [translation.as_pytorch(weight) for weight in weights.values() if weight is not None]
+    if all(tensor.is_weight for tensor in (x, *tensors)):
+        return translation.compute(op, (x, *tensors), sizes, axes)
     module = module_of(weights) if layer is not None else None
     name = translation.new_name("")
-    row = PendingRow(name, op, tuple(tensor.source for tensor in (x, *given)))
+    row = PendingRow(name, op, tuple(tensor.source for tensor in (x, *tensors)))
     kinds = translation.program.kinds
     expected = {"param": "param", "state": "buffer"}
     if module is not None and all(

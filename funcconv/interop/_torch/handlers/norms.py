@@ -54,9 +54,9 @@ def batch_norm(
 def _by_batch(translation: Translation, x: Tensor, weight: Tensor | None, bias: Tensor | None, eps: Number) -> Any:
     """Normalize by the batch at hand, in training or not."""
     if x.is_weight:
-        given = [translation.as_pytorch(tensor) for tensor in (weight, bias) if tensor is not None]
+        tensors = [translation.as_pytorch(tensor) for tensor in (weight, bias) if tensor is not None]
         op = partial(ops.normalized_by_batch, epsilon=eps, has_scale=weight is not None)
-        return translation.compute(op, (x, *given), x.sizes, x.axes)
+        return translation.compute(op, (x, *tensors), x.sizes, x.axes)
     # A function that is written for a batch cannot take weights, which have no batch axis.
     op = partial(ops.normalized_by_batch, epsilon=eps)
     y: Any = translation.compute(op, (x,), x.sizes, x.axes, batched=True)

@@ -1,4 +1,4 @@
-"""Functions of arrays that PyTorch has and JAX has in another way, for one example with its channels last.
+"""Functions of PyTorch that differ from those of JAX, for one example with its channels last.
 
 They are registered by name, because the architecture file of a graph stores the names of its functions.
 """

@@ -1,4 +1,4 @@
-"""Functions that move, take or repeat the numbers of an array, and constant arrays."""
+"""Functions that move, select or repeat the entries of an array, and constant arrays."""
 
 from functools import reduce
 from typing import Any
@@ -23,7 +23,7 @@ def to_first(x: Array) -> Array:
 
 
 def reshaped(x: Array, *, shape: Shape) -> Array:
-    """Return the numbers in another shape, in the same order."""
+    """Reshape an array; the order of the entries does not change."""
     return x.reshape(shape)
 
 
@@ -70,18 +70,18 @@ def flipped(x: Array, *, axes: tuple[int, ...]) -> Array:
 
 
 def rolled(x: Array, *, shifts: tuple[int, ...], axes: tuple[int, ...]) -> Array:
-    """Move the entries along axes, those that leave at one end to the other."""
+    """Shift the entries along axes; entries that leave at one end enter at the other."""
     return jnp.roll(x, shifts, axes)
 
 
 def taken(x: Array, index: Array, *, axis: int) -> Array:
-    """Return entries of an axis; a negative number counts from its end."""
+    """Return entries of an axis by index; negative indices count from the end."""
     size = x.shape[axis]
     return in_wide(lambda x: jnp.take(x, jnp.where(index < 0, index + size, index), axis=axis), x)
 
 
 def indexed(x: Array, *indices: Array, pattern: tuple[Any, ...]) -> Array:
-    """Index by arrays, where the pattern is true, and by all entries elsewhere."""
+    """Index the axes whose pattern is true by arrays, and keep the other axes."""
     arrays = iter(indices)
     index = tuple(next(arrays) if is_array else slice(None) for is_array in pattern)
     selected: Array = x[index]
@@ -91,7 +91,7 @@ def indexed(x: Array, *indices: Array, pattern: tuple[Any, ...]) -> Array:
 def resampled(
     x: Array, *, axis: int, index: tuple[tuple[int, ...], ...], weights: tuple[tuple[float, ...], ...]
 ) -> Array:
-    """Return weighted sums of entries of an axis: for each new entry, which old ones and with which weights."""
+    """Return weighted sums of the entries of an axis. Each new entry has indices of old entries, and their weights."""
     shape = [-1 if i == axis else 1 for i in range(x.ndim)]
 
     def tap(x: Array, k: int) -> Array:
@@ -108,7 +108,7 @@ def repeated(x: Array, *, axis: int, index: tuple[int, ...]) -> Array:
 
 
 def _kept(dtype: Any) -> Any:
-    """Return the dtype with which JAX computes: PyTorch's integers have 64 bits, JAX's by default 32."""
+    """Return the dtype that JAX uses: integers of PyTorch have 64 bits, integers of JAX have 32 by default."""
     return jax.dtypes.canonicalize_dtype(dtype)
 
 
@@ -138,7 +138,7 @@ def listed(*, values: Any, shape: Shape, dtype: Any) -> Array:
 
 
 def nothing() -> Array:
-    """Return a 0, as the value of a node that only holds arrays."""
+    """Return 0, the value of a node that only stores arrays."""
     return jnp.zeros(())
 
 

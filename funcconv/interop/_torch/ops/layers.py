@@ -30,7 +30,7 @@ def convolved_transposed(x: Array, weight: Array, bias: Array | None = None, **o
 
 
 def _spread(weight: Array, x: Array) -> Array:
-    """Return a weight of the last axes of an array with as many axes as the array has."""
+    """Return a weight for the last axes of `x` with axes of size 1 in front, so that it broadcasts."""
     return weight.reshape((1,) * (x.ndim - weight.ndim) + weight.shape)
 
 
@@ -72,7 +72,7 @@ def normalized_rms(x: Array, *weights: Array, axes: int, epsilon: Number | None)
 
 
 def normalized_by(x: Array, mean: Array, var: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
-    """Normalize the channels by a mean and a variance that are given."""
+    """Normalize the channels by the given mean and variance."""
     scale, bias = _scale_and_bias(weights, has_scale=has_scale)
     factor = jax.lax.rsqrt(var + epsilon) * (1 if scale is None else scale)
     y = (x - _spread(mean, x)) * _spread(factor, x)
@@ -99,7 +99,7 @@ def _scale_and_bias(weights: Sequence[Array], *, has_scale: bool) -> tuple[Array
 
 
 def weight_norm(direction: Array, length: Array, *, axis: int | None) -> Array:
-    """Return a direction, scaled so that its parts along an axis have given lengths (`torch.nn.utils.weight_norm`)."""
+    """Scale a direction so that its slices along an axis have the given norms (`torch.nn.utils.weight_norm`)."""
     axes = tuple(i for i in range(direction.ndim) if i != axis)
     norm = jnp.sqrt(jnp.sum(direction * direction, axes, keepdims=axis is not None))
     return direction * (length / norm)
@@ -158,7 +158,7 @@ def average(x: Array, *, axis: tuple[int, ...]) -> Array:
 
 
 def cumulated(x: Array, *, axis: int) -> Array:
-    """Return the sums of the entries up to each."""
+    """Return the cumulative sum along an axis."""
     return jnp.cumsum(x, axis)
 
 

@@ -198,28 +198,64 @@ _SAME_NAMES = (
 )
 _OF_TENSORS = ("arctan2", "logical_and", "logical_or", "maximum", "minimum", "remainder")
 _OPERATORS = {
-    "add": operator.add, "subtract": operator.sub, "multiply": operator.mul, "divide": operator.truediv,
-    "true_divide": operator.truediv, "negative": operator.neg, "equal": operator.eq, "not_equal": operator.ne,
-    "less": operator.lt, "less_equal": operator.le, "greater": operator.gt, "greater_equal": operator.ge,
-}  # fmt: skip
+    "add": operator.add,
+    "subtract": operator.sub,
+    "multiply": operator.mul,
+    "divide": operator.truediv,
+    "true_divide": operator.truediv,
+    "negative": operator.neg,
+    "equal": operator.eq,
+    "not_equal": operator.ne,
+    "less": operator.lt,
+    "less_equal": operator.le,
+    "greater": operator.gt,
+    "greater_equal": operator.ge,
+}
 _SAME_OPERATORS = ("add", "mul", "neg", "pow", "sub", "truediv")
 _OF_PYTORCH = {
-    "relu6": _activation("relu6"), "hardsigmoid": _hardsigmoid, "hardswish": _hardswish, "absolute": _as_pytorch("abs"),
-    "leaky_relu": _leaky_relu_of_pytorch, "prelu": _prelu, "clamp": _clamp, "hardtanh": _hardtanh,
-    "softplus": _softplus_of_pytorch, "hardshrink": _hardshrink, "softshrink": _softshrink, "threshold": _threshold,
-    "rsqrt": _as_pytorch("rsqrt"), "erf": _as_pytorch("erf"), "power": _power_with, "power_of": _power_of,
-    "floor_divide": _floor_divide, "truncated_divide": _truncated_divide, "added": _added,
-    "added_product": _added_product, "added_quotient": _added_quotient, "interpolated": _interpolated,
-    "masked": _masked, "cast": _cast,
-}  # fmt: skip
+    "relu6": _activation("relu6"),
+    "hardsigmoid": _hardsigmoid,
+    "hardswish": _hardswish,
+    "absolute": _as_pytorch("abs"),
+    "leaky_relu": _leaky_relu_of_pytorch,
+    "prelu": _prelu,
+    "clamp": _clamp,
+    "hardtanh": _hardtanh,
+    "softplus": _softplus_of_pytorch,
+    "hardshrink": _hardshrink,
+    "softshrink": _softshrink,
+    "threshold": _threshold,
+    "rsqrt": _as_pytorch("rsqrt"),
+    "erf": _as_pytorch("erf"),
+    "power": _power_with,
+    "power_of": _power_of,
+    "floor_divide": _floor_divide,
+    "truncated_divide": _truncated_divide,
+    "added": _added,
+    "added_product": _added_product,
+    "added_quotient": _added_quotient,
+    "interpolated": _interpolated,
+    "masked": _masked,
+    "cast": _cast,
+}
 _OF_NN = {
-    "hard_sigmoid": _hardsigmoid, "hard_silu": _hardswish, "hard_swish": _hardswish, "hard_tanh": _hard_tanh,
-    "swish": _activation("silu"), "identity": _identity,
-    "leaky_relu": _leaky_relu, "softplus": _softplus,
-    "sparse_plus": _sparse_plus, "sparse_sigmoid": lambda x: _clip(x + 1.0, 0.0, 2.0) / 2, "squareplus": _squareplus,
-    "gelu": _gelu, "celu": _scaled_activation("celu"), "elu": _scaled_activation("elu"),
-    "log_sigmoid": _activation("logsigmoid"), "soft_sign": _activation("softsign"),
-} | {name: _activation(name) for name in ("mish", "relu", "relu6", "selu", "sigmoid", "silu")}  # fmt: skip
+    "hard_sigmoid": _hardsigmoid,
+    "hard_silu": _hardswish,
+    "hard_swish": _hardswish,
+    "hard_tanh": _hard_tanh,
+    "swish": _activation("silu"),
+    "identity": _identity,
+    "leaky_relu": _leaky_relu,
+    "softplus": _softplus,
+    "sparse_plus": _sparse_plus,
+    "sparse_sigmoid": lambda x: _clip(x + 1.0, 0.0, 2.0) / 2,
+    "squareplus": _squareplus,
+    "gelu": _gelu,
+    "celu": _scaled_activation("celu"),
+    "elu": _scaled_activation("elu"),
+    "log_sigmoid": _activation("logsigmoid"),
+    "soft_sign": _activation("softsign"),
+} | {name: _activation(name) for name in ("mish", "relu", "relu6", "selu", "sigmoid", "silu")}
 
 ELEMENTWISE: dict[str, Callable[..., Any]] = (
     {f"jax.numpy.{name}": _as_pytorch(name) for name in _SAME_NAMES}

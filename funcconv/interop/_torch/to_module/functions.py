@@ -68,7 +68,7 @@ def mapped(function: Callable[[Any], Any], tree: Any) -> Any:
 
 
 class Counterpart(NamedTuple):
-    """What PyTorch computes in the place of a function in a graph.
+    """The PyTorch function that replaces a function in a graph.
 
     Attributes:
         kind: what the function expects: `"elementwise"` operands that PyTorch broadcasts, `"by_example"` operands and
@@ -86,7 +86,7 @@ class Counterpart(NamedTuple):
         Args:
             operands: its arguments.
             params: the first argument, if the function takes parameters. Default: None, it takes none.
-            batched: whether the function is written for a batch, so that its arguments have all one batch axis.
+            batched: whether the function is written for a batch, so that all its arguments have one batch axis.
 
         Returns:
             The result.
@@ -139,7 +139,7 @@ class Counterpart(NamedTuple):
 
 
 def counterpart(op: Any, operands: int, *, parametric: bool = False) -> Counterpart:
-    """Return what PyTorch computes in the place of a function.
+    """Return the PyTorch function that replaces a function.
 
     Args:
         op: the function.

@@ -41,9 +41,9 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
 
     Returns:
         A `torch.nn.Module`. It is called with tensors that have the axes of the graph's inputs, with batch axes in
-        front, and returns tensors in the structure of the graph's outputs. `module.train()` makes dropout active and
-        lets batch norms use and update their statistics; `module.eval()` is evaluation. Call `eval()` on a part of the
-        module to keep the batch norms in it as they are. A new module is in evaluation mode, as a graph is by default.
+        front, and returns tensors in the structure of the graph's outputs. `module.train()` makes dropout active, and
+        batch norms then normalize by the batch and update their statistics; `module.eval()` selects evaluation. Call
+        `eval()` on a part of the module to keep its batch norms in evaluation mode. A new module is in evaluation mode.
 
         Derivatives are those of the graph, also at kinks: the derivative of `jax.nn.leaky_relu` at 0 is 1, as in JAX.
         Only those of `jax.numpy.median` where several numbers are equal, and of `power` and `sqrt` where a derivative
@@ -67,7 +67,7 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
     """
     with needs("torch", "a module of PyTorch"):
         import torch as _  # noqa: F401
-    module = _graph_module()(graph)  # raises an error if PyTorch lacks a counterpart
+    module = _graph_module()(graph)  # raises an error if PyTorch has no counterpart
     layout = torch_layout(_OP, graph, params=params)
     modules = modules_of_entries(_OP, graph, layout, None, None, None)
     arrays: list[Stored] = []
@@ -85,9 +85,9 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
 
 
 class Plan:
-    """What a module computes: the graph, where its arrays are, and how PyTorch computes its rows.
+    """The plan of a module: the graph, the places of its arrays, and the PyTorch functions of its rows.
 
-    It holds no tensors, so that copies of a module share it.
+    It contains no tensors, so copies of a module share it.
 
     Args:
         graph: the graph.
@@ -183,7 +183,7 @@ class Plan:
 
 @cache
 def _graph_module() -> Any:
-    """Return the class of modules that compute a graph. It is made on first use, because PyTorch is optional."""
+    """Return the class of modules that compute a graph. It is created on first use: PyTorch is optional."""
 
     class GraphModule(torch.nn.Module):  # type: ignore[misc]
         """A graph as a module of PyTorch."""

@@ -23,7 +23,7 @@ Run = Callable[[Any, Any, list[Value], Any, bool], tuple[Value, Any]]
 
 
 def runner(row: Row) -> Run:
-    """Return how PyTorch computes a row of a graph.
+    """Return a function that computes a row of a graph in PyTorch.
 
     Args:
         row: the row.

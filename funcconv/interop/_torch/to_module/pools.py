@@ -15,7 +15,7 @@ _MOST_SPATIAL_AXES = 3  # of PyTorch's pools
 
 
 class Reduction(NamedTuple):
-    """How the taps of a window are reduced, by the options of `funcconv.pool`."""
+    """The reduction of a window, with the options of `funcconv.pool`."""
 
     reduce: str | Callable[..., Any]
     ties: str
@@ -60,7 +60,7 @@ def _lse(reduction: Reduction, taps: Any, counts: Any) -> Any:
 
 
 def _median(reduction: Reduction, taps: Any, counts: Any) -> Any:
-    """Return the lower median; padding is infinite, and so comes last."""
+    """Return the lower median. Padding is infinite, so it is sorted last."""
     del reduction
     middle = (counts - 1) // 2
     ordered = torch.sort(taps, dim=-1, stable=True).values
