@@ -57,14 +57,14 @@ def reduction(op: str, options: ReduceOptions, x: Array) -> tuple[Fold | Joint, 
     if callable(options.reduce):
         return by_function(op, options.reduce, options.dtype), x
     x = x.astype(with_infinities(options.dtype))  # most floats of 8 bits have no infinity to pad a maximum with
-    return _named(options, x.dtype), x
+    return _named(op, options, x.dtype), x
 
 
-def _named(options: ReduceOptions, dtype: np.dtype) -> Fold | Joint:
+def _named(op: str, options: ReduceOptions, dtype: np.dtype) -> Fold | Joint:
     """Return the reduction with the given name for inputs of this dtype."""
     reduce = str(options.reduce)
     if reduce == "median":
-        return median()
+        return median(op)
     if reduce == "lse":
         return lse(options.temperature, dtype)
     if reduce == "prod":
@@ -75,7 +75,7 @@ def _named(options: ReduceOptions, dtype: np.dtype) -> Fold | Joint:
         return norm(options.p)
     if reduce == "lp":  # the 1-norm is a sum and the maximum norm a maximum, both of absolute values
         return absolute(summed(dtype) if options.p == 1 else extreme("max", options.ties, dtype))
-    return indexed(reduce, dtype) if options.indices else extreme(reduce, options.ties, dtype)
+    return indexed(op, reduce, dtype) if options.indices else extreme(reduce, options.ties, dtype)
 
 
 def restored(inside: Image, y: Any, options: ReduceOptions, counts: Sequence[np.ndarray]) -> Any:

@@ -72,21 +72,21 @@ def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
     )
 
 
-def indexed(reduce: str, dtype: np.dtype) -> Fold:
-    """Return the operation on pairs of a value and its index."""
+def indexed(op: str, reduce: str, dtype: np.dtype) -> Fold:
+    """Return the operation on pairs of a value and its index. Messages begin with the name `op`."""
     sum_dtype = wide(dtype)
     return Fold(
         identity=extreme_identity(reduce, dtype),
         lift=lambda x, number: (x.astype(sum_dtype), number + jnp.zeros_like(x, jnp.int32)),
         combine=partial(_first_pair, reduce),
         lower=_same,
-        numbers=_places,
+        numbers=partial(_places, op),
     )
 
 
-def _places(sizes: Shape) -> Array:
+def _places(op: str, sizes: Shape) -> Array:
     """Return the row-major index of each position, `(1, *sizes, 1)`."""
-    check_places("pool", sizes)
+    check_places(op, sizes)
     return jnp.arange(math.prod(sizes), dtype=jnp.int32).reshape(1, *sizes, 1)
 
 

@@ -18,6 +18,7 @@ from .._common.types import Array, Number
 # The median of more taps than this sorts them; of fewer it compares all pairs, which needs the square of their number
 # of comparisons but no sort.
 _MEDIAN_PAIRWISE_TAPS = 64
+_MOST_MEDIAN_TAPS = 2**31 - 1  # that int32 ranks can count
 
 
 class Joint(NamedTuple):
@@ -39,9 +40,9 @@ def norm(p: Number) -> Joint:
     return Joint(partial(_norm, p=p), allows_missing=True, unrolled=36)
 
 
-def median() -> Joint:
-    """Return the reduction to the lower median."""
-    return Joint(_median, allows_missing=True, unrolled=16)
+def median(op: str) -> Joint:
+    """Return the reduction to the lower median. Messages begin with the name `op`."""
+    return Joint(partial(_median, op), allows_missing=True, unrolled=16)
 
 
 def by_function(op: str, function: Callable[..., Any], dtype: np.dtype) -> Joint:
@@ -81,16 +82,22 @@ def _root(x: Array, p: Number) -> Array:
     return jnp.sqrt(x) if p == 2 else jnp.power(x, 1 / float(p))
 
 
-def _median(taps: Sequence[Array], missing: Sequence[Array] | None) -> Array:
+def _median(op: str, taps: Sequence[Array], missing: Sequence[Array] | None) -> Array:
     """Return the lower median: the tap of rank `(count - 1) // 2`, where the earlier of two equal taps ranks lower.
 
     The selection is a mask, a constant to derivatives, and the result is the sum of the masked taps.
     """
     values = [lax.stop_gradient(x) for x in taps]
     count = sum(x.shape[-2] for x in taps)
+    if count > _MOST_MEDIAN_TAPS:
+        msg = (
+            f"{op}: a median of {count:,} taps is not supported: ranks are int32 and count at most "
+            f"{_MOST_MEDIAN_TAPS:,} taps. Use smaller windows"
+        )
+        raise FuncconvError(msg)
     if missing is None:
         real = [jnp.ones((1,) * x.ndim, bool) for x in taps]
-        middle = jnp.asarray((count - 1) // 2, jnp.int32)
+        middle: Any = (count - 1) // 2
     else:
         real = [~is_missing for is_missing in missing]
         middle = (_sum_of(jnp.sum(is_real, -2, keepdims=True, dtype=jnp.int32) for is_real in real) - 1) // 2
@@ -108,7 +115,7 @@ def _median(taps: Sequence[Array], missing: Sequence[Array] | None) -> Array:
     return y * jnp.where(nans[..., 0, :] > 0, jnp.nan, 1).astype(y.dtype) if floats else y
 
 
-def _by_rank(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> list[Array]:
+def _by_rank(taps: Sequence[Array], real: Sequence[Array], middle: Array | int) -> list[Array]:
     """Mark the tap of rank `middle` by comparing all pairs."""
     ranked = [x[..., None, :, :] for x in taps]
     others = [x[..., :, None, :] for x in taps]
@@ -127,14 +134,17 @@ def _by_rank(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> lis
     return masks
 
 
-def _by_sorting(taps: Sequence[Array], real: Sequence[Array], middle: Array) -> list[Array]:
+def _by_sorting(taps: Sequence[Array], real: Sequence[Array], middle: Array | int) -> list[Array]:
     """Mark the tap of rank `middle` by sorting: it is one of those that equal the middle of the sorted taps."""
     (x,), (is_real,) = taps, real
     # The first sort key moves missing taps to the end. Adding zeros gives it the shape and sharding of x.
     is_missing = (~is_real).astype(jnp.int8) + jnp.zeros_like(x, jnp.int8)
     _, ordered = lax.sort((is_missing, x), dimension=x.ndim - 2, num_keys=2)
-    ranks = np.arange(x.shape[-2], dtype=np.int32).reshape((1,) * (x.ndim - 2) + (-1, 1))
-    value = jnp.sum(jnp.where(ranks == middle, ordered, jnp.zeros_like(x)), -2, keepdims=True, dtype=x.dtype)
+    if isinstance(middle, int):
+        value = lax.slice_in_dim(ordered, middle, middle + 1, axis=x.ndim - 2)
+    else:
+        ranks = np.arange(x.shape[-2], dtype=np.int32).reshape((1,) * (x.ndim - 2) + (-1, 1))
+        value = jnp.sum(jnp.where(ranks == middle, ordered, jnp.zeros_like(x)), -2, keepdims=True, dtype=x.dtype)
     equal = (x == value) & is_real
     smaller = jnp.sum((x < value) & is_real, -2, keepdims=True, dtype=jnp.int32)
     return [equal & (jnp.cumsum(equal.astype(jnp.int32), -2) == middle - smaller + 1)]

@@ -348,6 +348,82 @@ def test_graphs_nest_in_graphs():
     close(top(params, image), fc.conv(params["conv1"], h))
 
 
+@pytest.mark.parametrize("name", [None, "part"])
+@pytest.mark.parametrize("layers", [fc.Conv(3, 3), fc.global_pool], ids=["parameters", "none"])
+@pytest.mark.parametrize("shape", [(8, 8, 5), (8, 2), (2, 8, 8, 2), ()])
+def test_a_nested_graph_refuses_other_channels_and_axes(name, layers, shape):
+    x, other = inputs("x"), fc.Input("other", shape)
+    part = fc.Graph(x, fc.serial(layers)(x), name=name)
+    title = "graph 'part'" if name else "graph"
+    said = f"{title}: input 'x' is declared with shape (8, 8, 2)"
+    for node, text in ((other, "<input other"), (fc.node(jnp.tanh, other, name="h"), "<node h: tanh>")):
+        with pytest.raises(fc.FuncconvError) as error:
+            part(node)
+        assert said in str(error.value)
+        assert text in str(error.value)
+        assert f"of shape {shape}. Declare fc.Input" in str(error.value)
+    with pytest.raises(fc.FuncconvError, match=r"siamese: the trunk .* on input 2, <input other.* is declared with"):
+        fc.siamese(part, fc.add)(x, other)
+
+
+def test_a_nested_graph_refuses_a_tuple():
+    a, b = inputs("a", "b")
+    pair = fc.node(lambda a, b: (a, b), a, b)
+    with pytest.raises(fc.FuncconvError, match=r"with shape \(8, 8, 2\).* of shape \(\(8, 8, 2\), \(8, 8, 2\)\)"):
+        fc.Graph(a, fc.Conv(3, 3)(a))(pair)
+
+
+def test_a_nested_graph_takes_sizes_that_keep_its_parameters(rng):
+    x, small, large = inputs("x"), fc.Input("small", (5, 4, 2)), fc.Input("large", (9, 7, 2))
+    layers = fc.serial(fc.Conv(3, 3), fc.BatchNorm(), jax.nn.relu, fc.global_pool, fc.Dense(4))
+    trunk = fc.Graph(x, layers(x), name="trunk")
+    graph = fc.Graph((small, large), fc.siamese(trunk, fc.add)(small, large))
+    assert graph.entries == ("trunk/conv1", "trunk/batch_norm1", "trunk/dense1")
+    params, state = graph.init(KEY), graph.init_state()
+    assert shapes(params["trunk"]) == shapes(trunk.init(KEY))
+    assert shapes(state["trunk"]) == shapes(trunk.init_state())
+    xs = [rng.normal(size=(3, *node.shape)) for node in (small, large)]
+    expected = sum(
+        fc.Graph(node, layers(node)).apply(params["trunk"], state["trunk"], x)[0]
+        for node, x in zip((small, large), xs, strict=True)
+    )
+    close(graph.apply(params, state, *xs)[0], expected)
+
+
+@pytest.mark.parametrize(
+    ("layers", "said"),
+    [
+        (
+            fc.serial(fc.Conv(3, 3), fc.flatten, fc.Dense(4)),
+            r"the parameters of its node 'dense1' would have .*\(54, 4\).*, not .*\(108, 4\)",
+        ),
+        (
+            fc.serial(fc.flatten, fc.BatchNorm(scale=False, bias=False)),
+            r"the state of its node 'batch_norm1' would have .*\(80,\).*, not .*\(128,\)",
+        ),
+        (
+            fc.node(lambda w, x: w * x, init=jax.random.normal, name="gain"),
+            r"node 'gain' .* \(5, 8, 2\), not \(8, 8, 2\)",
+        ),
+    ],
+    ids=["a kernel", "a state", "an array"],
+)
+def test_a_nested_graph_refuses_sizes_with_other_parameters(layers, said):
+    x, other = inputs("x"), fc.Input("other", (5, 8, 2))
+    part = fc.Graph(x, layers(x), name="part")
+    declared = r"graph 'part': it declares 'x' of shape \(8, 8, 2\), and is called on 'x' of shape \(5, 8, 2\)"
+    with pytest.raises(fc.FuncconvError, match=f"{declared}.*{said}"):
+        part(other)
+
+
+def test_a_graph_as_a_function_refuses_other_shapes():
+    x, other = inputs("x"), fc.Input("other", (5, 8, 2))
+    part = fc.Graph(x, fc.Conv(3, 3)(x))
+    called = fc.node(part, other, init=lambda key, _: part.init(key), name="called")
+    with pytest.raises(fc.FuncconvError, match=r"node 'called': .*input 'x' must have shape .*got \(5, 8, 2\)"):
+        fc.Graph(other, called).init(KEY)
+
+
 def test_a_layer_inside_and_outside_of_a_named_graph_is_one():
     x = inputs("x")
     c = fc.Conv(2, 3, padding=1)

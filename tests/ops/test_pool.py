@@ -411,3 +411,25 @@ def test_images_of_more_places_than_int32_counts_are_refused():
         jax.eval_shape(lambda x: fc.pool(x, 2, return_indices=True), image)
     with pytest.raises(fc.FuncconvError, match=r"max_unpool: an image of .*Split the image into smaller parts"):
         jax.eval_shape(lambda y, indices: fc.max_unpool(y, indices, 2), small, indices)
+
+
+@pytest.mark.parametrize(
+    ("op", "name"),
+    [
+        (lambda x, **options: fc.pool(x, x.shape[1:-1], **options), "pool"),
+        (fc.global_pool, "global_pool"),
+        (lambda x, **options: fc.adaptive_pool(x, (1, 1), **options), "adaptive_pool"),
+    ],
+)
+def test_windows_of_more_taps_than_int32_counts(op, name):
+    """Shapes alone are computed here, and no array is made: not even NumPy's numbers of the taps."""
+    fits, too_large = (jax.ShapeDtypeStruct((1, size, size, 1), jnp.float32) for size in (46340, 46341))
+    for x in (fits, too_large):
+        for options in ({"reduce": "max"}, {"reduce": "mean"}, {"reduce": "lp", "p": 3}, {"reduce": jnp.ptp}):
+            assert jax.eval_shape(partial(op, **options), x).size == 1
+    assert jax.eval_shape(jax.grad(lambda x: op(x, reduce="median").sum()), fits) == fits
+    assert jax.eval_shape(partial(op, reduce="max", return_indices=True), fits)[1].dtype == jnp.int32
+    with pytest.raises(fc.FuncconvError, match=rf"^{name}: a median of 2,147,488,281 taps .* at most 2,147,483,647 "):
+        jax.eval_shape(partial(op, reduce="median"), too_large)
+    with pytest.raises(fc.FuncconvError, match=rf"^{name}: an image of \(46341, 46341\) has 2,147,488,281 places"):
+        jax.eval_shape(partial(op, reduce="max", return_indices=True), too_large)

@@ -26,7 +26,9 @@ class Graph(NetworkWithParts):
 
     It holds no arrays: `graph.init(key)` draws a parameter tree, with one entry for each distinct layer, and
     `graph(params, *xs)` is a pure function of it. Called on nodes, a graph is itself a layer: with a name it is one
-    subtree of the parameters, without one its layers are named as if they were declared there.
+    subtree of the parameters, without one its layers are named as if they were declared there. Each node must have as
+    many axes and as many channels as its input declares. Other sizes may differ, as long as every layer keeps the
+    shapes of its parameters and its state.
 
     Graphs compare and hash by value: equal ones built twice, of layers and module-level functions, share compiled code
     when they are static arguments of `jax.jit`.

@@ -109,7 +109,8 @@ class Network(GraphStructure):
 
         Raises:
             FuncconvError: if the parameters or inputs are not those of the graph, or an op does not accept its inputs;
-                the text names the node.
+                the text names the node. On nodes: if they have other channels or another number of axes than the inputs
+                declare, or sizes for which a layer has parameters or a state of another shape.
         """
         if any(isinstance(arg, Node) for arg in (*args, *named.values())):
             return repeat_on_nodes(self, in_order(self, args, named))

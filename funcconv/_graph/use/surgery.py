@@ -7,12 +7,19 @@ from typing import Any, TypeVar
 import jax
 
 from ..._common.errors import FuncconvError, suggest
+from ..declare.inference import drawn, shapes
 from ..declare.layer import Layer, check_nodes
 from ..declare.node import Application, Node, Place
 from ..evaluate.inputs import wanted_inputs
+from ..infer.rows import infer_rows, input_specs
 from ..name import entries as _entries
 from ..name.flatten import Row
 from .structure import GraphStructure, from_parts
+
+_ADVICE = (
+    "Declare fc.Input with the shape of the node, or call the layers themselves on the node, for example an fc.serial; "
+    "they take inputs of any shape"
+)
 
 Same = TypeVar("Same", bound=GraphStructure)
 
@@ -25,6 +32,7 @@ def repeat_on_nodes(graph: Any, nodes: Sequence[Node]) -> Any:
             f"graph: expected {wanted_inputs(graph)}; it was called on {len(nodes)} nodes. Pass one node for each input"
         )
         raise FuncconvError(msg)
+    _check_channels(graph, nodes)
     values: list[Node] = list(nodes)
     uses: dict[Any, object] = {}  # this use of the graph, or for each use of a graph within, one of its own
     for row, place in zip(graph._rows, graph._places, strict=True):
@@ -33,7 +41,56 @@ def repeat_on_nodes(graph: Any, nodes: Sequence[Node]) -> Any:
         elif place is not None:
             place = place._replace(use=uses.setdefault(place.use, object()))
         values.append(Application(row.op, [values[i] for i in row.inputs], row.op.name, place))
+    _check_shapes(graph, values)
     return jax.tree.unflatten(graph._tree, [values[i] for i in graph._results])
+
+
+def _check_channels(graph: Any, nodes: Sequence[Node]) -> None:
+    """Refuse nodes with other channels, or another number of axes, than the inputs of the graph declare."""
+    for row, node in zip(graph._signature, nodes, strict=True):
+        if node.spec is None:
+            continue  # the shape is known only in Graph.init
+        shape = shapes(node.spec)
+        is_array = isinstance(node.spec, jax.ShapeDtypeStruct)
+        if not is_array or len(shape) != len(row.shape) or shape[-1:] != row.shape[-1:]:
+            msg = (
+                f"{_described(graph)}: input {row.name!r} is declared with shape {row.shape}, and a node must have as "
+                f"many axes and as many channels (the last axis); got {node!r} of shape {shape}. {_ADVICE}"
+            )
+            raise FuncconvError(msg)
+
+
+def _check_shapes(graph: Any, values: Sequence[Node]) -> None:
+    """Refuse inputs of other sizes, if a layer has parameters or a state of another shape for them."""
+    inputs = list(zip(graph._signature, values, strict=False))
+    if all(node.spec is None or shapes(node.spec) == row.shape for row, node in inputs):
+        return
+    declared = infer_rows(graph._rows, input_specs(graph._signature))
+    nodes = values[len(graph._signature) :]
+    for row, known, node in zip(graph._rows, declared, nodes, strict=True):
+        xs = [operand.spec for operand in node.inputs]
+        if node.problem or known.drawn is None or any(x is None for x in xs):
+            continue
+        own = _kept_shapes(row.op, known.inputs)
+        for what, here in _kept_shapes(row.op, xs).items():
+            if here != own[what]:
+                given = ", ".join(f"{row.name!r} of shape {shapes(node.spec)}" for row, node in inputs)
+                wanted = ", ".join(f"{row.name!r} of shape {row.shape}" for row, _ in inputs)
+                msg = (
+                    f"{_described(graph)}: it declares {wanted}, and is called on {given}. For these sizes the {what} "
+                    f"of its node {row.name!r} would have other shapes: {here}, not {own[what]}. {_ADVICE}"
+                )
+                raise FuncconvError(msg)
+
+
+def _kept_shapes(layer: Any, xs: Sequence[Any]) -> dict[str, Any]:
+    """Return the shapes of the parameters of a layer and of its state, for inputs of one example."""
+    kept = {"parameters": shapes(drawn(layer, xs))}
+    return kept | {"state": shapes(layer.first_state(*shapes(xs)))} if layer.stateful else kept
+
+
+def _described(graph: Any) -> str:
+    return f"graph {graph.name!r}" if graph.name else "graph"
 
 
 def subgraph(graph: Same, names: Sequence[str]) -> Same:
