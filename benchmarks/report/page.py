@@ -5,6 +5,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from .. import choice
+from ..choice import BEHIND, FASTER, SLOW, SLOWER
+from ..tables import Table
 from . import gpu, networks, suites
 from .compare import overview, slower_rows, slower_rows_on_gpu, slower_table
 from .markdown import number, section, table, wrapped
@@ -34,7 +37,13 @@ OVERVIEW = (
     "half of its rounds are within this distance of its median (the median over the rows)."
 )
 
-SLOWER = """## When to use lax instead
+CHOICES = (
+    "Every form was timed on random shapes, a fifth of them depthwise and a fifth with groups. Most of the rules that choose a "
+    "form were made from these shapes. A row is below 0.9 if the chosen form has less than 0.9 of the speed of lax; many "
+    "of these rows take less than two milliseconds."
+)
+
+LAX_INSTEAD = """## When to use lax instead
 
 These programs took at least a tenth longer with funcconv than with `jax.lax`. The tables have those that lose most
 time. For a convolution in this list, pass `implementation="lax"`. For a network, use `fc.tune` ([Measuring on your
@@ -60,20 +69,35 @@ The names of the files in `benchmarks/results/` have the suite, the platform and
 an old one with the same name."""
 
 
-def page(places: list[Place], records: list[dict[str, Any]]) -> str:
-    """Return the text of `docs/speed.md`."""
+def page(places: list[Place], records: list[dict[str, Any]], choices: Mapping[str, Table] | None = None) -> str:
+    """Return the text of `docs/speed.md`. `choices` are what `choice.results` returns."""
     parts = [INTRO, _devices(places, records)]
     for place in places:
         parts += [f"## {place.heading}", _versions(place), *_sections(place)]
     for record in records:
         parts += [f"## {gpu.heading(record)}", *gpu.sections(record)]
+    parts += [_choices(choices or {})]
     slower = [(place.heading, slower_table(slower_rows(place))) for place in places]
     for record in records:
         note = " (see the note in its section)" if "note" in record else ""
         slower.append((gpu.heading(record) + note, slower_table(slower_rows_on_gpu(record))))
     lists = [f"**{heading}**\n\n{shown}" for heading, shown in slower if shown]
-    parts += [SLOWER, *lists] if lists else []
+    parts += [LAX_INSTEAD, *lists] if lists else []
     return wrapped("\n\n".join(part for part in [*parts, AGAIN] if part)) + "\n"
+
+
+def _choices(tables: Mapping[str, Table]) -> str:
+    """Return how good the chosen forms are, with two versions of JAX and two sets of instructions."""
+    rows = []
+    for record, maps in tables.items():
+        _, _, instructions, jax = record.split("-")
+        for name, found in maps.items():
+            slow = [str(round(found[f"below {limit} of lax"])) for limit in (SLOW, SLOWER)]
+            ratios = [number(found[column], 3) for column in (FASTER, BEHIND, "slowest")]
+            what = f"`{name}`, {instructions.upper()}, jax {jax.removeprefix('jax')}"
+            rows.append([what, str(round(found["rows"])), *ratios[:2], *slow, ratios[2]])
+    head = ["map", "rows", "times faster than lax", "times slower than the fastest form", f"below {SLOW}"]
+    return section("Random shapes, all forms", CHOICES, table([*head, f"below {SLOWER}", "slowest row"], rows))
 
 
 def _sections(place: Place) -> list[str]:
@@ -162,7 +186,7 @@ def pictured(places: list[Place]) -> dict[str, Any] | None:
 def write() -> None:
     """Write the page, the parts of the README and the picture."""
     places, records = load(RESULTS)
-    PAGE.write_text(page(places, records))
+    PAGE.write_text(page(places, records, choice.results()))
     README.write_text(rewritten(README.read_text(), readme_blocks(places)))
     if result := pictured(places):
         from ..picture import draw

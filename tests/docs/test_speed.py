@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 sys.path.append(str(Path(__file__).parents[2]))
-from benchmarks import picture
+from benchmarks import choice, picture
 from benchmarks.report import page
 from benchmarks.report.markdown import number
 from benchmarks.report.records import load
@@ -40,7 +40,7 @@ def row(text, name):
 
 
 def test_the_page_is_written_from_the_results():
-    assert page.page(*load(page.RESULTS)) == page.PAGE.read_text(), AGAIN
+    assert page.page(*load(page.RESULTS), choice.results()) == page.PAGE.read_text(), AGAIN
 
 
 def test_the_readme_is_written_from_the_results():
