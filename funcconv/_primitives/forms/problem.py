@@ -1,8 +1,8 @@
 """The properties of a convolution that decide in which form it is computed.
 
 The limits come from measurements on one processor, of some hundred random shapes drawn by `benchmarks/forms.py`, with
-two versions of JAX, with and without AVX-512. They
-may not be optimal on another processor. They affect the time, never the result.
+two versions of JAX, with and without AVX-512. They may not be optimal on another processor. They affect the time, never
+the result.
 """
 
 import math
