@@ -39,8 +39,8 @@ OVERVIEW = (
 
 CHOICES = (
     "Every form was timed on random shapes, a fifth of them depthwise and a fifth with groups. Most of the rules that "
-    "choose a form were made from these shapes. A row is below 0.9 if the chosen form has less than 0.9 of the speed of "
-    "lax; many of these rows take less than two milliseconds."
+    "choose a form were made from these shapes. A row is below 0.9 if the chosen form has less than 0.9 of the speed "
+    "of lax; many of these rows take less than two milliseconds."
 )
 
 LAX_INSTEAD = """## When to use lax instead
