@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from .._common.dtypes import wide
+from .._common.eager import one_program
 from .._common.types import Array, ArrayLike, Number, Reduce, Scalar
 from .._primitives.take import take
 from .._primitives.whole_windows import Joint
@@ -26,6 +27,7 @@ Bins: TypeAlias = Sequence[tuple[int, int]]  # the start and the stop of each bi
 _MOST_SLICED_BINS = 8
 
 
+@one_program
 def adaptive_pool(
     x: ArrayLike,
     output_size: int | Sequence[int | None],

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from .._common.dtypes import wide
+from .._common.eager import one_program
 from .._common.errors import FuncconvError
 from .._common.types import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
 from .._primitives.folds import NO_INPUT, NO_PART
@@ -23,6 +24,7 @@ from .._windows.taps import fold, taps
 from .reducers import ReduceOptions, reduction, restored
 
 
+@one_program
 def pool(
     x: ArrayLike,
     window: Sizes = 2,
@@ -187,6 +189,7 @@ sum_pool = _named("sum_pool", "sum")
 avg_pool = _named("avg_pool", "mean")
 
 
+@one_program
 def global_pool(
     x: ArrayLike,
     reduce: Reduce = "mean",
