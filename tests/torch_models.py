@@ -81,6 +81,14 @@ class Comparison:
             expected = tensors_in(self.model.eval()(self.images))
         return max(_difference(*pair) for pair in zip(jax.tree.leaves(outputs), expected, strict=True))
 
+    def rounding(self):
+        """Return how far the outputs of PyTorch in float32 are from those in float64."""
+        model = copy.deepcopy(self.model).eval()
+        with self.torch.no_grad():
+            outputs = tensors_in(model(self.images))
+            exact = tensors_in(model.double()(self.images.double()))
+        return max(_difference(*pair) for pair in zip(outputs, exact, strict=True))
+
     def training(self, *, gradients, traced_in_float64=False):
         """Compare the outputs in training mode, the running statistics afterwards, and the gradients of all weights.
 

@@ -97,7 +97,8 @@ def _choices(tables: Mapping[str, Table]) -> str:
             what = f"`{name}`, {instructions.upper()}, jax {jax.removeprefix('jax')}"
             rows.append([what, str(round(found["rows"])), *ratios[:2], *slow, ratios[2]])
     head = ["map", "rows", "times faster than lax", "times slower than the fastest form", f"below {SLOW}"]
-    return section("Random shapes, all forms", CHOICES, table([*head, f"below {SLOWER}", "slowest row"], rows))
+    shown = table([*head, f"below {SLOWER}", "slowest row"], rows)
+    return f"## The choice of forms on the CPU\n\n{CHOICES}\n\n{shown}" if shown else ""
 
 
 def _sections(place: Place) -> list[str]:

@@ -76,7 +76,9 @@ def test_model_of_the_list(name, size):
         comparison = Comparison(model, size)
     except fc.FuncconvError as error:
         pytest.skip(f"refused: {error}")
-    assert comparison.outputs() < OUTPUTS
+    difference = comparison.outputs()
+    # Random weights can enlarge rounding errors in PyTorch too. Both libraries round, in other places.
+    assert difference < OUTPUTS or difference < 4 * comparison.rounding()
     comparison.check_round_trip()
     difference = comparison.training(gradients=True, traced_in_float64=True)
     assert difference < (OUTPUTS if comparison.casts_to_float32() else TRAINING)
