@@ -122,7 +122,10 @@ class Comparison:
             gradients_of_torch = fc.interop.to_torch(self.graph, gradient, self.state) if gradients else {}
         expected = expected[: len(outputs)]  # some models have more in training mode
         pairs = list(zip(outputs, expected, strict=True))
-        pairs += [(arrays[name], tensor) for name, tensor in module.named_buffers() if name in arrays]
+        # A graph follows the evaluation mode. It lacks the modules that only training uses, as an auxiliary classifier.
+        used = self._modules_in_evaluation()
+        buffers = {name: tensor for name, tensor in module.named_buffers() if name.rpartition(".")[0] in used}
+        pairs += [(arrays[name], tensor) for name, tensor in buffers.items() if name in arrays]
         differences = [_difference(own, tensor) for own, tensor in pairs]
         if gradients:
             sum((a * self.torch.from_numpy(b)).sum() for a, b in zip(expected, weights, strict=False)).backward()
@@ -133,6 +136,16 @@ class Comparison:
                 _difference(gradients_of_torch[name], tensor, scale) for name, tensor in weights_of_torch.items()
             ]
         return max(differences)
+
+    def _modules_in_evaluation(self):
+        """Return the names of the modules that are called in evaluation mode."""
+        names = set()
+        model = copy.deepcopy(self.model).eval()
+        for name, module in model.named_modules():
+            module.register_forward_hook(lambda *_, name=name: names.add(name))
+        with self.torch.no_grad():
+            model(self.images)
+        return names
 
     def casts_to_float32(self):
         """Return whether the module computes a part in float32, whatever the dtype of its input."""
