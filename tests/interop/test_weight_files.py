@@ -382,14 +382,14 @@ def test_safetensors_with_names_of_torch(tmp_path, said, name):
     arrays = {"module." + key: array for key, array in state_dict().items()}
     arrays["module.half"] = np.ones((2, 3), ml_dtypes.bfloat16)
     save({key: array for key, array in arrays.items() if array.dtype != ml_dtypes.bfloat16}, tmp_path / name)
-    arrays = fc.interop.read_weights(tmp_path / name)
-    assert {key: array.dtype for key, array in arrays.items()} == {key: a.dtype for key, a in state_dict().items()}
+    loaded = fc.interop.read_weights(tmp_path / name)
+    assert {key: array.dtype for key, array in loaded.items()} == {key: a.dtype for key, a in state_dict().items()}
     for key, array in state_dict().items():
-        np.testing.assert_array_equal(arrays[key], array)
+        np.testing.assert_array_equal(loaded[key], array)
     assert "removed the prefix 'module.'" in said()[0]
     fc.interop.save_safetensors(tmp_path / name, arrays)
-    arrays = fc.interop.read_weights(tmp_path / name)
-    assert arrays["half"].dtype == ml_dtypes.bfloat16
+    loaded = fc.interop.read_weights(tmp_path / name)
+    assert loaded["half"].dtype == ml_dtypes.bfloat16
     assert set(fc.interop.read_weights(tmp_path / name, "module.bn")) == {
         key.removeprefix("bn.") for key in state_dict() if key.startswith("bn.")
     }

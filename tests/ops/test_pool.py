@@ -431,5 +431,5 @@ def test_windows_of_more_taps_than_int32_counts(op, name):
     assert jax.eval_shape(partial(op, reduce="max", return_indices=True), fits)[1].dtype == jnp.int32
     with pytest.raises(fc.FuncconvError, match=rf"^{name}: a median of 2,147,488,281 taps .* at most 2,147,483,647 "):
         jax.eval_shape(partial(op, reduce="median"), too_large)
-    with pytest.raises(fc.FuncconvError, match=rf"^{name}: an image of \(46341, 46341\) has 2,147,488,281 places"):
+    with pytest.raises(fc.FuncconvError, match=rf"^{name}: an image of \(46341, 46341\) has 2,147,488,281 positions"):
         jax.eval_shape(partial(op, reduce="max", return_indices=True), too_large)
