@@ -1,8 +1,9 @@
 """How good the choice of forms is, by the times of all forms that were measured on random shapes.
 
 `benchmarks/results/choice-*.json` has these times for two versions of JAX, with and without AVX-512. Most rules were
-made from the shapes drawn with seed 21 and from grouped kernels (seed "g"), and checked on those drawn with the seeds
-33 and 34. The times of input gradients are with the convolutions inside that the rules of that time chose.
+made from the shapes drawn with seed 21 and from grouped kernels (seed "g"); the last ones, for kernel gradients and for
+uneven channels, from all rows. So these rows do not tell how good the choice is on others. The times of input gradients
+are with the convolutions inside that the rules of that time chose.
 """
 
 import json

@@ -145,15 +145,15 @@ def readme_blocks(places: list[Place]) -> dict[str, str]:
     ratios = sorted(ratio for ratio in steps if ratio is not None)
     headline = ""
     if ratios:
-        cores = facts([result.content for result in place.results], "cores")
+        cores = facts([result.content for result in place.of_suite("networks").values()], "cores")
         device = f"{cores} CPU cores" if cores.isdigit() and place.name.startswith("cpu") else f"the {place.heading}"
         few, many = number(ratios[0]), number(ratios[-1])
         headline = (
             f"On {device}, a training step is {few if few == many else f'{few} to {many}'} times as fast as in Flax "
             "(geometric mean of [six networks](docs/speed.md))."
         )
-    dates = facts((result.content for result in place.results), "date")
-    measured = "" if dates == NOT_RECORDED else f" ({dates})"
+    dates = facts([result.content for result in place.of_suite("convolutions").values()], "date")
+    measured = "" if NOT_RECORDED in dates else f" ({dates})"
     text = (
         f"The table says how many times as fast as `jax.lax` funcconv is on the {place.heading} in float32, with jax "
         f"{' / '.join(place.versions)}{measured}."

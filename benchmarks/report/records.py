@@ -103,8 +103,11 @@ def facts(contents: Iterable[dict[str, Any]], name: str) -> str:
     if not found:
         return NOT_RECORDED
     if name == "date":
-        return min(found) if len(set(found)) == 1 else f"{min(found)} to {max(found)}"
-    return "; ".join(dict.fromkeys(found))
+        text = min(found) if len(set(found)) == 1 else f"{min(found)} to {max(found)}"
+    else:
+        text = "; ".join(dict.fromkeys(found))
+    missing = len(contents) - len(found)
+    return f"{text}; {NOT_RECORDED} in {missing} of {len(contents)} files" if missing else text
 
 
 def _text(value: Any) -> str:

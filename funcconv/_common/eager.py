@@ -23,7 +23,8 @@ class _Options(NamedTuple):
 def one_program(op: Op) -> Op:
     """Compile calls of an op with an array, so that they start one program instead of one for each operation.
 
-    Inside of `jax.jit` and other transformations nothing changes.
+    Calls with an array that JAX traces are not changed. Inside of `jax.jit`, a call with a constant array becomes an
+    inner program.
 
     Args:
         op: a function whose first argument is an array. The others are options.

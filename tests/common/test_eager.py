@@ -50,8 +50,8 @@ def test_other_options_are_not_compiled(option):
 
 
 def test_nothing_changes_inside_of_jit():
-    text = str(jax.make_jaxpr(lambda x: fc.avg_pool(fc.max_pool(x, 2), 2))(X))
-    assert "jit[" not in text.replace("name=_where", "")
+    program = jax.make_jaxpr(lambda x: fc.max_pool(x, 2))(X)
+    assert [eqn.primitive.name for eqn in program.eqns].count("extreme") == 1  # not within an inner program
     assert jax.vmap(lambda x: fc.max_pool(x, 2))(X[None]).shape == (1, 2, 3, 2, 3)
 
 

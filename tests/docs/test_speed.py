@@ -11,7 +11,7 @@ sys.path.append(str(Path(__file__).parents[2]))
 from benchmarks import choice, picture
 from benchmarks.report import page
 from benchmarks.report.markdown import number
-from benchmarks.report.records import load
+from benchmarks.report.records import facts, load
 from benchmarks.timing import quartiles
 
 AGAIN = f"Run `{page.COMMAND}`."
@@ -161,3 +161,9 @@ def test_markers_are_needed_once():
 )
 def test_numbers_have_two_digits(x, shown):
     assert number(x) == shown
+
+
+def test_what_one_file_says_is_not_said_of_the_others():
+    assert facts([{"cores": 2}, {"cores": 2}], "cores") == "2"
+    assert facts([{"cores": 2}, {}, {}], "cores") == "2; not recorded in 2 of 3 files"
+    assert facts([{}], "cores") == "not recorded"

@@ -9,8 +9,11 @@ from funcconv._primitives.forms import CHOICES
 
 ROOT = Path(__file__).parents[2]
 FILES = sorted((ROOT / "benchmarks" / "results").glob("choice-*.json"))
-MOST_SLOW = 0.08  # of the rows may be below 0.9 of the speed of lax; most of them take less than two milliseconds
-MOST_BEHIND = 1.2  # times as long as the fastest forms, in the geometric mean
+# This is what the choice reached when the files were recorded, and no target: 0 to 7.1 % of the rows of a map are below
+# 0.9 of the speed of lax, and the chosen forms take at most 1.15 times as long as the fastest ones. A change must not
+# make it worse.
+MOST_SLOW = 0.08  # of the rows
+MOST_BEHIND = 1.16  # times as long as the fastest forms, in the geometric mean
 
 
 @pytest.fixture(scope="module")
