@@ -14,6 +14,19 @@ def rounding(dtype, terms=64, steps=1):
     return terms * steps * float(jnp.finfo(dtype).eps)
 
 
+# The distance at which a central difference in float64 is best: its truncation, h**2, and its rounding, eps / h, are equal.
+STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
+
+
+def close_to_differences(derivative, differences, terms=64):
+    """Assert that a derivative in float64 equals central differences at the distance `STEP`.
+
+    Their error is `STEP**2` for each term of the function, relative to the largest value: that is 1 / STEP units in the last
+    place.
+    """
+    close(derivative, differences, ulps=terms / STEP)
+
+
 def products_of(params):
     """Return how many products are summed for one output of a network, over all of its layers."""
     return sum(leaf.size // leaf.shape[-1] for leaf in jax.tree.leaves(params) if leaf.ndim > 1)

@@ -3,6 +3,7 @@
 import jax
 import jax.numpy as jnp
 import numpy as np
+from compare import close
 from jax.flatten_util import ravel_pytree
 
 import funcconv as fc
@@ -52,7 +53,16 @@ def on_vectors(f, params):
     return jax.jit(lambda x: f(unravel(x))), np.asarray(vector)
 
 
-def by_differences(f, params, h=1e-3):
+# The distance at which differences of fourth order are best: their truncation, h**4, and rounding, eps / h, are equal.
+STEP = float(np.finfo(np.float64).eps) ** (1 / 5)
+
+
+def close_to_differences(derivative, differences, terms=1024):
+    """Assert that a derivative equals differences of fourth order, whose error is `STEP**4` for each term."""
+    close(derivative, differences, ulps=terms / STEP)
+
+
+def by_differences(f, params, h=STEP):
     """Return the Jacobian of `f` by central differences of fourth order, one parameter after another."""
     f, x = on_vectors(f, params)
     columns = []

@@ -103,10 +103,12 @@ def compiled_with(options: Mapping[str, str | bool] | None) -> Iterator[None]:
 
 
 def library_of(options: Mapping[str, str | bool] | None) -> str | None:
-    """Return the library that computes nearly all convolutions with these compiler options, or None."""
+    """Return the libraries that these compiler options turn on: `"onednn"`, `"onednn and ynn"` or None."""
     options = options or {}
+    if not options.get(_ONEDNN_CALLS):
+        return None
     # Where YNNPACK is on too, it takes the large convolutions from oneDNN, and is slow for depthwise kernels.
-    return "onednn" if options.get(_ONEDNN_CALLS) and options.get(_YNN_FUSIONS) == "" else None
+    return "onednn" if options.get(_YNN_FUSIONS) == "" else "onednn and ynn"
 
 
 @functools.cache

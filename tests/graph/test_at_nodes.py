@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from compare import close
+from compare import STEP, close, close_to_differences
 
 import funcconv as fc
 
@@ -95,8 +95,8 @@ def test_backward_is_differences(pair, rng):
         close(value, graph.values(params, a, b)[name])
         close(rest(value), graph(params, a, b))
         direction = rng.normal(size=value.shape)
-        ahead, behind = (((rest(value + eps * direction)) * cotangent).sum() for eps in (1e-5, -1e-5))
-        np.testing.assert_allclose((nodes[name] * direction).sum(), (ahead - behind) / 2e-5, rtol=1e-6)
+        ahead, behind = (((rest(value + h * direction)) * cotangent).sum() for h in (STEP, -STEP))
+        close_to_differences((nodes[name] * direction).sum(), (ahead - behind) / (2 * STEP), terms=1024)
 
 
 def test_the_default_cotangent_is_one_for_each_example(rng):
@@ -182,8 +182,8 @@ def test_a_product_with_the_hessian_by_an_activation(pair, rng):
     v = jnp.asarray(rng.normal(size=value.shape))
     gradient = jax.grad(lambda value: loss(rest(value)))
     product = jax.jvp(gradient, (value,), (v,))[1]
-    differences = (gradient(value + 1e-5 * v) - gradient(value - 1e-5 * v)) / 2e-5
-    np.testing.assert_allclose(product, differences, rtol=1e-6, atol=1e-7)
+    differences = (gradient(value + STEP * v) - gradient(value - STEP * v)) / (2 * STEP)
+    close_to_differences(product, differences, terms=1024)
 
 
 def test_the_sharing_law(pair, rng):

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from cases import EVERYWHERE, ORIGINAL, each
-from compare import close
+from compare import STEP, close, close_to_differences
 from jax import export
 from jax.experimental.jet import jet
 from jax.flatten_util import ravel_pytree
@@ -54,8 +54,6 @@ def test_first_order(case, rng):
     problem = Problem(case, rng)
     f, z, v = problem.f, problem.z, problem.v
 
-    eps = 1e-5
-
     @jax.jit
     def climb(z, v, c):
         y, along = jax.jvp(f, (z,), (v,))
@@ -71,11 +69,11 @@ def test_first_order(case, rng):
                 jax.grad(jax.checkpoint(lambda z: (c * f(z)).sum()))(z),
             ),
             "jacobians": (jax.jacrev(f)(z), jax.jacfwd(f)(z)),
-        }, jax.vmap(lambda e: (f(z + e) - f(z - e)) / (2 * eps), out_axes=-1)(eps * jnp.eye(z.size))
+        }, jax.vmap(lambda e: (f(z + e) - f(z - e)) / (2 * STEP), out_axes=-1)(STEP * jnp.eye(z.size))
 
     derivatives, differences = climb(z, v, problem.c)
     jacobian = np.asarray(derivatives["jacobians"][0])
-    np.testing.assert_allclose(jacobian, differences, rtol=0, atol=1e-8 * max(np.abs(jacobian).max(), 1))
+    close_to_differences(jacobian, differences, terms=256)
     expected = {
         "values": derivatives["values"][-1],
         "along": jacobian @ np.asarray(v),
@@ -105,14 +103,12 @@ def test_second_order(case, rng):
 
     results, of_u, hessian = climb(z, u, v)
     gradient = jax.jit(problem.gradient)
-    eps = 1e-5
-    columns = [(gradient(z + e) - gradient(z - e)) / (2 * eps) for e in eps * np.eye(z.size)]
-    scale = max(np.abs(columns).max(), 1)
-    np.testing.assert_allclose(hessian, np.stack(columns, -1), rtol=0, atol=1e-7 * scale)
+    columns = [(gradient(z + e) - gradient(z - e)) / (2 * STEP) for e in STEP * np.eye(z.size)]
+    close_to_differences(hessian, np.stack(columns, -1), terms=1024)
     close(hessian, np.asarray(hessian).T, ulps=1024)
     for way in results:
         close(way, np.asarray(hessian) @ np.asarray(v), ulps=1024)
-    np.testing.assert_allclose(u @ results[0], v @ of_u, rtol=1e-10, atol=1e-10)
+    close(u @ results[0], v @ of_u, ulps=1024)
 
     product = jax.jit(lambda z, v: forward_over_reverse(single.s, z, v))(single.z, single.v)
     assert product.dtype == np.float32

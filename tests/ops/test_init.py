@@ -50,7 +50,8 @@ VARIANCE = {
 def test_variances(init):
     for name, params in draw(init, KEY).items():
         kernel, (fan_in, fan_out, _) = np.asarray(params["kernel"]), FANS[name]
-        assert kernel.var() == pytest.approx(VARIANCE[init](fan_in, fan_out), rel=0.1)
+        error = 4 * math.sqrt(2 / kernel.size)  # four standard deviations of the variance of normal numbers
+        assert kernel.var() == pytest.approx(VARIANCE[init](fan_in, fan_out), rel=error)
         assert abs(kernel.mean()) < 4 * kernel.std() / math.sqrt(kernel.size)
         assert not np.asarray(params["bias"]).any()
 

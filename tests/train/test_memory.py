@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from compare import close
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcconv as fc
@@ -56,8 +57,8 @@ def test_buffers_that_an_iterator_refills():
     for number in range(steps):
         losses.append((w - number % 7) ** 2)
         w -= 0.1 * 2 * (w - number % 7)
-    np.testing.assert_allclose(history["loss"], losses, rtol=steps * size * np.finfo(F32).eps, atol=1e-5)
-    np.testing.assert_allclose(float(state.params["w"]), w, rtol=steps * size * np.finfo(F32).eps)
+    close(np.asarray(history["loss"]), losses, F32, terms=size, steps=steps)
+    close(float(state.params["w"]), w, F32, terms=size, steps=steps)
 
 
 def test_arrays_of_batches_may_change_afterwards():

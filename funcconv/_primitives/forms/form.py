@@ -12,8 +12,9 @@ from ..._windows.geometry import Axis
 Type: TypeAlias = Any  # what jax.typeof returns: shape, dtype, sharding, varying axes
 
 
-# The library that the compiler options turn on for convolutions: "onednn", or None. Options cannot be read during
-# lowering, so `compiled_with` sets this while a function is traced. JAX traces a function again if it changes.
+# The libraries that the compiler options turn on for convolutions: "onednn" (nearly all convolutions are left to it),
+# "onednn and ynn" (it gets what YNNPACK does not take), or None. Options cannot be read during lowering, so
+# `compiled_with` sets this while a function is traced. JAX traces a function again if it changes.
 library: Any = jax.make_user_context(default_value=None)  # type: ignore[no-untyped-call]
 
 
@@ -28,7 +29,7 @@ class Form(NamedTuple):
     groups: int = 1
     precision: Precision = None
     accumulate_dtype: DTypeLike | None = None
-    library: str | None = None  # the library that computes XLA's own form, if options turn one on
+    library: str | None = None  # the libraries that compute XLA's own form, if options turn some on
     measured: Any = None  # the forms that a tuning chooses (`MeasuredForms`); None: the tables choose
     implementation: str | None = None  # the choice of the caller: "fft" for this form of all three maps, or None
 

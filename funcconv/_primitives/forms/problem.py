@@ -129,7 +129,7 @@ class Problem(NamedTuple):
     @property
     def has_xla_path(self) -> bool:
         """Whether XLA's CPU backend has a fast path: floats, up to two axes, and no library turned on instead."""
-        return self.dtype in (np.float32, np.float64) and not self.has_many_axes and self.form.library is None
+        return self.dtype in (np.float32, np.float64) and not self.has_many_axes and self.form.library != "onednn"
 
     @property
     def xla_path_is_old(self) -> bool:
@@ -257,9 +257,10 @@ class Problem(NamedTuple):
         if fills_vectors and self.taps > _SHORT_WINDOW and min(self.inputs, self.outputs) > _FEW:
             return not self.has_one_axis  # one shape, 11x11 taps: gathering them took twice as long
         if self.has_one_axis:
-            many_taps = self.taps > _VECTOR or self.form.axes[0].dilation > 1
+            # Measured: for few taps oneDNN takes three times as long as XLA for a stride, which a dilation becomes here.
+            is_dilated = self.form.axes[0].dilation > 1 and self.form.library is None
             many_channels = self.inputs >= _FEW and self.outputs >= 2 * _SEVERAL
-            return gathering == "blocked_im2col" and fills_vectors and many_taps and many_channels
+            return fills_vectors and (self.taps > _VECTOR or is_dilated) and many_channels
         is_regular = fills_vectors and self.taps >= _SEVERAL and self.outputs % _VECTOR == 0
         is_fast = is_regular and (self.form.padded or not self.xla_path_is_old)
         if gathering == "blocked_im2col_of_both":
@@ -280,7 +281,8 @@ class Problem(NamedTuple):
         products = self.taps * self.inputs * self.outputs / _PRODUCTS_PER_GATHER
         costs = {"blocked_im2col": 2 * self.taps * self.inputs + products}
         is_wide = self.xla_path_is_old and min(self.inputs, self.outputs) >= 8 * _SEVERAL
-        if first.stride == 1 and not self.has_one_axis and not is_wide:
+        gains_nothing = self.has_one_axis and (self.where.old or first.dilation == 1)
+        if first.stride == 1 and not gains_nothing and not is_wide:
             gathered = self.taps // first.window * self.inputs + first.window * self.outputs
             costs["blocked_im2col_of_both"] = first.size / first.outputs * (gathered + products + _SEVERAL)
         if not self.form.strided:
