@@ -121,15 +121,19 @@ class Node:
 
 
 class Input(Node):
-    """Declare an input of a graph.
+    """Declare an input of a graph. The input is a node, on which you call layers.
 
     Args:
-        name: its name in messages, pictures and dicts of inputs: a word without `/` and `@`.
-        shape: its shape without batch axes: `(*spatial, channels)` for an image.
-        dtype: the dtype from which shapes and dtypes are inferred. Default: None, JAX's default float.
+        name: name of the input in messages and pictures, and as a keyword in `graph(params, name=array)`. It must not
+            be empty or contain `/` or `@`.
+        shape: shape of the input without batch axes, such as `(*spatial, channels)` for an image. You can call the
+            graph with any number of batch axes in front.
+        dtype: dtype for the inference of shapes and dtypes. Arrays are not cast to it. Default: None, JAX's default
+            float.
 
     Raises:
-        FuncconvError: if a size is negative or the name has a `/` or an `@`.
+        FuncconvError: if the shape is not a sequence of integers of at least 0, or the name is empty or contains `/` or
+            `@`.
 
     Example:
         >>> import funcconv as fc
