@@ -158,8 +158,10 @@ def pool(
     Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
     Args:
-        x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes.
-        window: taps of a window. One integer for all spatial axes, or one per axis. Default: 2.
+        x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes. `"max"`, `"min"`,
+            `"median"`, `"sum"` and `"prod"` accept integers too.
+        window: taps of a window (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+            Default: 2.
         axis_names: a tuple with one entry for each spatial axis: the name of the mesh axis over which it is sharded, or
             None if every device has the whole axis.
         reduce: how to reduce each window: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
