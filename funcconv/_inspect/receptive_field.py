@@ -65,7 +65,7 @@ def receptive_field(
 def _number(graph: Network, of: str | None) -> int:
     if of is None:
         if len(set(graph.outputs)) != 1:
-            msg = f"receptive_field: the graph has several outputs, {', '.join(graph.outputs)}; say which by of="
+            msg = f"receptive_field: the graph has several outputs, {', '.join(graph.outputs)}. Pass one of them as of="
             raise FuncconvError(msg)
         of = graph.outputs[0]
     if of not in graph.nodes:

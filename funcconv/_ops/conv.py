@@ -96,8 +96,9 @@ def conv(
         number of positions that a window spans.
 
     Raises:
-        FuncconvError: if `x`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
-            the kernel, if an option has another value than listed above, or if a window does not fit.
+        FuncconvError: if `params` has no kernel or an unknown entry, if `x`, kernel and bias differ in dtype or are
+            integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
+            above, or if a window does not fit.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
 
@@ -204,9 +205,9 @@ def conv_transpose(
         `(positions - 1) * stride + extent - before - after`, where `extent = 1 + (window - 1) * dilation`.
 
     Raises:
-        FuncconvError: if `y`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
-            the kernel, if an option has another value than listed above, or if the convolution does not map any image
-            of the given size to the positions of `y`.
+        FuncconvError: if `params` has no kernel or an unknown entry, if `y`, kernel and bias differ in dtype or are
+            integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
+            above, or if the convolution does not map any image of the given size to the positions of `y`.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
 

@@ -35,8 +35,8 @@ def dense(
         `(*batch, out)`, with the dtype of `x`.
 
     Raises:
-        FuncconvError: if `params` has no kernel or another entry, if the shapes do not match, if `x`, kernel and bias
-            differ in dtype or are integers, or if `accumulate_dtype` cannot hold `x.dtype`.
+        FuncconvError: if `params` has no kernel or an unknown entry, if the shapes do not match, if `x`, kernel and
+            bias differ in dtype or are integers, or if `accumulate_dtype` cannot hold `x.dtype`.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

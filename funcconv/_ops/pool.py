@@ -270,13 +270,13 @@ def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_a
         first = position * axis.stride - axis.lo
         reads = [first + tap * axis.dilation for tap in range(axis.window)]
         which = f"window {position} on spatial axis {i}"
-        where = f"it reads the places {reads}, and the inputs are at 0 to {axis.size - 1}"
+        where = f"it reads the positions {reads}, and the inputs are at 0 to {axis.size - 1}"
         if not count[position]:
-            msg = f"pool: {which} lies wholly in the padding, which takes no part: {where}; pad less, or pass pad_mode="
+            msg = f"pool: {which} has only padding, which takes no part: {where}. Pad less, or pass pad_mode="
             raise FuncconvError(msg)
         msg = (
-            f"pool: a function given as reduce needs all taps of a window, as padding has no neutral value for it, "
-            f"but {which} has only {count[position]} of {axis.window}: {where}; pass pad_mode= to fill the padding"
+            f"pool: a function given as reduce needs all taps of a window, because padding has no neutral value for "
+            f"it; {which} has only {count[position]} of {axis.window}: {where}. Pass pad_mode= to fill the padding"
         )
         raise FuncconvError(msg)
     return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))

@@ -41,8 +41,8 @@ class Node:
         name = function.__name__
         msg = (
             f"numpy.{name} is called on nodes while a graph is declared; got "
-            f"{', '.join(type(operand).__name__ for operand in operands)}. Write fc.node(jnp.{name}, node). An array "
-            f"that a node needs belongs into a function: fc.node(lambda x: jnp.{name}(array, x), node)"
+            f"{', '.join(type(operand).__name__ for operand in operands)}. Write fc.node(jnp.{name}, node). To use an "
+            f"array, write fc.node(lambda x: jnp.{name}(array, x), node)"
         )
         raise FuncconvError(msg)
 
@@ -122,6 +122,9 @@ class Node:
 
 class Input(Node):
     """Declare an input of a graph. The input is a node, on which you call layers.
+
+    You can compute with nodes: `a + b`, `a - 1`, `2 * a`, `a / b`, `a ** 2`, `-a`, `abs(a)` and `a @ b`, each for one
+    example. `node.shape` is the shape of the value of a node, without batch axes.
 
     Args:
         name: name of the input in messages and pictures, and as a keyword in `graph(params, name=array)`. It must not

@@ -62,7 +62,7 @@ class Dropout(Layer):
         if not train or self.rate == 0:
             return self.apply(params, *xs, batch=batch), state
         if key is None:
-            msg = f"{self!r} draws in training: give a key, graph.apply(params, state, *xs, key=..., train=True)"
+            msg = f"{self!r} needs a random key in training; got None. Pass graph.apply(..., key=key, train=True)"
             raise FuncconvError(msg)
         (x,) = xs
         return dropout(key, x, self.rate, spatial=max(x.ndim - len(batch) - 1, 0) if self.whole_channels else 0), state
