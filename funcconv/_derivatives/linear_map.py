@@ -102,7 +102,7 @@ class LinearMap:
 
         Args:
             chunk: how many columns are computed at once, which bounds the memory. Default: 32.
-            max_size: the maximum number of rows and of columns. It prevents that a large matrix is computed by mistake.
+            max_size: the maximum number of rows and of columns, so that you do not compute a large matrix by mistake.
                 Default: 4096.
 
         Returns:

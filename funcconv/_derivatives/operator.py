@@ -41,7 +41,8 @@ class Operator(LinearMap):
         rows: the shapes and dtypes of the parameters, a tree of `jax.ShapeDtypeStruct`.
         columns: the same as `rows`.
         product: the function that multiplies by a vector, without checks.
-        semidefinite: whether the operator is known to be positive semidefinite.
+        semidefinite: whether the operator is marked as positive semidefinite: True for Gauss–Newton and Fisher
+            matrices, False for Hessians.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

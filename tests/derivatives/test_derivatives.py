@@ -389,7 +389,7 @@ CASES = {
     "nothing": (lambda: fc.hessian(lambda _: None, X), ["hessian: f must give", "got a NoneType"]),
     "integer leaf": (
         lambda: fc.hessian(total, X | {"n": jnp.arange(2)}),
-        ["real floating", "int64[2] at 'n'", "Close over"],
+        ["real floating", "int64[2] at 'n'", "closure"],
     ),
     "complex leaf": (lambda: fc.hessian(total, jnp.ones(2, complex)), ["got complex128[2]. Close"]),
     "string leaf": (lambda: fc.linearize_hvp(total, {"a": "one"}), ["linearize_hvp", "type str at 'a'"]),
