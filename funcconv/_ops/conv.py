@@ -167,9 +167,9 @@ def conv_transpose(
             the same positions, and this selects one of them. Default: None, the smallest, or `positions * stride` for
             the paddings `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
         output_padding: PyTorch's way to select the size: the difference between the size and the smallest one, below
-            the larger of `stride` and `dilation`. One integer or one per axis; do not combine it with `size`. From
-            `stride` on, the convolution maps the result to more positions than `y` has, and the equation above holds
-            for the positions of `y`. Default: None.
+            the larger of `stride` and `dilation` (below `stride` for `"SAME"` and `"SAME_LOWER"`). One integer or one
+            per axis; do not combine it with `size`. From `stride` on, the convolution maps the result to more positions
+            than `y` has, and the equation above holds for the positions of `y`. Default: None.
         stride: stride of the convolution that is transposed: the step from one window to the next, in positions. One
             integer for all spatial axes, or one per axis. Default: 1.
         padding: padding of the convolution that is transposed: positions added before and after each spatial axis;
