@@ -99,6 +99,7 @@ def conv(
         FuncconvError: if `params` has no kernel or an unknown entry, if `x`, kernel and bias differ in dtype or are
             integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
             above, or if a window does not fit.
+        ValueError: from JAX, if `precision` is unknown.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
 
@@ -208,6 +209,7 @@ def conv_transpose(
         FuncconvError: if `params` has no kernel or an unknown entry, if `y`, kernel and bias differ in dtype or are
             integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
             above, or if the convolution does not map any image of the given size to the positions of `y`.
+        ValueError: from JAX, if `precision` is unknown.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
 

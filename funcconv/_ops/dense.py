@@ -37,6 +37,7 @@ def dense(
     Raises:
         FuncconvError: if `params` has no kernel or an unknown entry, if the shapes do not match, if `x`, kernel and
             bias differ in dtype or are integers, or if `accumulate_dtype` cannot hold `x.dtype`.
+        ValueError: from JAX, if `precision` is unknown.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

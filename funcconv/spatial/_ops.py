@@ -93,9 +93,9 @@ def conv(
 
     Raises:
         FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
-            is not a mapped mesh axis, if `x`, kernel and bias differ in dtype or are integers, if channels,
-            groups or bias do not match the kernel, if an option has another value than listed above, or if a window
-            does not fit.
+            is not a mapped mesh axis, if `x`, kernel and bias differ in dtype or are integers, if channels, groups or
+            bias do not match the kernel, if an option has another value than listed above, or if a window does not fit.
+        ValueError: from JAX, if `precision` is unknown.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
