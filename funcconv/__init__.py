@@ -77,7 +77,7 @@ from ._graph.declare.training_layers import BatchNorm as BatchNorm
 from ._graph.declare.training_layers import Dropout as Dropout
 from ._graph.declare.training_layers import GroupNorm as GroupNorm
 from ._graph.declare.training_layers import LayerNorm as LayerNorm
-from ._graph.declare.conv_layers import WeightStandardize as WeightStandardize
+from ._graph.declare.layers import WeightStandardize as WeightStandardize
 from ._ops.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 

@@ -60,8 +60,8 @@ def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) 
         A tree like `like`: JAX arrays on the devices of its arrays, and NumPy arrays and numbers where it has those.
 
     Raises:
-        FuncconvError: if there is no checkpoint, if the one of `step` is damaged, or if names, shapes or dtypes differ;
-            the message lists each difference.
+        FuncconvError: if orbax is not installed, if there is no checkpoint, if the one of `step` is damaged, or if
+            names, shapes or dtypes differ; the message lists each difference.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -90,7 +90,7 @@ def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, 
         The last entry is the dict that you passed to `fit` as `about`.
 
     Raises:
-        FuncconvError: if there is no checkpoint, or the one of `step` is damaged.
+        FuncconvError: if orbax is not installed, if there is no checkpoint, or if the one of `step` is damaged.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp, tempfile

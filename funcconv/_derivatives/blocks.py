@@ -39,7 +39,7 @@ def part(where: str, tree: Tree, name: str) -> Part:
     known = list(_names(subtree))
     if name not in known:
         msg = f"{where}: params have no entry {name!r}"
-        raise FuncconvError(msg + (suggest(name, known) or "; they are no nested dict"))
+        raise FuncconvError(msg + (suggest(name, known) or "; they are not a nested dict"))
     for word in name.split("/"):
         subtree = next(value for key, value in subtree.items() if str(key) == word)
     places, structure = jax.tree.flatten(subtree)

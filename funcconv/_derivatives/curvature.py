@@ -16,14 +16,15 @@ def hessian(f: Callable[[Tree], Any], params: Tree) -> Operator:
     """Return the Hessian of `f` at `params` as an operator: `H = d²f / d params²`.
 
     Args:
-        f: a function of a tree, closed over its data, that gives one floating number.
-        params: the point: any tree of real floating arrays.
+        f: a function of a tree that returns one floating number. It gets its data by closure:
+            `lambda params: loss(params, x, y)`.
+        params: the point at which to differentiate, a tree of real floating arrays.
 
     Returns:
         An `Operator` on trees like `params`.
 
     Raises:
-        FuncconvError: if `f` does not give a scalar, or a leaf of `params` is not real and floating.
+        FuncconvError: if `f` does not return a scalar, or a leaf of `params` is not real and floating.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -38,22 +39,24 @@ def hessian(f: Callable[[Tree], Any], params: Tree) -> Operator:
 
 
 def gauss_newton(model: Callable[[Tree], Tree], loss: Callable[[Tree], Any], params: Tree) -> Operator:
-    """Return the generalised Gauss–Newton matrix of `loss(model(params))` as an operator: `G = Jᵀ H J`.
+    """Return the generalized Gauss–Newton matrix of `loss(model(params))` as an operator: `G = Jᵀ H J`.
 
-    `J = d outputs / d params` is the Jacobian of the model, and `H = d²loss / d outputs²` the Hessian of the loss by
-    the outputs. It is the Hessian of the whole without the curvature of the model; of a linear one, the Hessian.
+    `J = d outputs / d params` is the Jacobian of the model, and `H = d²loss / d outputs²` the Hessian of the loss with
+    respect to the outputs. `G` is the Hessian of `loss(model(params))` without the second derivatives of the model, so
+    both are equal for a linear model.
 
     Args:
-        model: a function of a tree, closed over its inputs, that gives outputs: any tree of real floating arrays.
-        loss: a function of the outputs, closed over its targets, that gives one floating number.
-        params: the point: any tree of real floating arrays.
+        model: a function of a tree that returns the outputs, a tree of real floating arrays. It gets its inputs by
+            closure.
+        loss: a function of the outputs that returns one floating number. It gets its targets by closure.
+        params: the point at which to differentiate, a tree of real floating arrays.
 
     Returns:
-        An `Operator` on trees like `params`. It counts as positive semidefinite, which it is if the loss is convex in
-        the outputs, as the usual ones are.
+        An `Operator` on trees like `params`. It is marked as positive semidefinite, which is true if the loss is convex
+        in the outputs, like the squared error and the cross-entropy of logits.
 
     Raises:
-        FuncconvError: if `loss` does not give a scalar, or a leaf of `params` or of the outputs is not real and
+        FuncconvError: if `loss` does not return a scalar, or a leaf of `params` or of the outputs is not real and
             floating.
 
     Source: Schraudolph, "Fast curvature matrix-vector products for second-order gradient descent", 2002.
@@ -76,25 +79,26 @@ def fisher(model: Callable[[Tree], Array], params: Tree, likelihood: str = "cate
     """Return the Fisher matrix of a model's likelihood as an operator, the mean over the examples.
 
     `F = 1/n Σ_i E[g gᵀ]`, with `g = d log p(y | z_i) / d params` and `y` drawn from `p(. | z_i)`. Here
-    `z = model(params)` is `(*examples, outputs)`: all axes but the last count the examples, `n` of them, and an example
-    has one distribution over its last axis. So `(outputs,)` is one example; `n` examples of one output are `(n, 1)`.
+    `z = model(params)` has the shape `(*examples, outputs)`, with `n` examples in all axes except the last. So an array
+    `(outputs,)` is one example, and `n` examples with one output have the shape `(n, 1)`.
 
     Args:
-        model: a function of a tree, closed over its inputs, that gives the array `z`.
-        params: the point: any tree of real floating arrays.
-        likelihood: what `z` says of `y`:
-            `"categorical"`: logits, one class in `outputs`; `E[g gᵀ] = Jᵀ (diag(p) - p pᵀ) J` with `p = softmax(z)`;
-            `"bernoulli"`: logits of `outputs` independent choices; `Jᵀ diag(p (1 - p)) J` with `p = sigmoid(z)`;
-            `"gaussian"`: means with unit variance; `Jᵀ J`;
-            `"empirical"`: `z` are losses `(n,)`, one for each example, and the expectation is replaced by the targets
-            in them: `F = 1/n Σ_i g_i g_iᵀ` with `g_i = d z_i / d params`.
+        model: a function of a tree that returns the array `z`. It gets its inputs by closure.
+        params: the point at which to differentiate, a tree of real floating arrays.
+        likelihood: the distribution of `y` given `z`, with `J = d z_i / d params`:
+            `"categorical"`: `z` are logits of classes; `E[g gᵀ] = Jᵀ (diag(p) - p pᵀ) J` with `p = softmax(z)`.
+            `"bernoulli"`: `z` are logits of independent binary variables; `Jᵀ diag(p (1 - p)) J` with `p = sigmoid(z)`.
+            `"gaussian"`: `z` are means, with unit variance; `Jᵀ J`.
+            `"empirical"`: `z` are losses `(n,)`, one per example, which contain the targets. The expectation is left
+            out: `F = 1/n Σ_i g_i g_iᵀ` with `g_i = d z_i / d params`.
+            Default: `"categorical"`.
 
     Returns:
         An `Operator` on trees like `params`, positive semidefinite.
 
     Raises:
-        FuncconvError: if the likelihood is unknown, the model does not give one floating array with the axes above, or
-            a leaf of `params` is not real and floating.
+        FuncconvError: if the likelihood is unknown, if the model does not return one floating array with the axes
+            above, or if a leaf of `params` is not real and floating.
 
     Source: Martens, "New insights and perspectives on the natural gradient method", 2020; Kunstner, Balles and Hennig,
     "Limitations of the empirical Fisher approximation", 2019.

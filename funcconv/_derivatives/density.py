@@ -19,7 +19,11 @@ _REACH = 8  # standard deviations of a peak that the grid goes beyond the spectr
 
 
 class Density(NamedTuple):
-    """A density of eigenvalues on an even grid; both are `(points,)`, and the integral is 1.
+    """A density of eigenvalues, which `Operator.density` returns. Its integral is 1.
+
+    Attributes:
+        grid: equidistant eigenvalues, `(points,)`.
+        density: the density at each of them, `(points,)`.
 
     Example:
         >>> import funcconv as fc, jax
@@ -36,17 +40,18 @@ class Density(NamedTuple):
         return f"Density(grid={in_short(self.grid)}, density={in_short(self.density)})"
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw the density; nothing is shown or saved.
+        """Draw the density with matplotlib.
 
         Args:
-            ax: matplotlib axes; None makes a figure.
-            **options: what `ax.plot` takes.
+            ax: matplotlib axes to draw on. Default: None, a new figure.
+            **options: options of `ax.plot`.
 
         Returns:
-            The axes: `.set_yscale("log")` shows the few large eigenvalues, `.figure.savefig(path)` saves.
+            The axes. `.set_yscale("log")` makes a few large eigenvalues visible, `.figure.savefig(path)` saves the
+            figure.
 
         Raises:
-            FuncconvError: if matplotlib is missing.
+            FuncconvError: if `ax` is None and matplotlib is not installed.
         """
         if ax is None:
             with needs("draw", "Density.plot"):

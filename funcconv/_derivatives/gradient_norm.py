@@ -68,24 +68,28 @@ class _Sum(NamedTuple):
 
 
 def per_example_grad_norm(f: Callable[..., Any]) -> Callable[..., Array]:
-    """Return the function that gives the norm of the gradient of `f` for each example.
+    """Return a function that computes the norm of the gradient of `f` for each example.
 
-    It is the square root of the sum of squares over all leaves of `per_example_grad(f)`. Where a kernel of a
-    convolution or of a product was used at few places, its gradients are not formed: `places * (rows + columns)` is
-    what the other way costs, and `rows * columns` what a kernel has.
+    The norm is the square root of the sum of squares over all leaves of `per_example_grad(f)`. The gradient of a kernel
+    is a sum of outer products over the positions at which the kernel is used. If the kernel is a matrix
+    `(rows, columns)` and `positions * (rows + columns) < rows * columns`, the norm is computed from inner products of
+    the factors, without the gradient.
 
     The norm has a kink where the gradient is zero. Its derivatives of every order are 0 there.
 
     Args:
-        f: `f(params, *example)` gives one floating number, the loss of one example.
+        f: a function `f(params, *example)` that returns one floating number, the loss of one example.
 
     Returns:
-        A function of `(params, *examples)`, where each leaf of the examples has one more axis in front, of one size
-        `n`; it gives the norms `(n,)`.
+        A function of `(params, *examples)`. Each leaf of `examples` is `(n, *shape)`, with one axis of `n` examples in
+        front. The function returns the norms, `(n,)`.
 
     Raises:
-        FuncconvError: when called, if the examples do not share their first axis or there are none, `f` does not give a
-            scalar, or a leaf of `params` is not real and floating.
+        FuncconvError: when the returned function is called: if the examples do not have the same first axis or there
+            are none, if `f` does not return a scalar, or if a leaf of `params` is not real and floating.
+
+    Source: Goodfellow, "Efficient per-example gradient computations", 2015, arXiv:1510.01799; Rochette, Manoel and
+    Tramel, "Efficient per-example gradient computations in convolutional neural networks", 2019, arXiv:1912.06015.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -16,7 +16,11 @@ _Moments: TypeAlias = tuple[Array, Array, Array]  # the count, the mean, the sum
 
 
 class Estimate(NamedTuple):
-    """A mean of samples, and the standard error of that mean: `std / sqrt(samples)`, the std with `samples - 1`.
+    """An estimate by random samples, which `Operator.trace` and `Operator.diag` return.
+
+    Attributes:
+        value: the mean of the samples.
+        error: the standard error of the mean, `std / sqrt(samples)`, where `std` has the divisor `samples - 1`.
 
     Example:
         >>> import funcconv as fc, jax

@@ -13,22 +13,24 @@ from .trees import Partial, Tree, check_like, float_tree, like, scalar
 def hvp(f: Callable[[Tree], Any], params: Tree, v: Tree, mode: str = "forward-over-reverse") -> Tree:
     """Multiply the Hessian of `f` at `params` by `v`: `H v`, with `H = d²f / d params²`.
 
-    The three modes differentiate the same thing twice and agree; they differ in time and memory.
+    The three modes return the same result up to rounding. They differ in time and memory.
 
     Args:
-        f: a function of a tree, closed over its data, that gives one floating number.
-        params: the point: any tree of real floating arrays.
-        v: the vector: a tree of the same structure, shapes and dtypes.
-        mode: `"forward-over-reverse"`, the derivative of the gradient along `v` and mostly the best;
-            `"reverse-over-forward"`, the gradient of the derivative along `v`; `"reverse-over-reverse"`, the gradient
-            of `<grad f, v>`, for an `f` that has no forward mode. Default: `"forward-over-reverse"`.
+        f: a function of a tree that returns one floating number. It gets its data by closure:
+            `lambda params: loss(params, x, y)`.
+        params: the point at which to differentiate, a tree of real floating arrays.
+        v: the vector, a tree with the structure, shapes and dtypes of `params`.
+        mode: how to differentiate. `"forward-over-reverse"`: the directional derivative of the gradient along `v`,
+            usually the fastest. `"reverse-over-forward"`: the gradient of the directional derivative along `v`.
+            `"reverse-over-reverse"`: the gradient of `<grad f, v>`, for an `f` without forward mode. Default:
+            `"forward-over-reverse"`.
 
     Returns:
         A tree like `params`.
 
     Raises:
-        FuncconvError: if `v` is not like `params`, `f` does not give a scalar, a leaf is not real and floating, or the
-            mode is unknown.
+        FuncconvError: if `v` is not like `params`, if `f` does not return a scalar, if a leaf is not real and floating,
+            or if the mode is unknown.
 
     Source: Pearlmutter, "Fast exact multiplication by the Hessian", Neural Computation 6, 1994.
 
@@ -49,21 +51,23 @@ def hvp(f: Callable[[Tree], Any], params: Tree, v: Tree, mode: str = "forward-ov
 
 
 def linearize_hvp(f: Callable[[Tree], Any], params: Tree) -> tuple[Tree, Callable[[Tree], Tree]]:
-    """Return the gradient of `f` at a point, and the product with its Hessian there, for many products.
+    """Return the gradient of `f` at a point, and a function that multiplies by the Hessian there.
 
-    `f` and its gradient are evaluated once; a product then repeats only what is linear in `v`. The price is the memory
-    of what was computed on the way.
+    Use it for many products at one point. `f` and its gradient are evaluated once, and a product repeats only the part
+    that is linear in the vector. The intermediate results stay in memory.
 
     Args:
-        f: a function of a tree, closed over its data, that gives one floating number.
-        params: the point: any tree of real floating arrays.
+        f: a function of a tree that returns one floating number. It gets its data by closure:
+            `lambda params: loss(params, x, y)`.
+        params: the point at which to differentiate, a tree of real floating arrays.
 
     Returns:
-        `(gradient, product)`: a tree like `params`, and a function of such a tree that gives such a tree. The function
-        is a pytree of arrays, so it can be an argument or a result of a jitted function.
+        `(gradient, product)`: a tree like `params`, and a function `product(v)` that maps a tree like `params` to a
+        tree like `params`. The function is a pytree of arrays, so you can pass it to a jitted function or return it
+        from one.
 
     Raises:
-        FuncconvError: if `f` does not give a scalar, or a leaf is not real and floating. The product raises it if its
+        FuncconvError: if `f` does not return a scalar, or a leaf is not real and floating. `product` raises it if its
             argument is not like `params`.
 
     Example:

@@ -16,27 +16,29 @@ from .trees import Tree, float_tree, leading_size, scalar
 
 
 def value_and_grad_in_batches(f: Callable[..., Any], batch_size: int) -> Callable[..., tuple[Array, Tree]]:
-    """Return the function that gives the value of `f` and its gradient, one mini-batch after another.
+    """Return a function that computes the value of `f` and its gradient, one mini-batch after another.
 
-    It equals `jax.value_and_grad(f)` on all examples together, up to rounding, in the memory of one mini-batch:
-    `f = Σ_b n_b / n f_b` over batches of sizes `n_b` with `Σ_b n_b = n`, the last of which has what is left.
+    The result equals `jax.value_and_grad(f)` on all examples, up to rounding, but needs only the memory of one
+    mini-batch: `f = Σ_b n_b / n f_b` over mini-batches of sizes `n_b` with `Σ_b n_b = n`.
 
     Args:
-        f: `f(params, *examples)` gives one floating number: the mean over the first axis of the examples of a loss that
-            depends on one of them (not so with batch statistics).
-        batch_size: the examples in a mini-batch; it need not divide their number. If the examples are spread over
-            devices, let it be a multiple of the number of devices: then each computes its share of every mini-batch,
-            and no example is moved. Mini-batches do not have consecutive examples.
+        f: a function `f(params, *examples)` that returns one floating number, the mean of a loss over the first axis of
+            the examples. The loss of an example must not depend on the others, as it does with batch statistics.
+        batch_size: number of examples in a mini-batch. If it does not divide the number of examples, the last
+            mini-batch is smaller. If the examples are sharded over devices, pass a multiple of the number of devices:
+            each device then computes its share of each mini-batch, and no example is moved. The examples of a
+            mini-batch are in general not consecutive.
 
     Returns:
-        A function of `(params, *examples)`, where all leaves of the examples share their first axis; it gives the value
-        and a tree like `params`. 16-bit numbers are summed in float32, and the result has the dtypes of `f` and
-        `params`.
+        A function of `(params, *examples)`, where all leaves of `examples` have the same first axis. It returns the
+        value and a gradient, a tree like `params`. 16-bit numbers are summed in float32, and the results have the
+        dtypes of `f` and `params`.
 
     Raises:
-        FuncconvError: if the batch size is not a positive integer; when called, if the examples do not share their
-            first axis or there are none, `f` does not give a scalar, a leaf of `params` is not real and floating, or
-            the examples are spread by type (Explicit axes of a mesh) over devices that cannot share a mini-batch.
+        FuncconvError: if the batch size is not a positive integer. When the returned function is called: if the
+            examples do not have the same first axis or there are none, if `f` does not return a scalar, if a leaf of
+            `params` is not real and floating, or if the examples are sharded over Explicit axes of a mesh and the
+            number of devices does not divide the size of a mini-batch.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -34,15 +34,20 @@ def as_pytree(kind: type[Kind]) -> type[Kind]:
 @as_pytree
 @dataclass(frozen=True, eq=False, repr=False)
 class LinearMap:
-    """A linear map from trees to trees: `name` for messages, the forms of both sides, and the product.
+    """A linear map `A` from trees to trees, which is known by its products. `Operator.block` returns one.
 
-    `product` is a pytree of arrays, as `jax.linearize` gives one, and so is the map (`as_pytree`): a compiled function
-    takes and gives it like any other value, and no array becomes a constant of the program.
+    It is a pytree, so you can pass it to a compiled function or return it from one. `A @ v` is `A.mv(v)`.
+
+    Attributes:
+        name: its name in messages.
+        rows: the shapes and dtypes of its results, a tree of `jax.ShapeDtypeStruct`.
+        columns: the shapes and dtypes of its arguments, a tree of `jax.ShapeDtypeStruct`.
+        product: the function that multiplies by a vector, without checks.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
         >>> h = fc.hessian(lambda p: p["a"] @ p["b"] ** 2, {"a": jnp.ones(2), "b": jnp.array([3.0, 4.0])})
-        >>> mixed = h.block("a", "b")  # of second derivatives by a and by b: 2 b on the diagonal
+        >>> mixed = h.block("a", "b")  # the second derivatives with respect to a and b: 2 b on the diagonal
         >>> isinstance(mixed, fc.LinearMap), mixed.mv(jnp.ones(2)).tolist()
         (True, [6.0, 8.0])
     """
@@ -54,17 +59,17 @@ class LinearMap:
 
     @property
     def shape(self) -> tuple[int, int]:
-        """The number of rows and of columns, as a matrix."""
+        """The numbers of rows and of columns of the matrix."""
         return Flat(self.rows).size, Flat(self.columns).size
 
     def mv(self, v: Tree) -> Tree:
         """Multiply by one vector: `A v`.
 
         Args:
-            v: a tree like the columns.
+            v: a tree with the structure, shapes and dtypes of `columns`.
 
         Returns:
-            A tree like the rows.
+            A tree like `rows`.
 
         Raises:
             FuncconvError: if the structure, a shape or a dtype differs.
@@ -72,13 +77,13 @@ class LinearMap:
         return self.product(check_like(f"{self.name}.mv", "v", v, self.columns))
 
     def mm(self, vs: Tree) -> Tree:
-        """Multiply by several vectors at once: `A V`, by `jax.vmap` of the product.
+        """Multiply by several vectors at once, with `jax.vmap`.
 
         Args:
-            vs: a tree like the columns, each leaf with one more axis in front, of the same size.
+            vs: a tree like `columns`, in which each leaf has one more axis in front: `(vectors, *shape)`.
 
         Returns:
-            A tree like the rows, each leaf with that axis in front.
+            A tree like `rows`, in which each leaf has this axis in front: `(vectors, *shape)`.
 
         Raises:
             FuncconvError: if the structure, a shape or a dtype differs.
@@ -93,24 +98,25 @@ class LinearMap:
         return f"{type(self).__name__}({self.name}, {self.shape[0]} x {self.shape[1]})"
 
     def dense(self, *, chunk: int = 32, max_size: int = 4096) -> Array:
-        """Form the matrix, its rows and columns in the order of `jax.flatten_util.ravel_pytree`.
+        """Compute the matrix, with rows and columns in the order of `jax.flatten_util.ravel_pytree`.
 
         Args:
-            chunk: how many columns are computed at once.
-            max_size: the most rows or columns that are not taken for a mistake.
+            chunk: how many columns are computed at once, which bounds the memory. Default: 32.
+            max_size: the maximum number of rows and of columns, so that you do not compute a large matrix by mistake.
+                Default: 4096.
 
         Returns:
-            `(rows, columns)`, in the widest dtype of the leaves, and at least float32.
+            An array `(rows, columns)`, in the widest dtype of the leaves, and at least float32.
 
         Raises:
-            FuncconvError: if the matrix would be larger than `max_size`.
+            FuncconvError: if the matrix has more than `max_size` rows or columns, or `chunk` is not a positive integer.
         """
         rows, columns = Flat(self.rows), Flat(self.columns)
         if max(rows.size, columns.size) > max_size:
             size = rows.size * columns.size * rows.dtype.itemsize
             msg = (
                 f"{self.name}.dense: the matrix would be {rows.size} x {columns.size}, {size / 1e9:.3g} GB of "
-                f"{rows.dtype}; max_size={max(rows.size, columns.size)} allows it (now {max_size})"
+                f"{rows.dtype}, but max_size is {max_size}. Pass max_size={max(rows.size, columns.size)} to allow it"
             )
             raise FuncconvError(msg)
         return over_basis(self, lambda column, _: column, chunk).T

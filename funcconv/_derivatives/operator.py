@@ -28,13 +28,21 @@ _METHODS = ("exact", "hutchinson")
 class Operator(LinearMap):
     """A symmetric linear operator on trees, known by its products: a Hessian, a Gauss–Newton matrix, a Fisher matrix.
 
-    It is made by `hessian`, `gauss_newton` and `fisher`, which evaluate the network once; a product repeats only what
-    is linear. Nothing is compiled but for `eigsh` and `to_scipy`: the rest works inside `jax.jit` as it is. An operator
-    is itself a pytree: `jax.jit(lambda params: fc.hessian(f, params))` gives that of each point, and what was compiled
-    for one of them serves all.
+    `hessian`, `gauss_newton` and `fisher` return one. They evaluate the network once, and a product repeats only the
+    linear part. All methods except `eigsh` and `to_scipy` work inside `jax.jit`. An operator is a pytree, so a compiled
+    function can return it: `jax.jit(lambda params: fc.hessian(f, params))` is compiled once for all points. `A @ v` is
+    `A.mv(v)`.
 
-    Vectors are trees like the parameters. As a matrix, rows and columns are in the order of
+    Vectors are trees like the parameters. The rows and columns of the matrix are in the order of
     `jax.flatten_util.ravel_pytree`, in the widest dtype of the leaves, and at least float32.
+
+    Attributes:
+        name: its name in messages.
+        rows: the shapes and dtypes of the parameters, a tree of `jax.ShapeDtypeStruct`.
+        columns: the same as `rows`.
+        product: the function that multiplies by a vector, without checks.
+        semidefinite: whether the operator is marked as positive semidefinite: True for Gauss–Newton and Fisher
+            matrices, False for Hessians.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -54,17 +62,18 @@ class Operator(LinearMap):
 
     @property
     def size(self) -> int:
-        """The number of rows, which is that of the columns."""
+        """The number of rows, which is also the number of columns."""
         return self.shape[0]
 
     def shifted(self, damping: Any) -> "Operator":
         """Add a multiple of the identity: `A + damping * I`, as in damped Newton steps.
 
         Args:
-            damping: a real number, also a traced one.
+            damping: a real number; it may be traced.
 
         Returns:
-            An operator. It counts as positive semidefinite if this one does, unless the damping is seen to be negative.
+            An operator. It is marked as positive semidefinite if this one is, unless the damping is a known negative
+            number.
 
         Raises:
             FuncconvError: if the damping is not one real number.
@@ -94,7 +103,8 @@ class Operator(LinearMap):
             `error`.
 
         Raises:
-            FuncconvError: if the method is unknown, a number is too small, a key or matfree is missing.
+            FuncconvError: if the method is unknown, if a number is too small, or for `"hutchinson"` if there is no key
+                or matfree is not installed.
 
         Source: Bekas, Kokiopoulou and Saad, "An estimator for the diagonal of a matrix", 2007.
         """
@@ -117,11 +127,11 @@ class Operator(LinearMap):
             samples: how many vectors of random signs, at least 2. Default: 64.
 
         Returns:
-            A number; for `"hutchinson"` an `Estimate` with two, `value` and its standard `error`.
+            A scalar; for `"hutchinson"` an `Estimate` with two, `value` and its standard `error`.
 
         Raises:
-            FuncconvError: if the method is unknown, a number is too small, or for `"hutchinson"` the key or matfree is
-                missing.
+            FuncconvError: if the method is unknown, if a number is too small, or for `"hutchinson"` if there is no key
+                or matfree is not installed.
 
         Source: Hutchinson, "A stochastic estimator of the trace of the influence matrix", 1989.
         """
@@ -134,19 +144,19 @@ class Operator(LinearMap):
         """Compute some eigenvalues and eigenvectors, by `scipy.sparse.linalg.eigsh` on the compiled product.
 
         Args:
-            k: how many, from 1 to `size`.
-            which: `"LA"` the largest, `"SA"` the smallest, `"LM"` and `"SM"` the largest and smallest in absolute
-                value, `"BE"` some from both ends. Default: `"LA"`.
+            k: the number of eigenvalues, from 1 to `size`.
+            which: which eigenvalues: `"LA"` the largest, `"SA"` the smallest, `"LM"` and `"SM"` the largest and
+                smallest in absolute value, `"BE"` half from each end of the spectrum. Default: `"LA"`.
             tol: the relative accuracy of the eigenvalues. Default: 0, the accuracy of the dtype.
-            maxiter: the most restarts. Default: None, `10 * size`.
+            maxiter: the maximum number of restarts of the Lanczos iteration. Default: None, `10 * size`.
 
         Returns:
-            The eigenvalues `(k,)` in ascending order, and the eigenvectors: a tree like the parameters, each leaf with
-            an axis of `k` in front. As vectors they are orthonormal.
+            `(eigenvalues, eigenvectors)`: an array `(k,)` in ascending order, and a tree like the parameters in which
+            each leaf has an axis of `k` in front. The eigenvectors are orthonormal.
 
         Raises:
-            FuncconvError: if `k` is not in `1 … size`, `which` is unknown, not all converge, scipy is missing, or the
-                operator is inside `jax.jit`.
+            FuncconvError: if `k` is not from 1 to `size`, if `which` is unknown, if a product is not finite, if an
+                eigenvalue does not converge, if scipy is not installed, or inside `jax.jit`.
 
         Source: Lehoucq, Sorensen and Yang, "ARPACK users' guide", 1998.
         """
@@ -155,26 +165,28 @@ class Operator(LinearMap):
     def density(
         self, key: Array, *, order: int = 64, samples: int = 8, smoothing: float = 0.01, points: int = 1024
     ) -> Density:
-        """Estimate the density of the eigenvalues, by stochastic Lanczos quadrature.
+        """Estimate the density of the eigenvalues by stochastic Lanczos quadrature.
 
-        For each of `samples` vectors of random signs, `order` products give a quadrature of the spectrum; the density
-        is the mean of these, each node spread to a normal density.
+        For each of `samples` vectors of random signs, `order` Lanczos steps give the nodes and weights of a quadrature.
+        Each node becomes a normal density, and the result is the mean over the samples.
 
         Args:
             key: a JAX random key for the random signs.
-            order: how many products for each vector of signs; as many vectors are in memory, and at most `size`.
-                Default: 64.
-            samples: the number of vectors of signs. Default: 8.
-            smoothing: the standard deviation of a peak, as a part of the spectrum's width (if all eigenvalues are
-                equal, of their size; if all are zero, of 1). Default: 0.01.
-            points: the number of points of the grid, which is even and goes beyond the spectrum by 8 standard
-                deviations. Default: 1024.
+            order: the number of Lanczos steps for each vector of signs, with one product and one vector in memory each;
+                at most `size` are made. Default: 64.
+            samples: the number of vectors of random signs, at least 1. Default: 8.
+            smoothing: the standard deviation of the normal densities, relative to the width of the spectrum, above 0
+                and at most 1. If all eigenvalues are equal, it is relative to their absolute value, or to 1 if all are
+                zero. Default: 0.01.
+            points: the number of points of the grid, which extends beyond the spectrum by 8 standard deviations on both
+                sides. Default: 1024.
 
         Returns:
-            A `Density` of `grid` and `density`, both `(points,)`; `.plot(ax)` draws it.
+            A `Density` with `grid` and `density`, both `(points,)`. `.plot(ax)` draws it.
 
         Raises:
-            FuncconvError: if a number is too small, the points are too few for the smoothing, or matfree is missing.
+            FuncconvError: if a number is out of range, if the points are too few for the smoothing, or if matfree is
+                not installed.
 
         Source: Lin, Saad and Yang, "Approximating spectral densities of large matrices", SIAM Review 58, 2016.
         """
@@ -192,18 +204,18 @@ class Operator(LinearMap):
     def block(self, row: str, column: str | None = None) -> Any:
         """Return a block of the operator, for parameters that are nested dicts.
 
-        Its product leaves out what the column's parameters do not reach.
+        A product computes only what depends on the parameters of the column.
 
         Args:
-            row: an entry of the parameters, such as `"conv1"`, `"trunk/conv1"` or `"conv1/kernel"`.
-            column: another entry. Default: None, the same entry.
+            row: path of an entry of the parameters, such as `"conv1"`, `"trunk/conv1"` or `"conv1/kernel"`.
+            column: path of another entry. Default: None, the same entry.
 
         Returns:
-            For the diagonal an `Operator` on that part of the tree. Off it a linear map from the column's part to the
-            row's, which has `mv`, `mm`, `dense` and `shape`.
+            For a block on the diagonal, an `Operator` on that part of the tree. Otherwise a `LinearMap` from the entry
+            of the column to the entry of the row, which has `mv`, `mm`, `dense` and `shape`.
 
         Raises:
-            FuncconvError: if there is no such entry; the nearest is named.
+            FuncconvError: if there is no such entry; the message suggests a similar one.
 
         Example:
             >>> import funcconv as fc, jax.numpy as jnp
@@ -222,31 +234,31 @@ class Operator(LinearMap):
         return LinearMap(f"{self.name}.block({row!r}, {column!r})", rows.taken(self.rows), form, product)
 
     def to_scipy(self) -> Any:
-        """Return the operator as scipy's, on vectors in the order of `jax.flatten_util.ravel_pytree`.
+        """Convert the operator for SciPy. Vectors are in the order of `jax.flatten_util.ravel_pytree`.
 
         Returns:
-            A `scipy.sparse.linalg.LinearOperator`, its product compiled.
+            A `scipy.sparse.linalg.LinearOperator` with a compiled product.
 
         Raises:
-            FuncconvError: if scipy is missing; its products do inside `jax.jit`.
+            FuncconvError: if scipy is not installed. The products of the result raise it inside `jax.jit`.
         """
         return scipy_operator(f"{self.name}.to_scipy", self)
 
     def to_lineax(self, *, semidefinite: bool | None = None) -> Any:
-        """Return the operator as lineax's, on trees like the parameters.
+        """Convert the operator for lineax. Vectors are trees like the parameters.
 
         Args:
-            semidefinite: whether to tag it as positive semidefinite, which some solvers ask for. None does for
-                Gauss–Newton and Fisher matrices. A damped Hessian is when the damping is large enough, and only the
-                caller knows that.
+            semidefinite: whether to tag it as positive semidefinite, which some solvers require. Pass True for a
+                Hessian with enough damping. Default: None, `self.semidefinite`, which is True for Gauss–Newton and
+                Fisher matrices and False for Hessians.
 
         Returns:
-            A `lineax.FunctionLinearOperator`, tagged as symmetric. `lineax.CG` makes its step a NaN where `<p, A p>` is
-            not above `100 * size * eps` of the squared residual: in float32 a damping may have to be large, or the
-            solver of scipy be taken.
+            A `lineax.FunctionLinearOperator`, tagged as symmetric. `lineax.CG` returns NaN if `<p, A p>` is not above
+            `100 * size * eps` times the squared residual. This can happen in float32: use a larger damping, or a solver
+            of SciPy.
 
         Raises:
-            FuncconvError: if lineax is missing.
+            FuncconvError: if lineax is not installed.
         """
         with needs("curvature", f"{self.name}.to_lineax"):
             import lineax

@@ -9,18 +9,18 @@ from .trees import Tree, float_tree, leading_size, scalar
 
 
 def per_example_grad(f: Callable[..., Any]) -> Callable[..., Tree]:
-    """Return the function that gives the gradient of `f` for each example: `vmap(grad(f))` over the examples.
+    """Return a function that computes the gradient of `f` for each example: `vmap(grad(f))` over the examples.
 
     Args:
-        f: `f(params, *example)` gives one floating number, the loss of one example.
+        f: a function `f(params, *example)` that returns one floating number, the loss of one example.
 
     Returns:
-        A function of `(params, *examples)`, where each leaf of the examples has one more axis in front, of one size
-        `n`; it gives a tree like `params` whose leaves have an axis of `n` in front.
+        A function of `(params, *examples)`. Each leaf of `examples` is `(n, *shape)`, with one axis of `n` examples in
+        front. The function returns a tree like `params` whose leaves are `(n, *shape)`.
 
     Raises:
-        FuncconvError: when called, if the examples do not share their first axis or there are none, `f` does not give a
-            scalar, or a leaf of `params` is not real and floating.
+        FuncconvError: when the returned function is called: if the examples do not have the same first axis or there
+            are none, if `f` does not return a scalar, or if a leaf of `params` is not real and floating.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -25,7 +25,7 @@ def scipy_operator(where: str, symmetric: LinearMap) -> Any:
         try:
             return np.asarray(function(symmetric, jnp.asarray(x, dtype)))
         except jax.errors.TracerArrayConversionError as error:
-            msg = f"{where} works on numbers, which there are none of inside jax.jit; there, use mv"
+            msg = f"{where}: SciPy needs the values of arrays, which are not known inside jax.jit. Use mv there"
             raise FuncconvError(msg) from error
 
     def matvec(x: Any) -> Any:

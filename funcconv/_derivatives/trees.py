@@ -66,7 +66,7 @@ def float_tree(where: str, what: str, tree: Tree) -> Tree:
         if not is_float(leaf):
             msg = (
                 f"{where}: {what} must be of real floating arrays; got {described(leaf)}{at(path)}. "
-                "Close over what is not differentiated by"
+                "Leave it out of the tree; the function can use it by closure"
             )
             raise FuncconvError(msg)
     return jax.tree.map(jnp.asarray, tree)

@@ -22,22 +22,25 @@ def draw(
 ) -> Drawing:
     r"""Draw a network: its nodes with their operations, shapes and parameters.
 
-    Each set of weights that is used more than once has a colour of its own, and each nested graph with a name a frame.
-    Inputs are round, outputs have a double border. Drawing takes the program `dot` of Graphviz, or
-    `pip install '.[draw]'`, which brings a port of it; a PDF by the latter has a bitmap in it.
+    Nodes that share weights have the same colour, and each nested graph with a name has a frame. Inputs are round, and
+    outputs have a double border. A picture needs the program `dot` of Graphviz, or its port, which
+    `pip install '.[draw]'` installs. With the port, a PDF contains a bitmap.
 
     Args:
         graph: a `Graph`.
-        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
-        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
+        path: path of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
+        direction: direction of the arrows: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`.
+            Default: `"TB"`.
+        params: the parameters or their shapes. Needed only to show shapes if a node has parameters that nothing draws.
+            Default: None, the shapes that `graph.init` draws.
 
     Returns:
-        A `Drawing`, which shows itself in a notebook; `.dot` is its text and `.save(path)` writes it.
+        A `Drawing`. A notebook shows it as a picture. `.dot` is its text in the DOT language, and `.save(path)` writes
+        a file.
 
     Raises:
-        FuncconvError: if the direction or the ending of the path is another, nothing is there to draw with, or an op
-            does not accept what comes to it.
+        FuncconvError: if the direction or the ending of the path is unknown, if an op does not accept its inputs, or if
+            the file is a picture and no program can draw it.
 
     Example:
         >>> import funcconv as fc
@@ -52,18 +55,20 @@ def draw(
 
 
 def to_dot(graph: Network, *, direction: str = "TB", params: Params | None = None) -> str:
-    """Return a network in the DOT language of Graphviz, as `draw` draws it.
+    """Return a network in the DOT language of Graphviz, which `fc.draw` renders.
 
     Args:
         graph: a `Graph`.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
-        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
+        direction: direction of the arrows: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`.
+            Default: `"TB"`.
+        params: the parameters or their shapes. Needed only to show shapes if a node has parameters that nothing draws.
+            Default: None, the shapes that `graph.init` draws.
 
     Returns:
         The text, which ends with a newline.
 
     Raises:
-        FuncconvError: if the direction is another, or an op does not accept what comes to it.
+        FuncconvError: if the direction is unknown, or an op does not accept its inputs.
 
     Example:
         >>> import funcconv as fc
@@ -75,18 +80,20 @@ def to_dot(graph: Network, *, direction: str = "TB", params: Params | None = Non
 
 
 def to_mermaid(graph: Network, *, direction: str = "TB", params: Params | None = None) -> str:
-    """Return a network in the language of Mermaid, which GitHub and many editors render.
+    """Return a network as a Mermaid diagram, which GitHub and many editors render.
 
     Args:
         graph: a `Graph`.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
-        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
+        direction: direction of the arrows: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`.
+            Default: `"TB"`.
+        params: the parameters or their shapes. Needed only to show shapes if a node has parameters that nothing draws.
+            Default: None, the shapes that `graph.init` draws.
 
     Returns:
         The text, which ends with a newline.
 
     Raises:
-        FuncconvError: if the direction is another, or an op does not accept what comes to it.
+        FuncconvError: if the direction is unknown, or an op does not accept its inputs.
 
     Example:
         >>> import funcconv as fc
@@ -100,17 +107,18 @@ def to_mermaid(graph: Network, *, direction: str = "TB", params: Params | None =
 def to_text(graph: Network, *, params: Params | None = None) -> str:
     r"""Draw a network in plain characters, for a terminal.
 
-    Each node is a line and a star; a value goes down its lane to where it is used.
+    Each node is a line with a star, and vertical lines lead from a node to the nodes that use its value.
 
     Args:
         graph: a `Graph`.
-        params: the parameters or their shapes. Needed only where nothing draws them, to show shapes. Default: None.
+        params: the parameters or their shapes. Needed only to show shapes if a node has parameters that nothing draws.
+            Default: None, the shapes that `graph.init` draws.
 
     Returns:
         The drawing, without a newline at the end.
 
     Raises:
-        FuncconvError: if an op does not accept what comes to it.
+        FuncconvError: if an op does not accept its inputs.
 
     Example:
         >>> import funcconv as fc

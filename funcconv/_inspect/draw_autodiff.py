@@ -28,32 +28,34 @@ def draw_autodiff(
     direction: str = "TB",
     limit: int = 500,
 ) -> Drawing:
-    r"""Draw the operations that compute `f(*args)`, be it a function, a gradient or a Hessian-vector product.
+    r"""Draw the operations that compute `f(*args)`: a function, a gradient or a Hessian-vector product.
 
-    The function is traced, and each operation of the program is a box with its name; arrows carry shapes. What is
-    computed twice in the program is drawn twice, what is used twice once. For a derivative, write it:
+    The function is traced. Each operation of the traced program is a box with its name, and the arrows have shapes. To
+    see a derivative, pass it:
 
         fc.draw_autodiff(jax.grad(loss), params, x, path="gradient.svg")
 
-    Inputs are round and have the names of the function's arguments and the paths of their leaves; outputs have a double
-    border. Operations of the backward pass have a colour, and the values that it takes from the forward pass, the
-    residuals, go along dashed arrows. What no output needs is left out.
+    Inputs are round. They have the names of the arguments and the paths of their leaves. Outputs have a double border.
+    Operations of the backward pass have another colour, and the values that it uses from the forward pass (residuals)
+    have dashed arrows. Operations that no output needs are left out.
 
     Args:
-        f: a function of arrays or trees of them; any JAX function will do.
-        *args: what it is called with; `jax.ShapeDtypeStruct` will do.
-        path: of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
-        opened: whether functions that are called (`jax.jit`, `jax.nn.relu`, `jax.checkpoint`) are drawn in a frame
-            with what they compute; False draws each call as one box. Loops are one box either way. Default: True.
-        direction: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`. Default: `"TB"`.
-        limit: the most operations that are drawn.
+        f: a function of arrays or trees of arrays.
+        *args: its arguments. `jax.ShapeDtypeStruct` can replace an array.
+        path: path of the file to write, which ends in `.svg`, `.png`, `.pdf` or `.dot`. Default: None, no file.
+        opened: whether a called function (`jax.jit`, `jax.nn.relu`, `jax.checkpoint`) is drawn as a frame with its
+            operations, or as one box. A loop is always one box. Default: True, a frame.
+        direction: direction of the arrows: `"TB"` from top to bottom, `"LR"` from left to right, `"BT"` or `"RL"`.
+            Default: `"TB"`.
+        limit: maximum number of boxes. Default: 500.
 
     Returns:
-        A `Drawing`.
+        A `Drawing`. A notebook shows it as a picture. `.dot` is its text in the DOT language, and `.save(path)` writes
+        a file.
 
     Raises:
-        FuncconvError: if there are more operations than `limit`, the direction or the ending of the path is another, or
-            no program is there to draw with.
+        FuncconvError: if the program needs more boxes than `limit`, if the direction or the ending of the path is
+            unknown, or if the file is a picture and no program can draw it.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -57,18 +57,18 @@ class SummaryRow(NamedTuple):
 
 @dataclass(frozen=True, repr=False)
 class Summary:
-    """What `summary` returns: printed, it is a table.
+    """The result of `summary`, which prints as a table.
 
     Attributes:
         rows: one `SummaryRow` for each node, the inputs first.
-        batch: the number of examples that the figures are for.
-        parameters: how many numbers there are to learn, shared ones once.
-        flops: of the convolutions and products of the forward pass.
-        gradient_flops: of those of the backward pass.
-        real_flops: as `flops`, without multiplications by padding.
-        activation_bytes: of all values together, inputs included.
-        peak_bytes: an estimate of what a training step holds at once beside parameters and optimizer: all values, kept
-            for the backward pass, and at that node where it is the most, the cotangents of its value and its inputs.
+        batch: the number of examples.
+        parameters: the number of trainable numbers; shared ones count once.
+        flops: operations of convolutions and matrix products in the forward pass.
+        gradient_flops: the same in the backward pass.
+        real_flops: `flops` without products with padding.
+        activation_bytes: memory of all values, inputs included.
+        peak_bytes: an estimate of the memory of a training step without parameters and optimizer: all values, which are
+            kept for the backward pass, and the largest cotangents of the value and the inputs of one node.
     """
 
     rows: tuple[SummaryRow, ...]
@@ -117,24 +117,30 @@ class Summary:
 
 
 def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> Summary:
-    """Return a table of a network's nodes: shapes, parameters, operations, memory and receptive fields.
+    """Return a table of the nodes of a network: shapes, parameters, operations, memory and receptive fields.
 
-    Nothing is computed and no array is made: programs are traced on shapes alone.
+    Nothing is computed: programs are only traced.
 
     Args:
         graph: a `Graph`.
-        batch: the number of examples, a positive integer. Default: 1.
-        params: the parameters or their shapes, needed only where nothing draws them. Default: None.
+        batch: number of examples, a positive integer. Default: 1.
+        params: the parameters or their shapes. Needed only if a node has parameters that nothing draws. Default: None,
+            the shapes that `graph.init` draws.
 
     Returns:
-        A `Summary`, which prints as a table, draws itself in a notebook, and has `.parameters`, `.flops`, `.rows`,
-        `as_dict()` and `to_json()`. Operations are those of convolutions and products, two for each multiplication
-        with its addition, on padding too (as textbooks and `torch.utils.flop_counter` count); biases, activations,
-        norms and pools are left out.
+        A `Summary`. `print` and notebooks show it as a table. Its attributes are `batch`, `parameters` (the number of
+        trainable numbers; shared ones count once), `flops` and `gradient_flops` (operations of the forward and the
+        backward pass), `real_flops` (`flops` without products with padding), `activation_bytes` (of all values),
+        `peak_bytes` (an estimate of the memory of a training step without parameters and optimizer), and `rows` with
+        these numbers for each node. `as_dict()` and `to_json()` return all of them.
+
+        Operations are those of convolutions and matrix products: two for each multiplication with its addition,
+        products with padding included, as `torch.utils.flop_counter` counts. Biases, activations, norms and pools are
+        not counted.
 
     Raises:
-        FuncconvError: if the batch is not a positive integer, an op does not accept its inputs, or nothing
-            draws an entry and `params` is None.
+        FuncconvError: if the batch is not a positive integer, if an op does not accept its inputs, or if nothing draws
+            an entry and `params` is None.
 
     Example:
         >>> import funcconv as fc

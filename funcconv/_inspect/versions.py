@@ -39,7 +39,7 @@ def versions() -> str:
         the processor, the number of its cores, and its vector instructions;
         `XLA_FLAGS`, and the options of JAX that differ from their defaults;
         the operating system.
-        What cannot be found out is called "unknown".
+        Facts that cannot be found out are "unknown", and missing packages are "not installed".
 
     Example:
         >>> import funcconv as fc

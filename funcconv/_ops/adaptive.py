@@ -46,7 +46,8 @@ def adaptive_pool(
     `m` does not divide `n`, bins differ in size by at most one and may overlap. If `m > n`, bins repeat inputs.
 
     Args:
-        x: `(*batch, *spatial, channels)`. Pass `layout` for another order.
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order. `"max"`, `"min"`, `"median"`, `"sum"` and
+            `"prod"` accept integers too.
         output_size: spatial sizes of the result. One integer for all spatial axes, or one per axis, where None keeps
             the size of that axis; a tuple also sets the number of spatial axes.
         reduce: how to reduce each bin: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the lower
@@ -64,12 +65,15 @@ def adaptive_pool(
         spatial: number of spatial axes. Give it if `output_size` is an integer and there is not exactly one batch axis.
             Default: None.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
-            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
 
     Returns:
-        `(*batch, *output_size, channels)`, with the dtype of `x`. With `return_indices=True` a pair `(y, indices)`: the
-        indices are int32 and have the shape of `y`, and each is the place of the selected input in the row-major order
-        of the spatial axes.
+        `(*batch, *output_size, channels)`, with the dtype of `x`. With `return_indices=True` it is a pair
+        `(y, indices)`: the indices are int32 and have the shape of `y`, and each is the place of the selected input in
+        the row-major order of the spatial axes. If a bin
+        contains a NaN, its result is NaN. At kinks, `"lp"` has derivative zero if all inputs are zero, and at single
+        zeros unless `p` is even; `"median"` has the derivative of the selected input.
 
     Raises:
         FuncconvError: if an option has another value than listed above, if a size is below 1, if the result would have

@@ -96,8 +96,10 @@ def conv(
         number of positions that a window spans.
 
     Raises:
-        FuncconvError: if `x`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
-            the kernel, if an option has another value than listed above, or if a window does not fit.
+        FuncconvError: if `params` has no kernel or an unknown entry, if `x`, kernel and bias differ in dtype or are
+            integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
+            above, or if a window does not fit.
+        ValueError: from JAX, if `precision` is unknown.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, arXiv:1603.07285.
 
@@ -166,9 +168,9 @@ def conv_transpose(
             the same positions, and this selects one of them. Default: None, the smallest, or `positions * stride` for
             the paddings `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
         output_padding: PyTorch's way to select the size: the difference between the size and the smallest one, below
-            the larger of `stride` and `dilation`. One integer or one per axis; do not combine it with `size`. From
-            `stride` on, the convolution maps the result to more positions than `y` has, and the equation above holds
-            for the positions of `y`. Default: None.
+            the larger of `stride` and `dilation` (below `stride` for `"SAME"` and `"SAME_LOWER"`). One integer or one
+            per axis; do not combine it with `size`. From `stride` on, the convolution maps the result to more positions
+            than `y` has, and the equation above holds for the positions of `y`. Default: None.
         stride: stride of the convolution that is transposed: the step from one window to the next, in positions. One
             integer for all spatial axes, or one per axis. Default: 1.
         padding: padding of the convolution that is transposed: positions added before and after each spatial axis;
@@ -204,9 +206,10 @@ def conv_transpose(
         `(positions - 1) * stride + extent - before - after`, where `extent = 1 + (window - 1) * dilation`.
 
     Raises:
-        FuncconvError: if `y`, kernel and bias differ in dtype or are integers, if channels, groups or bias do not match
-            the kernel, if an option has another value than listed above, or if the convolution does not map any image
-            of the given size to the positions of `y`.
+        FuncconvError: if `params` has no kernel or an unknown entry, if `y`, kernel and bias differ in dtype or are
+            integers, if channels, groups or bias do not match the kernel, if an option has another value than listed
+            above, or if the convolution does not map any image of the given size to the positions of `y`.
+        ValueError: from JAX, if `precision` is unknown.
 
     Source: Dumoulin and Visin, "A guide to convolution arithmetic for deep learning", 2016, chapter 4.
 

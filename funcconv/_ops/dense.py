@@ -32,10 +32,12 @@ def dense(
             The result always has the dtype of `x`. Default: None, the platform's choice.
 
     Returns:
-        `(*batch, out)`.
+        `(*batch, out)`, with the dtype of `x`.
 
     Raises:
-        FuncconvError: if the shapes do not match, or if `x`, kernel and bias differ in dtype or are integers.
+        FuncconvError: if `params` has no kernel or an unknown entry, if the shapes do not match, if `x`, kernel and
+            bias differ in dtype or are integers, or if `accumulate_dtype` cannot hold `x.dtype`.
+        ValueError: from JAX, if `precision` is unknown.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -78,13 +80,15 @@ def flatten(
             `"channels_first"`: the last spatial axis, as in PyTorch. A dense kernel fits only the order that it was
             trained with. Default: `"channels_last"`.
         layout: order of the axes of `x`, such as `"NCHW"`: `C` is the channels, `N` stands for all batch axes, and each
-            other letter is a spatial axis. It does not change the order of the features. Default: None, channels last.
+            other letter is a spatial axis. The letters also set the number of spatial axes. They do not change the
+            order of the features. Default: None, channels last.
 
     Returns:
-        `(*batch, features)`.
+        `(*batch, features)`, with the dtype of `x`.
 
     Raises:
-        FuncconvError: if there are fewer than three axes and `spatial` is not given, or the order is unknown.
+        FuncconvError: if the order is unknown, if `layout` or `spatial` do not fit the axes of `x`, or if `x` has fewer
+            than three axes and neither is given.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -18,13 +18,14 @@ def dropout(key: Array, x: ArrayLike, /, rate: Number = 0.5, *, spatial: int = 0
         x: `(*batch, *spatial, channels)`, floating or complex.
         rate: probability of a zero, from 0 to 1. Default: 0.5.
         spatial: number of axes before the channels that share one random number, so that whole channels are set to
-            zero. Default: 0, every number is drawn separately.
+            zero: 2 for images, as in PyTorch's `Dropout2d`. Default: 0, every number is drawn separately.
 
     Returns:
-        An array like `x`. Its derivative is the one of a multiplication by the random mask.
+        An array like `x`. The mask is constant for derivatives.
 
     Raises:
-        FuncconvError: if the rate is not from 0 to 1, the key is None, or the input is an integer.
+        FuncconvError: if the rate is not a Python number from 0 to 1, if the key is None, if the input is not floating
+            or complex, or if it has too few axes for `spatial`.
 
     Source: Srivastava et al., "Dropout", 2014; whole channels: Tompson et al., 2014, arXiv:1411.4280.
 

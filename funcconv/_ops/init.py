@@ -39,14 +39,15 @@ def init_conv(
         key: a JAX random key. The keys of kernel and bias are derived from it and their names.
         in_channels: number of channels of the input.
         out_channels: number of channels of the result.
-        window: taps of the kernel. One integer per spatial axis, or one integer for all and `spatial`.
+        window: taps of the kernel (PyTorch's `kernel_size`). A tuple with one integer per spatial axis, or one integer
+            for all axes together with `spatial`.
         groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
         bias: whether to add a bias. Default: True.
         init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
             `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
             `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
-            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`. Except for `"torch"` the bias is zero.
-            Default: `"lecun_normal"`.
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups` and `fan_out = taps * out_channels`.
+            Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
         dtype: dtype of the parameters. Default: None, JAX's default float.
         spatial: number of spatial axes. Give it if `window` is an integer. Default: None.
 
@@ -54,7 +55,8 @@ def init_conv(
         `{"kernel": (*window, in // groups, out), "bias": (out,)}`.
 
     Raises:
-        FuncconvError: if a number is not positive, the groups do not divide the channels, or `init` is unknown.
+        FuncconvError: if a number is not positive, if the groups do not divide the channels, if `init` is unknown, or
+            if `window` is one integer and `spatial` is None.
 
     Source: LeCun et al., "Efficient backprop", 1998; Glorot and Bengio, 2010; He et al., 2015, arXiv:1502.01852.
 
@@ -86,14 +88,16 @@ def init_conv_transpose(
         key: a JAX random key. The keys of kernel and bias are derived from it and their names.
         in_channels: number of channels of the input.
         out_channels: number of channels of the result.
-        window: taps of the kernel. One integer per spatial axis, or one integer for all and `spatial`.
+        window: taps of the kernel (PyTorch's `kernel_size`). A tuple with one integer per spatial axis, or one integer
+            for all axes together with `spatial`.
         groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
         bias: whether to add a bias. Default: True.
         init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
             `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
             `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
-            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`, but PyTorch counts
-            `taps * out_channels // groups`. Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`, but for `"torch"` it is
+            `taps * out_channels // groups`, as PyTorch counts; `fan_out = taps * out_channels`. Except for `"torch"`
+            the bias is zero. Default: `"lecun_normal"`.
         dtype: dtype of the parameters. Default: None, JAX's default float.
         spatial: number of spatial axes. Give it if `window` is an integer. Default: None.
 
@@ -101,7 +105,8 @@ def init_conv_transpose(
         `{"kernel": (*window, out // groups, in), "bias": (out,)}`, the kernel of the convolution that is transposed.
 
     Raises:
-        FuncconvError: if a number is not positive, the groups do not divide the channels, or `init` is unknown.
+        FuncconvError: if a number is not positive, if the groups do not divide the channels, if `init` is unknown, or
+            if `window` is one integer and `spatial` is None.
 
     Example:
         >>> import funcconv as fc, jax
@@ -138,15 +143,15 @@ def init_local_conv(
         key: a JAX random key. The keys of kernel and bias are derived from it and their names.
         in_channels: number of channels of the input.
         out_channels: number of channels of the result.
-        window: taps of each kernel. One integer for all spatial axes, or one per axis.
+        window: taps of each kernel (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
         positions: number of windows on each spatial axis, a tuple.
         groups: number of groups of channels, which must divide both numbers of channels. Default: 1.
         bias: whether to add a bias, a separate one at every position. Default: True.
         init: how to draw the kernel of each position: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance
             `2 / fan_in`), `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform
             within `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
-            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`. Except for `"torch"` the bias is zero.
-            Default: `"lecun_normal"`.
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups` and `fan_out = taps * out_channels`.
+            Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
         dtype: dtype of the parameters. Default: None, JAX's default float.
 
     Returns:
@@ -192,8 +197,8 @@ def init_dense(
         init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
             `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
             `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
-            `jax.nn.initializers`. Here `fan_in = in_features`. Except for `"torch"` the bias is zero. Default:
-            `"lecun_normal"`.
+            `jax.nn.initializers`. Here `fan_in = in_features` and `fan_out = out_features`. Except for `"torch"` the
+            bias is zero. Default: `"lecun_normal"`.
         dtype: dtype of the parameters. Default: None, JAX's default float.
 
     Returns:
@@ -222,7 +227,7 @@ def _conv_kernel(
     """Return the window and the shape `(*window, in // groups, out)` of the kernel."""
     if not isinstance(window, Sequence) and spatial is None:
         msg = (
-            f"{op}: the window {window!r} does not say how many spatial axes there are; pass a tuple, such as "
+            f"{op}: the number of spatial axes must be known; got window={window!r}. Pass a tuple, such as "
             f"{(window,) * 2}, or spatial="
         )
         raise FuncconvError(msg)
@@ -251,8 +256,8 @@ def _draw(
     if init == "torch":
         bound = 1 / math.sqrt(torch_fan_in or math.prod(shape[:-1]))
         kernel_init = bias_init = partial(jax.random.uniform, minval=-bound, maxval=bound)
-    elif isinstance(init, str):
-        if init not in INITS:
+    elif not callable(init):
+        if not isinstance(init, str) or init not in INITS:
             msg = f"{op}: unknown init {init!r}{suggest(init, (*INITS, 'torch'))}"
             raise FuncconvError(msg)
         kernel_init = INITS[init]

@@ -75,9 +75,10 @@ def local_conv(
         number of positions that a window spans.
 
     Raises:
-        FuncconvError: if `x`, kernel and bias differ in dtype or are integers, if the kernel does not have one window
-            for each position, if channels, groups or bias do not match the kernel, if an option has another value than
-            listed above, or if a window does not fit.
+        FuncconvError: if `params` has no kernel or an unknown entry, if `x`, kernel and bias differ in dtype or are
+            integers, if the kernel does not have one window for each position, if channels, groups or bias do not match
+            the kernel, if an option has another value than listed above, or if a window does not fit.
+        ValueError: from JAX, if `precision` is unknown.
 
     Source: LeCun, "Generalization and network design strategies", 1989 (locally connected layers).
 

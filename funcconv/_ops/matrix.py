@@ -58,15 +58,15 @@ def conv_matrix(
         flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
             convolution of mathematics. Default: False.
         sparse: whether to return a `jax.experimental.sparse.BCOO` matrix, sorted by rows, that stores only the entries
-            that a tap reaches. Default: False.
+            to which the kernel contributes. Default: False.
 
     Returns:
         The matrix, `(positions * out, size * in)`, with the dtype of the kernel. It is differentiable with respect to
         the kernel.
 
     Raises:
-        FuncconvError: if groups do not match the kernel, if an option has another value than listed above, or if a
-            window does not fit.
+        FuncconvError: if there is no kernel, if groups do not match it, if an option has another value than listed
+            above, or if a window does not fit.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

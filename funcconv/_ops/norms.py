@@ -30,7 +30,7 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
 
     Args:
         params: `{"scale": shape, "bias": shape}`, where `shape` is the sizes of the last axes of `x`; either may be
-            missing.
+            missing. They have the dtype of `x`, or float32 if `x` has 16 bits.
         x: `(*batch, *shape)`, floating. An input `(*batch, *spatial, channels)` is normalized at each position if the
             scale has shape `(channels,)`, and over the whole image if it has shape `(*spatial, channels)`.
         axes: number of last axes to normalize over. Default: None, as many as scale or bias have, or 1 without them.
@@ -40,7 +40,8 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if scale or bias have a wrong shape or dtype, or the input is not floating.
+        FuncconvError: if scale or bias have a wrong shape or dtype, if the input is not floating, or if `axes` or
+            `epsilon` is out of range.
 
     Source: Ba, Kiros and Hinton, "Layer normalization", 2016, arXiv:1607.06450.
 
@@ -80,7 +81,8 @@ def group_norm(
     layer norm over the whole image, and one group per channel gives instance norm.
 
     Args:
-        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
+        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing. They have the dtype of `x`, or
+            float32 if `x` has 16 bits.
         x: `(*batch, *spatial, channels)`, floating. Pass `layout` for another order.
         groups: number of groups, which must divide the number of channels. Each group consists of neighbouring
             channels.
@@ -88,13 +90,15 @@ def group_norm(
         spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
             first and the last.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
-            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
 
     Returns:
         An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if the groups do not divide the channels, or scale or bias have a wrong shape or dtype.
+        FuncconvError: if the groups do not divide the channels, if scale or bias have a wrong shape or dtype, if the
+            input is not floating, or if `epsilon` is not positive.
 
     Source: Wu and He, "Group normalization", 2018, arXiv:1803.08494.
 
@@ -139,7 +143,8 @@ def batch_norm(
     running variance that is too large for its dtype becomes the largest number of that dtype.
 
     Args:
-        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
+        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing. They have the dtype of `x`, or
+            float32 if `x` has 16 bits.
         state: the running `{"mean": (channels,), "var": (channels,)}`. `init_batch_stats` makes the first one.
         x: `(*batch, *spatial, channels)`, floating. Pass `layout` for another order.
         train: whether to normalize by the mean and variance of the batch and to update the running ones; a Python bool.
@@ -159,8 +164,9 @@ def batch_norm(
         bfloat16 inputs, mean and variance are computed in float32.
 
     Raises:
-        FuncconvError: if an entry of `params` or `state` has a wrong shape or dtype, or if `train=True` and a channel
-            has fewer than two numbers, which would all become the bias.
+        FuncconvError: if an entry of `params` or `state` has a wrong shape or dtype, if the input is not floating, if
+            `momentum` or `epsilon` is out of range, or if `train=True` and a channel has fewer than two numbers, which
+            would all become the bias.
 
     Source: Ioffe and Szegedy, "Batch normalization", 2015, arXiv:1502.03167.
 
@@ -219,7 +225,8 @@ def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon
         Parameters of the same shapes and dtypes.
 
     Raises:
-        FuncconvError: if there is no kernel, it is not floating, or it has fewer than `spatial + 2` axes.
+        FuncconvError: if there is no kernel, if it is not floating, if it has fewer than `spatial + 2` axes, or if
+            `epsilon` is not positive.
 
     Source: Qiao et al., "Micro-batch training with batch-channel normalization and weight standardization", 2019,
     arXiv:1903.10520.

@@ -50,8 +50,8 @@ def pool(
     Args:
         x: `(*batch, *spatial, channels)`. Pass `layout` for another order. `"max"`, `"min"`, `"median"`, `"sum"` and
             `"prod"` accept integers too.
-        window: taps of a window. One integer for all spatial axes, or one per axis; a tuple also sets the number of
-            spatial axes. Default: 2.
+        window: taps of a window (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis; a tuple
+            also sets the number of spatial axes. Default: 2.
         reduce: how to reduce a window. Default: `"max"`. One of
 
             - `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (the product);
@@ -96,12 +96,11 @@ def pool(
     Returns:
         `(*batch, *positions, channels)`, with the dtype of `x`. `"mean"` divides by the number of taps on the image.
         Floats of 16 bits and fewer are summed and multiplied in float32 and rounded once, in the result and in the
-        gradients. A window that contains a NaN gives NaN. If only an integer window is given, `x` must have exactly one
-        batch axis.
+        gradients. A window that contains a NaN gives NaN.
 
-        With `return_indices=True` a pair `(y, indices)`. The indices are int32 and have the shape of `y`; each is the
-        place of the selected input in the row-major order of the unpadded spatial axes. If the input was selected in
-        padding that `pad_mode` fills, the index is the place of the original input, or -1 for a zero of `"zeros"`.
+        With `return_indices=True` it is a pair `(y, indices)`. The indices are int32 and have the shape of `y`. Each is
+        the place of the selected input in the row-major order of the unpadded spatial axes. If the input was selected
+        in padding that `pad_mode` fills, it is the place of the original input, or -1 for a zero of `"zeros"`.
 
         Derivatives of any order exist. At a kink they have these values. `"lp"`: zero for a window of zeros, and zero
         at single zeros unless `p` is even. `"median"`: the derivative of the tap that is selected. An infinite input
@@ -114,17 +113,15 @@ def pool(
             takes part, if the result would have to be rounded to an integer, if a function given as `reduce` would
             receive padding or returns a wrong shape or dtype, or if `return_indices` does not fit the other options.
 
-    Source: Goodfellow, Bengio and Courville, "Deep Learning", 2016, section 9.3; Gulcehre and others, "Learned-norm
-    pooling", 2014, arXiv:1311.1780, for `"lp"`; PyTorch's documentation of `MaxPool2d` and `AvgPool2d` for
-    `ceil_mode`, `count_include_pad` and the indices.
+    Source: Goodfellow, Bengio and Courville, "Deep Learning", 2016, section 9.3; for `"lp"` Gulcehre and others,
+    "Learned-norm pooling", 2014, arXiv:1311.1780; for `ceil_mode` and the indices PyTorch's `MaxPool2d`.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
         >>> x = jnp.array([1.0, 4.0, -1.0, 0.0, 2.0, -2.0]).reshape(1, 6, 1)
         >>> fc.pool(x).ravel().tolist(), fc.pool(x, 2, reduce="mean").ravel().tolist()
         ([4.0, 0.0, 2.0], [2.5, -0.5, 0.0])
-        >>> y, indices = fc.pool(x, return_indices=True)
-        >>> indices.ravel().tolist()
+        >>> fc.pool(x, return_indices=True)[1].ravel().tolist()
         [1, 3, 4]
         >>> fc.pool(x, 3, reduce=jnp.ptp).ravel().tolist()
         [5.0, 4.0]
@@ -165,7 +162,7 @@ def pool(
     return restored(inside, reducer.lower(tree), options, counts)
 
 
-def _named(name: str, reduce: str) -> partial[Any]:
+def _named(name: str, reduce: str, result: list[float]) -> partial[Any]:
     op = partial(pool, reduce=reduce)
     op.__name__ = name  # type: ignore[attr-defined]
     # The arguments are those of `pool` without `reduce`; `python -OO` removes docstrings.
@@ -177,16 +174,16 @@ def _named(name: str, reduce: str) -> partial[Any]:
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
-        >>> bool((fc.{name}(jnp.ones((1, 4, 4, 3)), 3, stride=1) == {9 if reduce == "sum" else 1}).all())
-        True
+        >>> fc.{name}(jnp.array([1.0, 4.0, -2.0, 0.0]).reshape(1, 4, 1), 2, stride=1).ravel().tolist()
+        {result}
     """
     return op
 
 
-max_pool = _named("max_pool", "max")
-min_pool = _named("min_pool", "min")
-sum_pool = _named("sum_pool", "sum")
-avg_pool = _named("avg_pool", "mean")
+max_pool = _named("max_pool", "max", [4.0, 4.0, 0.0])
+min_pool = _named("min_pool", "min", [1.0, -2.0, -2.0])
+sum_pool = _named("sum_pool", "sum", [5.0, 2.0, -2.0])
+avg_pool = _named("avg_pool", "mean", [2.5, 1.0, -1.0])
 
 
 @one_program
@@ -204,7 +201,8 @@ def global_pool(
     """Reduce all spatial axes of each channel to one number.
 
     Args:
-        x: `(*batch, *spatial, channels)`. Pass `layout` for another order.
+        x: `(*batch, *spatial, channels)`. Pass `layout` for another order. `"max"`, `"min"`, `"median"`, `"sum"` and
+            `"prod"` accept integers too.
         reduce: how to reduce the spatial axes: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
             lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
             `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
@@ -220,12 +218,15 @@ def global_pool(
         spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
             first and the last.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
-            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
 
     Returns:
-        `(*batch, channels)`, in the order of `layout`, with the dtype of `x`. With `return_indices=True` a pair
+        `(*batch, channels)`, in the order of `layout`, with the dtype of `x`. With `return_indices=True` it is a pair
         `(y, indices)`: the indices are int32 and have the shape of `y`, and each is the place of the selected input in
-        the row-major order of the spatial axes.
+        the row-major order of the spatial axes. If a channel
+        contains a NaN, its result is NaN. At kinks, `"lp"` has derivative zero if all inputs are zero, and at single
+        zeros unless `p` is even; `"median"` has the derivative of the selected input.
 
     Raises:
         FuncconvError: if an option has another value than listed above, if a spatial axis is empty, if the result would
@@ -269,13 +270,13 @@ def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_a
         first = position * axis.stride - axis.lo
         reads = [first + tap * axis.dilation for tap in range(axis.window)]
         which = f"window {position} on spatial axis {i}"
-        where = f"it reads the places {reads}, and the inputs are at 0 to {axis.size - 1}"
+        where = f"it reads the positions {reads}, and the inputs are at 0 to {axis.size - 1}"
         if not count[position]:
-            msg = f"pool: {which} lies wholly in the padding, which takes no part: {where}; pad less, or pass pad_mode="
+            msg = f"pool: {which} has only padding, which takes no part: {where}. Pad less, or pass pad_mode="
             raise FuncconvError(msg)
         msg = (
-            f"pool: a function given as reduce needs all taps of a window, as padding has no neutral value for it, "
-            f"but {which} has only {count[position]} of {axis.window}: {where}; pass pad_mode= to fill the padding"
+            f"pool: a function given as reduce needs all taps of a window, because padding has no neutral value for "
+            f"it; {which} has only {count[position]} of {axis.window}: {where}. Pass pad_mode= to fill the padding"
         )
         raise FuncconvError(msg)
     return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))

@@ -43,8 +43,8 @@ def max_unpool(
         y: `(*batch, *positions, channels)`: the values. Pass `layout` for another order.
         indices: integers of the shape of `y`, as `pool` returns them with `return_indices=True`: for each value its
             place in the row-major order of the spatial axes of the result. -1 means no place, and the value is dropped.
-        window: taps of a window of the pool. One integer for all spatial axes, or one per axis; a tuple also sets the
-            number of spatial axes. Default: 2.
+        window: taps of a window of the pool (PyTorch's `kernel_size`). One integer for all spatial axes, or one per
+            axis; a tuple also sets the number of spatial axes. Default: 2.
         stride: stride of the pool: the step from one window to the next, in positions. One integer for all spatial
             axes, or one per axis. Default: None, the window.
         padding: padding of the pool: positions added before and after each spatial axis; negative numbers crop. One
@@ -71,9 +71,9 @@ def max_unpool(
 
     Raises:
         FuncconvError: if the indices are not integers of the shape of `y`, if no image of this `size` has that many
-            windows, or if an index is not among the positions that its window reads (the pool's `pad_mode` can show
-            inputs from elsewhere). Under `jax.jit` and other transformations the indices are not known, and such values
-            are dropped.
+            windows, or if an index is not among the positions that its window reads, as after a pool with a `pad_mode`
+            that repeats inputs. Under `jax.jit` and other transformations the indices are not known; a value with such
+            an index is dropped there.
 
     Source: Zeiler and Fergus, "Visualizing and understanding convolutional networks", 2013, arXiv:1311.2901; PyTorch's
     `MaxUnpool2d`.

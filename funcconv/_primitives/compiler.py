@@ -31,8 +31,8 @@ def compiler_options(platform: str | None = None, *, libraries: str | None = Non
         platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
         libraries: `"onednn"` turns off XLA's other libraries for convolutions, so that oneDNN computes nearly all of
             them. Inference becomes faster, but many training steps become slower. Default: None, oneDNN in addition to
-            the other libraries. With the default, three networks took 0.8 to 1.0
-            times the processor time that they take without options.
+            the other libraries. With the default, three networks took 0.8 to 1.0 times the processor time that they
+            take without options.
 
     Returns:
         A dict for `jax.jit(f, compiler_options=...)`, which accepts options on an outermost function only. None if no

@@ -67,9 +67,13 @@ def explain(f: Callable[..., Any], *args: Any, platform: str | None = None) -> E
         platform: `"cpu"`, `"gpu"` or `"tpu"`. Default: None, the platform of JAX's default backend.
 
     Returns:
-        A tuple of `Explained`, in order of first use, with one entry for equal operations. It prints as a table. It
-        does not contain operations that are traced to `jax.lax` alone: convolutions with `implementation="lax"`, other
-        pools, and derivatives of pools whose windows do not overlap.
+        A tuple of `Explained`, in order of first use, with one entry for equal operations. It prints as a table. An
+        entry has `map` (`"conv"`, `"conv_input_grad"` or `"conv_kernel_grad"`; for a pool `"extreme"`, `"pick"` or
+        `"place"`), `form`, `why` (the reason for the form), the shapes `image` and `kernel`, `stride`, `dilation`,
+        `groups`, `times` (how often it is computed), and `flops` and `bytes` of one operation.
+
+        It does not contain operations that are traced to `jax.lax` alone: convolutions with `implementation="lax"`,
+        other pools, and derivatives of pools whose windows do not overlap.
 
     Raises:
         Nothing, except for errors that `f` raises.

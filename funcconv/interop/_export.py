@@ -48,7 +48,8 @@ def export(
         The program.
 
     Raises:
-        FuncconvError: if an option is unknown, or the program cannot be exported.
+        FuncconvError: if an option is unknown, if the graph has a state and `state` is None, if flatbuffers is not
+            installed, or if the program cannot be exported.
 
     Source: the documentation of `jax.export`, which also says for how long JAX can read such programs.
 
@@ -123,9 +124,9 @@ def load_exported(program: bytes | bytearray | memoryview) -> Callable[..., Any]
         another platform.
 
     Raises:
-        FuncconvError: if the bytes are not a program of `export`, if a bit has changed, or if the end is missing. A
-            program without a checksum, for example of `jax.export`, raises the error too; if you trust
-            it, read it with `jax.export.deserialize(bytearray(program)).call`.
+        FuncconvError: if the bytes are not a program of `export`, if they are damaged, or if flatbuffers is not
+            installed. A program without a checksum, such as one of `jax.export`, raises the error too. If you trust it,
+            read it with `jax.export.deserialize(bytearray(program)).call`.
 
     Example:
         >>> import funcconv as fc

@@ -102,8 +102,9 @@ def from_nnx(
         NumPy arrays unless `jax_enable_x64` is set, because JAX would narrow them.
 
     Raises:
-        FuncconvError: if modules and entries cannot be paired, if more than one pairing is possible, or if the shape of
-            an array differs from its entry. The message lists all differences, or the candidates.
+        FuncconvError: if Flax is not installed, if modules and entries cannot be paired, if more than one pairing is
+            possible, or if the shape of an array differs from its entry. The message lists all differences, or the
+            candidates.
 
     Example:
         >>> import funcconv as fc

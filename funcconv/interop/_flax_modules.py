@@ -95,7 +95,7 @@ def to_linen(graph: Graph) -> Any:
         key `"dropout"`.
 
     Raises:
-        Nothing.
+        FuncconvError: if Flax is not installed.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -120,7 +120,8 @@ def to_nnx(graph: Graph, *, rngs: Any) -> Any:
         A module, called with the inputs and `train=True` or `False` (the default).
 
     Raises:
-        FuncconvError: if the parameters cannot be drawn, as from `graph.init`.
+        FuncconvError: if Flax is not installed, or if the parameters cannot be drawn, for example because an op does
+            not accept its inputs.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -145,8 +146,8 @@ def from_flax_module(module: Any, *, name: str | None = None) -> Function:
         A layer, which you call on nodes. Modules are compared by value, as in Linen.
 
     Raises:
-        FuncconvError: if `module` is not a Linen module. Errors of the module itself are raised when the graph is
-            declared.
+        FuncconvError: if Flax is not installed, or `module` is not a Linen module. Errors of the module itself are
+            raised by `graph.init`.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -51,9 +51,10 @@ def to_onnx(
         graph returns, such as `"head/0"`. If the graph returns one array, it is the name of its node.
 
     Raises:
-        FuncconvError: if the graph has a state and `state` is None; if an array is not in float32; if jax2onnx cannot
-            express an operation or onnxruntime cannot run it (the message names it); if the results differ; if the file
-            cannot be written.
+        FuncconvError: if jax2onnx or onnxruntime is not installed; if the graph has a state and `state` is None; if a
+            floating array is not in float32; if jax2onnx cannot express an operation or onnxruntime cannot run it (the
+            message names it); if the results differ; if an input and an output have the same name; if the file cannot
+            be written.
 
     Example:
         >>> import funcconv as fc, jax, os, tempfile

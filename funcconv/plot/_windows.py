@@ -32,17 +32,19 @@ def windows(
 
     Args:
         size: the size of the image, `(height, width)` or `(length,)`.
-        window: the size of the window, an integer for all axes or one for each axis.
-        stride: the step between two windows, an integer for all axes or one for each axis. Default: 1.
-        padding: the positions added before and after each axis; negative ones crop. An integer for all axes, one
-            integer or one pair `(before, after)` for each axis, or a name. `"VALID"`: none. `"SAME"`: as many as give
-            `ceil(size / stride)` windows, the odd one after; `"SAME_LOWER"`: the odd one before. `"HALF"`:
-            `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
-            `"CAUSAL"`: as many before, none after. Default: 0.
-        dilation: the distance between two positions of a window, an integer for all axes or one for each axis.
+        window: taps of a window (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
             Default: 1.
-        position: the window to frame, by its place in the result: one integer for all axes or one for each axis.
-            Default: the first window.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        position: the window to frame, by its position in the result, from 0. One integer for all axes, or a tuple with
+            one per axis. Default: 0, the first window.
         ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
@@ -113,8 +115,8 @@ def receptive_field(
         of: the name of the node. Default: the first output.
         wrt: the name of the input. Default: the first input.
         position: the position in the value of the node, `(row, column)`. Default: the middle.
-        params: the parameters or their shapes, needed only if the graph has parameters without an initializer.
-            Default: the shapes that `graph.init` draws.
+        params: the parameters or their shapes. Needed only if a node has parameters that nothing draws. Default: None,
+            the shapes that `graph.init` draws.
         ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:

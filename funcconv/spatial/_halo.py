@@ -37,8 +37,8 @@ def halo_exchange(x: Array, before: int, after: int, /, *, axis: int, axis_name:
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
         >>> mesh, spec = jax.sharding.Mesh(jax.devices()[:1], ("rows",)), jax.P("rows")
-        >>> borrow = lambda x: fc.spatial.halo_exchange(x, 1, 2, axis=0, axis_name="rows", wrap=True)
-        >>> jax.shard_map(borrow, mesh=mesh, in_specs=spec, out_specs=spec)(jnp.arange(4)).tolist()
+        >>> extend = lambda x: fc.spatial.halo_exchange(x, 1, 2, axis=0, axis_name="rows", wrap=True)
+        >>> jax.shard_map(extend, mesh=mesh, in_specs=spec, out_specs=spec)(jnp.arange(4)).tolist()
         [3, 0, 1, 2, 3, 0, 1]
     """
     devices, size = axis_size("halo_exchange", axis_name), x.shape[axis]

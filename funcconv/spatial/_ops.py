@@ -93,9 +93,9 @@ def conv(
 
     Raises:
         FuncconvError: if the number of windows on a sharded axis is not divisible by the number of devices, if a name
-            is not a mapped mesh axis, if `x`, kernel and bias differ in dtype or are integers, if channels,
-            groups or bias do not match the kernel, if an option has another value than listed above, or if a window
-            does not fit.
+            is not a mapped mesh axis, if `x`, kernel and bias differ in dtype or are integers, if channels, groups or
+            bias do not match the kernel, if an option has another value than listed above, or if a window does not fit.
+        ValueError: from JAX, if `precision` is unknown.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -158,8 +158,10 @@ def pool(
     Call it inside `jax.shard_map`. Each device receives from its neighbours the positions that its windows need.
 
     Args:
-        x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes.
-        window: taps of a window. One integer for all spatial axes, or one per axis. Default: 2.
+        x: `(*batch, *spatial, channels)`, this device's block, with any number of batch axes. `"max"`, `"min"`,
+            `"median"`, `"sum"` and `"prod"` accept integers too.
+        window: taps of a window (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+            Default: 2.
         axis_names: a tuple with one entry for each spatial axis: the name of the mesh axis over which it is sharded, or
             None if every device has the whole axis.
         reduce: how to reduce each window: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the

@@ -400,9 +400,9 @@ CASES = {
     "nothing": (lambda: fc.hessian(lambda _: None, X), ["hessian: f must give", "got a NoneType"]),
     "integer leaf": (
         lambda: fc.hessian(total, X | {"n": jnp.arange(2)}),
-        ["real floating", "int64[2] at 'n'", "Close over"],
+        ["real floating", "int64[2] at 'n'", "closure"],
     ),
-    "complex leaf": (lambda: fc.hessian(total, jnp.ones(2, complex)), ["got complex128[2]. Close"]),
+    "complex leaf": (lambda: fc.hessian(total, jnp.ones(2, complex)), ["got complex128[2]. Leave it out"]),
     "string leaf": (lambda: fc.linearize_hvp(total, {"a": "one"}), ["linearize_hvp", "type str at 'a'"]),
     "no leaf": (lambda: fc.hessian(total, {}), ["params must have at least one array; got {}"]),
     "linearised": (lambda: fc.linearize_hvp(total, X)[1](X["a"]), ["linearize_hvp: v", "it has no 'a'"]),

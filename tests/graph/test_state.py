@@ -170,10 +170,10 @@ def test_training_moves_the_running_figures_to_those_of_the_data(rng):
     [
         (lambda g, p, _, x: g(p, x), ["keeps a state (batch_norm1)", "graph.apply(params, state, *xs)"]),
         (lambda g, p, _, x: g.values(p, x), ["keeps a state (batch_norm1)", "Pass state="]),
-        (lambda g, p, _, x: g.apply(p, {}, x), ["in the state the entry 'batch_norm1' is missing"]),
-        (lambda g, p, s, x: g.apply(p, {**s, "more": 1}, x), ["in the state is an entry 'more'"]),
-        (lambda g, p, s, x: g.apply(p, s["batch_norm1"], x), ["in the state is an entry 'mean'"]),
-        (lambda g, p, s, x: g.apply(p, s, x, train=True), ["node 'dropout1'", "Dropout(0.5)", "give a key"]),
+        (lambda g, p, _, x: g.apply(p, {}, x), ["the entry 'batch_norm1' is missing in the state"]),
+        (lambda g, p, s, x: g.apply(p, {**s, "more": 1}, x), ["the state has an entry 'more'"]),
+        (lambda g, p, s, x: g.apply(p, s["batch_norm1"], x), ["the state has an entry 'mean'"]),
+        (lambda g, p, s, x: g.apply(p, s, x, train=True), ["node 'dropout1'", "Dropout(0.5)", "needs a random key"]),
         (lambda g, p, s, x: g.apply(p, s, x[:1, :1, :1], key=KEY, train=True), ["input 'x' must have shape"]),
         (
             lambda g, p, _, x: g.apply(p, {"batch_norm1": {"mean": x, "var": x}}, x),

@@ -170,10 +170,10 @@ OPS = {
     "unknown ties": (pool(ties="spilt"), ["unknown ties 'spilt'", "did you mean 'split'?"]),
     "no window": (pool(0), ["window must be at least 1", "got 0"]),
     "window too large": (pool(9), ["pool: a window of 9 does not fit on spatial axis 0", "8 + 0 + 0 = 8 positions"]),
-    "in the padding": (pool(2, padding=2), ["window 0 on spatial axis 0 lies wholly in the padding"]),
+    "in the padding": (pool(2, padding=2), ["window 0 on spatial axis 0 has only padding"]),
     "straddles the image": (
         lambda: fc.pool(jnp.ones((1, 1, 1)), 2, padding=1, dilation=2),
-        ["window 0", "lies wholly in the padding"],
+        ["window 0", "has only padding"],
     ),
     "window and spatial": (pool((2, 2), spatial=1), ["the window (2, 2) is for 2 spatial axes", "spatial= says 1"]),
     "window and layout": (pool((2, 2), layout="NCW"), ["'NCW' has 1 spatial axes", "the window (2, 2) says 2"]),
@@ -204,7 +204,7 @@ OPS = {
     "global indices": (lambda: fc.global_pool(X, return_indices=True), ["global_pool: return_indices=True needs"]),
     "function of padding": (
         pool(3, reduce=jnp.std, padding=1),
-        ["window 0 on spatial axis 0 has only 2 of 3", "reads the places [-1, 0, 1]", "are at 0 to 7", "pad_mode="],
+        ["window 0 on spatial axis 0 has only 2 of 3", "reads the positions [-1, 0, 1]", "are at 0 to 7", "pad_mode="],
     ),
     "function of an overhang": (
         pool(3, reduce=jnp.std, ceil_mode=True, pad_mode="reflect"),
@@ -251,7 +251,8 @@ OPS = {
     "dense integers": (lambda: fc.dense({"kernel": jnp.ones((2, 2))}, jnp.ones(2, int)), ["int64", "cast"]),
     "flatten order": (lambda: fc.flatten(X, order="first"), ["unknown order 'first'", "'channels_first'"]),
     "init name": (partial(fc.init_conv, KEY, 1, 1, (3,), init="he_norm"), ["unknown init 'he_norm'", "'he_normal'"]),
-    "init window": (partial(fc.init_conv, KEY, 1, 1, 3), ["how many spatial axes", "(3, 3)", "spatial="]),
+    "init is no name": (partial(fc.init_conv, KEY, 1, 1, (3,), init=None), ["unknown init None", "'he_normal'"]),
+    "init window": (partial(fc.init_conv, KEY, 1, 1, 3), ["number of spatial axes", "(3, 3)", "spatial="]),
     "init groups": (partial(fc.init_conv, KEY, 6, 4, (3,), groups=3), ["3 groups must divide the 6", "the 4 output"]),
     "init channels": (partial(fc.init_conv, KEY, 0, 4, (3,)), ["at least 1", "(0, 4, 1)"]),
     "init features": (partial(fc.init_dense, KEY, 4, -1), ["init_dense: features must be at least 1", "(4, -1)"]),

@@ -409,9 +409,9 @@ def test_training_steps_take_a_tuning():
     state = init(PARAMS, jax.random.key(0))
     assert explained(step, state, {"x": X})["conv_kernel_grad"][0] == "exchanged_axes"
     other = tuning_with({"conv": "planes"})
-    with pytest.raises(fc.FuncconvError, match="make_step has got another tuning"):
+    with pytest.raises(fc.FuncconvError, match="make_step received a different tuning"):
         fc.train.compile(step, other)
-    with pytest.raises(fc.FuncconvError, match="fit: make_step has got another tuning"):
+    with pytest.raises(fc.FuncconvError, match="fit: make_step received a different tuning"):
         fc.train.fit(step, state, iter([]), steps=1, tuning=other, progress=False)
 
 

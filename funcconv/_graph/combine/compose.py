@@ -13,18 +13,20 @@ from .merge import add
 
 
 def serial(*layers: Any, name: None = None) -> Composition:
-    """Apply layers one after another. If a layer returns a tuple, the next one is called on its entries.
+    """Apply layers one after another, like PyTorch's `Sequential`.
+
+    If a layer returns a tuple, its entries become the inputs of the next layer.
 
     Args:
         *layers: layers, graphs, compositions or plain functions of arrays. A function must compute the same for one
             example and for a batch; for a function that is written for a batch, pass `fc.node(f, batched=True)`.
-        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
+        name: must be None. To name a part, make it a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         A composition, which you call on nodes like a layer.
 
     Raises:
-        FuncconvError: if something is not a layer.
+        FuncconvError: if an argument is not a layer, graph, composition or function, or `name` is not None.
 
     Example:
         >>> import funcconv as fc, jax
@@ -37,22 +39,22 @@ def serial(*layers: Any, name: None = None) -> Composition:
 
 
 def parallel(*layers: Any, merge: Any = None, name: None = None) -> Composition:
-    """Apply each layer to the same inputs.
+    """Apply several layers, the branches, to the same inputs.
 
     Args:
         *layers: the branches: layers, graphs, compositions or plain functions of arrays. A function must compute the
-            same for one example and for a batch; `fc.node(f, batched=True)` is a layer of one that is written for a
-            batch.
-        merge: called on all results, `merge(a, b, ...)`, such as `concat` or `operator.add`. Default: None, a tuple
-            of the results.
-        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
+            same for one example and for a batch; for a function that is written for a batch, pass
+            `fc.node(f, batched=True)`.
+        merge: a layer or function that is called on all results, `merge(a, b, ...)`, such as `fc.concat` or
+            `operator.add`. Default: None, the result is a tuple.
+        name: must be None. To name a part, make it a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
         A composition, which you call on nodes like a layer.
 
     Raises:
-        FuncconvError: if something is not a layer. When it is called: if a branch or the merge does not accept
-            its inputs; the message says which one.
+        FuncconvError: if an argument is not a layer, graph, composition or function, or `name` is not None. When you
+            call the composition: if a branch or `merge` does not accept its inputs; the message says which one.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -69,17 +71,18 @@ def residual(layer: Any, shortcut: Any = None, *, name: None = None) -> Composit
     """Add a shortcut to a layer: `layer(x) + shortcut(x)`.
 
     Args:
-        layer: a layer, a graph, a composition or a plain function of arrays, which computes the same for one example
-            and for a batch.
-        shortcut: one of these as well. Default: None, the input itself.
-        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
+        layer: a layer, a graph, a composition or a plain function of arrays. A function must compute the same for one
+            example and for a batch; for a function that is written for a batch, pass `fc.node(f, batched=True)`.
+        shortcut: the same kinds of objects, such as `fc.Conv(8, 1, stride=2)`. Default: None, the input itself.
+        name: must be None. To name a part, make it a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        A composition, which you call on nodes like a layer. Both results must have one shape; they are not broadcast.
+        A composition, which you call on nodes like a layer. Both results must have equal shapes and dtypes.
 
     Raises:
-        FuncconvError: if something is not a layer. When it is called: if the layer or the shortcut does not accept the
-            input, or their results differ in shape.
+        FuncconvError: if an argument is not a layer, graph, composition or function, or `name` is not None. When you
+            call the composition: if the layer or the shortcut does not accept its input, or their results differ in
+            shape or dtype.
 
     Source: He et al., "Deep residual learning for image recognition", 2015, arXiv:1512.03385.
 
@@ -98,17 +101,19 @@ def siamese(trunk: Any, head: Any, *, name: None = None) -> Composition:
     """Apply one trunk to each input, with the same weights, and a head to all results: `head(trunk(a), trunk(b))`.
 
     Args:
-        trunk: a layer, a graph, a composition or a plain function of arrays, which computes the same for one example
-            and for a batch. It is called once for each input.
-        head: a layer or a function of the trunk's results, such as their distance.
-        name: must be None. A part with a name is a graph: `fc.Graph(x, layers(x), name="trunk")`.
+        trunk: a layer, a graph, a composition or a plain function of arrays. A function must compute the same for one
+            example and for a batch; for a function that is written for a batch, pass `fc.node(f, batched=True)`. The
+            trunk is called once for each input.
+        head: the same kinds of objects, called on all results of the trunk, such as a function that computes their
+            distance.
+        name: must be None. To name a part, make it a graph: `fc.Graph(x, layers(x), name="trunk")`.
 
     Returns:
-        A composition, which you call on two or more nodes like a layer.
+        A composition, which you call on several nodes like a layer.
 
     Raises:
-        FuncconvError: if something is not a layer. When it is called: if the trunk or the head does not accept
-            its inputs; the message says which one.
+        FuncconvError: if an argument is not a layer, graph, composition or function, or `name` is not None. When you
+            call the composition: if the trunk or the head does not accept its inputs; the message says which one.
 
     Source: Bromley et al., "Signature verification using a 'Siamese' time delay neural network", 1993.
 

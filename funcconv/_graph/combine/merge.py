@@ -12,16 +12,16 @@ from ..declare.node import Node
 
 
 def concat(*xs: ArrayLike | Node) -> Any:
-    """Join arrays along their last axis, the channels.
+    """Concatenate arrays, or nodes of a graph, along their last axis, the channels.
 
     Args:
-        *xs: `(*axes, channels)`, with the same axes but for the channels. Or nodes of a graph.
+        *xs: arrays `(*axes, channels)` of one dtype. All axes except the last must have equal sizes. Or nodes.
 
     Returns:
-        `(*axes, sum of channels)`; a node, if the inputs are nodes.
+        An array `(*axes, sum of channels)`; a node if an input is a node.
 
     Raises:
-        FuncconvError: if the other axes or the dtypes differ.
+        FuncconvError: if there are no inputs, or if dtypes, numbers of axes or sizes of other axes differ.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -44,14 +44,14 @@ def concat(*xs: ArrayLike | Node) -> Any:
 
 
 def add(x: ArrayLike | Node, *others: ArrayLike | Node) -> Any:
-    """Add arrays of one shape, without broadcasting.
+    """Add arrays, or nodes of a graph, of one shape. It does not broadcast.
 
     Args:
-        x: any array, or a node of a graph.
+        x: any array, or a node.
         *others: arrays of the same shape and dtype, or nodes.
 
     Returns:
-        An array of that shape; a node, if the inputs are nodes.
+        An array of that shape and dtype; a node if an input is a node.
 
     Raises:
         FuncconvError: if shapes or dtypes differ.

@@ -1,56 +1,75 @@
-"""Convolutions as layers that draw their kernel for the channels of their input, and kernels that are standardized."""
+"""Convolutions as layers that draw their kernel for the channels of their input."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..._common.errors import FuncconvError
-from ..._common.types import Array, Number, Shape, Sizes
+from ..._common.types import Array, Shape, Sizes
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.init import init_conv, init_conv_transpose, init_local_conv
 from ..._ops.local_conv import local_conv
-from ..._ops.norms import weight_standardize
 from ..._windows.geometry import Axis, per_axis
-from ..._windows.reach import Reach, of_transpose
+from ..._windows.reach import of_transpose
 from ..._windows.transposed import transposed_sizes
-from .layer import Layer
-from .layers import Dense
 from .windowed import _ConvolutionLayer
 
 
 @dataclass(frozen=True, repr=False)
 class Conv(_ConvolutionLayer):
-    """A convolution as a layer: `conv`, with a kernel that is drawn for the channels of the input.
+    """Convolution as a layer: `fc.conv` with a kernel that is drawn for the channels of its input.
+
+    Call it on a node `(*spatial, in)`; it returns a node `(*positions, out_channels)`. Its parameters are
+    `{"kernel": (*window, in // groups, out_channels), "bias": (out_channels,)}`. If you call one layer object several
+    times, its uses share these parameters. If `window` is one integer, all axes of the input except the channels are
+    spatial axes.
 
     Args:
-        out_channels: the number of channels of the result.
-        window: taps of the kernel: an integer for all spatial axes, or one for each.
-        stride: places from one window to the next: an integer, or one for each spatial axis. Default: 1.
-        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
-            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
-            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
-            Negative numbers crop. Default: 0.
-        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
-        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
-            channels and `out_channels`; as many groups as input channels make a depthwise convolution. Default: 1.
-        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
-            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
-        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
-            None, channels last.
-        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
-            cross-correlation.
-        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
-        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
-            input. Default: None, the platform's.
-        implementation: None for the form that fits the shape and the platform, `"fft"` for fast Fourier transforms, or
-            `"lax"` for the operations of `jax.lax`. Default: None.
-        bias: whether a bias is added. Default: True.
-        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
-            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default:
-            None, `conv1`, `conv2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        out_channels: number of channels of the result.
+        window: taps of the kernel (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels, which must divide the input channels and `out_channels`. Each output
+            channel reads only the input channels of its group; as many groups as input channels give a depthwise
+            convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
+            Default: `"zeros"`.
+        layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
+            all batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold the dtype of
+            the input. The result always has the dtype of the input. Default: None, the platform's choice, at least
+            float32 for 16-bit inputs.
+        implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
+            platform (`funcconv.explain` shows which). `"fft"`: fast Fourier transforms, whose rounding errors are
+            relative to the norms of the operands; infinities and NaNs spread. `"lax"`: the traced program contains only
+            operations of `jax.lax`, for tools that know no others. Default: None.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups` and `fan_out = taps * out_channels`.
+            Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `conv1`, `conv2`, ... in
+            order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if `out_channels` or `window` is not positive. Other options are checked at the latest by
+            `graph.init`; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -77,43 +96,67 @@ class Conv(_ConvolutionLayer):
 
 @dataclass(frozen=True, repr=False)
 class ConvTranspose(_ConvolutionLayer):
-    """A transposed convolution as a layer: `conv_transpose`, the transpose of `conv` with the same options.
+    """Transposed convolution as a layer: `fc.conv_transpose`, the transpose of `fc.conv` with the same options.
+
+    Call it on a node `(*positions, in)`; it returns a node `(*size, out_channels)`. Its parameters are
+    `{"kernel": (*window, out_channels // groups, in), "bias": (out_channels,)}`, the kernel of the convolution that is
+    transposed. If you call one layer object several times, its uses share these parameters. If `window` is one integer,
+    all axes of the input except the channels are spatial axes.
 
     Args:
-        out_channels: the number of channels of the result.
-        window: taps of the kernel: an integer for all spatial axes, or one for each.
-        size: the spatial sizes of the result. A stride above 1 takes images of several sizes to the same positions;
-            this says which one is meant. Default: None, the smallest, or `positions * stride` for the paddings
-            `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
-        output_padding: PyTorch's way to choose the size: by how much the result exceeds the smallest. Default: None.
-        stride: of the convolution that is transposed, like the options that follow: places from one window to the
-            next: an integer, or one for each spatial axis. Default: 1.
-        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
-            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
-            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
-            Negative numbers crop. Default: 0.
-        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
-        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
-            channels and `out_channels`. Default: 1.
-        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
-            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
-        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
-            None, channels last.
-        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
-            cross-correlation.
-        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
-        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
-            input. Default: None, the platform's.
-        implementation: None for the form that fits the shape and the platform, `"fft"` for fast Fourier transforms, or
-            `"lax"` for the operations of `jax.lax`. Default: None.
-        bias: whether a bias is added. Default: True.
-        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
-            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default:
-            None, `conv_transpose1`, `conv_transpose2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        out_channels: number of channels of the result.
+        window: taps of the kernel (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+        size: spatial sizes of the result, one integer or one per axis. A stride above 1 maps images of several sizes to
+            the same positions, and this selects one of them. Default: None, the smallest, or `positions * stride` for
+            the paddings `"SAME"`, `"SAME_LOWER"` and `"CAUSAL"`.
+        output_padding: PyTorch's way to select the size: the difference between the size and the smallest one, below
+            the larger of `stride` and `dilation` (below `stride` for `"SAME"` and `"SAME_LOWER"`). One integer or one
+            per axis; do not combine it with `size`. Default: None.
+        stride: stride of the convolution that is transposed: the step from one window to the next, in positions. One
+            integer for all spatial axes, or one per axis. Default: 1.
+        padding: padding of the convolution that is transposed: positions added before and after each spatial axis;
+            negative numbers crop. One integer, one integer per axis, one pair `(before, after)` per axis, or a name.
+            `"VALID"`: no padding. `"SAME"`: the result of that convolution has `ceil(size / stride)` positions; if the
+            total is odd, the extra position comes after. `"SAME_LOWER"`: the same, but the extra position comes before.
+            `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`: `dilation * (window - 1)` on both sides.
+            `"CAUSAL"`: `dilation * (window - 1)` before, none after. Default: 0.
+        dilation: dilation of the convolution that is transposed: the step from one tap of a window to the next, in
+            positions. One integer for all spatial axes, or one per axis. Default: 1.
+        groups: number of groups of channels, which must divide the input channels and `out_channels`. Each output
+            channel reads only the input channels of its group. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`. Here a
+            position whose value the padding repeats receives the sum of all its copies. Default: `"zeros"`.
+        layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
+            all batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold the dtype of
+            the input. The result always has the dtype of the input. Default: None, the platform's choice, at least
+            float32 for 16-bit inputs.
+        implementation: how the result is computed. None: funcconv chooses a form that is fast for the shape and the
+            platform (`funcconv.explain` shows which). `"fft"`: fast Fourier transforms, whose rounding errors are
+            relative to the norms of the operands; infinities and NaNs spread. `"lax"`: the traced program contains only
+            operations of `jax.lax`, for tools that know no others. Default: None.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups`, but for `"torch"` it is
+            `taps * out_channels // groups`, as PyTorch counts; `fan_out = taps * out_channels`. Except for `"torch"`
+            the bias is zero. Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `conv_transpose1`,
+            `conv_transpose2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if `out_channels` or `window` is not positive. Other options are checked at the latest by
+            `graph.init`; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -162,36 +205,57 @@ class ConvTranspose(_ConvolutionLayer):
 
 @dataclass(frozen=True, repr=False)
 class LocalConv(_ConvolutionLayer):
-    """A convolution with another kernel at every position as a layer: `local_conv`.
+    """Locally connected layer: `fc.local_conv`, a convolution with a separate kernel at each position.
+
+    Call it on a node `(*spatial, in)`; it returns a node `(*positions, out_channels)`. Its parameters are
+    `{"kernel": (*positions, *window, in // groups, out_channels), "bias": (*positions, out_channels)}`. If you call one
+    layer object several times, its uses share these parameters. If `window` is one integer, all axes of the input
+    except the channels are spatial axes.
 
     Args:
-        out_channels: the number of channels of the result.
-        window: taps of the kernel: an integer for all spatial axes, or one for each.
-        stride: places from one window to the next: an integer, or one for each spatial axis. Default: 1.
-        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
-            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
-            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
-            Negative numbers crop. Default: 0.
-        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
-        groups: into how many groups the channels are divided, which do not see each other. It must divide the input
-            channels and `out_channels`; as many groups as input channels make a depthwise convolution. Default: 1.
-        pad_mode: what the padding shows: `"zeros"`, `"reflect"` (without the edge), `"symmetric"` (with the edge),
-            `"replicate"` or `"circular"`; one for all spatial axes, or one for each. Default: `"zeros"`.
-        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
-            None, channels last.
-        flip: True reverses the kernel along its window axes: the convolution of mathematics. Default: False, the
-            cross-correlation.
-        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
-        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
-            input. Default: None, the platform's.
-        bias: whether a bias is added, another one at every position. Default: True.
-        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
-            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default:
-            None, `local_conv1`, `local_conv2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        out_channels: number of channels of the result.
+        window: taps of each kernel (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: 1.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        groups: number of groups of channels, which must divide the input channels and `out_channels`. Each output
+            channel reads only the input channels of its group; as many groups as input channels give a depthwise
+            convolution. Default: 1.
+        pad_mode: values in the padding: `"zeros"`, `"reflect"` (mirrored, without repeating the edge), `"symmetric"`
+            (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
+            mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
+            Default: `"zeros"`.
+        layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
+            all batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        flip: whether to reverse each kernel along its window axes, which turns the cross-correlation into the
+            convolution of mathematics. Default: False.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold the dtype of
+            the input. The result always has the dtype of the input. Default: None, the platform's choice, at least
+            float32 for 16-bit inputs.
+        bias: whether to add a bias, a separate one at every position. Default: True.
+        init: how to draw the kernel of each position: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance
+            `2 / fan_in`), `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform
+            within `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = taps * in_channels // groups` and `fan_out = taps * out_channels`.
+            Except for `"torch"` the bias is zero. Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `local_conv1`,
+            `local_conv2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if `out_channels` or `window` is not positive. Other options are checked at the latest by
+            `graph.init`; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax
@@ -213,59 +277,3 @@ class LocalConv(_ConvolutionLayer):
         del batch
         (x,) = xs
         return local_conv(params, x, **self.options())
-
-
-@dataclass(frozen=True, repr=False)
-class WeightStandardize(Layer):
-    """A `Conv`, `LocalConv` or `Dense` whose kernel goes through `weight_standardize` whenever it is used.
-
-    Args:
-        layer: the `Conv`, `LocalConv` or `Dense` whose kernel is standardized. Its `name` and `params` are those of
-            this layer.
-        epsilon: a positive number that is added to the variance of the kernel. Default: 1e-5.
-
-    Raises:
-        FuncconvError: if the layer is another.
-
-    Example:
-        >>> import funcconv as fc, jax
-        >>> x = fc.Input("x", (8, 8, 3))
-        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
-        >>> list(graph.init(jax.random.key(0)))
-        ['conv1', 'group_norm1']
-    """
-
-    layer: Conv | LocalConv | Dense
-    epsilon: Number = field(default=1e-5, kw_only=True)
-
-    parametric: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Take over the names."""
-        if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = (
-                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
-                "fc.WeightStandardize(fc.Conv(8, 3))"
-            )
-            raise FuncconvError(msg)
-        for name in ("name", "params"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """That of the layer."""
-        return self.layer.label
-
-    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
-        """Return what the layer sees."""
-        return self.layer.reaches(*shapes)
-
-    def draw(self, key: Array, *shapes: Shape) -> Any:
-        """Draw the layer's parameters."""
-        return self.layer.draw(key, *shapes)
-
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Apply the layer."""
-        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
-        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)

@@ -151,32 +151,33 @@ def node(
     name: str | None = None,
     batched: bool | None = None,
 ) -> Any:
-    """Make any pure function of arrays a node: `op(*xs)`, or `op(params, *xs)` if `params` or `init` is given.
+    """Apply any pure function of arrays to nodes: `op(*xs)`, or `op(params, *xs)` if you pass `params` or `init`.
 
     Args:
-        op: a pure function. An op with a keyword parameter `spatial=None` gets the number of spatial axes of its first
-            input.
-        *inputs: nodes. Without them a layer is returned, which you call on nodes or put into `serial`.
-        params: the name of its entry in the parameters, an array or a tree; nodes and layers with the same `params`
-            share it. Default: None, the node's name.
-        init: `init(key, *input_shapes)` draws the entry; the shapes have no batch axes. Without it the user gives the
-            entry: `graph.init(key, w1=...)`.
-        name: the name of the node. Default: None, the op's name and a number.
-        batched: False if the op is written for one example: its arrays have no batch axes, and it is mapped over those
-            that come. True if it is written for a batch: its arrays have one batch axis in front, which it keeps. By
-            default the op must compute the same either way, as elementwise functions do and functions that count axes
-            from the end. This is checked once for every op and shape, by tracing it both ways; only if the two
-            programs differ, they are compiled and run on a few random inputs. An op that can be traced only for one
-            example is taken to be written for one example. An op that can be traced only for a batch raises an error
-            in `Graph.init`, because it may as well be an op with a mistake.
+        op: a pure function of arrays. If it has a keyword-only parameter `spatial=None` and `batched` is not True, it
+            receives the number of spatial axes of its first input there.
+        *inputs: the nodes whose values the function receives. If there are none, a layer is returned, which you call on
+            nodes or put into `serial`.
+        params: name of its entry in the parameters, which is an array or a tree of arrays. Nodes and layers with the
+            same `params` share one entry. Default: None, the name of the node if `init` is given, otherwise no entry.
+        init: a function `init(key, *input_shapes)` that draws the entry; the shapes have no batch axes. If nodes share
+            an entry, pass it to the first of them. Default: None, you pass the entry yourself:
+            `graph.init(key, w1=...)`.
+        name: name of the node. Default: None, the name of the function and a number.
+        batched: whether the function is written for a batch. False: it is written for one example, without batch axes,
+            and is mapped over the batch axes. True: its arrays have one batch axis in front, which it must keep. None:
+            it must compute the same in both ways, like elementwise functions and functions that count axes from the
+            end. This is checked once for each function and shape: the function is traced in both ways, and programs
+            that differ are run on random inputs. A function that can be traced only for one example is mapped. One that
+            can be traced only for a batch raises an error in `graph.init`. Default: None.
 
     Returns:
-        A node; its value may be a tuple or a dict, whose entries are `node[0]` or `node["a"]`. Without inputs, a layer.
-        An op that takes parameters and no arrays has no inputs: it is a node at once.
+        A node. If its value is a tuple or a dict, `node[0]` or `node["a"]` is the node of an entry. If there are no
+        inputs, a layer; but a function that takes no arrays except its parameters becomes a node.
 
     Raises:
-        FuncconvError: if an input is not a node, or the op is a layer, which you call instead, or if the op computes
-            different results for one example and for a batch, and `batched` is not given.
+        FuncconvError: if an input is not a node, if `op` or `init` is not a function (call a layer on nodes instead),
+            or if `batched` is None and the results for one example and for a batch differ.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -132,8 +132,8 @@ def check_nodes(layer: object, inputs: Sequence[object]) -> None:
             hint = "; pass an fc.Input, or what a layer returned"
             if hasattr(input_node, "shape"):
                 hint = (
-                    "; on arrays call the op itself, such as fc.conv(params, x). An array that a node needs belongs "
-                    "into a function, fc.node(lambda x: x + array, node), or into the parameters"
+                    "; for arrays, call the op itself, such as fc.conv(params, x). To use an array in a node, write "
+                    "fc.node(lambda x: x + array, node), or make it a parameter"
                 )
             elif isinstance(input_node, Layer) or getattr(input_node, "takes_nodes", False):
                 hint = "; call the layer on nodes first"

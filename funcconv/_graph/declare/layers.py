@@ -1,4 +1,4 @@
-"""Dense layers, pooling and flattening as layers."""
+"""Dense layers, standardized kernels, pooling and flattening as layers."""
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass, field
@@ -8,32 +8,46 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 from ..._ops.dense import dense, flatten
 from ..._ops.init import init_dense
+from ..._ops.norms import weight_standardize
 from ..._ops.pool import pool
 from ..._windows.geometry import resolve
 from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_window
 from .by_value import by_value, check_hash
+from .conv_layers import Conv, LocalConv
 from .layer import Layer
 from .windowed import along_axes, check_count, wrapping
 
 
 @dataclass(frozen=True, repr=False)
 class Dense(Layer):
-    """A dense layer on the last axis of its input: `dense`, with a kernel that is drawn.
+    """Dense (fully connected) layer: `fc.dense` with a kernel that is drawn for the last axis of its input.
+
+    Call it on a node `(*axes, in)`; it returns a node `(*axes, features)`. Its parameters are
+    `{"kernel": (in, features), "bias": (features,)}`. If you call one layer object several times, its uses share these
+    parameters.
 
     Args:
-        features: the number of features of the result.
-        precision: of the products: None, `"high"`, `"highest"` or a `jax.lax.Precision`. Default: None, the platform's.
-        accumulate_dtype: the dtype in which products are summed and the bias is added; the result has the dtype of the
-            input. Default: None, the platform's.
-        bias: whether a bias is added. Default: True.
-        init: how the kernel is drawn: `"lecun_normal"`, `"he_normal"`, `"glorot_uniform"`, `"torch"` (kernel and bias
-            uniform, as PyTorch's layers), or a function of `(key, shape, dtype)`. Default: `"lecun_normal"`.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default: None, `dense1`, `dense2`, ... in order of first
-            use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        features: number of features of the result.
+        precision: precision of the products on accelerators: `"default"`, `"high"`, `"highest"`, a `jax.lax.Precision`,
+            or a pair of these, one per operand. Default: None, JAX's setting.
+        accumulate_dtype: dtype in which products are summed and the bias is added; it must be able to hold the dtype of
+            the input. The result always has the dtype of the input. Default: None, the platform's choice.
+        bias: whether to add a bias. Default: True.
+        init: how to draw the kernel: `"lecun_normal"` (variance `1 / fan_in`), `"he_normal"` (variance `2 / fan_in`),
+            `"glorot_uniform"` (variance `2 / (fan_in + fan_out)`), `"torch"` (kernel and bias uniform within
+            `±1 / sqrt(fan_in)`, as in PyTorch), or a function of `(key, shape, dtype)` such as those of
+            `jax.nn.initializers`. Here `fan_in = in` and `fan_out = features`. Except for `"torch"` the bias is zero.
+            Default: `"lecun_normal"`.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `dense1`, `dense2`, ...
+            in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if `features` is not a positive integer. Other options are checked at the latest by `graph.init`;
+            the message names the node.
 
     Example:
         >>> import funcconv as fc, jax
@@ -74,34 +88,111 @@ class Dense(Layer):
 
 
 @dataclass(frozen=True, repr=False)
-class Pool(Layer):
-    """Pooling as a layer: `pool`, which reduces the windows of each channel.
+class WeightStandardize(Layer):
+    """A `Conv`, `LocalConv` or `Dense` layer whose kernel is standardized at each use: `fc.weight_standardize`.
+
+    Each use computes `(kernel - mean) / sqrt(var + epsilon)` for each output channel, with mean and variance (divisor
+    n) over the window and the input channels. The stored kernel does not change.
 
     Args:
-        window: taps of a window: an integer for all spatial axes, or one for each. Default: 2.
-        reduce: what a window is reduced to: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"`, `"median"`, `"lse"`
-            (`temperature * log(sum of exp(x / temperature))`), `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as
-            `jnp.std`, called with an array `(..., taps)` and `axis=-1`. Default: `"max"`.
-        stride: places from one window to the next: an integer, or one for each spatial axis. Default: None, the window.
-        padding: places added before and after each spatial axis: an integer, one for each axis, one pair
-            `(before, after)` for each axis, or a name: `"VALID"` (none), `"SAME"` (`ceil(size / stride)` windows, the
-            odd place after), `"SAME_LOWER"` (the odd place before), `"HALF"`, `"FULL"` or `"CAUSAL"` (before only).
-            Negative numbers crop. Default: 0.
-        dilation: places from one tap of a window to the next: an integer, or one for each spatial axis. Default: 1.
-        pad_mode: None lets the padding take no part in the reduction. `"zeros"`, `"reflect"`, `"symmetric"`,
-            `"replicate"` or `"circular"` extend the image first; one for all spatial axes, or one for each. Default:
-            None.
-        ties: where the derivative of `"max"` and `"min"` goes if several taps are equal: to the `"first"` in row-major
-            order, or `"split"` evenly. Default: `"first"`.
-        p: the exponent of `"lp"`, from 1 to `math.inf`. Default: 2.
-        temperature: of `"lse"`, a positive Python number. Default: 1.0.
-        count_include_pad: True lets `"mean"` divide by the taps on the padding too. Default: False.
-        ceil_mode: True lets a last window hang over the padded image, as PyTorch does. Default: False.
-        return_indices: True also returns where each maximum or minimum was, for `max_unpool`. The node's value is then
-            a pair, with the entries `node[0]` and `node[1]`. Default: False.
-        layout: the order of the axes of input and result, such as `"NCHW"`; `N` stands for all batch axes. Default:
-            None, channels last.
-        name: of its nodes. Default: None, `pool1`, `pool2`, ... in order of first use.
+        layer: the `Conv`, `LocalConv` or `Dense`. Its `name` and `params` are used unless you pass others.
+        epsilon: positive number added to the variance. Default: 1e-5.
+
+    Raises:
+        FuncconvError: if `layer` is another kind of layer.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
+        >>> list(graph.init(jax.random.key(0)))
+        ['conv1', 'group_norm1']
+    """
+
+    layer: Conv | LocalConv | Dense
+    epsilon: Number = field(default=1e-5, kw_only=True)
+
+    parametric: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        """Take over the names."""
+        if not isinstance(self.layer, Conv | LocalConv | Dense):
+            msg = (
+                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
+                "fc.WeightStandardize(fc.Conv(8, 3))"
+            )
+            raise FuncconvError(msg)
+        for name in ("name", "params"):
+            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
+        super().__post_init__()
+
+    @property
+    def label(self) -> str:
+        """That of the layer."""
+        return self.layer.label
+
+    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
+        """Return what the layer sees."""
+        return self.layer.reaches(*shapes)
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Draw the layer's parameters."""
+        return self.layer.draw(key, *shapes)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Apply the layer."""
+        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
+        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)
+
+
+@dataclass(frozen=True, repr=False)
+class Pool(Layer):
+    """Pooling as a layer: `fc.pool`, which reduces each window of each channel to one number.
+
+    Call it on a node `(*spatial, channels)`; it returns a node `(*positions, channels)`. It has no parameters. If
+    `window` is one integer, all axes of the input except the channels are spatial axes.
+
+    Args:
+        window: taps of a window (PyTorch's `kernel_size`). One integer for all spatial axes, or one per axis.
+            Default: 2.
+        reduce: how to reduce each window: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
+            lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
+            `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
+            `(..., taps)`, the taps in row-major order, and `axis=-1`; it removes that axis and keeps the dtype.
+            Default: `"max"`.
+        stride: step from one window to the next, in positions. One integer for all spatial axes, or one per axis.
+            Default: None, the window.
+        padding: positions added before and after each spatial axis; negative numbers crop. One integer, one integer per
+            axis, one pair `(before, after)` per axis, or a name. `"VALID"`: no padding. `"SAME"`: the result has
+            `ceil(size / stride)` positions; if the total is odd, the extra position comes after. `"SAME_LOWER"`: the
+            same, but the extra position comes before. `"HALF"`: `dilation * (window - 1) // 2` on both sides. `"FULL"`:
+            `dilation * (window - 1)` on both sides. `"CAUSAL"`: `dilation * (window - 1)` before, none after.
+            Default: 0.
+        dilation: step from one tap of a window to the next, in positions. One integer for all spatial axes, or one per
+            axis. Default: 1.
+        pad_mode: what the padding contains. None: nothing, so padding takes no part in the result. A mode fills the
+            padding with values that take part like the inputs: `"zeros"`, `"reflect"` (mirrored, without repeating the
+            edge), `"symmetric"` (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or
+            `"circular"` (periodic). One mode for all spatial axes, or one per axis. Padding wider than the axis
+            continues as in `numpy.pad`. Default: None.
+        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
+            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
+        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
+        temperature: temperature of `"lse"`, a positive Python number. Default: 1.0.
+        count_include_pad: whether `"mean"` divides by the number of all taps on the image and its padding, instead of
+            the taps on the image. Taps beyond the padding, which `ceil_mode` can cause, never count. Default: False.
+        ceil_mode: whether a last window may extend beyond the padded image, unless it would start in the padding on
+            that side; as in PyTorch. Default: False.
+        return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
+            Needs `reduce="max"` or `"min"` and `ties="first"`. The value of the node is then a pair; its entries are
+            the nodes `node[0]` and `node[1]`. Default: False.
+        layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
+            all batch axes, and each other letter is a spatial axis. Default: None, channels last.
+        name: name of its nodes. Default: None, which gives `pool1`, `pool2`, ... in order of first use.
+
+    Raises:
+        FuncconvError: if an option is not hashable, such as an array. Other options are checked at the latest by
+            `graph.init`; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -177,14 +268,16 @@ class Pool(Layer):
 
 @dataclass(frozen=True, repr=False)
 class Flatten(Layer):
-    """Flattening as a layer, `flatten`: everything but the batch axes becomes one axis of features.
+    """Flattening as a layer: `fc.flatten`, which merges all axes except the batch axes into one axis of features.
 
     Args:
-        order: `"channels_last"` lets the channels vary fastest, as Keras and Flax do; `"channels_first"` slowest, as
-            PyTorch does. Default: `"channels_last"`.
-        layout: the order of the axes of the input, such as `"NCHW"`; `N` stands for all batch axes. Default: None,
+        order: which axis varies fastest in the result. `"channels_last"`: the channels, as in Keras and Flax.
+            `"channels_first"`: the last spatial axis, as in PyTorch. A dense kernel fits only the order that it was
+            trained with. Default: `"channels_last"`.
+        layout: order of the axes of the input, such as `"NCHW"`: `C` is the channels, `N` stands for all batch axes,
+            and each other letter is a spatial axis. It does not change the order of the features. Default: None,
             channels last.
-        name: of its nodes. Default: None, `flatten1`, `flatten2`, ... in order of first use.
+        name: name of its nodes. Default: None, which gives `flatten1`, `flatten2`, ... in order of first use.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

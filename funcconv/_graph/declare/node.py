@@ -41,8 +41,8 @@ class Node:
         name = function.__name__
         msg = (
             f"numpy.{name} is called on nodes while a graph is declared; got "
-            f"{', '.join(type(operand).__name__ for operand in operands)}. Write fc.node(jnp.{name}, node). An array "
-            f"that a node needs belongs into a function: fc.node(lambda x: jnp.{name}(array, x), node)"
+            f"{', '.join(type(operand).__name__ for operand in operands)}. Write fc.node(jnp.{name}, node). To use an "
+            f"array, write fc.node(lambda x: jnp.{name}(array, x), node)"
         )
         raise FuncconvError(msg)
 
@@ -121,15 +121,22 @@ class Node:
 
 
 class Input(Node):
-    """Declare an input of a graph.
+    """Declare an input of a graph. The input is a node, on which you call layers.
+
+    You can compute with nodes: `a + b`, `a - 1`, `2 * a`, `a / b`, `a ** 2`, `-a`, `abs(a)` and `a @ b`, each for one
+    example. `node.shape` is the shape of the value of a node, without batch axes.
 
     Args:
-        name: its name in messages, pictures and dicts of inputs: a word without `/` and `@`.
-        shape: its shape without batch axes: `(*spatial, channels)` for an image.
-        dtype: the dtype from which shapes and dtypes are inferred. Default: None, JAX's default float.
+        name: name of the input in messages and pictures, and as a keyword in `graph(params, name=array)`. It must not
+            be empty or contain `/` or `@`.
+        shape: shape of the input without batch axes, such as `(*spatial, channels)` for an image. You can call the
+            graph with any number of batch axes in front.
+        dtype: dtype for the inference of shapes and dtypes. Arrays are not cast to it. Default: None, JAX's default
+            float.
 
     Raises:
-        FuncconvError: if a size is negative or the name has a `/` or an `@`.
+        FuncconvError: if the shape is not a sequence of integers of at least 0, or the name is empty or contains `/` or
+            `@`.
 
     Example:
         >>> import funcconv as fc

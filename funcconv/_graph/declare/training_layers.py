@@ -17,13 +17,20 @@ from .layer import Layer
 
 @dataclass(frozen=True, repr=False)
 class Dropout(Layer):
-    """`dropout` as a layer: in training each of its uses draws zeros of its own, otherwise it does nothing.
+    """Dropout as a layer: `fc.dropout` in training; otherwise it returns its input.
+
+    In training, which means `graph.apply(..., key=key, train=True)`, random entries become zero and the others are
+    divided by `1 - rate`. Each node has its own random key, so two uses of a layer have different zeros.
 
     Args:
-        rate: the probability of a zero, from 0 to 1. Default: 0.5.
-        whole_channels: True sets a channel of an example to zero as a whole. Default: False, each number by itself.
-        name: of its nodes, from which their keys are folded. Default: None, `dropout1`, `dropout2`, ... in order of
-            first use.
+        rate: probability of a zero, from 0 to 1. Default: 0.5.
+        whole_channels: whether all positions of a channel of an example become zero together, as in PyTorch's
+            `Dropout2d`. Default: False, every number is drawn separately.
+        name: name of its nodes. The random key of a node is derived from its name. Default: None, which gives
+            `dropout1`, `dropout2`, ... in order of first use.
+
+    Raises:
+        FuncconvError: in training, if the rate is not from 0 to 1 or there is no key; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -55,7 +62,7 @@ class Dropout(Layer):
         if not train or self.rate == 0:
             return self.apply(params, *xs, batch=batch), state
         if key is None:
-            msg = f"{self!r} draws in training: give a key, graph.apply(params, state, *xs, key=..., train=True)"
+            msg = f"{self!r} needs a random key in training; got None. Pass graph.apply(..., key=key, train=True)"
             raise FuncconvError(msg)
         (x,) = xs
         return dropout(key, x, self.rate, spatial=max(x.ndim - len(batch) - 1, 0) if self.whole_channels else 0), state
@@ -91,19 +98,27 @@ class _Norm(Layer):
 
 @dataclass(frozen=True, repr=False)
 class LayerNorm(_Norm):
-    """Layer normalization as a layer, `layer_norm`: each example, or each position of it, is normalized by itself.
+    """Layer normalization as a layer: `fc.layer_norm`, which normalizes over the last axes.
+
+    It computes `(x - mean) / sqrt(var + epsilon) * scale + bias`, with mean and variance (divisor n) over the last
+    `axes` axes. Its parameters are `{"scale": shape, "bias": shape}`, where `shape` is the sizes of these axes. If you
+    call one layer object several times, its uses share these parameters.
 
     Args:
-        axes: over how many of the last axes it normalizes; they have the scale and the bias. Default: 1, the channels
-            of each position.
-        epsilon: a positive number that is added to the variance. Default: 1e-5.
-        scale: whether the result is multiplied by a learned scale. Default: True.
-        bias: whether a learned bias is added. Default: True.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default:
-            None, `layer_norm1`, `layer_norm2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        axes: number of last axes to normalize over; scale and bias have these axes. Default: 1, the channels at each
+            position.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        scale: whether to multiply by a learned scale. Default: True.
+        bias: whether to add a learned bias. Default: True.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `layer_norm1`,
+            `layer_norm2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if an option does not fit the input. This is checked at the latest by `graph.init`; the message
+            names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -134,18 +149,28 @@ class LayerNorm(_Norm):
 
 @dataclass(frozen=True, repr=False)
 class GroupNorm(_Norm):
-    """Group normalization as a layer, `group_norm`: over all positions and the channels of each group.
+    """Group normalization as a layer: `fc.group_norm`, which normalizes each example by groups of channels.
+
+    It computes `(x - mean) / sqrt(var + epsilon) * scale + bias`, with mean and variance (divisor n) over all positions
+    and the channels of a group. Its input is `(*spatial, channels)`, and its parameters are
+    `{"scale": (channels,), "bias": (channels,)}`. If you call one layer object several times, its uses share these
+    parameters.
 
     Args:
-        groups: into how many groups the channels are divided; it must divide them.
-        epsilon: a positive number that is added to the variance. Default: 1e-5.
-        scale: whether the result is multiplied by a learned scale. Default: True.
-        bias: whether a learned bias is added. Default: True.
-        dtype: the dtype of the parameters. Default: None, JAX's default float.
-        name: of its nodes and of its entry in the parameters. Default:
-            None, `group_norm1`, `group_norm2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        groups: number of groups, which must divide the number of channels. Each group consists of neighbouring
+            channels.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        scale: whether to multiply by a learned scale. Default: True.
+        bias: whether to add a learned bias. Default: True.
+        dtype: dtype of the parameters. Default: None, JAX's default float.
+        name: name of its nodes and of its entry in the parameters. Default: None, which gives `group_norm1`,
+            `group_norm2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if an option does not fit the input. This is checked at the latest by `graph.init`; the message
+            names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -165,28 +190,38 @@ class GroupNorm(_Norm):
 
 @dataclass(frozen=True, repr=False)
 class BatchNorm(_Norm):
-    """Batch normalization as a layer, `batch_norm`, with its running statistics in the state of `graph.apply`.
+    """Batch normalization as a layer: `fc.batch_norm`, with running statistics in the state of the graph.
 
-    One layer used twice, as in the branches of a siamese network, has one state: in training each use is normalized by
-    its own batch, and they change the running statistics one after another.
+    It computes `(x - mean) / sqrt(var + epsilon) * scale + bias` for each channel, the last axis. With
+    `graph.apply(..., train=True)`, mean and variance are those of the batch, over all other axes, and the running ones
+    are updated; otherwise the running ones are used. Its parameters are `{"scale": (channels,), "bias": (channels,)}`,
+    and its state is `{"mean": (channels,), "var": (channels,)}`, which `graph.init_state` makes.
+
+    If you call one layer object several times, as in a siamese network, its uses share the parameters and the state. In
+    training each use is normalized by its own batch and updates the running statistics, one use after another.
 
     Args:
-        momentum: the part of the running statistics that is kept in each step, from 0 to 1. (PyTorch calls
-            `1 - momentum` by that name.) None makes them the plain means over all steps, for which the state must
-            count the steps. Default: 0.9.
-        unbiased: True gives the running variance the divisor n - 1, as PyTorch does; False gives it n, as Flax and
-            Keras do. Default: True.
-        axis_name: the mapped axis (`jax.vmap`, `jax.shard_map`), or several, over which the batch is spread as well.
-            Default: None.
-        count: whether the state counts the training steps, as `num_batches_tracked` of PyTorch does. Default: False.
-        epsilon: a positive number that is added to the variance. Default: 1e-5.
-        scale: whether the result is multiplied by a learned scale. Default: True.
-        bias: whether a learned bias is added. Default: True.
-        dtype: the dtype of the parameters; the state is at least float32. Default: None, JAX's default float.
-        name: of its nodes and of its entries in the parameters and in the state. Default:
-            None, `batch_norm1`, `batch_norm2`, ... in order of first use.
-        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
-            None.
+        momentum: share of the old running mean and variance that is kept, from 0 to 1. PyTorch calls `1 - momentum`
+            momentum. None: the running statistics are the means over all training steps; this needs `count=True`.
+            Default: 0.9.
+        unbiased: whether the running variance follows the batch variance with the divisor n - 1, as in PyTorch, instead
+            of n, as in Flax and Keras. Default: True.
+        axis_name: name of a mapped axis (`jax.vmap`, `jax.shard_map`) over which the batch is also distributed, or a
+            tuple of names. Arrays that are sharded under `jax.jit` need none. Default: None.
+        count: whether the state has an entry `"count"`, the number of updates of the running statistics, like PyTorch's
+            `num_batches_tracked`. Default: False.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        scale: whether to multiply by a learned scale. Default: True.
+        bias: whether to add a learned bias. Default: True.
+        dtype: dtype of the parameters; the state is at least float32. Default: None, JAX's default float.
+        name: name of its nodes and of its entries in the parameters and in the state. Default: None, which gives
+            `batch_norm1`, `batch_norm2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Raises:
+        FuncconvError: if `momentum` is None and `count` is False. Other options are checked at the latest by
+            `graph.init`; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -103,7 +103,8 @@ def _check(tree: Any, known: dict[str, Any], above: Path, what: str, *, partial:
         raise FuncconvError(msg)
     for name in tree:
         if name not in known:
-            msg = f"graph: in {what} is an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
+            verb = "have" if what == "the parameters" else "has"
+            msg = f"graph: {what} {verb} an entry {'/'.join((*above, str(name)))!r} that the graph does not use"
             method = "select" if what == "the parameters" else "select_state"
             msg += suggest(name, known) if partial else f"; graph.{method} leaves it out"
             raise FuncconvError(msg)
@@ -111,7 +112,7 @@ def _check(tree: Any, known: dict[str, Any], above: Path, what: str, *, partial:
         if name not in tree:
             if not partial:
                 entry = "/".join((*above, name))
-                msg = f"graph: in {what} the entry {entry!r} is missing{_suggest_entry(tree, (name,))}"
+                msg = f"graph: the entry {entry!r} is missing in {what}{_suggest_entry(tree, (name,))}"
                 raise FuncconvError(msg)
         elif below is not None:
             _check(tree[name], below, (*above, name), what, partial=partial)

@@ -13,17 +13,17 @@ _MODULES: dict[str, str] = {}  # by the beginning of a name: the module that reg
 
 
 def register_op(name: str, op: Callable[..., Any]) -> None:
-    """Give a function a name under which `Graph.to_json` writes it and `Graph.from_json` finds it.
+    """Register a function under a name, which `Graph.to_json` writes and `Graph.from_json` looks up.
 
     Args:
-        name: such as `"mylab.squash"`. A program that reads the file must register the same name.
+        name: the name, such as `"mylab.squash"`. A program that reads the file must register the same name first.
         op: a function of arrays, an initializer or a reduction.
 
     Returns:
         None.
 
     Raises:
-        FuncconvError: if the name belongs to another function.
+        FuncconvError: if the name belongs to another function, is not a string, or `op` is not a function.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp

@@ -24,22 +24,26 @@ from .parts import NetworkWithParts
 class Graph(NetworkWithParts):
     """A network: a directed acyclic graph of pure functions, some of which share parameters.
 
-    It holds no arrays: `graph.init(key)` draws a parameter tree, with one entry for each distinct layer, and
-    `graph(params, *xs)` is a pure function of it. Called on nodes, a graph is itself a layer: with a name it is one
-    subtree of the parameters, without one its layers are named as if they were declared there. Each node must have as
-    many axes and as many channels as its input declares. Other sizes may differ, as long as every layer keeps the
-    shapes of its parameters and its state.
+    A graph contains no arrays. `graph.init(key)` draws a tree of parameters, with one entry for each distinct layer.
+    `graph(params, *xs)` evaluates the network; each input is `(*batch, *shape)` with the same batch axes, where `shape`
+    is the one that its `Input` declares. If layers keep a state (`BatchNorm`), or to train with `Dropout`, call
+    `graph.apply(params, state, *xs, key=key, train=True)` instead.
 
-    Graphs compare and hash by value: equal ones built twice, of layers and module-level functions, share compiled code
-    when they are static arguments of `jax.jit`.
+    A graph is also a layer: you can call it on nodes. If it has a name, its parameters are one subtree; otherwise its
+    layers are named as if they were declared there. Each node must have as many axes and as many channels (the last
+    axis) as its input declares. Other sizes may differ if the parameters and the state keep their shapes.
+
+    Graphs compare and hash by value. Equal graphs of layers and module-level functions share compiled code if they are
+    static arguments of `jax.jit`.
 
     Args:
-        inputs: one `Input`, a tuple of them, or a dict.
-        outputs: one node, or a tuple, list or dict of nodes; results have the same structure.
-        name: the name of its subtree in the parameters, where it is a part of another graph. Default: None.
+        inputs: one `Input`, or a tuple, list or dict of them.
+        outputs: one node, or a tuple, list or dict of nodes. The graph returns its results in the same structure.
+        name: name of its subtree of the parameters in another graph; it must not contain `/` or `@`. Default: None.
 
     Raises:
-        FuncconvError: if there is a cycle, an input is missing, or two nodes have one name.
+        FuncconvError: if an input is not an `Input`, an output is not a node, the outputs depend on an input that is
+            not among `inputs`, two nodes have the same name, or a node depends on itself.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -56,21 +60,21 @@ class Graph(NetworkWithParts):
     def values(
         self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None, **named: Any
     ) -> dict[str, Any]:
-        """Evaluate, and return every node's value.
+        """Evaluate the graph, and return the value of every node.
 
         Args:
             params: the parameter tree.
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
             state: the state of the layers that keep one, as `init_state` returns it. Default: None, for a graph
-                without state. The graph is evaluated as outside of training.
-            **named: instead of `*xs`, all inputs by name.
+                without state. The graph is evaluated in evaluation mode (`train=False`).
+            **named: all inputs by name, instead of `*xs`.
 
         Returns:
             The values of `graph.nodes` by name, inputs included.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, or an op does not
-                accept its inputs; the text names the node.
+                accept its inputs; the message names the node.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -86,27 +90,28 @@ class Graph(NetworkWithParts):
     def backward(
         self, params: Params, /, *xs: Any, cotangent: Any = None, state: Mapping[str, Any] | None = None, **named: Any
     ) -> Backward:
-        """Return the derivative of a loss by every node's value and by the parameters.
+        """Compute the gradients of a loss with respect to the value of every node and the parameters.
 
-        The loss is the sum of the products of the outputs with `cotangent`. The derivative by a node's value is that of
-        the whole rest of the graph, along all paths from the node.
+        The loss is `sum(outputs * cotangent)`. The gradient with respect to the value of a node includes all paths from
+        the node to the outputs.
 
         Args:
             params: the parameter tree.
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
-            cotangent: the derivative of the loss by the outputs, in their structure; None means ones, so that the loss
-                is the sum over the batch, where the outputs are one number for each example.
+            cotangent: gradient of the loss with respect to the outputs, in the structure of the outputs. Default: None,
+                ones, which requires outputs of one number per example. The loss is then their sum over the batch.
             state: the state of the layers that keep one, as `init_state` returns it. Default: None, for a graph
-                without state. The graph is evaluated as outside of training.
-            **named: instead of `*xs`, all inputs by name.
+                without state. The graph is evaluated in evaluation mode (`train=False`).
+            **named: all inputs by name, instead of `*xs`.
 
         Returns:
-            `(nodes, params)`: a dict by node's name, and a tree like the parameters.
+            A named tuple `(nodes, params)`. `nodes` is a dict: for the name of each node the gradient, in the shape of
+            its value, or None if the value is not floating. `params` is a tree like the parameters.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, or an op does not
-                accept its inputs; if an output is not floating; or if the cotangent is not like the outputs, or None
-                where an output is more than one number for each example.
+                accept its inputs; if an output is not floating; if the cotangent does not have the structure, shapes
+                and dtypes of the outputs; or if it is None and an output has more than one number per example.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -135,29 +140,31 @@ class Graph(NetworkWithParts):
         state: Mapping[str, Any] | None = None,
         **named: Any,
     ) -> Any:
-        """Return the Jacobian of a node by a node, or by parameters, for each example by itself.
+        """Compute the Jacobian of a node with respect to a node or parameters, separately for each example.
 
-        If an op is written for a batch (`batched=True`), the other examples of the batch stay as they are.
+        If a function is written for a batch (`batched=True`), the other examples of the batch are constants.
 
         Args:
             params: the parameter tree.
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
-            of: the name of a node.
-            wrt: the name of a node, of an entry of the parameters such as `"w1"`, or of a part of one such as
-                `"conv1/kernel"`. Write `params/` in front of an entry that is called like a node: `"params/conv1"`.
-            local: True returns the Jacobian of the operation at `of` alone, by one of its own inputs or parameters.
-                Default: False, along all paths from `wrt` to `of`.
+            of: name of the node whose value is differentiated.
+            wrt: name of a node, of an entry of the parameters such as `"w1"`, or of a part of one such as
+                `"conv1/kernel"`. If a node and an entry have the same name, `"conv1"` is the node and `"params/conv1"`
+                the entry.
+            local: whether to differentiate only the operation at `of`, with respect to one of its own inputs or
+                parameters. Default: False, along all paths from `wrt` to `of`.
             state: the state of the layers that keep one, as `init_state` returns it. Default: None, for a graph
-                without state. The graph is evaluated as outside of training.
-            **named: instead of `*xs`, all inputs by name.
+                without state. The graph is evaluated in evaluation mode (`train=False`).
+            **named: all inputs by name, instead of `*xs`.
 
         Returns:
-            `(*batch, *of, *wrt)`; where a value or the parameters are a tree, a tree of such.
+            An array `(*batch, *shape of the value, *shape of wrt)`. If the value or the parameters are a tree, a tree
+            of these arrays.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, or an op does not
                 accept its inputs; if there is no such node or parameter; if one of the two is not floating; or if
-                `local` is true and the operation at `of` does not take `wrt`.
+                `local` is True and `wrt` is not an input or a parameter of the operation at `of`.
 
         Example:
             >>> import funcconv as fc, jax.numpy as jnp
@@ -174,20 +181,20 @@ class Graph(NetworkWithParts):
     def continuation(
         self, params: Params, /, *xs: Any, at: str, state: Mapping[str, Any] | None = None, **named: Any
     ) -> tuple[Any, Callable[[Any], Any]]:
-        """Return a node's value, and the outputs as a function of it.
+        """Return the value of a node, and the rest of the network as a function of this value.
 
-        So you can apply any transformation of functions, such as a Hessian-vector product, to the rest of a network.
+        You can apply any transformation to this function, such as `jax.grad` or a Hessian-vector product.
 
         Args:
             params: the parameter tree.
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
-            at: the name of a node.
+            at: name of the node.
             state: the state of the layers that keep one, as `init_state` returns it. Default: None, for a graph
-                without state. The graph is evaluated as outside of training.
-            **named: instead of `*xs`, all inputs by name.
+                without state. The graph is evaluated in evaluation mode (`train=False`).
+            **named: all inputs by name, instead of `*xs`.
 
         Returns:
-            `(value, rest)`, where `rest(value)` gives the outputs of the graph.
+            `(value, rest)`, where `rest(value)` returns the outputs of the graph.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, or an op does not
@@ -212,17 +219,17 @@ class Graph(NetworkWithParts):
         return run(params, {})[number], rest
 
     def to_json(self, **options: Any) -> str:
-        """Return the graph as JSON: its inputs, its layers with their options and names, and how they are connected.
+        """Write the graph as JSON: its inputs, its layers with their options and names, and their connections.
 
         Args:
-            **options: those of `json.dumps`, such as `indent`.
+            **options: options of `json.dumps`, such as `indent=1`.
 
         Returns:
-            Text, of which `Graph.from_json` makes an equal graph.
+            A string, from which `Graph.from_json` makes an equal graph. It does not contain parameters.
 
         Raises:
-            FuncconvError: if a function in it has no name: activations of `jax.nn`, common functions of `jax.numpy`,
-                operators and funcconv's ops have one, `register_op` gives one to others.
+            FuncconvError: if a function of the graph has no registered name. Activations of `jax.nn`, common functions
+                of `jax.numpy`, operators and funcconv's ops have one; register others with `fc.register_op`.
 
         Example:
             >>> import funcconv as fc, jax
@@ -235,17 +242,18 @@ class Graph(NetworkWithParts):
 
     @classmethod
     def from_json(cls, text: str | bytes) -> "Graph":
-        """Return the graph that JSON describes; layers and functions are found by name, and nothing is run.
+        """Read a graph from JSON. Layers and functions are looked up by name, and no code of the text is run.
 
         Args:
-            text: of `to_json`.
+            text: the JSON that `to_json` returned.
 
         Returns:
             A graph.
 
         Raises:
-            FuncconvError: if it is not such JSON, has a layer, an option or a function that is not known, or is not
-                what was written: `to_json` puts a hash of the rest into it. If you change the text, remove `"hash"`.
+            FuncconvError: if the text is not a graph in JSON, if it has an unknown layer, option or function, or if it
+                was changed: `to_json` adds a hash of the content. If you change the text on purpose, remove the entry
+                `"hash"`.
 
         Example:
             >>> import funcconv as fc
@@ -259,7 +267,7 @@ class Graph(NetworkWithParts):
 
     @property
     def content_hash(self) -> str:
-        """The SHA-256 of its JSON without the entry `"hash"`: equal graphs have equal ones, on every machine."""
+        """The SHA-256 of the JSON without the entry `"hash"`. It is the same for equal graphs, on every machine."""
         return content_hash(self)
 
     def _repr_svg_(self) -> str | None:

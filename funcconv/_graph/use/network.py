@@ -22,35 +22,42 @@ class Network(GraphStructure):
     def init(self, key: Array, /, **given: Any) -> dict[str, Any]:
         """Draw the parameters.
 
-        Every shape is inferred from the shapes of the inputs. The key of an entry is folded from its name, so adding a
-        layer changes neither the layers before it nor those that have a name of their own.
+        All shapes are inferred from the shapes of the inputs. The random key of an entry depends only on `key` and its
+        path. So if you add a layer, layers before it and layers with a `name` keep their keys.
 
         Args:
             key: a JAX random key.
-            **given: entries that are taken as they are, by name. Entries that no node draws must be among them. The
-                entries of a nested graph are given as a dict.
+            **given: entries to use instead of drawing them, by name. They must include each entry that nothing draws.
+                Pass the entries of a nested graph as a dict.
 
         Returns:
-            A tree of nested dicts, one entry for each distinct layer.
+            A tree of nested dicts with one entry for each distinct layer. Layers without parameters have none.
 
         Raises:
-            FuncconvError: if an op does not accept its inputs, one entry would need two shapes, or an entry is missing
-                or unknown.
+            FuncconvError: if an op does not accept its inputs (the message names the node), if two uses of one entry
+                need different shapes, or if an entry is missing or unknown.
+
+        Example:
+            >>> import funcconv as fc, jax
+            >>> x = fc.Input("x", (8, 8, 1))
+            >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3), jax.nn.relu, fc.flatten, fc.Dense(2))(x))
+            >>> jax.tree.map(lambda array: array.shape, graph.init(jax.random.key(0)))["dense1"]
+            {'bias': (2,), 'kernel': (144, 2)}
         """
         return draw_parameters(self, key, given)
 
     def init_state(self, params: Params | None = None) -> dict[str, Any]:
-        """Return the state that the graph starts from, such as the running statistics of its batch norms.
+        """Return the initial state of the graph, such as the running statistics of its batch norms.
 
         Args:
-            params: the parameters or their shapes, needed only where no layer draws them. Default: the shapes that
-                `init` draws.
+            params: the parameters or their shapes. Needed only if a node has parameters that nothing draws. Default:
+                None, the shapes that `init` draws.
 
         Returns:
-            A tree like the parameters, with an entry for each layer that keeps a state: one for all uses of a layer.
+            A tree like the parameters, with one entry for each distinct layer that keeps a state; `{}` if none does.
 
         Raises:
-            FuncconvError: if an op does not accept its inputs, or nothing draws an entry and `params` is None.
+            FuncconvError: if an op does not accept its inputs, or if nothing draws an entry and `params` is None.
 
         Example:
             >>> import funcconv as fc, jax
@@ -61,17 +68,17 @@ class Network(GraphStructure):
         return first_state(self, params)
 
     def shapes(self, params: Params | None = None) -> dict[str, Any]:
-        """Return the shape and dtype of every node's value, without batch axes; nothing is computed.
+        """Return the shape and dtype of the value of every node, without batch axes. Nothing is computed.
 
         Args:
-            params: the parameters or their shapes, needed only where no layer draws them. Default: the shapes that
-                `init` draws.
+            params: the parameters or their shapes. Needed only if a node has parameters that nothing draws. Default:
+                None, the shapes that `init` draws.
 
         Returns:
-            A `jax.ShapeDtypeStruct`, or a tree of them, by node's name.
+            A dict: for the name of each node a `jax.ShapeDtypeStruct`, or a tree of them.
 
         Raises:
-            FuncconvError: if an op does not accept its inputs, or nothing draws an entry and `params` is None.
+            FuncconvError: if an op does not accept its inputs, or if nothing draws an entry and `params` is None.
 
         Example:
             >>> import funcconv as fc
@@ -85,32 +92,37 @@ class Network(GraphStructure):
         """Return the shapes and dtypes of the parameters that each row uses.
 
         Args:
-            params: the parameters or their shapes, needed only where no layer draws them. Default: the shapes that
-                `init` draws.
+            params: the parameters or their shapes. Needed only if a node has parameters that nothing draws. Default:
+                None, the shapes that `init` draws.
 
         Returns:
-            A tree of `jax.ShapeDtypeStruct` for each of `graph.rows`, None where it uses no parameters.
+            A list with one entry for each of `graph.rows`: a tree of `jax.ShapeDtypeStruct`, or None if the row has no
+            parameters.
 
         Raises:
-            FuncconvError: if an op does not accept its inputs, or nothing draws an entry and `params` is None.
+            FuncconvError: if an op does not accept its inputs, or if nothing draws an entry and `params` is None.
         """
         return entry_shapes(self, params)
 
     def __call__(self, *args: Any, **named: Any) -> Any:
-        """Evaluate on a parameter tree and arrays, `graph(params, *xs)`; or apply to nodes, as a layer.
+        """Evaluate the graph on parameters and arrays, `graph(params, *xs)`, or call it on nodes, as a layer.
+
+        The graph is evaluated in evaluation mode: `Dropout` returns its input.
 
         Args:
-            *args: the parameters and the inputs in the order of declaration, each with the same batch axes in front
-                (none, one or several); where the inputs were declared as a dict, a dict will do. Or nodes.
-            **named: instead of inputs by position, all inputs by name: `graph(params, left=a, right=b)`.
+            *args: the parameters, then the inputs in the order of declaration, each `(*batch, *shape)` with the same
+                batch axes (none, one or several). If the inputs were declared as a dict, you can pass a dict of arrays.
+                Or nodes, without parameters.
+            **named: all inputs by name, instead of by position: `graph(params, left=a, right=b)`.
 
         Returns:
-            The outputs, in the structure in which they were declared.
+            The outputs, in the structure in which they were declared. For nodes, nodes in this structure.
 
         Raises:
-            FuncconvError: if the parameters or inputs are not those of the graph, or an op does not accept its inputs;
-                the text names the node. On nodes: if they have other channels or another number of axes than the inputs
-                declare, or sizes for which a layer has parameters or a state of another shape.
+            FuncconvError: if the parameters or inputs are not those of the graph, if the graph has a state (call
+                `apply`), or if an op does not accept its inputs; the message names the node. For nodes: if their
+                number of axes or channels differs from the declared input, or if a layer needs parameters or a state of
+                another shape for their sizes.
         """
         if any(isinstance(arg, Node) for arg in (*args, *named.values())):
             return repeat_on_nodes(self, in_order(self, args, named))
@@ -138,24 +150,26 @@ class Network(GraphStructure):
         train: bool = False,
         **named: Any,
     ) -> tuple[Any, Mapping[str, Any]]:
-        """Evaluate a graph whose nodes draw random numbers or keep a state, as in training.
+        """Evaluate a graph with a state or random numbers, in training or in evaluation mode.
 
         Args:
             params: the parameter tree.
-            state: the state of the layers that keep one, as `init_state` returns it; `{}` where there is none.
+            state: the state of the layers that keep one, as `init_state` returns it; `{}` if there is none.
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
-            key: a JAX random key, needed in training where a node draws. Every node has its own, folded from its name.
-                Default: None.
-            train: whether to behave as in training; a Python bool. Default: False.
-            **named: instead of `*xs`, all inputs by name.
+            key: a JAX random key. Needed in training if a node draws random numbers, such as `Dropout`. The key of each
+                node is derived from it and the name of the node. Default: None.
+            train: whether to evaluate as in training: `Dropout` sets numbers to zero, and `BatchNorm` normalizes by the
+                batch and updates its state. A Python bool. Default: False.
+            **named: all inputs by name, instead of `*xs`.
 
         Returns:
-            `(outputs, state)`. Where a layer is used more than once, its uses change its state one after another, in
-            the order of evaluation. Outside of training the state comes back as it is.
+            `(outputs, state)`: the outputs in the structure in which they were declared, and the next state. If a layer
+            is used several times, its uses update its state one after another. With `train=False` the state does not
+            change.
 
         Raises:
-            FuncconvError: if the parameters, the state or the inputs are not those of the graph, an op does not accept
-                its inputs, or a node has no key to draw with; the text names the node.
+            FuncconvError: if the parameters, the state or the inputs are not those of the graph, if an op does not
+                accept its inputs, or if a node needs a key and `key` is None; the message names the node.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp

@@ -16,16 +16,18 @@ class NetworkWithParts(Network):
     """A network with the methods that return parts of it, of its parameters and of its state."""
 
     def subgraph(self: Same, *names: str) -> Same:
-        """Return a part as a graph of its own.
+        """Return a part of the graph as a separate graph.
 
         Args:
-            *names: a nested graph, or nodes: then the part that computes them, from those inputs that it needs.
+            *names: the name of a nested graph, or the names of nodes. For nodes, the part computes them from the inputs
+                of the graph that they depend on.
 
         Returns:
-            A graph; its outputs are one node or a tuple, as names were given. `part.select(params)` are its parameters.
+            A graph. Its output is the node, or a tuple of nodes if you pass several names. `part.select(params)`
+            returns its parameters.
 
         Raises:
-            FuncconvError: if there is no such name.
+            FuncconvError: if the graph has no node or nested graph of that name.
 
         Example:
             >>> import funcconv as fc, jax
@@ -39,29 +41,37 @@ class NetworkWithParts(Network):
         return surgery.subgraph(self, names)
 
     def select(self, params: Params) -> dict[str, Any]:
-        """Return those entries of a parameter tree that this graph needs.
+        """Select the entries of a parameter tree that this graph needs.
 
         Args:
-            params: the parameter tree of a larger graph. If this graph has a name, and the tree an entry of that name,
-                the entries are taken from there.
+            params: the parameter tree of a larger graph. If this graph has a name and the tree has an entry of that
+                name, the entries are selected from this entry.
 
         Returns:
-            A tree of the same arrays.
+            A parameter tree for this graph, with the same arrays.
 
         Raises:
             FuncconvError: if an entry is missing.
+
+        Example:
+            >>> import funcconv as fc, jax
+            >>> x = fc.Input("x", (3,))
+            >>> graph = fc.Graph(x, fc.serial(fc.Dense(4), jax.nn.relu, fc.Dense(2))(x))
+            >>> part = graph.subgraph("relu1")
+            >>> list(part.select(graph.init(jax.random.key(0))))
+            ['dense1']
         """
         return surgery.selected(self, params, self._entries)
 
     def select_state(self, state: Mapping[str, Any]) -> dict[str, Any]:
-        """Return those entries of a state that this graph needs.
+        """Select the entries of a state that this graph needs.
 
         Args:
-            state: the state of a larger graph. If this graph has a name, and the state an entry of that name, the
-                entries are taken from there.
+            state: the state of a larger graph. If this graph has a name and the state has an entry of that name, the
+                entries are selected from this entry.
 
         Returns:
-            A tree of the same arrays.
+            A state for this graph, with the same arrays.
 
         Raises:
             FuncconvError: if an entry is missing.
@@ -69,13 +79,13 @@ class NetworkWithParts(Network):
         return surgery.selected(self, state, self._stateful)
 
     def unshared(self: Same) -> Same:
-        """Return the graph in which every use of a parameter entry has an entry of its own, called as its node.
+        """Return the graph without weight sharing: each use of a parameter entry has a separate entry.
 
-        With `graph.copies(params)` it computes the same. Derivatives by the copies are those by each use: their sum
-        over the uses is the derivative by the shared entry.
+        With the parameters `graph.copies(params)` it computes the same. The gradient with respect to a shared entry is
+        the sum of the gradients with respect to its copies.
 
         Returns:
-            A graph with the same nodes.
+            A graph with the same nodes. The entry of each use has the name of its node.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -87,13 +97,13 @@ class NetworkWithParts(Network):
         return surgery.unshared(self)
 
     def copies(self, params: Params) -> dict[str, Any]:
-        """Return the parameters of `graph.unshared()`: each use has the entry that it shares.
+        """Return the parameters of `graph.unshared()`, in which each use of a shared entry has a copy.
 
         Args:
             params: the parameter tree of this graph.
 
         Returns:
-            A tree with one entry for each node that has parameters, of the same arrays.
+            A tree with one entry for each node that has parameters. The arrays are the same objects.
 
         Raises:
             FuncconvError: if the parameters are not those of the graph.
@@ -101,28 +111,29 @@ class NetworkWithParts(Network):
         return _copies.copied_parameters(self, params)
 
     def copies_of_state(self, state: Mapping[str, Any] | None) -> dict[str, Any]:
-        """Return the state of `graph.unshared()`: each use has the entry that it shares.
+        """Return the state of `graph.unshared()`, in which each use of a shared entry has a copy.
 
         Args:
-            state: the state of this graph; None where it keeps none.
+            state: the state of this graph; None if it has none.
 
         Returns:
-            A tree with one entry for each node that keeps a state, of the same arrays.
+            A tree with one entry for each node that keeps a state. The arrays are the same objects.
 
         Raises:
-            FuncconvError: if the state is not that of the graph.
+            FuncconvError: if the state does not have the entries of the graph.
         """
         return _copies.copied_state(self, state)
 
     def grad_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., dict[str, Any]]:
-        """Return the function that gives the gradient of a loss by each use of the parameters.
+        """Return a function that computes the gradient of a loss with respect to each use of the parameters.
 
         Args:
-            loss: `loss(outputs)` gives one floating number, for the graph's outputs in their structure.
+            loss: a function `loss(outputs)` that returns one floating number. It receives the outputs of the graph in
+                their structure.
 
         Returns:
-            A function of the parameters and the inputs, called as `by_use(params, *xs)`, or `by_use(params, *xs,
-            state=state)` where the graph keeps a state. Its result is like `graph.copies(params)`.
+            A function `by_use(params, *xs)`, or `by_use(params, *xs, state=state)` if the graph keeps a state. It
+            returns a tree like `graph.copies(params)`. The graph is evaluated in evaluation mode.
 
         Raises:
             FuncconvError: when it is called, if the parameters, the state or the inputs are not those of the graph, or
@@ -142,17 +153,18 @@ class NetworkWithParts(Network):
         return _copies.grad_by_use(self, loss)
 
     def hessian_by_use(self, loss: Callable[[Any], Array]) -> Callable[..., Operator]:
-        """Return the function that gives the Hessian of a loss by the uses of the parameters.
+        """Return a function that computes the Hessian of a loss with respect to the uses of the parameters.
 
-        Its blocks are the second derivatives by pairs of uses; their sum over all pairs is the Hessian by the shared
-        entry.
+        Its blocks are the second derivatives with respect to pairs of uses. Their sum over all pairs is the Hessian
+        with respect to the shared entry.
 
         Args:
-            loss: `loss(outputs)` gives one floating number, for the graph's outputs in their structure.
+            loss: a function `loss(outputs)` that returns one floating number. It receives the outputs of the graph in
+                their structure.
 
         Returns:
-            A function of the parameters and the inputs, called as `by_use(params, *xs)`, or `by_use(params, *xs,
-            state=state)` where the graph keeps a state. It gives an `Operator` on trees like `graph.copies(params)`.
+            A function `by_use(params, *xs)`, or `by_use(params, *xs, state=state)` if the graph keeps a state. It
+            returns an `Operator` on trees like `graph.copies(params)`. The graph is evaluated in evaluation mode.
 
         Raises:
             FuncconvError: when it is called, if the parameters, the state or the inputs are not those of the graph, or

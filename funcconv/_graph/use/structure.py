@@ -79,15 +79,15 @@ class GraphStructure:
 
     @property
     def name(self) -> str | None:
-        """The name of its subtree, where it is a part of another graph."""
+        """The name of its subtree of the parameters in another graph, or None."""
         return self._name
 
     @property
     def rows(self) -> tuple[Row, ...]:
-        """The nodes in the order of evaluation, as `(name, op, inputs, params)`.
+        """The nodes in the order of evaluation, without the inputs, as named tuples `(name, op, inputs, params)`.
 
-        Values are numbered, first the inputs, then the rows; `inputs` are such numbers, and `params` is the path of
-        the node's entry in the parameters, or None.
+        `op` is the layer. `inputs` are the positions of its inputs in `graph.nodes`. `params` is the path of its entry
+        in the parameters, such as `"trunk/conv1"`, or None.
         """
         return self._rows
 

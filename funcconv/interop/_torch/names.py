@@ -9,8 +9,8 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Params, Shape
-from ..._graph.declare.conv_layers import Conv, ConvTranspose, WeightStandardize
-from ..._graph.declare.layers import Dense, Flatten
+from ..._graph.declare.conv_layers import Conv, ConvTranspose
+from ..._graph.declare.layers import Dense, Flatten, WeightStandardize
 from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm
 from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row

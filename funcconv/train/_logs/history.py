@@ -59,7 +59,17 @@ class History(Mapping[str, list[Number]]):
         return tuple(dict.fromkeys(name for record in self.records for name in record if name != "step"))
 
     def steps(self, name: str) -> list[int]:
-        """Return the steps at which a metric was reported."""
+        """Return the steps at which a metric was reported.
+
+        Args:
+            name: the name of the metric, one of `names`.
+
+        Returns:
+            A list of integers, one for each value of `history[name]`.
+
+        Raises:
+            KeyError: if the metric was never reported.
+        """
         return [int(record["step"]) for record in self._with(name)]
 
     def _with(self, name: str) -> list[dict[str, Number]]:

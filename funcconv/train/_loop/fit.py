@@ -94,8 +94,9 @@ def fit(
             state is saved. Default: no log.
         progress: whether to show a progress bar on the standard error. If that is a file or a pipe, a line is written
             every 30 seconds. During the first compilation the bar shows "compiling...". Default: True.
-        tuning: measured forms and compiler options for the step, of `fc.tune` or `fc.Tuning.load`. Default: those of
-            `make_step`, or of the file that the environment variable `FUNCCONV_TUNING` names, or none.
+        tuning: the result of `fc.tune` or `fc.Tuning.load`: measured forms and compiler options for the step. Default:
+            the tuning of `make_step`; without one, the file that the environment variable `FUNCCONV_TUNING` names;
+            otherwise none.
 
     Returns:
         The state, and the `History` of the metrics. If `log` names a file, the history includes the steps of earlier

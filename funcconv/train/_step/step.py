@@ -66,11 +66,13 @@ def make_step(
             Any other floating entry raises an error.
         loss_scale: the factor by which the loss is multiplied before it is differentiated; the gradient is divided by
             it afterwards. A number, or `"dynamic"`: the factor is halved when a gradient is not finite, and doubled
-            after 2,000 steps with finite gradients, up to 2^127. Default: `"dynamic"` for float16, otherwise 1.
+            after 2,000 steps with finite gradients, between 1 and 2^127; it starts at 2^15. Default: None, `"dynamic"`
+            if `compute_dtype` is float16, otherwise 1.
         clip: maximum global norm of the gradient over all trained parameters. If the norm is larger, the gradient is
             rescaled to it. Default: no clipping.
-        frozen: patterns of the paths of parameters that are not trained, such as `"trunk/*"`. No gradient is computed
-            for them, and the optimizer has no state for them. The model's state of the same name, such as the running
+        frozen: patterns of the paths of parameters that are not trained, such as `"trunk/*"`. `*` stands for any text,
+            and a pattern that matches the path of a dict matches all its entries. No gradient is computed for these
+            parameters, and the optimizer has no state for them. The model's state of the same name, such as the running
             statistics of `"trunk/batch_norm1"`, also stays as it is if a pattern matches it or all parameters of that
             name are frozen. Whether a frozen batch norm normalizes by its batch or by its running statistics depends on
             the loss: `graph.apply(..., train=True)` or `train=False`. Default: all parameters are trained.
@@ -82,8 +84,8 @@ def make_step(
             `"dense*/kernel"`, to a `jax.sharding.PartitionSpec`. It also applies to their averages and to the
             optimizer's state of them. The first matching pattern counts. Default: all are replicated.
         has_aux: whether the loss returns a pair of the scalar and a dict. Default: False.
-        tuning: the measured forms in which convolutions and pools of the step are computed, of `fc.tune` or
-            `fc.Tuning.load`. `fit` and `compile` use its compiler options. Default: the usual forms.
+        tuning: the result of `fc.tune` or `fc.Tuning.load`: measured forms, in which the convolutions and pools of the
+            step are computed. `fit` and `compile` also use its compiler options. Default: the usual forms.
 
     Returns:
         `init(params, key, model=None) -> State` and `step(state, batch) -> (state, metrics)`. `init` copies its arrays;
@@ -160,15 +162,15 @@ def compile(step: Step, tuning: Tuning | None = None) -> Step:
 
     Args:
         step: the step that `make_step` returned, or any function of a state and a batch that returns a pair.
-        tuning: of `fc.tune` or `fc.Tuning.load`. Default: that of `make_step`, or of the file that the environment
-            variable `FUNCCONV_TUNING` names, or none.
+        tuning: the result of `fc.tune` or `fc.Tuning.load`. Default: the tuning of `make_step`; without one, the file
+            that the environment variable `FUNCCONV_TUNING` names; otherwise none.
 
     Returns:
         The compiled step. You cannot use the state that you pass to it again. JAX may read the NumPy arrays of a batch
         after the call has returned: do not refill them, or pass copies, as `fit` does.
 
     Raises:
-        FuncconvError: if `make_step` has got another tuning.
+        FuncconvError: if `tuning` is not a `Tuning`, or `make_step` received a different one.
 
     Example:
         >>> import funcconv as fc
@@ -186,6 +188,6 @@ def chosen_tuning(op: str, step: Step, tuning: Tuning | None) -> Tuning | None:
     """Return the tuning for a step: the one that is passed, that of `make_step`, or that of `FUNCCONV_TUNING`."""
     own = getattr(step, "tuning", None)
     if checked_tuning(op, tuning) is not None and own is not None and tuning != own:
-        msg = f"{op}: make_step has got another tuning; pass the tuning to one of them only"
+        msg = f"{op}: make_step received a different tuning; pass the tuning to one of them only"
         raise FuncconvError(msg)
     return tuning or own or tuning_of_environment()

@@ -4,10 +4,10 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...._common.errors import FuncconvError
-from ...._graph.declare.conv_layers import Conv, ConvTranspose, LocalConv, WeightStandardize
+from ...._graph.declare.conv_layers import Conv, ConvTranspose, LocalConv
 from ...._graph.declare.function import Function
 from ...._graph.declare.layer import Layer
-from ...._graph.declare.layers import Dense, Flatten, Pool
+from ...._graph.declare.layers import Dense, Flatten, Pool, WeightStandardize
 from ...._graph.declare.training_layers import BatchNorm, Dropout, GroupNorm, LayerNorm
 from ...._graph.name.flatten import Row
 from ..weighted import _WithWeights
