@@ -45,7 +45,7 @@ def matrices() -> plt.Figure:
     for ax, size in zip(axes, (4, 8), strict=True):
         matrix = np.asarray(fc.conv_matrix(kernel, (size, size)))
         ax.imshow(np.ma.masked_equal(matrix, 0), cmap="viridis", interpolation="nearest")
-        ax.set(xlabel=f"places of the {size}x{size} image", ylabel="positions", xticks=[], yticks=[])
+        ax.set(xlabel=f"pixels of the {size}x{size} image", ylabel="positions", xticks=[], yticks=[])
     return figure
 
 
