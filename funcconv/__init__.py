@@ -54,6 +54,8 @@ from ._ops.local_conv import local_conv as local_conv
 from ._ops.matrix import conv_matrix as conv_matrix
 from ._ops.matrix import conv_to_dense as conv_to_dense
 from ._ops.matrix import dense_to_conv as dense_to_conv
+from ._ops.spectra import operator_norm as operator_norm
+from ._ops.spectra import singular_values as singular_values
 from ._graph.declare.node import Input as Input
 from ._graph.declare.function import node as node
 from ._ops.norms import batch_norm as batch_norm
