@@ -42,8 +42,8 @@ from ._ops.init import init_conv as init_conv
 from ._ops.init import init_conv_transpose as init_conv_transpose
 from ._ops.init import init_dense as init_dense
 from ._ops.init import init_local_conv as init_local_conv
-from ._ops.init_norms import init_batch_stats as init_batch_stats
-from ._ops.init_norms import init_norm as init_norm
+from ._ops.norms.init import init_batch_stats as init_batch_stats
+from ._ops.norms.init import init_norm as init_norm
 from ._graph.declare.conv_layers import Conv as Conv
 from ._graph.declare.conv_layers import ConvTranspose as ConvTranspose
 from ._graph.declare.layers import Dense as Dense
@@ -58,10 +58,10 @@ from ._ops.spectra import operator_norm as operator_norm
 from ._ops.spectra import singular_values as singular_values
 from ._graph.declare.node import Input as Input
 from ._graph.declare.function import node as node
-from ._ops.norms import batch_norm as batch_norm
-from ._ops.norms import group_norm as group_norm
-from ._ops.norms import layer_norm as layer_norm
-from ._ops.norms import weight_standardize as weight_standardize
+from ._ops.norms.batch import batch_norm as batch_norm
+from ._ops.norms.group import group_norm as group_norm
+from ._ops.norms.layer import layer_norm as layer_norm
+from ._ops.norms.kernel import weight_standardize as weight_standardize
 from ._ops.pool import avg_pool as avg_pool
 from ._ops.pool import global_pool as global_pool
 from ._ops.pool import max_pool as max_pool

@@ -8,7 +8,7 @@ from ..._common.types import Array, Number, Shape, Sizes
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.init import init_conv, init_conv_transpose, init_local_conv
 from ..._ops.local_conv import local_conv
-from ..._ops.norms import weight_standardize
+from ..._ops.norms.kernel import weight_standardize
 from ..._windows.geometry import Axis, per_axis
 from ..._windows.reach import Reach, of_transpose
 from ..._windows.transposed import transposed_sizes
