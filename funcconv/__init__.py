@@ -44,6 +44,7 @@ from ._ops.init import init_dense as init_dense
 from ._ops.init import init_local_conv as init_local_conv
 from ._ops.norms.init import init_batch_stats as init_batch_stats
 from ._ops.norms.init import init_norm as init_norm
+from ._ops.norms.spectral import init_spectral_norm as init_spectral_norm
 from ._graph.declare.conv_layers import Conv as Conv
 from ._graph.declare.conv_layers import ConvTranspose as ConvTranspose
 from ._graph.declare.layers import Dense as Dense
@@ -61,6 +62,7 @@ from ._graph.declare.function import node as node
 from ._ops.norms.batch import batch_norm as batch_norm
 from ._ops.norms.group import group_norm as group_norm
 from ._ops.norms.layer import layer_norm as layer_norm
+from ._ops.norms.spectral import spectral_norm as spectral_norm
 from ._ops.norms.kernel import weight_standardize as weight_standardize
 from ._ops.pool import avg_pool as avg_pool
 from ._ops.pool import global_pool as global_pool

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
@@ -107,8 +106,8 @@ def singular_values(
     else:
         if jnp.issubdtype(kernel.dtype, jnp.complexfloating):
             msg = (
-                f"{op}: the kernel is {kernel.dtype}, and the map has {inputs} inputs and {outputs} outputs; for complex "
-                f'kernels, pass padding="circular" and stride 1, or a spatial_shape with at most {_MOST_DENSE} of them'
+                f"{op}: the kernel is {kernel.dtype}, and the map has {inputs} inputs and {outputs} outputs; for "
+                f'complex kernels pass padding="circular" and stride 1, or at most {_MOST_DENSE} inputs or outputs'
             )
             raise FuncconvError(msg)
         values = _largest(kernel, sizes, options, k or _DEFAULT_COUNT, iterations)
@@ -165,12 +164,9 @@ def operator_norm(
         (1.0, 0.9915)
     """
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    return jnp.max(
-        singular_values(
-            params, spatial_shape, k=None if _is_circular(padding, stride) else 1, pad_mode=pad_mode,
-            iterations=iterations, **options,
-        )
-    )  # fmt: skip
+    options |= {"pad_mode": pad_mode, "iterations": iterations}
+    count = None if _is_circular(padding, stride) else 1  # of all values, the maximum has a subgradient
+    return jnp.max(singular_values(params, spatial_shape, k=count, **options))
 
 
 def _is_circular(padding: Padding, stride: Sizes) -> bool:
