@@ -12,7 +12,8 @@ from ..._ops.adaptive import adaptive_pool
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.dense import dense, flatten
 from ..._ops.local_conv import local_conv
-from ..._ops.norms import group_norm, layer_norm
+from ..._ops.norms.group import group_norm
+from ..._ops.norms.layer import layer_norm
 from ..._ops.pool import global_pool, pool
 
 # Activations and functions of jax.numpy that act on each number by itself, so that mapping them changes nothing.

@@ -9,8 +9,10 @@ from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Number, Shape
 from ..._ops.dropout import dropout
-from ..._ops.init_norms import init_batch_stats, init_norm
-from ..._ops.norms import batch_norm, group_norm, layer_norm
+from ..._ops.norms.batch import batch_norm
+from ..._ops.norms.group import group_norm
+from ..._ops.norms.init import init_batch_stats, init_norm
+from ..._ops.norms.layer import layer_norm
 from ..._windows.reach import IDENTITY, Reach
 from .layer import Layer
 

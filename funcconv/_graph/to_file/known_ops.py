@@ -10,8 +10,9 @@ import jax.numpy as jnp
 
 from ..._ops import adaptive as _adaptive
 from ..._ops import dense as _dense
-from ..._ops import norms as _norms
 from ..._ops import pool as _pool
+from ..._ops.norms import group as _group
+from ..._ops.norms import layer as _layer
 from ..combine import merge as _merge
 
 _ACTIVATIONS = (
@@ -33,7 +34,8 @@ _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
     _merge: ("add", "concat"),
     _dense: ("dense", "flatten"),
-    _norms: ("group_norm", "layer_norm"),
+    _group: ("group_norm",),
+    _layer: ("layer_norm",),
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
 }
 

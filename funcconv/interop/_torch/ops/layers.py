@@ -11,7 +11,8 @@ from ...._common.dtypes import in_wide
 from ...._common.types import Array, Number
 from ...._graph.to_file.registry import register_op
 from ...._ops.conv import conv, conv_transpose
-from ...._ops.norms import group_norm, layer_norm
+from ...._ops.norms.group import group_norm
+from ...._ops.norms.layer import layer_norm
 
 
 def _kernel(weight: Array, bias: Array | None) -> dict[str, Array]:

@@ -6,11 +6,11 @@ from collections.abc import Hashable, Mapping, Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from .._common.dtypes import wide
-from .._common.errors import FuncconvError, suggest
-from .._common.mesh_axes import last_axes_like
-from .._common.types import Array, ArrayLike, Number, Params
-from .._windows.layout import as_array
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError, suggest
+from ..._common.mesh_axes import last_axes_like
+from ..._common.types import Array, ArrayLike, Number, Params
+from ..._windows.layout import as_array
 
 _ENTRIES = ("scale", "bias")
 # Inputs are multiplied by this before they are subtracted: a difference of two numbers of any size then stays finite,

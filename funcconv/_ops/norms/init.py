@@ -4,8 +4,8 @@ from collections.abc import Sequence
 
 import jax.numpy as jnp
 
-from .._common.types import Array, DTypeLike, Sizes
-from .._windows.geometry import per_axis
+from ..._common.types import Array, DTypeLike, Sizes
+from ..._windows.geometry import per_axis
 
 
 def init_norm(

@@ -1,0 +1,64 @@
+"""Normalization over the positions of each example, by groups of channels."""
+
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, ArrayLike, Number, Params
+from ..._windows.layout import image
+from .standardize import check_channels, read_inputs, scaled, standardized
+
+
+def group_norm(
+    params: Params,
+    x: ArrayLike,
+    /,
+    groups: int,
+    *,
+    epsilon: Number = 1e-5,
+    spatial: int | None = None,
+    layout: str | None = None,
+) -> Array:
+    """Normalize each example by groups of channels: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
+
+    Mean and variance (with the divisor n) are computed over the positions and the channels of a group. One group gives
+    layer norm over the whole image, and one group per channel gives instance norm.
+
+    Args:
+        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing. They have the dtype of `x`, or
+            float32 if `x` has 16 bits.
+        x: `(*batch, *spatial, channels)`, floating. Pass `layout` for another order.
+        groups: number of groups, which must divide the number of channels. Each group consists of neighbouring
+            channels.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
+            first and the last.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
+            Default: None, channels last.
+
+    Returns:
+        An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
+
+    Raises:
+        FuncconvError: if the groups do not divide the channels, if scale or bias have a wrong shape or dtype, if the
+            input is not floating, or if `epsilon` is not positive.
+
+    Source: Wu and He, "Group normalization", 2018, arXiv:1803.08494.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])  # one example, two positions, two channels
+        >>> fc.group_norm({}, x, 2).round(3).tolist()
+        [[[-1.0, -1.0], [1.0, 1.0]]]
+    """
+    x, scale, bias = read_inputs("group_norm", params, x, epsilon)
+    inside = image("group_norm", x, spatial, "spatial=", layout, least=0)
+    array = inside.array
+    channels = array.shape[-1]
+    if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
+        msg = f"group_norm: groups must be a positive integer that divides the {channels} channels; got {groups!r}"
+        raise FuncconvError(msg)
+    check_channels("group_norm", channels, scale=scale, bias=bias)
+    # (batch, *spatial, groups, channels // groups), normalized over all axes but the batch and the groups
+    grouped = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
+    y, _, _ = standardized(grouped, (*range(1, array.ndim - 1), array.ndim), epsilon)
+    return inside.restore(scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))

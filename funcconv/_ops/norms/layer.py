@@ -1,0 +1,49 @@
+"""Normalization over the last axes, of each example or position."""
+
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, ArrayLike, Number, Params
+from .standardize import read_inputs, scaled, standardized
+
+
+def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
+    """Normalize over the last axes: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
+
+    Mean and variance (with the divisor n) are computed over the last axes of `x`, the axes that scale and bias have. So
+    each example, or each position of it, is normalized separately.
+
+    Args:
+        params: `{"scale": shape, "bias": shape}`, where `shape` is the sizes of the last axes of `x`; either may be
+            missing. They have the dtype of `x`, or float32 if `x` has 16 bits.
+        x: `(*batch, *shape)`, floating. An input `(*batch, *spatial, channels)` is normalized at each position if the
+            scale has shape `(channels,)`, and over the whole image if it has shape `(*spatial, channels)`.
+        axes: number of last axes to normalize over. Default: None, as many as scale or bias have, or 1 without them.
+        epsilon: positive number added to the variance. Default: 1e-5.
+
+    Returns:
+        An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
+
+    Raises:
+        FuncconvError: if scale or bias have a wrong shape or dtype, if the input is not floating, or if `axes` or
+            `epsilon` is out of range.
+
+    Source: Ba, Kiros and Hinton, "Layer normalization", 2016, arXiv:1607.06450.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> fc.layer_norm({}, jnp.array([[1.0, 3.0], [10.0, 30.0]])).round(3).tolist()
+        [[-1.0, 1.0], [-1.0, 1.0]]
+    """
+    x, scale, bias = read_inputs("layer_norm", params, x, epsilon)
+    shapes = {array.shape for array in (scale, bias) if array is not None}
+    count = (len(next(iter(shapes))) if shapes else 1) if axes is None else axes
+    if isinstance(count, bool) or not 1 <= count <= x.ndim:
+        msg = f"layer_norm: axes must be from 1 to {x.ndim}, the axes of the input {x.shape}; got {count}"
+        raise FuncconvError(msg)
+    if shapes - {x.shape[x.ndim - count :]}:
+        shape_texts = " and ".join(map(str, sorted(shapes)))
+        msg = f"layer_norm: scale and bias must have the last {count} axes of the input {x.shape}; got {shape_texts}"
+        raise FuncconvError(msg)
+    normalized_axes = tuple(range(x.ndim - count, x.ndim))
+    y, _, _ = standardized(x.astype(wide(x.dtype)), normalized_axes, epsilon)
+    return scaled(y, scale, bias).astype(x.dtype)
