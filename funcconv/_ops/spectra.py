@@ -22,6 +22,7 @@ from .parameters import check_groups, check_inexact, check_kernel, entry
 _DEFAULT_COUNT = 6
 _MOST_DENSE = 256  # a map with at most so many inputs or outputs is written as a matrix
 _PER_VECTOR = 5  # LOBPCG needs at least so many numbers for each vector
+_MORE_VECTORS = 4  # that it follows: convergence depends on the distance to the first value that it leaves out
 
 LinearMap = Callable[[Array], Array]
 
@@ -100,7 +101,7 @@ def singular_values(
     kernel = kernel / scale.astype(kernel.dtype)
     if circular:
         values = _of_frequencies(kernel, sizes, dilation, groups)[:k]
-    elif count <= max(_MOST_DENSE, _PER_VECTOR * (k or _DEFAULT_COUNT)):
+    elif count <= max(_MOST_DENSE, _PER_VECTOR * ((k or _DEFAULT_COUNT) + _MORE_VECTORS)):
         matrix = conv_matrix({"kernel": kernel}, sizes, **options)
         values = jnp.linalg.svd(matrix, compute_uv=False)[: k or _DEFAULT_COUNT]
     else:
@@ -202,7 +203,7 @@ def _of_frequencies(kernel: Array, sizes: Shape, dilation: Sizes, groups: int) -
     n = len(sizes)
     *window, inputs, outputs = kernel.shape
     is_real = not jnp.issubdtype(kernel.dtype, jnp.complexfloating)
-    dtype = jnp.result_type(kernel.dtype, jnp.complex64)
+    dtype = np.result_type(kernel.dtype, np.complex64)
     matrices = kernel.reshape(*window, inputs, groups, outputs // groups).astype(dtype)
     frequencies = []
     for axis, (size, taps, step) in enumerate(
@@ -224,29 +225,25 @@ def _largest(kernel: Array, sizes: Shape, options: dict[str, Any], k: int, itera
     """Return the largest `k` singular values, from the eigenvectors of the Gram operator of the convolution."""
     shape = (*sizes, kernel.shape[-2] * options["groups"])
 
-    def output(kernel: Array, vectors: Array) -> Array:  # vectors: (inputs, k)
-        return conv({"kernel": kernel}, vectors.T.reshape(k, *shape), **options)
+    def output(kernel: Array, vectors: Array) -> Array:  # vectors: (inputs, any number)
+        return conv({"kernel": kernel}, vectors.T.reshape(-1, *shape), **options)
 
     def gram(kernel: Array, vectors: Array) -> Array:
         images = conv_transpose({"kernel": kernel}, output(kernel, vectors), size=sizes, **options)
-        return images.reshape(k, -1).T
+        return images.reshape(vectors.shape[1], -1).T
 
-    start = np.random.default_rng(0).normal(size=(math.prod(shape), k))
+    start = np.random.default_rng(0).normal(size=(math.prod(shape), k + _MORE_VECTORS))
     constant = lax.stop_gradient(kernel)
+    shift = jnp.where(constant.any(), 0, 1).astype(kernel.dtype)  # without it LOBPCG gives NaN for a kernel of zeros
     eigenvalues, vectors, _ = lobpcg_standard(
-        lambda vectors: _columns(partial(gram, constant), vectors, k), jnp.asarray(start, kernel.dtype), m=iterations
+        lambda vectors: gram(constant, vectors) + shift * vectors,
+        jnp.asarray(start, kernel.dtype),
+        m=iterations,
     )
-    vectors = _differentiable(partial(gram, kernel), vectors, eigenvalues)
-    y = output(kernel, vectors).reshape(k, -1)
-    return jnp.linalg.norm(y, axis=1)
-
-
-def _columns(gram: LinearMap, vectors: Array, k: int) -> Array:
-    """Apply a map that takes `k` vectors to any number of them, since LOBPCG passes up to three times as many."""
-    count = vectors.shape[1]
-    padded = jnp.pad(vectors, ((0, 0), (0, -count % k)))
-    parts = [gram(padded[:, i : i + k]) for i in range(0, padded.shape[1], k)]
-    return jnp.concatenate(parts, axis=1)[:, :count]
+    vectors, _ = jnp.linalg.qr(vectors[:, :k])  # those of LOBPCG are not orthonormal up to rounding
+    vectors = _differentiable(partial(gram, kernel), vectors, eigenvalues[:k])
+    squares = jnp.square(output(kernel, vectors).reshape(k, -1)).sum(1)
+    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
 
 
 def _differentiable(gram: LinearMap, vectors: Array, eigenvalues: Array) -> Array:
@@ -257,27 +254,30 @@ def _differentiable(gram: LinearMap, vectors: Array, eigenvalues: Array) -> Arra
     and on their complement it is negative definite, so that conjugate gradients solve it there.
     """
     eps = float(jnp.finfo(vectors.dtype).eps) * len(vectors)
-    gaps = eigenvalues[:, None] - eigenvalues  # of a computed eigenvector (row) to the one to be derived (column)
+    gaps = eigenvalues[:, None] - eigenvalues[None]  # of a computed eigenvector (row) to the one to be derived (column)
     diagonal = jnp.where(jnp.eye(len(eigenvalues), dtype=bool), -2 * eigenvalues, gaps)
     is_equal = jnp.abs(diagonal) <= eps * eigenvalues[0]
+
+    def complement(x: Array) -> Array:
+        return x - vectors @ (vectors.T @ x)
 
     def solve(matvec: LinearMap, right: Array) -> Array:
         inside = vectors.T @ right
         # Equal eigenvalues leave the direction of their vectors open: their part is set to 0.
         solution = vectors @ jnp.where(is_equal, 0, inside / jnp.where(is_equal, 1, diagonal))
-        outside = right - vectors @ inside
+        outside = complement(right)
         is_rounding = jnp.linalg.norm(outside, axis=0) <= eps * jnp.linalg.norm(right, axis=0)
-        outside = jnp.where(is_rounding, 0, outside)
+        outside = jnp.where(is_rounding[None], 0, outside)
 
         def negative(x: Array) -> Array:
-            y = -matvec(x)
-            return y - vectors @ (vectors.T @ y)
+            x_outside = complement(x)
+            return eigenvalues[0] * (x - x_outside) - complement(matvec(x_outside))
 
-        return solution - cg(negative, outside, tol=eps, maxiter=10 * len(vectors))[0]
+        return solution - complement(cg(negative, outside, tol=eps, maxiter=len(vectors))[0])
 
     def equation(columns: Array) -> Array:
         images = gram(columns)
-        return images - columns * (columns * images).sum(0)
+        return images - columns * (columns * images).sum(0, keepdims=True)
 
     def tangent_solve(matvec: LinearMap, right: Array) -> Array:
         return lax.custom_linear_solve(matvec, right, solve, symmetric=True)

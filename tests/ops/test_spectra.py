@@ -10,6 +10,8 @@ from compare import close
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 CIRCULAR = {"padding": "SAME", "pad_mode": "circular"}
 
 # kernel, image, options of `singular_values` and the same for `conv_matrix`
@@ -162,7 +164,7 @@ def test_dtypes(dtype, sizes, options, rng):
 
 
 def test_complex_kernels(rng):
-    kernel = draw(rng, (3, 2, 3)) + 1j * draw(rng, (3, 2, 3))
+    kernel = jax.lax.complex(draw(rng, (3, 2, 3)), draw(rng, (3, 2, 3)))
     for options in ({}, {"padding": "SAME"}, {"padding": 1, "stride": 2}):
         values = fc.singular_values({"kernel": kernel}, 7, **options)
         assert values.dtype == np.float64

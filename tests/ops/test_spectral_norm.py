@@ -9,6 +9,8 @@ from compare import close
 
 import funcconv as fc
 
+pytestmark = pytest.mark.once
+
 KEY = jax.random.key(0)
 CONVOLUTIONS = {
     "same": ((3, 3, 2, 3), (6, 7), {"padding": "SAME"}),
@@ -46,7 +48,7 @@ def test_the_norm_of_the_convolution_becomes_one(name, rng):
     normalized, _ = converged(params, norm="conv", spatial_shape=sizes, **options)
     matrix = np.asarray(fc.conv_matrix(params, sizes, **options))
     close(normalized["kernel"], params["kernel"] / np.linalg.norm(matrix, 2), ulps=2**12)
-    close(fc.singular_values(normalized, sizes, k=1, **options), 1.0 + jnp.zeros(1), ulps=2**12)
+    close(fc.operator_norm(normalized, sizes, **({"padding": 0} | options)), 1.0, ulps=2**12)
 
 
 def test_the_gradient_is_that_of_the_norm(rng):
@@ -109,7 +111,7 @@ def test_kernels_of_any_size(size, rng):
         state = fc.init_spectral_norm(KEY, {"kernel": kernel}, **options)
         expected, _ = fc.spectral_norm({"kernel": kernel}, state, train=True, **options)
         scaled, new_state = fc.spectral_norm({"kernel": kernel * np.float32(size)}, state, train=True, **options)
-        close(scaled["kernel"], expected["kernel"] * (size > 0))
+        close(scaled["kernel"], expected["kernel"] * np.float32(size > 0))
         assert all(jnp.isfinite(leaf).all() for leaf in new_state.values())
 
 
@@ -131,8 +133,8 @@ def test_torch_normalizes_in_the_same_way(kind, steps, rng):
     module = torch.nn.utils.parametrizations.spectral_norm(module, n_power_iterations=steps)
     parametrization = module.parametrizations.weight[0]
     columns = [i for i in order if i != axis % kernel.ndim]  # the order of the axes that PyTorch makes one
-    right = np.array(parametrization._v).reshape([shape[i] for i in columns]).transpose(np.argsort(columns))
-    state = {"left": jnp.asarray(np.array(parametrization._u)), "right": jnp.asarray(right)}
+    right = parametrization._v.numpy().copy().reshape([shape[i] for i in columns]).transpose(np.argsort(columns))
+    state = {"left": jnp.asarray(parametrization._u.numpy().copy()), "right": jnp.asarray(right)}
     weights = draw(rng, shape)
 
     def loss(kernel, train):

@@ -162,7 +162,9 @@ def test_mixed_precision_keeps_float32(problem, dtype):
     assert set(seen) == {(jnp.dtype(dtype), jnp.dtype(dtype))}
     assert {leaf.dtype for leaf in jax.tree.leaves((new_state.params, metrics["loss"]))} == {np.dtype(F32)}
     assert (new_state.scale is not None) == (dtype == np.float16)
-    np.testing.assert_allclose(new_state.params["w"], exact(state, batch)[0].params["w"], rtol=8 * float(jnp.finfo(dtype).eps))
+    np.testing.assert_allclose(
+        new_state.params["w"], exact(state, batch)[0].params["w"], rtol=8 * float(jnp.finfo(dtype).eps)
+    )
 
 
 def test_the_scale_falls_and_rises(problem, monkeypatch):

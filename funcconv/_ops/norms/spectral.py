@@ -37,8 +37,8 @@ def spectral_norm(
 ) -> tuple[dict[str, Any], dict[str, Array]]:
     r"""Divide a kernel by an operator norm, so that the norm of the result is 1 as soon as the state has converged.
 
-    The state holds unit vectors `left` and `right`. A power iteration replaces `right` by the transpose of the linear
-    map `A` applied to `left`, and `left` by `A` applied to `right`, both divided by their length. Then
+    The state holds unit vectors `left` and `right`. A power iteration replaces `left` by the linear map `A` applied to
+    `right`, and then `right` by the transpose of `A` applied to `left`, both divided by their length. Then
 
     $$kernel \leftarrow kernel / \sigma, \qquad \sigma = \langle left, A(right) \rangle$$
 
@@ -234,9 +234,9 @@ def _iterated(
     apply, transpose = (lambda x: forward(kernel, x)), jax.linear_transpose(lambda x: forward(kernel, x), right)
 
     def iteration(_: Any, vectors: tuple[Array, Array]) -> tuple[Array, Array]:
-        (right,) = transpose(vectors[0])
-        right = _unit(right)
-        return _unit(apply(right)), right
+        left = _unit(apply(vectors[1]))
+        (right,) = transpose(left)
+        return left, _unit(right)
 
     if iterations == 1:
         return iteration(0, (left, right))
