@@ -1,19 +1,15 @@
-"""Convolutions as layers that draw their kernel for the channels of their input, and kernels that are standardized."""
+"""Convolutions as layers that draw their kernel for the channels of their input."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
-from ..._common.errors import FuncconvError
-from ..._common.types import Array, Number, Shape, Sizes
+from ..._common.types import Array, Shape, Sizes
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.init import init_conv, init_conv_transpose, init_local_conv
 from ..._ops.local_conv import local_conv
-from ..._ops.norms.kernel import weight_standardize
 from ..._windows.geometry import Axis, per_axis
-from ..._windows.reach import Reach, of_transpose
+from ..._windows.reach import of_transpose
 from ..._windows.transposed import transposed_sizes
-from .layer import Layer
-from .layers import Dense
 from .windowed import _ConvolutionLayer
 
 
@@ -213,59 +209,3 @@ class LocalConv(_ConvolutionLayer):
         del batch
         (x,) = xs
         return local_conv(params, x, **self.options())
-
-
-@dataclass(frozen=True, repr=False)
-class WeightStandardize(Layer):
-    """A `Conv`, `LocalConv` or `Dense` whose kernel goes through `weight_standardize` whenever it is used.
-
-    Args:
-        layer: the `Conv`, `LocalConv` or `Dense` whose kernel is standardized. Its `name` and `params` are those of
-            this layer.
-        epsilon: a positive number that is added to the variance of the kernel. Default: 1e-5.
-
-    Raises:
-        FuncconvError: if the layer is another.
-
-    Example:
-        >>> import funcconv as fc, jax
-        >>> x = fc.Input("x", (8, 8, 3))
-        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
-        >>> list(graph.init(jax.random.key(0)))
-        ['conv1', 'group_norm1']
-    """
-
-    layer: Conv | LocalConv | Dense
-    epsilon: Number = field(default=1e-5, kw_only=True)
-
-    parametric: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Take over the names."""
-        if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = (
-                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
-                "fc.WeightStandardize(fc.Conv(8, 3))"
-            )
-            raise FuncconvError(msg)
-        for name in ("name", "params"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """That of the layer."""
-        return self.layer.label
-
-    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
-        """Return what the layer sees."""
-        return self.layer.reaches(*shapes)
-
-    def draw(self, key: Array, *shapes: Shape) -> Any:
-        """Draw the layer's parameters."""
-        return self.layer.draw(key, *shapes)
-
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Apply the layer."""
-        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
-        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from ...._common.types import Number
-from ...._graph.declare.training_layers import Dropout
+from ...._graph.declare.training_layers.dropout import Dropout
 from .. import ops
 from ..tensors import Tensor
 from ..translation import PendingRow, Translation
