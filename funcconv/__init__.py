@@ -32,6 +32,7 @@ from ._inspect.draw import to_dot as to_dot
 from ._inspect.draw import to_mermaid as to_mermaid
 from ._inspect.draw import to_text as to_text
 from ._inspect.draw_autodiff import draw_autodiff as draw_autodiff
+from ._ops.dropout import drop_path as drop_path
 from ._ops.dropout import dropout as dropout
 from ._common.errors import FuncconvError as FuncconvError
 from ._primitives.explain import explain as explain
@@ -45,6 +46,7 @@ from ._ops.init import init_local_conv as init_local_conv
 from ._ops.norms.init import init_batch_stats as init_batch_stats
 from ._ops.norms.init import init_norm as init_norm
 from ._ops.norms.spectral import init_spectral_norm as init_spectral_norm
+from ._ops.norms.kernel import init_weight_norm as init_weight_norm
 from ._graph.declare.conv_layers import Conv as Conv
 from ._graph.declare.conv_layers import ConvTranspose as ConvTranspose
 from ._graph.declare.layers import Dense as Dense
@@ -61,8 +63,12 @@ from ._graph.declare.node import Input as Input
 from ._graph.declare.function import node as node
 from ._ops.norms.batch import batch_norm as batch_norm
 from ._ops.norms.group import group_norm as group_norm
+from ._ops.norms.group import instance_norm as instance_norm
 from ._ops.norms.layer import layer_norm as layer_norm
 from ._ops.norms.spectral import spectral_norm as spectral_norm
+from ._ops.norms.layer import rms_norm as rms_norm
+from ._ops.norms.response import local_response_norm as local_response_norm
+from ._ops.norms.kernel import weight_norm as weight_norm
 from ._ops.norms.kernel import weight_standardize as weight_standardize
 from ._ops.pool import avg_pool as avg_pool
 from ._ops.pool import global_pool as global_pool
@@ -77,11 +83,15 @@ from ._inspect.summary import summary as summary
 from ._primitives.tune import tune as tune
 from ._primitives.tuning import Tuning as Tuning
 from ._primitives.tuning import tuned as tuned
-from ._graph.declare.training_layers import BatchNorm as BatchNorm
-from ._graph.declare.training_layers import Dropout as Dropout
-from ._graph.declare.training_layers import GroupNorm as GroupNorm
-from ._graph.declare.training_layers import LayerNorm as LayerNorm
-from ._graph.declare.layers import WeightStandardize as WeightStandardize
+from ._graph.declare.training_layers.norms import BatchNorm as BatchNorm
+from ._graph.declare.training_layers.dropout import DropPath as DropPath
+from ._graph.declare.training_layers.dropout import Dropout as Dropout
+from ._graph.declare.training_layers.norms import GroupNorm as GroupNorm
+from ._graph.declare.training_layers.norms import InstanceNorm as InstanceNorm
+from ._graph.declare.training_layers.norms import LayerNorm as LayerNorm
+from ._graph.declare.training_layers.norms import RMSNorm as RMSNorm
+from ._graph.declare.training_layers.kernels import WeightNorm as WeightNorm
+from ._graph.declare.training_layers.kernels import WeightStandardize as WeightStandardize
 from ._ops.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 

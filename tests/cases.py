@@ -209,6 +209,28 @@ def drop_oracle(params, x):
     return x * (np.asarray(drawn) != 0) / 0.75
 
 
+def drop_examples(params, x):
+    del params
+    return fc.drop_path(jax.random.key(1), x, 0.25)
+
+
+def drop_examples_oracle(params, x):
+    del params
+    kept = jax.random.bernoulli(jax.random.key(1), 0.75, (len(x), 1, 1))
+    return x * np.asarray(kept) / 0.75
+
+
+def weight_norm_case(name, kernel, scale, **options):
+    """Return a case whose input is the direction of a kernel."""
+    axis = options.get("axis", -1)
+
+    def op(params, v):
+        return fc.weight_norm({"kernel": v, **params}, **options)["kernel"]
+
+    oracle = partial(oracles.weight_norm, axis=axis if isinstance(axis, tuple) else (axis,))
+    return Case(name, by_example(op, len(kernel)), oracle, kernel, {"scale": scale})
+
+
 def std(taps, axis):
     """Compute the deviation by NumPy or by JAX."""
     return (jnp if isinstance(taps, jax.Array) else np).std(taps, axis=axis)
@@ -451,7 +473,46 @@ CASES = [
         {"scale": (6,), "bias": (6,)},
         2,
     ),
-    norm_case("instance_norm", partial(fc.group_norm, groups=3, spatial=2), (0, 1), (3, 2, 3), {"bias": (3,)}),
+    norm_case("group_norm-channels", partial(fc.group_norm, groups=3, spatial=2), (0, 1), (3, 2, 3), {"bias": (3,)}),
+    Case(
+        "instance_norm",
+        partial(fc.instance_norm, spatial=2, epsilon=1e-2),
+        partial(oracles.instance_norm, epsilon=1e-2),
+        (3, 2, 3),
+        {"scale": (3,), "bias": (3,)},
+    ),
+    Case(
+        "instance_norm-channels-first",
+        partial(fc.instance_norm, layout="NCWHD", epsilon=1e-2),
+        channels_last(partial(oracles.instance_norm, epsilon=1e-2)),
+        (2, 3, 1, 2),
+        {"scale": (2,), "bias": (2,)},
+    ),
+    Case(
+        "rms_norm",
+        partial(fc.rms_norm, epsilon=1e-2),
+        partial(oracles.rms_norm, axes=1, epsilon=1e-2),
+        (3, 4),
+        {"scale": (4,)},
+    ),
+    Case(
+        "rms_norm-image",
+        partial(fc.rms_norm, axes=3, epsilon=1e-2),
+        partial(oracles.rms_norm, axes=3, epsilon=1e-2),
+        (2, 3, 2),
+    ),
+    plain_case(
+        "local_response_norm",
+        partial(fc.local_response_norm, size=4, alpha=3.0, beta=0.6, k=0.5),
+        partial(oracles.local_response_norm, size=4, alpha=3.0, beta=0.6, k=0.5),
+        (3, 6),
+    ),
+    plain_case(
+        "local_response_norm-wide",
+        partial(fc.local_response_norm, size=25, alpha=2.0, layout="NCHW"),
+        lambda x: np.moveaxis(oracles.local_response_norm(np.moveaxis(x, 0, -1), 25, alpha=2.0), -1, 0),
+        (13, 2, 1),
+    ),
     norm_case(
         "batch_norm-train",
         by_example(partial(batch_norm, train=True), 3),
@@ -467,7 +528,10 @@ CASES = [
         {"scale": (2,), "bias": (2,)},
     ),
     norm_case("weight_standardize", by_example(standardized, 4), (0, 1, 2), (2, 3, 2, 3), {}),
+    weight_norm_case("weight_norm", (2, 3, 2, 3), (3,)),
+    weight_norm_case("weight_norm-axes", (2, 3, 2), (2, 3), axis=(1, 0)),
     Case("dropout", by_example(drop, 3), drop_oracle, (4, 5, 6)),
+    Case("drop_path", by_example(drop_examples, 3), drop_examples_oracle, (6, 2, 3)),
     Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
 ]
 
@@ -507,7 +571,10 @@ SLOW = {
     "avg_pool-ceil-include",
     "sum_pool-wide",
     "layer_norm-image",
-    "instance_norm",
+    "group_norm-channels",
+    "instance_norm-channels-first",
+    "rms_norm-image",
+    "weight_norm-axes",
     "max_pool-split-modes",
     "max_pool-wide-ceil",
     "min_pool-crop",
@@ -548,9 +615,15 @@ CHIEF = {
     "graph-siamese",
     "layer_norm",
     "group_norm",
+    "instance_norm",
+    "rms_norm",
+    "local_response_norm",
+    "local_response_norm-wide",
     "batch_norm-train",
     "dropout",
+    "drop_path",
     "weight_standardize",
+    "weight_norm",
 }
 assert {case.name for case in CASES} - SLOW >= CHIEF
 
@@ -566,6 +639,9 @@ ORIGINAL = CHIEF - {
     "lp_pool-overlapping",
     "global_pool-max",
     "layer_norm",
+    "instance_norm",
+    "local_response_norm-wide",
+    "drop_path",
 }
 
 

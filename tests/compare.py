@@ -14,15 +14,15 @@ def rounding(dtype, terms=64, steps=1):
     return terms * steps * float(jnp.finfo(dtype).eps)
 
 
-# The distance at which a central difference in float64 is best: its truncation, h**2, and its rounding, eps / h, are equal.
+# The distance at which a central difference in float64 is best: its truncation, h**2, equals its rounding, eps / h.
 STEP = float(np.finfo(np.float64).eps) ** (1 / 3)
 
 
 def close_to_differences(derivative, differences, terms=64):
     """Assert that a derivative in float64 equals central differences at the distance `STEP`.
 
-    Their error is `STEP**2` for each term of the function, relative to the largest value: that is 1 / STEP units in the last
-    place.
+    Their error is `STEP**2` for each term of the function, relative to the largest value: that is 1 / STEP units in the
+    last place.
     """
     close(derivative, differences, ulps=terms / STEP)
 

@@ -224,3 +224,44 @@ def adaptive_shares(x, output_size):
             size = x.shape[axis]
             share = np.take(share, range(int(np.floor(i * size / m)), int(np.ceil((i + 1) * size / m))), axis)
         yield position, share.reshape(-1, x.shape[-1])
+
+
+def rms_norm(params, x, *, axes, epsilon):
+    """Divide each group of last axes by the root of its mean square."""
+    y = np.empty_like(x)
+    for place in np.ndindex(x.shape[: x.ndim - axes]):
+        numbers = x[place]
+        mean = sum(number**2 for number in numbers.flat) / numbers.size
+        y[place] = numbers / np.sqrt(mean + epsilon) * params.get("scale", 1)
+    return y
+
+
+def instance_norm(params, x, *, epsilon):
+    """Normalize one channel after the other."""
+    y = np.empty_like(x)
+    for c in range(x.shape[-1]):
+        numbers = x[..., c]
+        mean = sum(numbers.flat) / numbers.size
+        var = sum((number - mean) ** 2 for number in numbers.flat) / numbers.size
+        y[..., c] = (numbers - mean) / np.sqrt(var + epsilon) * params["scale"][c] + params["bias"][c]
+    return y
+
+
+def local_response_norm(x, size, *, alpha=1e-4, beta=0.75, k=1.0):
+    """Visit, for each channel, the `size` channels around it that exist."""
+    y = np.empty_like(x)
+    for c in range(x.shape[-1]):
+        total = sum(x[..., j] ** 2 for j in range(c - size // 2, c - size // 2 + size) if 0 <= j < x.shape[-1])
+        y[..., c] = x[..., c] / (k + alpha * total / size) ** beta
+    return y
+
+
+def weight_norm(params, v, *, axis):
+    """Scale one slice after the other to its norm."""
+    kept = sorted(i % v.ndim for i in axis)
+    w = np.empty_like(v)
+    for place in np.ndindex(*(v.shape[i] for i in kept)):
+        index = tuple(place[kept.index(i)] if i in kept else slice(None) for i in range(v.ndim))
+        length = np.sqrt(sum(number**2 for number in np.ravel(v[index])))
+        w[index] = params["scale"][place] * v[index] / length
+    return w

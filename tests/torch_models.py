@@ -33,9 +33,9 @@ def import_torchvision():
 
 
 def random_model(name):
-    """Return a model such as `"timm/convnextv2_atto"`, with random weights and statistics, and without dropout.
+    """Return a model such as `"timm/convnextv2_atto"`, with random weights and statistics.
 
-    Drop path has the rate 0, because a graph follows the evaluation mode.
+    Dropout and drop path have the rate 0, because they draw other numbers in PyTorch.
     """
     torch = needed("torch")
     torchvision = import_torchvision()

@@ -359,6 +359,11 @@ def options_of_own_ops():
         "dense": [(fc.dense, {"kernel": jnp.ones((5, 3))}, vector)],
         "layer_norm": [(fc.layer_norm, norm, images)],
         "group_norm": [(partial(fc.group_norm, groups=2), norm, images)],
+        "instance_norm": [(fc.instance_norm, norm, images), (partial(fc.instance_norm, layout="NHWC"), norm, images)],
+        "rms_norm": [(fc.rms_norm, {"scale": jnp.ones(2)}, images), (fc.rms_norm, {"scale": jnp.ones((4, 2))}, images)],
+        "local_response_norm": [
+            (partial(fc.local_response_norm, size=2, **options), None, images) for options in ({}, {"layout": "NCHW"})
+        ],
     }
 
 

@@ -13,7 +13,6 @@ import funcconv as fc
 from funcconv._command_line import main
 from funcconv._graph.declare.arithmetic import _Arithmetic
 from funcconv._graph.declare.layer import Layer
-from funcconv._graph.declare.training_layers import _Norm
 from funcconv._windows.geometry import Axis
 
 HUGE = 10**8
@@ -34,11 +33,13 @@ LAYERS = {
     "ConvTranspose": serial(fc.ConvTranspose(HUGE, 3, stride=2)),
     "LocalConv": serial(fc.LocalConv(HUGE, 3)),
     "WeightStandardize": serial(fc.WeightStandardize(fc.Conv(HUGE, 3))),
+    "WeightNorm": serial(fc.WeightNorm(fc.Conv(HUGE, 3))),
     "Dense": serial(fc.Dense(HUGE)),
     "Flatten": serial(jax.nn.relu, fc.Flatten(), fc.Dense(10)),
     "Pool, BatchNorm": serial(fc.BatchNorm(), fc.Pool(2)),
     "Pool of means, LayerNorm": serial(fc.LayerNorm(), fc.Pool(3, reduce="mean", padding=1, stride=1)),
     "GroupNorm, Dropout": serial(fc.GroupNorm(HUGE // 2), fc.Dropout(), partial(fc.max_pool, window=2)),
+    "InstanceNorm, RMSNorm, DropPath": serial(fc.InstanceNorm(), fc.RMSNorm(), fc.DropPath(0.1)),
     "Function": fc.serial(fc.residual(serial(jax.nn.softmax, fc.Conv(2, 1))), fc.global_pool),
     "_Arithmetic, of many channels": lambda x: (2 * fc.Conv(HUGE, 1)(x) - 1) * fc.Conv(HUGE, 1)(x),
     "concat": fc.parallel(fc.Conv(HUGE, 1), fc.Conv(HUGE, 1), merge=fc.concat),
@@ -89,7 +90,7 @@ def over(layers, shape):
 
 def kinds(layer=Layer):
     """Return the public layers."""
-    return {each for own in layer.__subclasses__() for each in ({own} - {_Norm} | kinds(own))}
+    return {each for own in layer.__subclasses__() for each in ({own} | kinds(own))}
 
 
 @pytest.mark.parametrize("name", LAYERS)

@@ -107,7 +107,10 @@ def up_and_down():
         nn.GroupNorm(2, 6),
         nn.ReLU(),
         nn.ConvTranspose2d(6, 4, 4, stride=2, padding=1, groups=2),
+        nn.Tanh(),
+        nn.InstanceNorm2d(4, eps=1e-3, affine=True),
         nn.LayerNorm([4, 12, 16]),
+        nn.RMSNorm([4, 12, 16], eps=1e-3),
         nn.Conv2d(4, 2, 1),
     )
     graph = fc.serial(
@@ -115,7 +118,10 @@ def up_and_down():
         fc.GroupNorm(2),
         jax.nn.relu,
         fc.ConvTranspose(4, 4, stride=2, padding=1, groups=2),
+        jnp.tanh,
+        fc.InstanceNorm(epsilon=1e-3),
         fc.LayerNorm(3),
+        fc.RMSNorm(3, epsilon=1e-3),
         fc.Conv(2, 1),
     )
     return module, over(graph, (12, 16, 3))

@@ -1,5 +1,7 @@
 """Networks as ONNX files: onnxruntime computes the same, for batches of any size, or it is told why not."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -103,6 +105,11 @@ def normed():
         jax.nn.relu,
         fc.GroupNorm(2),
         fc.LayerNorm(),
+        fc.InstanceNorm(),
+        fc.RMSNorm(),
+        fc.WeightNorm(fc.Conv(4, 1)),
+        partial(fc.local_response_norm, size=3),
+        fc.DropPath(0.2),
         fc.Dropout(0.3),
         fc.global_pool,
         fc.Dense(3),

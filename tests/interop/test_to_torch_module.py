@@ -117,6 +117,15 @@ LAYERS = {
     "layer-norm-axes": ((5, 3, 4), fc.LayerNorm(axes=3, bias=False)),
     "group-norm": ((5, 3, 4), fc.GroupNorm(2, scale=False)),
     "group-norm-stored-axes": ((2, 5, 3, 4), fc.GroupNorm(4)),
+    "instance-norm": ((5, 3, 4), fc.InstanceNorm(epsilon=0.1)),
+    "instance-norm-plain": ((5, 4), fc.InstanceNorm(scale=False, bias=False)),
+    "rms-norm": ((5, 4), fc.RMSNorm(epsilon=0.1)),
+    "rms-norm-axes": ((5, 3, 4), fc.RMSNorm(axes=3)),
+    "local-response-norm": ((3, 7), partial(fc.local_response_norm, size=4, alpha=2.0, beta=0.6, k=0.5)),
+    "local-response-norm-layout": ((7, 2, 3), partial(fc.local_response_norm, size=3, alpha=2.0, layout="NCHW")),
+    "weight-norm": ((5, 4, 3), fc.WeightNorm(fc.Conv(4, 3))),
+    "weight-norm-local": ((5, 3), fc.WeightNorm(fc.LocalConv(4, 3))),
+    "weight-norm-dense": ((5,), fc.WeightNorm(fc.Dense(4, bias=False))),
     "batch-norm": ((5, 3, 4), fc.BatchNorm(momentum=0.3, epsilon=0.01)),
     "batch-norm-features": ((4,), fc.BatchNorm(unbiased=False, scale=False)),
     "batch-norm-mean": ((5, 4), fc.BatchNorm(momentum=None, count=True, bias=False)),
@@ -321,6 +330,17 @@ def test_a_state_dict_is_that_of_to_torch(rng):
         np.testing.assert_array_equal(tensors[name].numpy(), array)
     back = fc.interop.from_torch(graph, tensors)
     jax.tree.map(np.testing.assert_array_equal, back, (params, state))
+
+
+@pytest.mark.parametrize("shape", [(), (3,), (4, 3, 2)])
+def test_drop_path_follows_the_mode(shape):
+    module = fc.interop.to_torch_module(net(shape, fc.DropPath(0.25)), {})
+    x = torch.ones(4000, *shape, dtype=torch.float64)
+    assert torch.equal(module(x), x)
+    y = module.train()(x).reshape(4000, -1)
+    assert torch.equal(y, y[:, :1].expand_as(y))
+    assert set(y.unique().tolist()) == {0.0, 1 / 0.75}
+    assert abs(float((y[:, 0] > 0).double().mean()) - 0.75) < 6 * (0.25 * 0.75 / 4000) ** 0.5
 
 
 def test_dropout_follows_the_mode():

@@ -1,13 +1,17 @@
 """Modules of PyTorch as graphs: the usual families, with random weights, compute the same, as do their gradients."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 from available import needed
 from compare import close, rounding
+from torch_models import import_torchvision
 
 import funcconv as fc
+from funcconv.interop._torch.arrays import as_numpy
 
 torch = needed("torch")
 from torch import nn  # noqa: E402
@@ -667,6 +671,9 @@ BARE = {
     "a volume": (lambda: nn.Sequential(nn.Conv3d(2, 3, 2), nn.MaxPool3d(2), nn.AdaptiveAvgPool3d(1)), (2, 6, 5, 7)),
     "a sequence": (lambda: nn.Sequential(nn.Embedding(9, 4), nn.Linear(4, 3)), None),
     "rms": (lambda: nn.RMSNorm(4), (5, 4)),
+    "rms of images": (lambda: nn.RMSNorm((5, 4), eps=0.1, elementwise_affine=False), (5, 4)),
+    "instance norm": (lambda: nn.InstanceNorm1d(4, affine=True), (4, 7)),
+    "local response norm": (lambda: nn.LocalResponseNorm(4, alpha=2.0, beta=0.6, k=0.5), (7, 3, 2)),
     "a linear map of a map": (lambda: nn.Linear(6, 2), (3, 5, 6)),
 }
 
@@ -689,6 +696,28 @@ def test_modules_of_one_layer(name, train):
     assert arrays.keys() == module.state_dict().keys()
     for key, value in module.state_dict().items():
         close(arrays[key], value.numpy(), np.float64, ulps=64)
+
+
+@pytest.mark.parametrize(
+    ("make", "layer"),
+    [
+        (lambda: nn.RMSNorm(4, eps=0.1), fc.RMSNorm(epsilon=0.1)),
+        (lambda: nn.RMSNorm(4), fc.RMSNorm(epsilon=float(np.finfo(np.float32).eps))),
+        (lambda: nn.InstanceNorm1d(4, affine=True), fc.InstanceNorm()),
+        (lambda: nn.GroupNorm(2, 4), fc.GroupNorm(2)),
+    ],
+)
+def test_norms_are_layers(make, layer):
+    graph, _, _ = fc.interop.trace_torch(make(), torch.ones(2, 4, 4))
+    assert layer in [dataclasses.replace(row.op, name=None, params=None) for row in graph.rows]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_the_default_epsilon_of_an_rms_norm_in_16_bits(dtype):
+    """It decides the result where the numbers are small."""
+    module, x = nn.RMSNorm(4).to(dtype), 1e-3 * torch.randn(5, 4, generator=torch.Generator().manual_seed(0)).to(dtype)
+    graph, params, _ = fc.interop.trace_torch(module, x)
+    close(graph(params, as_numpy(x)), as_numpy(module(x).detach()), jnp.dtype(str(dtype)[6:]), ulps=4)
 
 
 @pytest.mark.parametrize("seed", range(20))
@@ -834,6 +863,65 @@ def test_operations_of_training_alone_are_told(caplog):
     fc.interop.trace_torch(DropPath(0.5), x)
     (message,) = caplog.messages
     assert "bernoulli in the outermost module" in message
+
+
+@pytest.fixture
+def drop_paths():
+    """Return functions that make drop paths of a rate."""
+    torchvision, timm = import_torchvision(), needed("timm")
+    return {
+        "row": lambda p: torchvision.ops.StochasticDepth(p, "row"),
+        "batch": lambda p: torchvision.ops.StochasticDepth(p, "batch"),
+        "timm": lambda p: timm.layers.DropPath(p),
+        "unscaled": lambda p: timm.layers.DropPath(p, scale_by_keep=False),
+    }
+
+
+@pytest.mark.parametrize("kind", ["row", "timm"])
+@pytest.mark.parametrize("train", [False, True])
+def test_drop_paths_of_other_libraries_are_layers(kind, train, drop_paths, caplog):
+    module = nn.Sequential(nn.Identity(), drop_paths[kind](0.25)).train(train)
+    x = torch.ones(1000, 3, 2, 2)
+    graph, params, state = fc.interop.trace_torch(module, x[:2])
+    assert not caplog.messages
+    assert [row.op for row in graph.rows] == [fc.DropPath(0.25)]
+    assert module.training is train
+    assert "forward" not in vars(module[1])
+    np.testing.assert_array_equal(graph(params, x.numpy()), x)
+    y, _ = graph.apply(params, state, x.numpy(), key=jax.random.key(0), train=True)
+    values = {tuple(np.unique(example)) for example in np.asarray(y)}
+    expected = {tuple(np.unique(example)) for example in module.train()(x).numpy()}
+    assert values == expected
+    assert len(values) == 2
+
+
+@pytest.mark.parametrize("kind", ["batch", "unscaled"])
+def test_drop_paths_without_a_layer_are_told(kind, drop_paths, caplog):
+    graph, _, _ = fc.interop.trace_torch(nn.Sequential(nn.ReLU(), drop_paths[kind](0.5)), torch.ones(2, 3, 4, 4))
+    assert len(graph.rows) == 1
+    (message,) = caplog.messages
+    assert "bernoulli in 1" in message
+
+
+def test_a_drop_path_of_parts_of_examples_is_told(drop_paths, caplog):
+    class Parts(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.drop = drop_paths["row"](0.5)
+
+        def forward(self, x):
+            return self.drop(x.flatten(0, 1)).view(-1, 3, 4)
+
+    graph, _, _ = fc.interop.trace_torch(Parts(), torch.ones(2, 3, 4))
+    assert not any(isinstance(row.op, fc.DropPath) for row in graph.rows)
+    (message,) = caplog.messages
+    assert "the drop path 'drop' drops parts of examples" in message
+
+
+def test_a_rate_of_zero_leaves_no_drop_path(drop_paths, caplog):
+    graph, _, _ = fc.interop.trace_torch(nn.Sequential(nn.ReLU(), drop_paths["timm"](0.0)), torch.ones(2, 3))
+    assert len(graph.rows) == 1
+    assert not caplog.messages
 
 
 class Attention(nn.Module):

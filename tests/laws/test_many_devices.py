@@ -170,6 +170,21 @@ OF_PARAMETERS = [
         ("layer_norm", fc.layer_norm, (3, 4), {"scale": (4,), "bias": (4,)}),
         ("layer_norm of images", fc.layer_norm, (2, 4), {"scale": (2, 4), "bias": (2, 4)}),
         ("group_norm", lambda params, x: fc.group_norm(params, x, 2, spatial=1), (3, 4), {"scale": (4,), "bias": (4,)}),
+        ("instance_norm", partial(fc.instance_norm, spatial=1), (3, 4), {"scale": (4,), "bias": (4,)}),
+        ("rms_norm", fc.rms_norm, (3, 4), {"scale": (4,)}),
+        ("local_response_norm", lambda _, x: fc.local_response_norm(x, 3), (3, 4), {}),
+        (
+            "weight_norm",
+            lambda params, x: fc.conv(fc.weight_norm(params), x),
+            (5, 2),
+            {"kernel": (2, 2, 4), "scale": (4,), "bias": (4,)},
+        ),
+        (
+            "weight_norm of local_conv",
+            lambda params, x: fc.local_conv(fc.weight_norm(params, axis=(0, -1)), x),
+            (5, 2),
+            {"kernel": (4, 2, 2, 4), "scale": (4, 4)},
+        ),
         ("batch_norm", trained_batch_norm, (3, 4), dict.fromkeys(("scale", "bias", "mean", "var"), (4,))),
     )
 ]

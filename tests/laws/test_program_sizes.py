@@ -64,6 +64,11 @@ def test_unpooling_of_large_windows():
     assert max(sizes(64)) < 400
 
 
+def test_local_response_norm_of_many_channels():
+    few, many = (operations(partial(fc.local_response_norm, size=size), jnp.ones((1, 2000))) for size in (100, 1000))
+    assert all(b < 2 * a for a, b in zip(few, many, strict=True)), (few, many)
+
+
 @pytest.mark.parametrize("reduce", ["mean", "max", "lse", jnp.std])
 def test_adaptive_bins_of_every_length(reduce):
     def sizes(size, outputs):

@@ -302,6 +302,42 @@ def test_dropout_at_its_ends(rng):
     np.testing.assert_array_equal(g, np.zeros_like(x))
 
 
+@pytest.mark.parametrize(("batch", "options"), [((2000,), {}), ((40, 50), {"spatial": 1}), ((), {"spatial": 1})])
+def test_drop_path_drops_whole_examples(batch, options):
+    y = np.asarray(fc.drop_path(jax.random.key(1), jnp.ones((*batch, 3, 2), F32), 0.3, **options))
+    assert (y == y[..., :1, :1]).all()
+    kept = y[..., 0, 0] != 0
+    assert set(np.unique(y).tolist()) <= {0.0, float(F32(1) / F32(0.7))}
+    if batch:
+        assert abs(kept.mean() - 0.7) < 6 * (0.3 * 0.7 / 2000) ** 0.5
+        assert abs(np.corrcoef(kept.ravel()[:-1], kept.ravel()[1:])[0, 1]) < 6 / 2000**0.5
+
+
+def test_drop_path_at_its_ends(rng):
+    x = rng.normal(size=(4, 5))
+    np.testing.assert_array_equal(fc.drop_path(jax.random.key(0), x, 0), x)
+    np.testing.assert_array_equal(fc.drop_path(jax.random.key(0), x, 1), np.zeros_like(x))
+
+
+@pytest.mark.parametrize("batch", [(100,), (10, 10)])
+@pytest.mark.parametrize("shape", [(), (3,), (2, 3, 2)])
+def test_drop_path_as_a_layer(batch, shape, rng):
+    x = fc.Input("x", shape)
+    graph = fc.Graph(x, (fc.DropPath(0.5)(x), fc.DropPath(0.5)(x), fc.DropPath(0)(x)))
+    image = rng.uniform(1, 2, (*batch, *shape))
+    for y in graph({}, image):
+        np.testing.assert_array_equal(y, image)
+    (one, other, same), _ = graph.apply({}, {}, image, key=jax.random.key(0), train=True)
+    np.testing.assert_array_equal(same, image)
+    kept = [np.asarray(y / image).reshape(100, -1) for y in (one, other)]
+    for mask in kept:
+        assert (mask == mask[:, :1]).all()
+        assert set(mask.ravel().tolist()) == {0.0, 2.0}
+    assert (kept[0][:, 0] != kept[1][:, 0]).any()
+    with pytest.raises(fc.FuncconvError, match=r"DropPath\(0.5\) draws in training: give a key"):
+        graph.apply({}, {}, image, train=True)
+
+
 # what is refused ------------------------------------------------------------------------------------------
 
 X = np.ones((2, 4, 6), F32)
@@ -331,6 +367,11 @@ STATS = {"mean": np.zeros(6, F32), "var": np.ones(6, F32)}
         (lambda: fc.dropout(None, X), ["needs a key"]),
         (lambda: fc.dropout(jax.random.key(0), X.astype(int)), ["int64"]),
         (lambda: fc.dropout(jax.random.key(0), X, spatial=3), ["spatial must be from 0 to 2"]),
+        (lambda: fc.drop_path(jax.random.key(0), X, -0.1), ["drop_path: rate must be a number from 0 to 1", "-0.1"]),
+        (lambda: fc.drop_path(None, X, 0.1), ["drop_path: needs a key"]),
+        (lambda: fc.drop_path(jax.random.key(0), X.astype(int), 0.1), ["int64"]),
+        (lambda: fc.drop_path(jax.random.key(0), F32(1), 0.1), ["must have one batch axis", "()"]),
+        (lambda: fc.drop_path(jax.random.key(0), X, 0.1, spatial=3), ["3 spatial axes and one of channels"]),
         (lambda: fc.init_norm(0), ["init_norm", "shape"]),
         (lambda: fc.init_batch_stats(-1), ["init_batch_stats", "channels"]),
         (lambda: fc.WeightStandardize(fc.Pool()), ["expected a Conv, LocalConv or Dense", "Pool(2)"]),

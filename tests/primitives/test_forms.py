@@ -14,8 +14,8 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
 import funcconv as fc
 from funcconv._primitives import forms as lowering
-from funcconv._primitives.forms import block_diagonal_groups as _groups
 from funcconv._primitives.compiler import library_of
+from funcconv._primitives.forms import block_diagonal_groups as _groups
 from funcconv._primitives.forms import choice as _choice
 from funcconv._primitives.forms import lax_conv as _lax
 from funcconv._primitives.forms import maps as _maps

@@ -12,8 +12,9 @@ from ..._ops.adaptive import adaptive_pool
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.dense import dense, flatten
 from ..._ops.local_conv import local_conv
-from ..._ops.norms.group import group_norm
-from ..._ops.norms.layer import layer_norm
+from ..._ops.norms.group import group_norm, instance_norm
+from ..._ops.norms.layer import layer_norm, rms_norm
+from ..._ops.norms.response import local_response_norm
 from ..._ops.pool import global_pool, pool
 
 # Activations and functions of jax.numpy that act on each number by itself, so that mapping them changes nothing.
@@ -28,7 +29,10 @@ ELEMENTWISE = frozenset(
 
 # Ops of funcconv that take any number of batch axes in front: for them, one example is a batch without axes.
 BATCH_AXES_FIRST = frozenset(
-    [adaptive_pool, conv, conv_transpose, dense, flatten, global_pool, group_norm, layer_norm, local_conv, pool]
+    [
+        *(adaptive_pool, conv, conv_transpose, dense, flatten, global_pool, group_norm, instance_norm, layer_norm),
+        *(local_conv, local_response_norm, pool, rms_norm),
+    ]
 )
 
 

@@ -91,8 +91,8 @@ class Layer:
 
     @property
     def label(self) -> str:
-        """What automatic names are made of: `conv_transpose` for a ConvTranspose."""
-        return re.sub(r"(?<=[a-z])(?=[A-Z])", "_", type(self).__name__).lower()
+        """What automatic names are made of: `conv_transpose` for a ConvTranspose, `rms_norm` for an RMSNorm."""
+        return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
 
     @property
     def draws(self) -> bool:

@@ -8,13 +8,11 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 from ..._ops.dense import dense, flatten
 from ..._ops.init import init_dense
-from ..._ops.norms.kernel import weight_standardize
 from ..._ops.pool import pool
 from ..._windows.geometry import resolve
 from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_window
 from .by_value import by_value, check_hash
-from .conv_layers import Conv, LocalConv
 from .layer import Layer
 from .windowed import along_axes, check_count, wrapping
 
@@ -85,64 +83,6 @@ class Dense(Layer):
         del batch
         (x,) = xs
         return dense(params, x, precision=self.precision, accumulate_dtype=self.accumulate_dtype)
-
-
-@dataclass(frozen=True, repr=False)
-class WeightStandardize(Layer):
-    """A `Conv`, `LocalConv` or `Dense` layer whose kernel is standardized at each use: `fc.weight_standardize`.
-
-    Each use computes `(kernel - mean) / sqrt(var + epsilon)` for each output channel, with mean and variance (divisor
-    n) over the window and the input channels. The stored kernel does not change.
-
-    Args:
-        layer: the `Conv`, `LocalConv` or `Dense`. Its `name` and `params` are used unless you pass others.
-        epsilon: positive number added to the variance. Default: 1e-5.
-
-    Raises:
-        FuncconvError: if `layer` is another kind of layer.
-
-    Example:
-        >>> import funcconv as fc, jax
-        >>> x = fc.Input("x", (8, 8, 3))
-        >>> graph = fc.Graph(x, fc.serial(fc.WeightStandardize(fc.Conv(4, 3)), fc.GroupNorm(2))(x))
-        >>> list(graph.init(jax.random.key(0)))
-        ['conv1', 'group_norm1']
-    """
-
-    layer: Conv | LocalConv | Dense
-    epsilon: Number = field(default=1e-5, kw_only=True)
-
-    parametric: ClassVar[bool] = True
-
-    def __post_init__(self) -> None:
-        """Take over the names."""
-        if not isinstance(self.layer, Conv | LocalConv | Dense):
-            msg = (
-                f"WeightStandardize: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
-                "fc.WeightStandardize(fc.Conv(8, 3))"
-            )
-            raise FuncconvError(msg)
-        for name in ("name", "params"):
-            object.__setattr__(self, name, getattr(self, name) or getattr(self.layer, name))
-        super().__post_init__()
-
-    @property
-    def label(self) -> str:
-        """That of the layer."""
-        return self.layer.label
-
-    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...] | None:
-        """Return what the layer sees."""
-        return self.layer.reaches(*shapes)
-
-    def draw(self, key: Array, *shapes: Shape) -> Any:
-        """Draw the layer's parameters."""
-        return self.layer.draw(key, *shapes)
-
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Apply the layer."""
-        spatial = (params["kernel"].ndim - 2) // 2 if isinstance(self.layer, LocalConv) else None
-        return self.layer.apply(weight_standardize(params, spatial=spatial, epsilon=self.epsilon), *xs, batch=batch)
 
 
 @dataclass(frozen=True, repr=False)

@@ -13,6 +13,7 @@ from ..._ops import dense as _dense
 from ..._ops import pool as _pool
 from ..._ops.norms import group as _group
 from ..._ops.norms import layer as _layer
+from ..._ops.norms import response as _response
 from ..combine import merge as _merge
 
 _ACTIVATIONS = (
@@ -34,8 +35,9 @@ _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
     _merge: ("add", "concat"),
     _dense: ("dense", "flatten"),
-    _group: ("group_norm",),
-    _layer: ("layer_norm",),
+    _group: ("group_norm", "instance_norm"),
+    _layer: ("layer_norm", "rms_norm"),
+    _response: ("local_response_norm",),
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
 }
 

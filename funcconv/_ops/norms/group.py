@@ -1,4 +1,4 @@
-"""Normalization over the positions of each example, by groups of channels."""
+"""Normalization over the positions of each example, by groups of channels or by single channels."""
 
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
@@ -20,7 +20,7 @@ def group_norm(
     """Normalize each example by groups of channels: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
 
     Mean and variance (with the divisor n) are computed over the positions and the channels of a group. One group gives
-    layer norm over the whole image, and one group per channel gives instance norm.
+    layer norm over the whole image, and one group per channel gives `instance_norm`.
 
     Args:
         params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing. They have the dtype of `x`, or
@@ -62,3 +62,56 @@ def group_norm(
     grouped = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
     y, _, _ = standardized(grouped, (*range(1, array.ndim - 1), array.ndim), epsilon)
     return inside.restore(scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
+
+
+def instance_norm(
+    params: Params,
+    x: ArrayLike,
+    /,
+    *,
+    epsilon: Number = 1e-5,
+    spatial: int | None = None,
+    layout: str | None = None,
+) -> Array:
+    """Normalize each channel of each example: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
+
+    Mean and variance (with the divisor n) are computed over the positions. This is `group_norm` with one group per
+    channel. There are no running statistics.
+
+    Args:
+        params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
+        x: `(*batch, *spatial, channels)`, floating, with at least one spatial axis. Pass `layout` for another order.
+        epsilon: positive number added to the variance. Default: 1e-5.
+        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
+            first and the last.
+        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
+            batch axes, and each other letter is a spatial axis. Default: None, channels last.
+
+    Returns:
+        An array like `x`. A channel of equal numbers becomes the bias. For float16 and bfloat16 inputs, mean and
+        variance are computed in float32.
+
+    Raises:
+        FuncconvError: if there is only one position, whose numbers would all become the bias, or if scale or bias have
+            a wrong shape or dtype.
+
+    Source: Ulyanov, Vedaldi and Lempitsky, "Instance normalization", 2016, arXiv:1607.08022.
+
+    Example:
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> x = jnp.array([[[1.0, 10.0], [3.0, 30.0]]])  # one example, two positions, two channels
+        >>> fc.instance_norm({}, x).round(3).tolist()
+        [[[-1.0, -1.0], [1.0, 1.0]]]
+    """
+    x, scale, bias = read_inputs("instance_norm", params, x, epsilon)
+    inside = image("instance_norm", x, spatial, "spatial=", layout)
+    array = inside.array
+    check_channels("instance_norm", array.shape[-1], scale=scale, bias=bias)
+    if all(size == 1 for size in inside.spatial):
+        msg = (
+            f"instance_norm: each channel needs two positions or more; the input {x.shape} has one. Give a larger "
+            "image, or normalize over the channels too: layer_norm or group_norm"
+        )
+        raise FuncconvError(msg)
+    y, _, _ = standardized(array.astype(wide(x.dtype)), tuple(range(1, array.ndim - 1)), epsilon)
+    return inside.restore(scaled(y, scale, bias).astype(x.dtype))

@@ -6,7 +6,7 @@ from collections.abc import Hashable, Mapping, Sequence
 import jax.numpy as jnp
 from jax import lax
 
-from ..._common.dtypes import wide
+from ..._common.dtypes import scale_of, wide
 from ..._common.errors import FuncconvError, suggest
 from ..._common.mesh_axes import last_axes_like
 from ..._common.types import Array, ArrayLike, Number, Params
@@ -53,6 +53,20 @@ def standardized(
     return y, (largest + center) / _INPUT_SCALE, var * size * size
 
 
+def divided_by_rms(x: Array, axes: Sequence[int], epsilon: Number) -> Array:
+    """Return `x / sqrt(mean(x^2) + epsilon)`, with the mean over `axes`.
+
+    The numbers are divided by the largest one first, so that no square overflows, and so that a square underflows only
+    if it is negligible beside `epsilon`. In exact arithmetic the result does not depend on this divisor, so
+    differentiation treats it as a constant.
+    """
+    smallest_size = math.sqrt(epsilon)
+    size = jnp.maximum(scale_of(x, axes, keepdims=True), smallest_size)
+    y = x / size
+    mean = jnp.square(y).mean(axes, keepdims=True)
+    return y * lax.rsqrt(mean + jnp.square(smallest_size / size))
+
+
 def scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:
     """Return `x * scale + bias`, both of which may be None."""
     if scale is not None:
@@ -65,14 +79,18 @@ def as_last_axes(values: Array, x: Array) -> Array:
     return last_axes_like(values, x).astype(x.dtype).reshape((1,) * (x.ndim - values.ndim) + values.shape)
 
 
-def read_inputs(op: str, params: Params, x: ArrayLike, epsilon: Number) -> tuple[Array, Array | None, Array | None]:
+def read_inputs(
+    op: str, params: Params, x: ArrayLike, epsilon: Number, *, bias: bool = True
+) -> tuple[Array, Array | None, Array | None]:
     """Return the input, the scale and the bias. Scale and bias have the dtype of the input, or that of its sums."""
     if not isinstance(params, Mapping):
-        msg = f'{op}: params must be {{"scale": array, "bias": array}}, either of which may be missing; got {params!r}'
+        expected = '{"scale": array, "bias": array}, either of which' if bias else '{"scale": array}, which'
+        msg = f"{op}: params must be {expected} may be missing; got {params!r}"
         raise FuncconvError(msg)
+    entries = _ENTRIES if bias else _ENTRIES[:1]
     for name in params:
-        if name not in _ENTRIES:
-            msg = f"{op}: params have an unknown entry {name!r}{suggest(name, _ENTRIES)}"
+        if name not in entries:
+            msg = f"{op}: params have an unknown entry {name!r}{suggest(name, entries)}"
             raise FuncconvError(msg)
     x = as_array(op, "the input", x)
     check_floating(op, "the input", x)

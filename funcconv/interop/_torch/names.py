@@ -10,8 +10,9 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._common.types import Params, Shape
 from ..._graph.declare.conv_layers import Conv, ConvTranspose
-from ..._graph.declare.layers import Dense, Flatten, WeightStandardize
-from ..._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm
+from ..._graph.declare.layers import Dense, Flatten
+from ..._graph.declare.training_layers.kernels import WeightStandardize
+from ..._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row
 from ..._graph.to_file.registry import name_of
@@ -145,7 +146,8 @@ class _Shapes:
         return self._values[number].shape  # type: ignore[no-any-return]
 
 
-_WITH_MODULE = (Conv, ConvTranspose, Dense, BatchNorm, GroupNorm, LayerNorm)
+_NORMS = (BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm)
+_WITH_MODULE = (Conv, ConvTranspose, Dense, *_NORMS)
 
 
 def _has_module(row: Row) -> bool:
@@ -182,9 +184,9 @@ def _of_layer(op: str, shapes: _Shapes, entry: str, row: Row, flatten_order: str
             _param(entry, "kernel", "weight", lambda w: order.to_own(w.T), lambda w: order.to_torch(w).T),
             *([_param(entry, "bias", "bias")] if layer.bias else []),
         ]
-    if isinstance(layer, BatchNorm | GroupNorm | LayerNorm):
+    if isinstance(layer, _NORMS):
         to_own, to_torch = _norm_order(op, shapes, row, layer, flatten_order)
-        used = [name for name in ("scale", "bias") if getattr(layer, name)]
+        used = [name for name in ("scale", "bias") if getattr(layer, name, False)]
         arrays = [_param(entry, name, TORCH_NAMES[name], to_own, to_torch) for name in used]
         if isinstance(layer, BatchNorm):
             arrays += [_statistic(entry, name, to_own, to_torch) for name in ("mean", "var")]
@@ -220,7 +222,7 @@ def _counter(count: np.ndarray) -> np.ndarray:
 
 
 def _norm_order(op: str, shapes: _Shapes, row: Row, layer: Any, flatten_order: str) -> tuple[Convert, Convert]:
-    if isinstance(layer, LayerNorm) and layer.axes > 1:
+    if isinstance(layer, LayerNorm | RMSNorm) and layer.axes > 1:
         return lambda w: np.moveaxis(w, 0, -1), lambda w: np.moveaxis(w, -1, 0)
     order = _Features(shapes, row, flatten_order)
     if isinstance(layer, GroupNorm) and layer.groups > 1 and order.is_permuted():

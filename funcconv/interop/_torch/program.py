@@ -1,12 +1,14 @@
 """The operations of a PyTorch module, as `torch.export` lists them."""
 
+import contextlib
 import copy
 import inspect
 import logging
 import warnings
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from ..._common.errors import FuncconvError
@@ -64,7 +66,7 @@ def exported(module: Any, examples: Sequence[Any]) -> Program:
     batch = torch.export.Dim("batch", min=1)
     try:
         module.eval()
-        with warnings.catch_warnings():
+        with warnings.catch_warnings(), _drop_paths_as_dropout(module):
             warnings.simplefilter("ignore")  # PyTorch warns about its own functions
             with torch.no_grad():
                 outputs = module(*(x.clone() for x in inputs))
@@ -161,11 +163,42 @@ def outputs_in_evaluation(module: Any, examples: Sequence[Any]) -> Any:
             part.training = mode
 
 
+# drop paths -----------------------------------------------------------------------------------------------------
+
+
+def drop_path_rate(module: Any) -> float | None:
+    """Return the rate of a drop path (stochastic depth) of torchvision or timm; None for any other module."""
+    kind = type(module).__module__.partition(".")[0], type(module).__name__
+    if kind == ("torchvision", "StochasticDepth") and module.mode == "row":
+        return float(module.p)
+    if kind == ("timm", "DropPath") and module.scale_by_keep:
+        return float(module.drop_prob or 0)
+    return None
+
+
+@contextlib.contextmanager
+def _drop_paths_as_dropout(module: Any) -> Iterator[None]:
+    """Let drop paths call dropout. In evaluation mode they return their input, so that no operation would be listed."""
+    import torch
+
+    paths = []
+    for part in module.modules():
+        rate = drop_path_rate(part)
+        if rate is not None and "forward" not in vars(part):
+            part.forward = partial(torch.nn.functional.dropout, p=rate, training=False)
+            paths.append(part)
+    try:
+        yield
+    finally:
+        for part in paths:
+            del part.forward
+
+
 # code that runs in training alone -------------------------------------------------------------------------------
 
 
 def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) -> None:
-    """Log a message if a module has operations that run in training mode only, such as drop path.
+    """Log a message if a module has operations that run in training mode only, such as random noise.
 
     Batch norms and dropout are the same operations in both modes. The module is exported a second time only if one of
     its parts reads `training` in `forward`; a part with running statistics is taken for a norm.
@@ -203,7 +236,7 @@ def _tell_training_code(module: Any, evaluated: Any, export: Callable[[], Any]) 
 
 
 def _reads_training(part: Any) -> bool:
-    if hasattr(part, "running_mean"):
+    if hasattr(part, "running_mean") or drop_path_rate(part) is not None:
         return False
     if type(part).__module__.startswith("torch.nn."):
         return bool(type(part).__name__ == "MultiheadAttention" and part.dropout)

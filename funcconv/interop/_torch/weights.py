@@ -35,7 +35,8 @@ def from_torch(
 
     Args:
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
-            `GroupNorm`, `LayerNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers without parameters.
+            `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers
+            without parameters.
         source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names.
         example: an input of the module, with a batch axis in front; for several inputs a tuple. The weights are paired
             by it, or checked if the pairing is known: graph and module must compute the same. It is needed if `source`
@@ -181,7 +182,8 @@ def to_torch(
 
     Args:
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
-            `GroupNorm`, `LayerNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers without parameters.
+            `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers
+            without parameters.
         params: the parameters of the graph, or a tree like them, such as gradients.
         state: the state of the graph, such as running statistics. It is needed if the graph has one. Default: None.
         names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths

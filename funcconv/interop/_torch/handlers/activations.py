@@ -1,4 +1,4 @@
-"""Activations with options, and dropout."""
+"""Activations with options, dropout and drop path."""
 
 import logging
 from collections.abc import Callable
@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from ...._common.types import Number
-from ...._graph.declare.training_layers import Dropout
+from ...._graph.declare.training_layers.dropout import Dropout, DropPath
 from .. import ops
-from ..tensors import Tensor
+from ..program import drop_path_rate
+from ..tensors import BATCH, Tensor
 from ..translation import PendingRow, Translation
 from .elementwise import binary
 
@@ -92,6 +93,8 @@ def dropout(translation: Translation, x: Tensor, p: Number, train: bool, *, whol
     del train  # the evaluation of the graph says whether it draws
     if p == 0:
         return x
+    if drop_path_rate(translation.modules.get(translation.path)) is not None:
+        return drop_path(translation, x, p)
     if x.is_weight:
         logging.getLogger("funcconv").warning(
             "trace_torch: in training, dropout of weights in %r draws zeros for each example; PyTorch draws them once "
@@ -105,6 +108,19 @@ def dropout(translation: Translation, x: Tensor, p: Number, train: bool, *, whol
     row = PendingRow(
         translation.new_name("dropout"), None, (x.source,), layer=Dropout(p, whole_channels=whole_channels)
     )
+    return translation.add(row, x.sizes, x.axes)
+
+
+def drop_path(translation: Translation, x: Tensor, p: Number) -> Tensor:
+    """Add a drop path, a module that calls dropout while it is exported."""
+    if not x.rank or x.axes[0] != (BATCH,):
+        logging.getLogger("funcconv").warning(
+            "trace_torch: the drop path %r drops parts of examples, because its input has other axes merged with the "
+            "batch. No layer does this; with train=True the graph leaves it out",
+            translation.path,
+        )
+        return x
+    row = PendingRow(translation.new_name(""), None, (x.source,), layer=DropPath(p))
     return translation.add(row, x.sizes, x.axes)
 
 

@@ -5,8 +5,12 @@ from collections.abc import Callable
 from functools import partial
 from typing import Any
 
+import jax.numpy as jnp
+
+from ...._common.dtypes import wide
 from ...._common.types import Number
-from ...._graph.declare.training_layers import BatchNorm, GroupNorm, LayerNorm
+from ...._graph.declare.layer import Layer
+from ...._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .. import ops
 from ..tensors import Tensor
 from ..translation import Translation
@@ -81,7 +85,7 @@ def instance_norm(
     del momentum, cudnn_enabled, running_mean, running_var
     if not use_input_stats:
         translation.refuse("an instance norm with running statistics")
-    return group_norm(translation, x, x.size(1), weight, bias, eps)
+    return _by_groups(translation, x, x.size(1), weight, bias, eps, InstanceNorm)
 
 
 def group_norm(
@@ -94,14 +98,26 @@ def group_norm(
     cudnn_enabled: bool = False,
 ) -> Tensor:
     del cudnn_enabled
+    return _by_groups(translation, x, num_groups, weight, bias, eps, partial(GroupNorm, num_groups))
+
+
+def _by_groups(
+    translation: Translation,
+    x: Tensor,
+    groups: int,
+    weight: Tensor | None,
+    bias: Tensor | None,
+    eps: Number,
+    make_layer: Callable[..., Layer],
+) -> Tensor:
     x = translation.channels_last(x)
     has_scale, spatial = weight is not None, x.rank - 2
     layer = None
     if not translation.extra(x):
-        layer = GroupNorm(num_groups, epsilon=eps, scale=has_scale, bias=bias is not None)
+        layer = make_layer(epsilon=eps, scale=has_scale, bias=bias is not None)
     return apply_layer(
         translation,
-        partial(ops.normalized_groups, groups=num_groups, epsilon=eps, spatial=spatial, has_scale=has_scale),
+        partial(ops.normalized_groups, groups=groups, epsilon=eps, spatial=spatial, has_scale=has_scale),
         x,
         {"param/scale": weight, "param/bias": bias},
         x.sizes,
@@ -140,8 +156,18 @@ def rms_norm(
 ) -> Tensor:
     axes = len(normalized_shape)
     x = with_last(translation, x, axes)
-    op = partial(ops.normalized_rms, axes=axes, epsilon=eps)
-    return apply_layer(translation, op, x, {"param/scale": weight}, x.sizes, x.axes)
+    # PyTorch adds the eps of the dtype in which it computes the mean.
+    epsilon = float(jnp.finfo(wide(translation.dtype())).eps) if eps is None else eps  # type: ignore[no-untyped-call]
+    return apply_layer(
+        translation,
+        partial(ops.normalized_rms, axes=axes, epsilon=epsilon),
+        x,
+        {"param/scale": weight},
+        x.sizes,
+        x.axes,
+        # With several axes, an RMSNorm has them in another order than PyTorch.
+        layer=RMSNorm(epsilon=epsilon, scale=weight is not None) if axes == 1 else None,
+    )
 
 
 def weight_norm(translation: Translation, v: Tensor, g: Tensor, dim: int = 0) -> Tensor:

@@ -7,12 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ...._common.dtypes import in_wide
+from ...._common.dtypes import in_wide, wide
 from ...._common.types import Array, Number
 from ...._graph.to_file.registry import register_op
 from ...._ops.conv import conv, conv_transpose
 from ...._ops.norms.group import group_norm
-from ...._ops.norms.layer import layer_norm
+from ...._ops.norms.kernel import weight_norm as own_weight_norm
+from ...._ops.norms.layer import layer_norm, rms_norm
 
 
 def _kernel(weight: Array, bias: Array | None) -> dict[str, Array]:
@@ -61,15 +62,9 @@ def normalized_layer(x: Array, *weights: Array, axes: int, epsilon: Number, has_
 
 
 def normalized_rms(x: Array, *weights: Array, axes: int, epsilon: Number | None) -> Array:
-    """Divide by the root of the mean of the squares of the last axes, and multiply by the scale."""
-    last = tuple(range(-axes, 0))
-
-    def normalize(x: Array) -> Array:
-        added = jnp.finfo(x.dtype).eps if epsilon is None else epsilon  # type: ignore[no-untyped-call]
-        return x * jax.lax.rsqrt(jnp.mean(x * x, last, keepdims=True) + added)
-
-    y = in_wide(normalize, x)
-    return y * _spread(weights[0], y) if weights else y
+    """Apply an RMS norm to the last axes. The default epsilon of PyTorch, None, depends on the dtype."""
+    added = float(jnp.finfo(wide(x.dtype)).eps) if epsilon is None else epsilon  # type: ignore[no-untyped-call]
+    return rms_norm({"scale": weights[0]} if weights else {}, x, axes=axes, epsilon=added)
 
 
 def normalized_by(x: Array, mean: Array, var: Array, *weights: Array, epsilon: Number, has_scale: bool = True) -> Array:
@@ -101,9 +96,9 @@ def _scale_and_bias(weights: Sequence[Array], *, has_scale: bool) -> tuple[Array
 
 def weight_norm(direction: Array, length: Array, *, axis: int | None) -> Array:
     """Scale a direction so that its slices along an axis have the given norms (`torch.nn.utils.weight_norm`)."""
-    axes = tuple(i for i in range(direction.ndim) if i != axis)
-    norm = jnp.sqrt(jnp.sum(direction * direction, axes, keepdims=axis is not None))
-    return direction * (length / norm)
+    scale = length.reshape(() if axis is None else (-1,))  # PyTorch keeps the other axes, with size 1
+    kernel: Array = own_weight_norm({"kernel": direction, "scale": scale}, axis=axis)["kernel"]
+    return kernel
 
 
 def einsum(*xs: Array, subscripts: str) -> Array:

@@ -14,6 +14,7 @@ import numpy as np
 from .example_axes import axes_of, axis_of, of_rank
 from .images import indices, torch_dtype, wide
 from .lazy_torch import functional, torch
+from .norms import directions
 
 # axes ----------------------------------------------------------------------------------------------------------
 
@@ -186,8 +187,7 @@ def _dot(a: Any, b: Any, *, lead: int) -> Any:
 
 def _weight_norm(direction: Any, length: Any, *, axis: int | None, lead: int) -> Any:
     axes = tuple(i for i in range(lead, direction.ndim) if axis is None or i != axis + lead)
-    norm = torch.sqrt(torch.sum(direction * direction, axes, keepdim=True))
-    return direction * (of_rank(length, direction.ndim, lead) / norm)
+    return directions(direction, axes) * of_rank(length, direction.ndim, lead)
 
 
 # constants -----------------------------------------------------------------------------------------------------

@@ -16,7 +16,7 @@ from .convolutions import conv, conv_transpose, local_conv
 from .elementwise import ELEMENTWISE
 from .example_axes import of_rank
 from .lazy_torch import torch
-from .norms import dense, flatten, group_norm, layer_norm
+from .norms import dense, flatten, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
 from .pools import adaptive_pool, global_pool, pool
 from .reductions import REDUCTIONS
 from .weighted import WEIGHTED
@@ -29,10 +29,13 @@ _WITH_BATCH_AXES: dict[str, Callable[..., Any]] = {
     "funcconv.flatten": flatten,
     "funcconv.global_pool": global_pool,
     "funcconv.group_norm": group_norm,
+    "funcconv.instance_norm": instance_norm,
     "funcconv.layer_norm": layer_norm,
+    "funcconv.local_response_norm": local_response_norm,
     "funcconv.max_pool": pool,
     "funcconv.min_pool": partial(pool, reduce="min"),
     "funcconv.pool": pool,
+    "funcconv.rms_norm": rms_norm,
     "funcconv.sum_pool": partial(pool, reduce="sum"),
 }
 _WITHOUT_NAME: dict[Any, Callable[..., Any]] = {

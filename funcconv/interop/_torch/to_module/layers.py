@@ -7,13 +7,27 @@ from ...._common.errors import FuncconvError
 from ...._graph.declare.conv_layers import Conv, ConvTranspose, LocalConv
 from ...._graph.declare.function import Function
 from ...._graph.declare.layer import Layer
-from ...._graph.declare.layers import Dense, Flatten, Pool, WeightStandardize
-from ...._graph.declare.training_layers import BatchNorm, Dropout, GroupNorm, LayerNorm
+from ...._graph.declare.layers import Dense, Flatten, Pool
+from ...._graph.declare.training_layers.dropout import Dropout, DropPath
+from ...._graph.declare.training_layers.kernels import WeightNorm, WeightStandardize
+from ...._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ...._graph.name.flatten import Row
 from ..weighted import _WithWeights
 from .convolutions import conv, conv_transpose, local_conv
 from .functions import Counterpart, Value, counterpart
-from .norms import batch_norm, dense, dropout, flatten, group_norm, layer_norm, weight_standardize
+from .norms import (
+    batch_norm,
+    dense,
+    drop_path,
+    dropout,
+    flatten,
+    group_norm,
+    instance_norm,
+    layer_norm,
+    rms_norm,
+    weight_norm,
+    weight_standardize,
+)
 from .pools import pool
 
 Entry = Mapping[str, Any]
@@ -154,6 +168,16 @@ def _layer_norm(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: F
     return layer_norm(params or {}, x, axes=layer.axes, epsilon=layer.epsilon)
 
 
+def _rms_norm(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
+    del train
+    return rms_norm(params or {}, x, axes=layer.axes, epsilon=layer.epsilon)
+
+
+def _instance_norm(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
+    del train
+    return instance_norm(params or {}, x, epsilon=layer.epsilon, spatial=x.ndim - 2)
+
+
 def _group_norm(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
     del train
     return group_norm(params or {}, x, layer.groups, epsilon=layer.epsilon, spatial=x.ndim - 2)
@@ -166,10 +190,19 @@ def _dropout(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT0
     return dropout(x, layer.rate, spatial=x.ndim - 2 if layer.whole_channels and x.ndim > 1 else 0)
 
 
+def _drop_path(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
+    del params
+    return drop_path(x, layer.rate, spatial=x.ndim - 2) if train and layer.rate else x
+
+
 def _weight_standardize(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
-    spatial = (params["kernel"].ndim - 2) // 2 if isinstance(layer.layer, LocalConv) else None
+    spatial = layer.positions(params) or None
     standardized = weight_standardize(params, spatial=spatial, epsilon=layer.epsilon)
     return _LAYERS[type(layer.layer)](layer.layer, standardized, x, train)
+
+
+def _weight_norm(layer: Any, params: Any, x: Any, train: bool) -> Any:  # noqa: FBT001
+    return _LAYERS[type(layer.layer)](layer.layer, weight_norm(params, axis=layer.axis(params)), x, train)
 
 
 _LAYERS: dict[type, Callable[[Any, Any, Any, bool], Any]] = {
@@ -181,6 +214,10 @@ _LAYERS: dict[type, Callable[[Any, Any, Any, bool], Any]] = {
     Flatten: _flatten,
     LayerNorm: _layer_norm,
     GroupNorm: _group_norm,
+    RMSNorm: _rms_norm,
+    InstanceNorm: _instance_norm,
     Dropout: _dropout,
+    DropPath: _drop_path,
     WeightStandardize: _weight_standardize,
+    WeightNorm: _weight_norm,
 }

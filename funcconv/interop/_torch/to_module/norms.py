@@ -1,9 +1,10 @@
 """Norms, dropout and linear maps on tensors: the counterparts of functions of the same names in funcconv."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...._common.types import Number
+from ...._windows.layout import channels_last_order
 from .images import image, is_narrow, torch_dtype, wide
 from .lazy_torch import functional, torch
 
@@ -38,6 +39,15 @@ def layer_norm(params: Params, x: Any, *, axes: int | None = None, epsilon: Numb
     return y.to(x.dtype)
 
 
+def rms_norm(params: Params, x: Any, *, axes: int | None = None, epsilon: Number = 1e-5) -> Any:
+    """Divide by the root mean square of the last axes."""
+    scale, numbers = params.get("scale"), wide(x)
+    if axes is None:
+        axes = 1 if scale is None else scale.ndim
+    y = numbers * torch.rsqrt((numbers * numbers).mean(tuple(range(-axes, 0)), keepdim=True) + epsilon)
+    return (y if scale is None else y * scale.to(y.dtype)).to(x.dtype)
+
+
 def group_norm(
     params: Params,
     x: Any,
@@ -52,6 +62,30 @@ def group_norm(
     scale, bias = _scale_and_bias(params, x)
     y = functional.group_norm(wide(inside.array), groups, scale, bias, epsilon)
     return inside.restore(y.to(x.dtype))
+
+
+def instance_norm(
+    params: Params, x: Any, *, epsilon: Number = 1e-5, spatial: int | None = None, layout: str | None = None
+) -> Any:
+    """Normalize each channel of each example."""
+    channels = x.shape[-1] if layout is None else image("instance_norm", x, None, layout).array.shape[1]
+    return group_norm(params, x, channels, epsilon=epsilon, spatial=spatial, layout=layout)
+
+
+def local_response_norm(
+    x: Any,
+    size: int,
+    *,
+    alpha: Number = 1e-4,
+    beta: Number = 0.75,
+    k: Number = 1.0,
+    layout: str | None = None,
+) -> Any:
+    """Divide each number by a power of the mean square of the channels nearby."""
+    axis = x.ndim - 1 if layout is None else channels_last_order("local_response_norm", layout, x.ndim)[-1]
+    last = wide(x).movedim(axis, -1)
+    y = functional.local_response_norm(last.reshape(-1, last.shape[-1], 1), size, alpha, beta, k)
+    return y.reshape(last.shape).movedim(-1, axis).to(x.dtype)
 
 
 def _scale_and_bias(params: Params, x: Any) -> tuple[Any, Any]:
@@ -115,9 +149,34 @@ def weight_standardize(params: Params, *, spatial: int | None = None, epsilon: N
     return {**params, "kernel": y.to(kernel.dtype)}
 
 
+def weight_norm(params: Params, *, axis: Any = -1) -> dict[str, Any]:
+    """Compute a kernel from its direction and the norms of its slices along the axes."""
+    kernel, scale = params["kernel"], params["scale"]
+    axes = () if axis is None else axis if isinstance(axis, tuple | list) else (axis,)
+    kept = sorted(i % kernel.ndim for i in axes)
+    numbers = wide(kernel)
+    y = directions(numbers, [i for i in range(kernel.ndim) if i not in kept])
+    shape = [size if i in kept else 1 for i, size in enumerate(kernel.shape)]
+    y = y * scale.to(y.dtype).reshape(shape)
+    return {**{name: value for name, value in params.items() if name != "scale"}, "kernel": y.to(kernel.dtype)}
+
+
+def directions(x: Any, axes: Sequence[int]) -> Any:
+    """Divide slices by their norms, where the norm is the root of the sum of squares over axes; zeros stay zeros."""
+    squares = (x * x).sum(tuple(axes), keepdim=True) if axes else x * x
+    is_zero = squares == 0
+    return x * torch.where(is_zero, 0, torch.rsqrt(torch.where(is_zero, 1, squares)))
+
+
 def dropout(x: Any, rate: Number, *, spatial: int) -> Any:
     """Set random entries to zero; the axes before the channels share one random number if they are `spatial`."""
     if not spatial:
         return functional.dropout(x, rate)
     shape = [*x.shape[: x.ndim - 1 - spatial], *[1] * spatial, x.shape[-1]]
+    return x * functional.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), rate)
+
+
+def drop_path(x: Any, rate: Number, *, spatial: int) -> Any:
+    """Set random examples to zero as a whole."""
+    shape = [size if i < x.ndim - spatial - 1 else 1 for i, size in enumerate(x.shape)]
     return x * functional.dropout(torch.ones(shape, dtype=x.dtype, device=x.device), rate)

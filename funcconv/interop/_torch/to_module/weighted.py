@@ -9,7 +9,7 @@ from typing import Any
 from .convolutions import conv, conv_transpose
 from .images import wide
 from .lazy_torch import functional, torch
-from .norms import group_norm, layer_norm
+from .norms import group_norm, layer_norm, rms_norm
 
 
 def _kernel(weight: Any, bias: Any) -> dict[str, Any]:
@@ -43,10 +43,8 @@ def _normalized_layer(x: Any, *weights: Any, axes: int, epsilon: Any, has_scale:
 
 
 def _normalized_rms(x: Any, *weights: Any, axes: int, epsilon: Any) -> Any:
-    numbers = wide(x)
-    added = torch.finfo(numbers.dtype).eps if epsilon is None else epsilon
-    y = numbers * torch.rsqrt((numbers * numbers).mean(tuple(range(-axes, 0)), keepdim=True) + added)
-    return y.to(x.dtype) * weights[0] if weights else y.to(x.dtype)
+    added = torch.finfo(wide(x).dtype).eps if epsilon is None else epsilon
+    return rms_norm({"scale": weights[0]} if weights else {}, x, axes=axes, epsilon=added)
 
 
 def _normalized_by(x: Any, mean: Any, var: Any, *weights: Any, epsilon: Any, has_scale: bool = True) -> Any:

@@ -1,73 +1,19 @@
-"""Layers that training wants: normalization, and dropout."""
+"""Layers that normalize activations."""
 
 from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
 
-from ..._common.dtypes import wide
-from ..._common.errors import FuncconvError
-from ..._common.types import Array, DTypeLike, Number, Shape
-from ..._ops.dropout import dropout
-from ..._ops.norms.batch import batch_norm
-from ..._ops.norms.group import group_norm
-from ..._ops.norms.init import init_batch_stats, init_norm
-from ..._ops.norms.layer import layer_norm
-from ..._windows.reach import IDENTITY, Reach
-from .layer import Layer
-
-
-@dataclass(frozen=True, repr=False)
-class Dropout(Layer):
-    """Dropout as a layer: `fc.dropout` in training; otherwise it returns its input.
-
-    In training, which means `graph.apply(..., key=key, train=True)`, random entries become zero and the others are
-    divided by `1 - rate`. Each node has its own random key, so two uses of a layer have different zeros.
-
-    Args:
-        rate: probability of a zero, from 0 to 1. Default: 0.5.
-        whole_channels: whether all positions of a channel of an example become zero together, as in PyTorch's
-            `Dropout2d`. Default: False, every number is drawn separately.
-        name: name of its nodes. The random key of a node is derived from its name. Default: None, which gives
-            `dropout1`, `dropout2`, ... in order of first use.
-
-    Raises:
-        FuncconvError: in training, if the rate is not from 0 to 1 or there is no key; the message names the node.
-
-    Example:
-        >>> import funcconv as fc, jax, jax.numpy as jnp
-        >>> x = fc.Input("x", (1000,))
-        >>> graph = fc.Graph(x, fc.Dropout(0.5)(x))
-        >>> y, _ = graph.apply({}, {}, jnp.ones(1000), key=jax.random.key(0), train=True)
-        >>> set(y.tolist()) == {0.0, 2.0}, set(graph({}, jnp.ones(1000)).tolist())
-        (True, {1.0})
-    """
-
-    rate: Number = 0.5
-    whole_channels: bool = field(default=False, kw_only=True)
-
-    random: ClassVar[bool] = True
-
-    def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
-        """Return that every number sees itself."""
-        return _itself(*shapes)
-
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Return what came."""
-        del params, batch
-        (x,) = xs
-        return x
-
-    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
-        """Drop, in training."""
-        # With a rate of 0 nothing is drawn, so no key is needed.
-        if not train or self.rate == 0:
-            return self.apply(params, *xs, batch=batch), state
-        if key is None:
-            msg = f"{self!r} needs a random key in training; got None. Pass graph.apply(..., key=key, train=True)"
-            raise FuncconvError(msg)
-        (x,) = xs
-        return dropout(key, x, self.rate, spatial=max(x.ndim - len(batch) - 1, 0) if self.whole_channels else 0), state
+from ...._common.dtypes import wide
+from ...._common.errors import FuncconvError
+from ...._common.types import Array, DTypeLike, Number, Shape
+from ...._ops.norms.batch import batch_norm
+from ...._ops.norms.group import group_norm, instance_norm
+from ...._ops.norms.init import init_batch_stats, init_norm
+from ...._ops.norms.layer import layer_norm, rms_norm
+from ...._windows.reach import IDENTITY, Reach
+from ..layer import Layer
 
 
 @dataclass(frozen=True, repr=False)
@@ -76,7 +22,6 @@ class _Norm(Layer):
 
     epsilon: Number = field(default=1e-5, kw_only=True)
     scale: bool = field(default=True, kw_only=True)
-    bias: bool = field(default=True, kw_only=True)
     dtype: DTypeLike | None = field(default=None, kw_only=True)
 
     parametric: ClassVar[bool] = True
@@ -93,13 +38,25 @@ class _Norm(Layer):
         return shape[-1:]
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
+        """Return ones."""
+        del key
+        return init_norm(self.normalized(*shapes), scale=self.scale, bias=False, dtype=self.dtype)
+
+
+@dataclass(frozen=True, repr=False)
+class _NormWithBias(_Norm):
+    """What the normalizing layers with a bias have in common."""
+
+    bias: bool = field(default=True, kw_only=True)
+
+    def draw(self, key: Array, *shapes: Shape) -> Any:
         """Return ones and zeros."""
         del key
         return init_norm(self.normalized(*shapes), scale=self.scale, bias=self.bias, dtype=self.dtype)
 
 
 @dataclass(frozen=True, repr=False)
-class LayerNorm(_Norm):
+class LayerNorm(_NormWithBias):
     """Layer normalization as a layer: `fc.layer_norm`, which normalizes over the last axes.
 
     It computes `(x - mean) / sqrt(var + epsilon) * scale + bias`, with mean and variance (divisor n) over the last
@@ -133,14 +90,7 @@ class LayerNorm(_Norm):
 
     def normalized(self, *shapes: Shape) -> Shape:
         """Return the sizes of the last axes."""
-        (shape,) = shapes
-        if not 1 <= self.axes <= len(shape):
-            msg = (
-                f"{self!r}: axes must be from 1 to {len(shape)}, the axes of the input {shape} without batch axes; "
-                f"got {self.axes}. Pass a number in this range"
-            )
-            raise FuncconvError(msg)
-        return shape[len(shape) - self.axes :]
+        return _last_axes(self, *shapes)
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Normalize."""
@@ -150,7 +100,42 @@ class LayerNorm(_Norm):
 
 
 @dataclass(frozen=True, repr=False)
-class GroupNorm(_Norm):
+class RMSNorm(_Norm):
+    """Root mean square normalization as a layer, `rms_norm`: like layer normalization, without mean and bias.
+
+    Args:
+        axes: over how many of the last axes it normalizes; they have the scale. Default: 1, the channels of each
+            position.
+        epsilon: a positive number that is added to the mean of the squares. Default: 1e-5.
+        scale: whether the result is multiplied by a learned scale. Default: True.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `rms_norm1`, `rms_norm2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> fc.Graph(x, fc.RMSNorm()(x)).init(jax.random.key(0))["rms_norm1"]["scale"].shape
+        (3,)
+    """
+
+    axes: int = 1
+
+    def normalized(self, *shapes: Shape) -> Shape:
+        """Return the sizes of the last axes."""
+        return _last_axes(self, *shapes)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Normalize."""
+        del batch
+        (x,) = xs
+        return rms_norm(params, x, axes=self.axes, epsilon=self.epsilon)
+
+
+@dataclass(frozen=True, repr=False)
+class GroupNorm(_NormWithBias):
     """Group normalization as a layer: `fc.group_norm`, which normalizes each example by groups of channels.
 
     It computes `(x - mean) / sqrt(var + epsilon) * scale + bias`, with mean and variance (divisor n) over all positions
@@ -191,7 +176,35 @@ class GroupNorm(_Norm):
 
 
 @dataclass(frozen=True, repr=False)
-class BatchNorm(_Norm):
+class InstanceNorm(_NormWithBias):
+    """Instance normalization as a layer, `instance_norm`: each channel of each example over its positions.
+
+    Args:
+        epsilon: a positive number that is added to the variance. Default: 1e-5.
+        scale: whether the result is multiplied by a learned scale. Default: True.
+        bias: whether a learned bias is added. Default: True.
+        dtype: the dtype of the parameters. Default: None, JAX's default float.
+        name: of its nodes and of its entry in the parameters. Default:
+            None, `instance_norm1`, `instance_norm2`, ... in order of first use.
+        params: the name of its entry, where it is another one; layers with the same `params` share the entry. Default:
+            None.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 3))
+        >>> graph = fc.Graph(x, fc.InstanceNorm()(x))
+        >>> graph(graph.init(jax.random.key(0)), jnp.ones((2, 8, 8, 3))).shape
+        (2, 8, 8, 3)
+    """
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Normalize."""
+        (x,) = xs
+        return instance_norm(params, x, epsilon=self.epsilon, spatial=x.ndim - len(batch) - 1)
+
+
+@dataclass(frozen=True, repr=False)
+class BatchNorm(_NormWithBias):
     """Batch normalization as a layer: `fc.batch_norm`, with running statistics in the state of the graph.
 
     It computes `(x - mean) / sqrt(var + epsilon) * scale + bias` for each channel, the last axis. With
@@ -250,7 +263,8 @@ class BatchNorm(_Norm):
 
     def reaches(self, *shapes: Shape) -> tuple[Reach | None, ...]:
         """Return that every number sees itself: of training, where it sees its whole batch, it is not asked."""
-        return _itself(*shapes)
+        (shape,) = shapes
+        return (IDENTITY,) * len(shape)
 
     def first_state(self, *shapes: Shape) -> Any:
         """Return mean 0 and variance 1."""
@@ -289,6 +303,13 @@ class BatchNorm(_Norm):
         return y, new | {"count": steps}
 
 
-def _itself(*shapes: Shape) -> tuple[Reach | None, ...]:
+def _last_axes(layer: LayerNorm | RMSNorm, *shapes: Shape) -> Shape:
+    """Return the sizes of the last axes of the input, as many as the layer normalizes over."""
     (shape,) = shapes
-    return (IDENTITY,) * len(shape)
+    if not 1 <= layer.axes <= len(shape):
+        msg = (
+            f"{layer!r}: axes must be from 1 to {len(shape)}, the axes of the input {shape} without batch axes; "
+            f"got {layer.axes}. Pass a number in this range"
+        )
+        raise FuncconvError(msg)
+    return shape[len(shape) - layer.axes :]

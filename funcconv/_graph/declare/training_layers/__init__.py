@@ -1,0 +1,1 @@
+"""Layers that training needs: norms of activations and of kernels, and dropout."""
