@@ -13,7 +13,10 @@ from ..._ops.conv import conv, conv_transpose
 from ..._ops.dense import dense, flatten
 from ..._ops.local_conv import local_conv
 from ..._ops.norms import group_norm, layer_norm
+from ..._ops.patches import fold, unfold
+from ..._ops.pixels import pixel_shuffle, pixel_unshuffle
 from ..._ops.pool import global_pool, pool
+from ..._ops.resample import blur_pool, resize
 
 # Activations and functions of jax.numpy that act on each number by itself, so that mapping them changes nothing.
 ELEMENTWISE = frozenset(
@@ -27,7 +30,10 @@ ELEMENTWISE = frozenset(
 
 # Ops of funcconv that take any number of batch axes in front: for them, one example is a batch without axes.
 BATCH_AXES_FIRST = frozenset(
-    [adaptive_pool, conv, conv_transpose, dense, flatten, global_pool, group_norm, layer_norm, local_conv, pool]
+    (
+        *(adaptive_pool, conv, conv_transpose, dense, flatten, global_pool, group_norm, layer_norm, local_conv, pool),
+        *(blur_pool, fold, pixel_shuffle, pixel_unshuffle, resize, unfold),
+    )
 )
 
 
