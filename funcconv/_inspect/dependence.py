@@ -293,5 +293,5 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     _family.conv_input_grad_p.name: partial(_convolution, windows_back),
     _select.extreme_p.name: _select_window,
     _select.pick_p.name: _select_window,
-    _take.take_p.name: lambda eqn, operands: [sums(*operands, eqn.params["axis"], eqn.params["table"])],
+    _take.take_p.name: lambda eqn, operands: [sums(operands[0], eqn.params["axis"], eqn.params["table"])],
 }

@@ -1,9 +1,11 @@
 """Windows of an image as an array (im2col), and its transpose, which adds windows to an image (col2im)."""
 
+import math
 from collections.abc import Sequence
 from functools import partial
 
 import jax
+import jax.numpy as jnp
 
 from .._common.dtypes import in_wide
 from .._common.eager import one_program
@@ -12,7 +14,10 @@ from .._common.types import Array, ArrayLike, Padding, PadMode, Sizes
 from .._windows.geometry import Axis, pad_modes, per_axis, resolve
 from .._windows.layout import as_array, image, patches_order, spatial_axes, spatial_of_layout
 from .._windows.padding import pad
-from .._windows.taps import merge, patches
+from .._windows.taps import merge, patches, shifted, split
+
+# Up to so many taps are added in one loop over the image. More are added axis by axis, which needs less code.
+_MOST_ADDED_TAPS = 32
 
 
 @one_program
@@ -169,7 +174,8 @@ def fold(
         # An array with the axes of the image says how its type is sharded.
         like = jax.typeof(merge(array, n, n + 1))
         image_type = like.update(shape=(array.shape[0], *sizes, array.shape[-1]))
-        (x,) = jax.linear_transpose(partial(_windows, axes=axes, modes=modes), image_type)(array)
+        unfolded = _windows_by_taps if math.prod(windows) <= _MOST_ADDED_TAPS else _windows
+        (x,) = jax.linear_transpose(partial(unfolded, axes=axes, modes=modes), image_type)(array)
         return x  # type: ignore[no-any-return]
 
     return inside._replace(layout=layout).restore(in_wide(added, inside.array))
@@ -177,6 +183,13 @@ def fold(
 
 def _windows(x: Array, axes: Sequence[Axis], modes: Sequence[str | None]) -> Array:
     return patches(pad(x, axes, modes), axes)
+
+
+def _windows_by_taps(x: Array, axes: Sequence[Axis], modes: Sequence[str | None]) -> Array:
+    """Return the same windows from one slice for each tap, whose transpose is one sum of padded taps."""
+    position = 1 + len(axes)
+    taps = jnp.stack(shifted(pad(x, axes, modes), axes), position)
+    return split(taps, position, [axis.window for axis in axes])
 
 
 def _spatial_of_patches(op: str, patches: Array, size: Sizes, layout: str | None) -> int:
