@@ -139,6 +139,13 @@ def unpool_case(name, x, window, **options):
     return Case(name, op, oracle, indices.shape)
 
 
+def rearranging_case(name, op, x, *args, **options):
+    """Return a case of an op without parameters that moves numbers or adds them with fixed weights."""
+    own = partial(op, **options) if op is fc.fold else partial(op, spatial=len(x) - 1, **options)
+    oracle = partial(getattr(oracles, op.__name__), **options)
+    return plain_case(name, lambda x: own(x, *args), lambda x: oracle(x, *args), x)
+
+
 def warm_pool(params, x):
     return fc.pool(x, (3,), reduce="lse", stride=1, temperature=jnp.exp(params["log_temperature"]))
 
@@ -271,6 +278,13 @@ TRANSPOSED = {
     "groups": 2,
     "pad_mode": ("circular", "zeros"),
     "flip": True,
+}
+
+REARRANGED = {
+    "stride": (2, 1),
+    "padding": ((3, 4), (5, -1)),
+    "dilation": (2, 1),
+    "pad_mode": ("reflect", "circular"),
 }
 
 CASES = [
@@ -449,6 +463,39 @@ CASES = [
     shape_case("adaptive_pool-lp", fc.adaptive_pool, (5, 6, 1), (3, 4), reduce="lp", p=3),
     shape_case("adaptive_pool-median", fc.adaptive_pool, (6, 4, 1), (4, 4), reduce="median"),
     shape_case("adaptive_pool-std", fc.adaptive_pool, (6, 8, 1), (2, 3), reduce=std),
+    rearranging_case("unfold", fc.unfold, (4, 5, 2), (2, 3)),
+    rearranging_case("unfold-everything", fc.unfold, (6, 5, 2), (3, 2), **REARRANGED),
+    rearranging_case("unfold-wide", fc.unfold, (70, 1), 66, stride=2, padding=1),
+    Case(
+        "unfold-channels-first",
+        lambda _, x: fc.unfold(x, 2, layout="NCHW"),
+        lambda _, x: oracles.unfold(np.moveaxis(x, 0, -1), 2).transpose(4, 2, 3, 0, 1),
+        (2, 3, 4),
+    ),
+    rearranging_case("fold", fc.fold, (3, 3, 2, 3, 2), (4, 5)),
+    rearranging_case("fold-everything", fc.fold, (5, 8, 3, 2, 2), (6, 5), **REARRANGED),
+    rearranging_case("fold-wide", fc.fold, (4, 66, 1), (70,), stride=2, padding=1),
+    Case(
+        "fold-channels-first",
+        lambda _, p: fc.fold(p, (3, 4), layout="NCHW"),
+        lambda _, p: np.moveaxis(oracles.fold(p.transpose(3, 4, 1, 2, 0), (3, 4)), -1, 0),
+        (2, 2, 2, 2, 3),
+    ),
+    rearranging_case("pixel_shuffle", fc.pixel_shuffle, (2, 3, 12), (2, 3)),
+    rearranging_case("pixel_shuffle-tensorflow", fc.pixel_shuffle, (1, 2, 2, 16), 2, order="tensorflow"),
+    rearranging_case("pixel_unshuffle", fc.pixel_unshuffle, (4, 6, 2), (2, 3)),
+    rearranging_case("pixel_unshuffle-tensorflow", fc.pixel_unshuffle, (6, 2), 3, order="tensorflow"),
+    rearranging_case("resize", fc.resize, (3, 2, 5, 1), (7, 4, 2)),
+    rearranging_case("resize-exact", fc.resize, (5, 4, 1), (3, 7), method="nearest-exact"),
+    rearranging_case("resize-linear", fc.resize, (3, 6, 2), (6, 4), method="linear"),
+    rearranging_case("resize-corners", fc.resize, (4, 2, 3, 1), (3, 5, 1), method="linear", align_corners=True),
+    rearranging_case("resize-scale", fc.resize, (5, 4, 1), scale=(1.7, 0.6), method="linear"),
+    rearranging_case("resize-cubic", fc.resize, (3, 5, 2), (7, 4), method="cubic"),
+    rearranging_case("resize-antialias", fc.resize, (9, 5, 1), (4, 6), method="cubic", antialias=True),
+    rearranging_case("resize-antialias-linear", fc.resize, (11, 2), 4, method="linear", antialias=True),
+    rearranging_case("resize-area", fc.resize, (5, 6, 2), (3, 8), method="area"),
+    rearranging_case("blur_pool", fc.blur_pool, (5, 4, 2), 3),
+    rearranging_case("blur_pool-wide", fc.blur_pool, (9, 2), 6, stride=3, padding=((4, 2),), pad_mode="circular"),
     Case(
         "dense",
         fc.dense,
@@ -581,6 +628,15 @@ SLOW = {
     "min_pool-split-ceil",
     "global_pool-split",
     "adaptive_pool-split",
+    "unfold-wide",
+    "unfold-channels-first",
+    "fold-wide",
+    "fold-channels-first",
+    "resize-exact",
+    "resize-corners",
+    "resize-antialias-linear",
+    "resize-area",
+    "blur_pool-wide",
 }
 assert {case.name for case in CASES} >= SLOW
 
@@ -610,6 +666,11 @@ CHIEF = {
     "max_unpool-large",
     "global_pool-max",
     "adaptive_pool",
+    "unfold-everything",
+    "fold-everything",
+    "pixel_shuffle",
+    "resize-cubic",
+    "blur_pool",
     "dense",
     "flatten",
     "graph-siamese",
@@ -642,6 +703,9 @@ ORIGINAL = CHIEF - {
     "instance_norm",
     "local_response_norm-wide",
     "drop_path",
+    "unfold-everything",
+    "pixel_shuffle",
+    "blur_pool",
 }
 
 

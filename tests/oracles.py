@@ -265,3 +265,111 @@ def weight_norm(params, v, *, axis):
         length = np.sqrt(sum(number**2 for number in np.ravel(v[index])))
         w[index] = params["scale"][place] * v[index] / length
     return w
+
+
+def unfold(x, window, *, stride=1, padding=0, dilation=1, pad_mode="zeros"):
+    n = x.ndim - 1
+    window, strides, dilations = (tuples(value, n) for value in (window, stride, dilation))
+    x = extended(x, pairs(padding, n), (pad_mode,) * n if isinstance(pad_mode, str) else pad_mode)
+    begin = [starts(x.shape[i], window[i], strides[i], dilations[i]) for i in range(n)]
+    y = np.zeros([*map(len, begin), *window, x.shape[-1]], x.dtype)
+    for position in product(*(range(len(b)) for b in begin)):
+        for tap in product(*map(range, window)):
+            y[position + tap] = x[tuple(begin[i][position[i]] + tap[i] * dilations[i] for i in range(n))]
+    return y
+
+
+def fold(patches, size, **options):
+    """The transpose, from the windows of each unit image."""
+    n = (patches.ndim - 1) // 2
+    window, channels = patches.shape[n : 2 * n], patches.shape[-1]
+    x = np.zeros((*tuples(size, n), channels), patches.dtype)
+    for place in np.ndindex(x.shape):
+        unit = np.zeros(x.shape, patches.dtype)
+        unit[place] = 1
+        x[place] = (unfold(unit, window, **options) * patches).sum()
+    return x
+
+
+def pixel_shuffle(x, factor, order="pytorch"):
+    n = x.ndim - 1
+    factors = tuples(factor, n)
+    channels = x.shape[-1] // int(np.prod(factors))
+    y = np.zeros([*(size * f for size, f in zip(x.shape, factors, strict=False)), channels], x.dtype)
+    for *place, channel in np.ndindex(y.shape):
+        shift = np.ravel_multi_index([p % f for p, f in zip(place, factors, strict=True)], factors)
+        taken = channel * np.prod(factors) + shift if order == "pytorch" else shift * channels + channel
+        y[(*place, channel)] = x[(*(p // f for p, f in zip(place, factors, strict=True)), taken)]
+    return y
+
+
+def pixel_unshuffle(x, factor, order="pytorch"):
+    """Put each number where the shuffle takes it from."""
+    factors = tuples(factor, x.ndim - 1)
+    sizes = [size // f for size, f in zip(x.shape, factors, strict=False)]
+    numbers = np.arange(x.size).reshape(*sizes, -1)
+    shuffled = pixel_shuffle(numbers, factor, order)
+    y = np.zeros(x.size, x.dtype)
+    for place in np.ndindex(x.shape):
+        y[shuffled[place]] = x[place]
+    return y.reshape(numbers.shape)
+
+
+def keys(d, a):
+    """The cubic kernel of Keys, in the form of his paper."""
+    d = abs(d)
+    if d <= 1:
+        return (a + 2) * d**3 - (a + 3) * d**2 + 1
+    return a * d**3 - 5 * a * d**2 + 8 * a * d - 4 * a if d < 2 else 0
+
+
+def hat(d, a):
+    del a
+    return max(1 - abs(d), 0)
+
+
+def resize(x, size=None, *, scale=None, method="nearest", align_corners=False, antialias=False):
+    """Axis by axis, each position from the weights of all places of an axis that goes on beyond its ends."""
+    n = x.ndim - 1
+    scales = tuples(scale, n) if isinstance(scale, tuple) else (scale,) * n
+    sizes = tuples(size, n) if scale is None else [int(m * s) for m, s in zip(x.shape, scales, strict=False)]
+    if method == "area":
+        return adaptive_pool(x, tuple(sizes))
+    for axis, (new, given) in enumerate(zip(sizes, scales, strict=True)):
+        old = x.shape[axis]
+        step = old / new if given is None else 1 / given
+        if align_corners:
+            step = (old - 1) / max(new - 1, 1)
+        y = np.zeros([*x.shape[:axis], new, *x.shape[axis + 1 :]])
+        to, of = np.moveaxis(y, axis, 0), np.moveaxis(x, axis, 0)
+        for i in range(new):
+            if method in ("nearest", "nearest-exact"):
+                to[i] = of[min(int(np.floor((i + 0.5 * (method != "nearest")) * step)), old - 1)]
+                continue
+            kernel = hat if method == "linear" else keys
+            if antialias:
+                weights = [kernel((j + 0.5 - (i + 0.5) * step) / max(step, 1), -0.5) for j in range(old)]
+                to[i] = sum(w * of[j] for j, w in enumerate(weights)) / sum(weights)
+                continue
+            centre = i * step if align_corners else (i + 0.5) * step - 0.5
+            for j in range(-old - 3, 2 * old + 3):
+                to[i] += kernel(centre - j, -0.75) * of[min(max(j, 0), old - 1)]
+        x = y
+    return x
+
+
+def blur_pool(x, window, *, stride=2, padding=None, pad_mode="reflect"):
+    """Multiply windows by rows of Pascal's triangle."""
+    n = x.ndim - 1
+    window = tuples(window, n)
+    rows = []
+    for k in window:
+        row = [1]
+        for _ in range(k - 1):
+            row = [a + b for a, b in zip([0, *row], [*row, 0], strict=True)]
+        rows.append(np.array(row) / sum(row))
+    padding = tuple(((k - 1) // 2, k - 1 - (k - 1) // 2) for k in window) if padding is None else padding
+    y = unfold(x, window, stride=stride, padding=padding, pad_mode=pad_mode)
+    for row in reversed(rows):  # the last axis of the window is the last but one
+        y = (y * row[:, None]).sum(-2)
+    return y

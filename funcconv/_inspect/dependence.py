@@ -17,9 +17,10 @@ from .._common.traced_programs import ELEMENTWISE, REDUCED, called
 from .._common.types import Shape
 from .._primitives import conv as _family
 from .._primitives import select as _select
+from .._primitives import take as _take
 from .._windows.geometry import Axis
 from .._windows.reach import LARGE, NOWHERE
-from .intervals import Seen, over, places_or_none, taken, union, windows, windows_back
+from .intervals import Seen, over, places_or_none, stacked, sums, taken, union, windows, windows_back
 
 
 def run(jaxpr: Any, seen: Sequence[Seen]) -> list[Seen]:
@@ -270,10 +271,6 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     return [seen and (seen[0].transpose(axes), seen[1].transpose(axes))]
 
 
-def _passed_on(_: Any, operands: Sequence[Seen]) -> list[Seen]:
-    return list(operands)
-
-
 _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(REDUCED, _reduced),
@@ -290,9 +287,11 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     "concatenate": _concatenate,
     "dot_general": _dot_general,
     "conv_general_dilated": _lax_convolution,
-    "optimization_barrier": _passed_on,
+    "optimization_barrier": lambda _, operands: list(operands),
+    "stack": lambda eqn, operands: [stacked(operands, eqn.params["axis"])],
     _family.conv_p.name: partial(_convolution, windows),
     _family.conv_input_grad_p.name: partial(_convolution, windows_back),
     _select.extreme_p.name: _select_window,
     _select.pick_p.name: _select_window,
+    _take.take_p.name: lambda eqn, operands: [sums(operands[0], eqn.params["axis"], eqn.params["table"])],
 }

@@ -69,6 +69,25 @@ def taken(seen: Seen, axis: int, at: np.ndarray) -> Seen:
     return np.where(inside, low.take(at, axis), NOWHERE), np.where(inside, high.take(at, axis), -NOWHERE)
 
 
+def stacked(parts: Sequence[Seen], axis: int) -> Seen:
+    """Join arrays along a new axis, each place of which is one of them."""
+    places = np.arange(len(parts))
+    found: list[Seen] = []
+    for i, part in enumerate(parts):
+        if part is not None:
+            low, high = (np.expand_dims(array, axis) for array in part)
+            found.append(taken((low, high), axis, np.where(places == i, 0, -1)))
+    return union(found)
+
+
+def sums(seen: Seen, axis: int, table: Sequence[Sequence[int]]) -> Seen:
+    """Let each result along an axis, counted from the last, depend on the places in its row; -1 stands for none."""
+    if seen is None or len(table) > LARGE:
+        return over(seen, axis)
+    axis += seen[0].ndim
+    return union([taken(seen, axis, np.array(places)) for places in zip(*table, strict=True)])
+
+
 def places_or_none(places: np.ndarray, size: int) -> np.ndarray:
     return np.where((places >= 0) & (places < size), places, -1)
 

@@ -15,7 +15,8 @@ from .._common.traced_programs import ELEMENTWISE, REDUCED, called
 from .._common.types import Shape
 from .._primitives import conv as _family
 from .._primitives import select as _select
-from .._windows.reach import IDENTITY, LARGE, Reach, merged, of_transpose, of_window
+from .._primitives import take as _take
+from .._windows.reach import IDENTITY, LARGE, NOWHERE, Reach, merged, of_table, of_transpose, of_window
 
 
 class Seen(NamedTuple):
@@ -188,6 +189,19 @@ def _selection(eqn: Any, i: int, axis: int) -> Seen:
     return Seen(axis, of_window(axes[number]) if 0 <= number < len(axes) and not i else IDENTITY)
 
 
+def _stack(eqn: Any, _: int, axis: int) -> Seen:
+    return Seen(axis + (axis >= eqn.params["axis"]), IDENTITY)
+
+
+def _sums_of_places(eqn: Any, _: int, axis: int) -> Seen:
+    shape = eqn.invars[0].aval.shape
+    if axis != len(shape) + eqn.params["axis"]:
+        return Seen(axis, IDENTITY)
+    places = [[place for place in row if place >= 0] for row in eqn.params["table"]]
+    intervals = [(min(row, default=NOWHERE), max(row, default=-NOWHERE)) for row in places]
+    return Seen(axis, of_table(intervals, shape[axis]))
+
+
 _RULES: dict[str, Callable[[Any, int, int], Seen | None]] = {
     "broadcast_in_dim": _broadcast,
     "reshape": _reshape,
@@ -199,6 +213,7 @@ _RULES: dict[str, Callable[[Any, int, int], Seen | None]] = {
     "pad": _pad,
     "concatenate": _along_others,
     "dot_general": _dot_general,
+    "stack": _stack,
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along_others),
     "conv_general_dilated": _lax_convolution,
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min", "reduce_window"), _reduce_window),
@@ -206,4 +221,5 @@ _RULES: dict[str, Callable[[Any, int, int], Seen | None]] = {
     _family.conv_input_grad_p.name: lambda eqn, i, axis: _convolution(of_transpose, 1, eqn, i, axis),
     _select.extreme_p.name: _selection,
     _select.pick_p.name: _selection,
+    _take.take_p.name: _sums_of_places,
 }

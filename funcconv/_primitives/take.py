@@ -1,12 +1,12 @@
-"""`take`: indexing of one axis by a fixed table, a linear map whose transpose is of the same kind.
+"""`take`: weighted sums of the places of one axis by a fixed table, a linear map whose transpose is of the same kind.
 
-    take(x) -> y    y[i] = the sum of x[j] for all j in table[i]
+    take(x) -> y    y[i] = the sum of weights[i][k] * x[table[i][k]] for all k
 
-The transpose of JAX's own indexing is a scatter, which adds in no fixed order on a GPU.
+Without weights, each is 1. The transpose of JAX's own indexing is a scatter, which adds in no fixed order on a GPU.
 """
 
 from collections.abc import Sequence
-from functools import partial
+from functools import partial, reduce
 from typing import Any, TypeAlias
 
 import jax.numpy as jnp
@@ -19,42 +19,74 @@ from .._common.dtypes import wide
 from .._common.types import Array
 
 Table: TypeAlias = tuple[tuple[int, ...], ...]  # rows of one length, filled up with -1
+Weights: TypeAlias = tuple[tuple[float, ...], ...]  # of the same shape
+
+# Up to so many terms are added one by one, in one loop over the result. For sums over an axis, XLA's loops are slow.
+_MOST_UNROLLED_TERMS = 32
 
 take_p = Primitive("take_places")
 
 
 def take(x: Array, axis: int, places: Sequence[int]) -> Array:
     """Return `x` at the given positions of an axis, in any order and any number of times."""
-    return take_p.bind(x, axis=axis - x.ndim, table=tuple((int(place),) for place in places))
+    return take_p.bind(x, axis=axis - x.ndim, table=tuple((int(place),) for place in places), weights=None)
 
 
-def taken(x: Array, *, axis: int, table: Table) -> Array:
+def weighted_sums(x: Array, axis: int, rows: Sequence[Sequence[tuple[int, float]]]) -> Array:
+    """Return sums along an axis: entry `i` is the sum of `weight * x[place]` over the pairs of row `i`."""
+    table, weights = _filled_up(rows)
+    return take_p.bind(x, axis=axis - x.ndim, table=table, weights=weights)
+
+
+def _filled_up(rows: Sequence[Sequence[tuple[int, float]]]) -> tuple[Table, Weights]:
+    most = max(map(len, rows))
+    full = [[*row, *[(-1, 0.0)] * (most - len(row))] for row in rows]
+    table = tuple(tuple(place for place, _ in row) for row in full)
+    return table, tuple(tuple(weight for _, weight in row) for row in full)
+
+
+def taken(x: Array, *, axis: int, table: Table, weights: Weights | None) -> Array:
     """Compute the map with operations of JAX; `axis` is negative, so that it does not change under `jax.vmap`."""
     axis += x.ndim
     index = np.asarray(table, np.int32)
-    rows, terms = index.shape
+    factors = None if weights is None else np.asarray(weights, wide(x.dtype))
+    terms = index.shape[1]
+    if terms == 1 and weights is None and (index >= 0).all():
+        return _term(x, axis, index[:, 0], None)
+    columns = [(index[:, k], None if factors is None else factors[:, k]) for k in range(terms)]
+    if terms <= _MOST_UNROLLED_TERMS:
+        y = reduce(jnp.add, (_term(x, axis, *column).astype(wide(x.dtype)) for column in columns))
+        return y.astype(x.dtype)
+    y = x.astype(wide(x.dtype))
+    index_of_terms, factors = index.T.ravel(), None if factors is None else factors.T.ravel()
+    y = _term(y, axis, index_of_terms, factors)
+    y = y.reshape(*x.shape[:axis], terms, len(table), *x.shape[axis + 1 :])
+    return jnp.sum(y, axis).astype(x.dtype)
+
+
+def _term(x: Array, axis: int, index: np.ndarray, factors: np.ndarray | None) -> Array:
+    """Return one term of each sum, which is zero where the index is -1."""
     # No index is out of range. The mode "fill" would add comparisons.
-    y = jnp.take(x, index.clip(0).ravel(), axis, mode="clip")
-    if (index >= 0).all() and terms == 1:
-        return y
-    y = y.reshape(*x.shape[:axis], rows, terms, *x.shape[axis + 1 :])
-    is_term = (index >= 0).reshape(rows, terms, *(1 for _ in x.shape[axis + 1 :]))
-    y = jnp.where(is_term[(None,) * axis], y, jnp.zeros_like(y))
-    return jnp.sum(y, axis + 1, dtype=wide(x.dtype)).astype(x.dtype)
+    y = jnp.take(x, index.clip(0), axis, mode="clip")
+    shape = [-1 if i == axis else 1 for i in range(x.ndim)]
+    if factors is not None:
+        y = y.astype(factors.dtype) * factors.reshape(shape)
+    is_term = index >= 0
+    return y if is_term.all() else jnp.where(is_term.reshape(shape), y, jnp.zeros_like(y))
 
 
-def _transpose(cotangent: Array, x: Any, *, axis: int, table: Table) -> list[Array]:
-    readers: list[list[int]] = [[] for _ in range(x.aval.shape[axis])]
+def _transpose(cotangent: Array, x: Any, *, axis: int, table: Table, weights: Weights | None) -> list[Array]:
+    readers: list[list[tuple[int, float]]] = [[] for _ in range(x.aval.shape[axis])]
     for row, places in enumerate(table):
-        for place in places:
+        for term, place in enumerate(places):
             if place >= 0:
-                readers[place].append(row)
-    most = max(map(len, readers))
-    back = tuple((*rows, *[-1] * (most - len(rows))) for rows in readers)
-    return [take_p.bind(cotangent, axis=axis, table=back)]
+                readers[place].append((row, 1.0 if weights is None else weights[row][term]))
+    back, back_weights = _filled_up(readers)
+    return [take_p.bind(cotangent, axis=axis, table=back, weights=None if weights is None else back_weights)]
 
 
-def _type(x: Any, *, axis: int, table: Table) -> Any:
+def _type(x: Any, *, axis: int, table: Table, weights: Weights | None) -> Any:
+    del weights
     axis += len(x.shape)
     return x.update(shape=(*x.shape[:axis], len(table), *x.shape[axis + 1 :]), weak_type=False)
 

@@ -151,3 +151,23 @@ def channels_last_order(op: str, layout: str, ndim: int) -> Shape:
     first_batch = axes.get("N", 0)
     spatial = (axes[letter] for letter in layout if letter not in "NC")
     return (*range(first_batch, first_batch + batch), *spatial, axes["C"])
+
+
+def patches_order(layout: str, ndim: int, spatial: int) -> Shape:
+    """Return the permutation that brings `(*batch, *positions, *window, channels)` to the order of a layout.
+
+    The positions are in the place of the spatial axes. The window is beside the channels: before them if they are the
+    last axis, otherwise after them.
+    """
+    batch = ndim - 2 * spatial - 1
+    window, channels = range(batch + spatial, ndim - 1), ndim - 1
+    positions = iter(range(batch, batch + spatial))
+    order: list[int] = []
+    for letter in layout:
+        if letter == "N":
+            order += range(batch)
+        elif letter == "C":
+            order += [*window, channels] if layout[-1] == "C" else [channels, *window]
+        else:
+            order.append(next(positions))
+    return tuple(order)

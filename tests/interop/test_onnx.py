@@ -117,6 +117,20 @@ def normed():
     return over(layers, 8, 8, 2)
 
 
+def resampled():
+    layers = fc.serial(
+        partial(fc.resize, size=(9, 7), method="cubic"),
+        partial(fc.resize, scale=2),
+        partial(fc.resize, size=(6, 8), method="linear", antialias=True),
+        fc.parallel(partial(fc.resize, size=(3, 4), method="area"), fc.blur_pool, merge=fc.concat),
+        partial(fc.pixel_shuffle, factor=2),
+        partial(fc.pixel_unshuffle, factor=(3, 2), order="tensorflow"),
+        partial(fc.unfold, window=(2, 2), padding=1, pad_mode="reflect"),
+        partial(fc.fold, size=(2, 4), padding=1, pad_mode="reflect"),
+    )
+    return over(layers, 5, 6, 2)
+
+
 def run(path, graph, batch, rng):
     """Return random inputs, and what onnxruntime makes of them by name."""
     options = onnxruntime.SessionOptions()
@@ -127,7 +141,7 @@ def run(path, graph, batch, rng):
     return xs, dict(zip((output.name for output in session.get_outputs()), outputs, strict=True))
 
 
-@pytest.mark.parametrize("declare", [lenet, strided, transposed, pools, other_axes, siamese, normed])
+@pytest.mark.parametrize("declare", [lenet, strided, transposed, pools, other_axes, siamese, normed, resampled])
 def test_a_file_computes_the_same(declare, rng, tmp_path):
     graph, path = declare(), tmp_path / "net.onnx"
     params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape) * 0.3, F32), graph.init(KEY))

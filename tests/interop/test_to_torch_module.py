@@ -424,6 +424,36 @@ def test_derivatives_at_kinks_are_those_of_the_graph(rng, f, at):
     check(rng, fc.Graph(x, fc.node(f, x, batched=False)), xs=[np.array([at])], train=False)
 
 
+REARRANGED = {
+    "unfold": partial(fc.unfold, window=(2, 3), stride=2, padding=((2, 1), (-1, 3)), dilation=2, pad_mode="reflect"),
+    "fold": fc.serial(
+        partial(fc.unfold, window=2, pad_mode="circular", padding=1),
+        partial(fc.fold, size=(6, 8), pad_mode="circular", padding=1),
+    ),
+    "channels first": fc.serial(
+        partial(fc.unfold, window=2, padding=1, layout="CHW"), partial(fc.fold, size=(6, 8), padding=1, layout="CHW")
+    ),
+    "shuffle": partial(fc.pixel_shuffle, factor=(2, 1)),
+    "shuffle of TensorFlow": partial(fc.pixel_shuffle, factor=2, order="tensorflow"),
+    "unshuffle": partial(fc.pixel_unshuffle, factor=(3, 2)),
+    "unshuffle of TensorFlow": partial(fc.pixel_unshuffle, factor=2, order="tensorflow"),
+    "nearest": partial(fc.resize, size=(4, 13)),
+    "nearest-exact": partial(fc.resize, scale=1.7, method="nearest-exact"),
+    "linear": partial(fc.resize, scale=(1.3, 0.6), method="linear"),
+    "cubic": partial(fc.resize, size=5, method="cubic", align_corners=True),
+    "antialiased": partial(fc.resize, size=(3, 9), method="cubic", antialias=True),
+    "area": partial(fc.resize, size=(4, 3), method="area"),
+    "blur": fc.blur_pool,
+    "blur with options": partial(fc.blur_pool, window=(4, 2), stride=(3, 1), pad_mode="symmetric"),
+}
+
+
+@pytest.mark.parametrize("name", REARRANGED)
+def test_resampling_and_patches(rng, name):
+    x = fc.Input("x", (8, 6, 8) if name == "channels first" else (6, 8, 4), dtype=np.float64)
+    check(rng, fc.Graph(x, fc.serial(REARRANGED[name])(x)), train=False)
+
+
 # functions of traced modules, with the shapes of one example ----------------------------------------------------
 
 F64 = np.dtype(np.float64)

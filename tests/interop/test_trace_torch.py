@@ -518,6 +518,7 @@ FUNCTIONS = {
     "windows": windows,
     "halos": halos,
     "unfold": lambda _, x: F.unfold(x, (3, 2), dilation=(1, 2), padding=1, stride=2),
+    "folded": lambda _, x: F.fold(F.unfold(x, (3, 2), padding=1, stride=2) * 2, (6, 6), (3, 2), padding=1, stride=2),
     "shuffles": lambda m, x: F.pixel_unshuffle(F.pixel_shuffle(F.conv2d(x, m.kernel[:4], padding=1), 2), 2) * 2,
     "channel shuffle": lambda m, x: (
         torch.channel_shuffle(torch.cat([x, x * 2], 1), 3) + m.weight.repeat(2)[:, None, None]
@@ -560,6 +561,12 @@ FUNCTIONS = {
     "bilinear, corners aligned": resized("bilinear", scale_factor=2, align_corners=True),
     "bicubic": resized("bicubic", size=(7, 3)),
     "bicubic, corners aligned": resized("bicubic", size=(7, 3), align_corners=True),
+    "bilinear, antialiased": resized("bilinear", size=(4, 7), antialias=True),
+    "bicubic, antialiased": resized("bicubic", scale_factor=0.6, antialias=True),
+    "a resized weight": lambda m, x: x * F.interpolate(m.kernel[:1], size=(6, 6), mode="bicubic"),
+    "resized beside the batch": lambda _, x: (
+        F.interpolate(x.transpose(0, 1), size=(4, 3), mode="bilinear").transpose(0, 1) * 2
+    ),
     "pools": lambda _, x: F.lp_pool2d(x.abs(), 2, 2) + F.max_pool2d(x, 3, 2, 1, ceil_mode=False),
     "numbers": lambda _, x: (
         x + torch.arange(6, dtype=x.dtype) * torch.linspace(0, 1, 6) - torch.full_like(x, 0.5) + torch.eye(6)
@@ -585,6 +592,16 @@ FUNCTIONS = {
 def _without_gradients(m, x):
     with torch.no_grad():
         return x * m.weight[0]
+
+
+def test_functions_that_funcconv_has_too_are_its_own():
+    module = Calls(
+        lambda m, x: F.fold(F.unfold(F.interpolate(F.pixel_shuffle(m.conv(x), 2), scale_factor=3), 2), (36, 36), 2)
+    )
+    graph, _, _ = fc.interop.trace_torch(module, torch.randn(2, 3, 6, 6))
+    functions = [getattr(getattr(row.op, "op", None), "func", None) for row in graph.rows]
+    own = [fc.pixel_shuffle, fc.resize, fc.unfold, fc.fold]
+    assert [function for function in functions if function in own] == own
 
 
 def same_tree(actual, expected, ulps):

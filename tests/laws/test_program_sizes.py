@@ -121,6 +121,25 @@ def test_convolutions_with_large_windows(name, window):
     assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts
 
 
+@pytest.mark.parametrize("window", LARGE)
+@pytest.mark.parametrize("op", ["unfold", "fold", "blur_pool"])
+def test_patches_of_large_windows(op, window):
+    sizes = tuple(k + 2 for k in window)
+    shape = (2, *(3 for _ in window), *window, 2) if op == "fold" else (2, *sizes, 2)
+    function = partial(fc.fold, size=sizes) if op == "fold" else partial(getattr(fc, op), window=window)
+    counts = lowered(function, jax.ShapeDtypeStruct(shape, jnp.float32))
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+@pytest.mark.parametrize(("old", "new"), [((64, 9), (37, 41)), ((1000, 8), (10, 256)), ((64, 300), (509, 17))])
+def test_resizing_to_every_size(method, antialias, old, new):
+    f = partial(fc.resize, size=new, method=method, antialias=antialias)
+    counts = lowered(f, jax.ShapeDtypeStruct((2, *old, 2), jnp.float32))
+    assert all(number < times * MOST for times, number in enumerate(counts, start=1)), counts
+
+
 @pytest.mark.parametrize("window", LARGE[1:])
 @pytest.mark.parametrize("reduce", ["max", "mean", "lse", "lp", "median", "local_conv"])
 def test_other_ops_with_large_windows(reduce, window):

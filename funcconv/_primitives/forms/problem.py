@@ -257,7 +257,7 @@ class Problem(NamedTuple):
         if fills_vectors and self.taps > _SHORT_WINDOW and min(self.inputs, self.outputs) > _FEW:
             return not self.has_one_axis  # one shape, 11x11 taps: gathering them took twice as long
         if self.has_one_axis:
-            # Measured: with few taps oneDNN takes three times as long as XLA for a stride, and here dilation becomes one.
+            # Measured: with few taps oneDNN takes three times as long as XLA for a stride, which dilation becomes here.
             is_dilated = self.form.axes[0].dilation > 1 and self.form.library is None
             many_channels = self.inputs >= _FEW and self.outputs >= 2 * _SEVERAL
             return fills_vectors and (self.taps > _VECTOR or is_dilated) and many_channels

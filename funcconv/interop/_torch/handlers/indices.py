@@ -4,10 +4,12 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ...._ops.patches import fold
+from ...._ops.patches import unfold as image_windows
+from ...._windows.geometry import resolve
 from .. import ops
-from ..tensors import BATCH, Tensor
+from ..tensors import BATCH, Dim, Tensor
 from ..translation import Translation, as_tuple
-from .parts import pad_
 
 
 def index_select(translation: Translation, x: Tensor, dim: int, index: Tensor) -> Tensor:
@@ -62,37 +64,52 @@ def embedding(translation: Translation, weight: Tensor, indices: Tensor, *args: 
 
 def unfold(translation: Translation, x: Tensor, dimension: int, size: int, step: int) -> Tensor:
     axis = translation.axis(x, dimension)
-    x, stored = _windowed(translation, x, axis, size, step, 1)
-    moved = x.axes
-    return x.with_axes([*moved[:axis], (stored,), *moved[axis + 1 :], (stored + 1,)])
-
-
-def _windowed(
-    translation: Translation, x: Tensor, axis: int, size: int, step: int, dilation: int
-) -> tuple[Tensor, int]:
-    """Replace the stored axis of an axis by two, the windows and their entries; the axis becomes the windows."""
     x = translation.simple(x, axis)
     (stored,) = x.axes[axis]
-    count = (x.sizes[stored] - dilation * (size - 1) - 1) // step + 1
+    count = (x.sizes[stored] - size) // step + 1
     sizes = (*x.sizes[:stored], count, size, *x.sizes[stored + 1 :])
-    axes = tuple(tuple(i + 1 if i > stored else i for i in part) for part in x.axes)
-    op = partial(ops.windows, axis=stored, size=size, step=step, dilation=dilation)
-    return translation.compute(op, (x,), sizes, axes), stored
+    axes = [tuple(i + 1 if i > stored else i for i in part) for part in x.axes]
+    op = partial(ops.windows, axis=stored, size=size, step=step)
+    return translation.compute(op, (x,), sizes, (*axes, (stored + 1,)))
 
 
 def im2col(
     translation: Translation, x: Tensor, kernel_size: Any, dilation: Any = 1, padding: Any = 0, stride: Any = 1
 ) -> Tensor:
-    kernel, dilations, paddings, strides = (as_tuple(value, 2) for value in (kernel_size, dilation, padding, stride))
     x = translation.channels_last(x, 2)
-    if any(paddings):
-        x = pad_(translation, x, [paddings[1], paddings[1], paddings[0], paddings[0]])
-    entries: list[int] = []
-    for axis in (2, 3):
-        x, stored = _windowed(translation, x, axis, kernel[axis - 2], strides[axis - 2], dilations[axis - 2])
-        entries = [i + 1 if i > stored else i for i in entries] + [stored + 1]
-    batch, channels, rows, columns = x.axes
-    return x.with_axes([batch, (*channels, *entries), (*rows, *columns)])
+    window, options = as_tuple(kernel_size, 2), _window_options(dilation, padding, stride)
+    positions = tuple(axis.outputs for axis in resolve("unfold", x.sizes[-3:-1], window, **options))
+    # (*in front, *positions, *window, channels) is (batch, channels * window, positions) for PyTorch.
+    front = len(x.sizes) - 3
+    axes = (x.axes[0], (front + 4, front + 2, front + 3), (front, front + 1))
+    op = partial(image_windows, window=window, **options, spatial=2)
+    return translation.compute(op, (x,), (*x.sizes[:-3], *positions, *window, x.sizes[-1]), axes)
+
+
+def col2im(
+    translation: Translation,
+    x: Tensor,
+    output_size: Any,
+    kernel_size: Any,
+    dilation: Any = 1,
+    padding: Any = 0,
+    stride: Any = 1,
+) -> Tensor:
+    if x.rank != 3:
+        translation.refuse(f"its input must have the axes batch, channels and positions; it has {x.rank} axes")
+    size, window = as_tuple(output_size, 2), as_tuple(kernel_size, 2)
+    options = _window_options(dilation, padding, stride)
+    positions = [axis.outputs for axis in resolve("fold", size, window, **options)]
+    batch, channels, *_ = translation.shape()
+    x = translation.reshaped(x, [batch, channels, *map(Dim, (*window, *positions))])
+    x = translation.stored(x, [*([] if x.batch_axis == 0 else [0]), 4, 5, 2, 3, 1])
+    front = len(x.sizes) - 5
+    axes = (x.axes[0], (front + 2,), (front,), (front + 1,))
+    return translation.compute(partial(fold, size=size, **options), (x,), (*x.sizes[:front], *size, x.sizes[-1]), axes)
+
+
+def _window_options(dilation: Any, padding: Any, stride: Any) -> dict[str, Any]:
+    return {"stride": as_tuple(stride, 2), "padding": as_tuple(padding, 2), "dilation": as_tuple(dilation, 2)}
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {
@@ -101,4 +118,5 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     "embedding": embedding,
     "unfold": unfold,
     "im2col": im2col,
+    "col2im": col2im,
 }

@@ -1,17 +1,14 @@
 """Pools, and the enlarging and reducing of images."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from math import floor
 from typing import Any
 
 from ...._graph.declare.layers import Pool
 from ...._ops.adaptive import adaptive_pool
-from .. import ops
+from ...._ops.resample import resize
 from ..tensors import Tensor
 from ..translation import PendingRow, Translation, as_tuple
-
-_CUBIC = -0.75  # the parameter a of PyTorch's cubic kernel (Keys, 1981)
 
 
 def _image(translation: Translation, x: Tensor, spatial: int) -> Tensor:
@@ -94,36 +91,16 @@ def adaptive(reduce: str, spatial: int, translation: Translation, x: Tensor, out
 # resampling ----------------------------------------------------------------------------------------------------
 
 
-def _factors(factors: Any, count: int) -> list[Any]:
-    return [None] * count if factors is None else list(as_tuple(factors, count))
-
-
-def _scale(size: int, new_size: int, factor: Any, *, align_corners: bool) -> float:
-    """Return the distance of neighbouring samples, in places of the old axis."""
-    if align_corners:
-        return (size - 1) / (new_size - 1) if new_size > 1 else 0.0
-    return 1 / factor if factor else size / new_size
-
-
 def nearest(
-    offset: float, translation: Translation, x: Tensor, output_size: Any = None, *factors: Any, **options: Any
+    method: str, translation: Translation, x: Tensor, output_size: Any = None, *factors: Any, **options: Any
 ) -> Tensor:
-    """Translate an enlargement by the nearest neighbour, whose samples lie at `offset` in each place."""
     del output_size
-    given = factors if factors else tuple(options.values())
-    listed = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
-    shape = translation.shape()
-    spatial = len(shape) - 2
-    for axis, factor in zip(range(2, 2 + spatial), _factors(listed or None, spatial), strict=True):
-        size, new_size = x.size(axis), shape[axis].size
-        scale = _scale(size, new_size, factor, align_corners=False)
-        index = tuple(min(floor((i + offset) * scale), size - 1) for i in range(new_size))
-        x = _along(translation, x, axis, new_size, partial(ops.repeated, index=index))
-    return x
+    return _resized(translation, x, (*factors, *options.values()), method=method)
 
 
-def weighted(
-    cubic: bool,
+def interpolated(
+    method: str,
+    antialias: bool,
     translation: Translation,
     x: Tensor,
     output_size: Any,
@@ -131,48 +108,24 @@ def weighted(
     *factors: Any,
     **options: Any,
 ) -> Tensor:
-    """Translate a linear or cubic interpolation, axis by axis."""
     del output_size
-    given = factors if factors else tuple(options.values())
-    listed = given[0] if len(given) == 1 and isinstance(given[0], list | tuple) else given
+    given = (*factors, *options.values())
+    return _resized(translation, x, given, method=method, align_corners=align_corners, antialias=antialias)
+
+
+def _resized(translation: Translation, x: Tensor, factors: Sequence[Any], **options: Any) -> Tensor:
+    """Translate a resizing; `factors` are PyTorch's factors of the axes, one by one or in a list, or None."""
     shape = translation.shape()
-    spatial = len(shape) - 2
-    taps = _cubic_taps if cubic else _linear_taps
-    for axis, factor in zip(range(2, 2 + spatial), _factors(listed or None, spatial), strict=True):
-        size, new_size = x.size(axis), shape[axis].size
-        scale = _scale(size, new_size, factor, align_corners=align_corners)
-        rows = [taps(i * scale if align_corners else (i + 0.5) * scale - 0.5, size) for i in range(new_size)]
-        index, weights = tuple(row[0] for row in rows), tuple(row[1] for row in rows)
-        x = _along(translation, x, axis, new_size, partial(ops.resampled, index=index, weights=weights))
-    return x
-
-
-def _along(translation: Translation, x: Tensor, axis: int, new_size: int, op: partial[Any]) -> Tensor:
-    x = translation.simple(x, axis)
-    (stored,) = x.axes[axis]
-    sizes = (*x.sizes[:stored], new_size, *x.sizes[stored + 1 :])
-    return translation.compute(partial(op, axis=stored), (x,), sizes, x.axes)
-
-
-def _linear_taps(place: float, size: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    place = max(place, 0.0)
-    low = min(int(place), size - 1)
-    part = min(max(place - low, 0.0), 1.0)
-    return (low, min(low + 1, size - 1)), (1 - part, part)
-
-
-def _cubic_taps(place: float, size: int) -> tuple[tuple[int, ...], tuple[float, ...]]:
-    low = floor(place)
-    t = place - low
-
-    def near(d: float) -> float:
-        return ((_CUBIC + 2) * d - (_CUBIC + 3)) * d * d + 1
-
-    def far(d: float) -> float:
-        return ((_CUBIC * d - 5 * _CUBIC) * d + 8 * _CUBIC) * d - 4 * _CUBIC
-
-    weights = (far(t + 1), near(t), near(1 - t), far(2 - t))
-    return tuple(min(max(low + k, 0), size - 1) for k in (-1, 0, 1, 2)), weights
+    sizes = tuple(dim.size for dim in shape[2:])
+    listed = factors[0] if len(factors) == 1 and isinstance(factors[0], list | tuple) else factors
+    scales = tuple(factor for factor in listed if factor is not None)
+    target = {"scale": as_tuple(scales, len(sizes))} if scales else {"size": sizes}
+    if (x.batch_axis or 0) > 1:
+        translation.refuse("along the batch axis")
+    in_front = [axis for axis in (0, 1) if axis != x.batch_axis]
+    x = translation.stored(x, [*in_front[:-1], *range(2, x.rank), in_front[-1]])
+    op = partial(resize, **target, **options, spatial=len(sizes))
+    return translation.compute(op, (x,), (*x.sizes[: -len(sizes) - 1], *sizes, x.sizes[-1]), x.axes)
 
 
 HANDLERS: dict[str, Callable[..., Any]] = {}
@@ -184,8 +137,12 @@ for _n, _linear in ((1, "linear1d"), (2, "bilinear2d"), (3, "trilinear3d")):
         f"adaptive_avg_pool{_n}d": partial(adaptive, "mean", _n),
         f"_adaptive_avg_pool{_n}d": partial(adaptive, "mean", _n),
         f"adaptive_max_pool{_n}d": partial(adaptive, "max", _n),
-        f"upsample_nearest{_n}d": partial(nearest, 0.0),
-        f"_upsample_nearest_exact{_n}d": partial(nearest, 0.5),
-        f"upsample_{_linear}": partial(weighted, False),
+        f"upsample_nearest{_n}d": partial(nearest, "nearest"),
+        f"_upsample_nearest_exact{_n}d": partial(nearest, "nearest-exact"),
+        f"upsample_{_linear}": partial(interpolated, "linear", False),
     }
-HANDLERS["upsample_bicubic2d"] = partial(weighted, True)
+HANDLERS |= {
+    "upsample_bicubic2d": partial(interpolated, "cubic", False),
+    "_upsample_bilinear2d_aa": partial(interpolated, "linear", True),
+    "_upsample_bicubic2d_aa": partial(interpolated, "cubic", True),
+}

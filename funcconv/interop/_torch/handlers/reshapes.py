@@ -4,6 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
+from ...._ops.pixels import pixel_shuffle, pixel_unshuffle
 from .. import ops
 from ..tensors import BATCH, Dim, Tensor
 from ..translation import SymbolicSize, Translation, as_tuple
@@ -61,20 +62,18 @@ def expand(translation: Translation, x: Tensor, *args: Any, **options: Any) -> T
     return translation.compute(partial(ops.broadcast, shape=tuple(sizes)), (x,), tuple(sizes), tuple(axes))
 
 
-def pixel_shuffle(translation: Translation, x: Tensor, upscale_factor: int) -> Tensor:
-    batch, channels, height, width = translation.shape(translation.operation.args[0].meta["val"])
-    r = upscale_factor
-    divided = translation.reshaped(x, (batch, Dim(channels.size // r**2), Dim(r), Dim(r), height, width))
-    b, c, i, j, h, w = divided.axes
-    return divided.with_axes([b, c, (*h, *i), (*w, *j)])
+def shuffle(translation: Translation, x: Tensor, upscale_factor: int) -> Tensor:
+    return _shuffled(translation, x, partial(pixel_shuffle, factor=upscale_factor, spatial=2))
 
 
-def pixel_unshuffle(translation: Translation, x: Tensor, downscale_factor: int) -> Tensor:
-    batch, channels, height, width = translation.shape(translation.operation.args[0].meta["val"])
-    r = downscale_factor
-    divided = translation.reshaped(x, (batch, channels, Dim(height.size // r), Dim(r), Dim(width.size // r), Dim(r)))
-    b, c, h, i, w, j = divided.axes
-    return divided.with_axes([b, (*c, *i, *j), h, w])
+def unshuffle(translation: Translation, x: Tensor, downscale_factor: int) -> Tensor:
+    return _shuffled(translation, x, partial(pixel_unshuffle, factor=downscale_factor, spatial=2))
+
+
+def _shuffled(translation: Translation, x: Tensor, op: Callable[..., Any]) -> Tensor:
+    x = translation.channels_last(x, 2)
+    channels, *sizes = (dim.size for dim in translation.shape()[1:])
+    return translation.compute(op, (x,), (*x.sizes[:-3], *sizes, channels), x.axes)
 
 
 def channel_shuffle(translation: Translation, x: Tensor, groups: int) -> Tensor:
@@ -111,8 +110,8 @@ HANDLERS: dict[str, Callable[..., Any]] = {
     **dict.fromkeys(("t", "mT", "matrix_H", "numpy_T"), matrix_transpose),
     **dict.fromkeys(("movedim", "moveaxis"), movedim),
     **dict.fromkeys(("expand", "expand_as", "broadcast_to"), expand),
-    "pixel_shuffle": pixel_shuffle,
-    "pixel_unshuffle": pixel_unshuffle,
+    "pixel_shuffle": shuffle,
+    "pixel_unshuffle": unshuffle,
     "channel_shuffle": channel_shuffle,
     "native_channel_shuffle": channel_shuffle,
     "sym_size": size,

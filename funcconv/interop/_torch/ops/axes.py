@@ -166,5 +166,5 @@ for _op in (
     listed,
     nothing,
 ):
-    # The names are in files, so a function must not be renamed.
+    # The names are in files, so a function must not be renamed. `resampled` and `repeated` are in older files only.
     register_op(f"funcconv.torch.{_op.__name__}", _op)

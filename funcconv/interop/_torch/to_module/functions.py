@@ -19,14 +19,18 @@ from .lazy_torch import torch
 from .norms import dense, flatten, group_norm, instance_norm, layer_norm, local_response_norm, rms_norm
 from .pools import adaptive_pool, global_pool, pool
 from .reductions import REDUCTIONS
+from .resampling.patches import fold, pixel_shuffle, pixel_unshuffle, unfold
+from .resampling.resize import blur_pool, resize
 from .weighted import WEIGHTED
 
 # Functions of funcconv that take any number of batch axes in front; those with parameters take them first.
 _WITH_BATCH_AXES: dict[str, Callable[..., Any]] = {
     "funcconv.adaptive_pool": adaptive_pool,
     "funcconv.avg_pool": partial(pool, reduce="mean"),
+    "funcconv.blur_pool": blur_pool,
     "funcconv.dense": dense,
     "funcconv.flatten": flatten,
+    "funcconv.fold": fold,
     "funcconv.global_pool": global_pool,
     "funcconv.group_norm": group_norm,
     "funcconv.instance_norm": instance_norm,
@@ -34,9 +38,13 @@ _WITH_BATCH_AXES: dict[str, Callable[..., Any]] = {
     "funcconv.local_response_norm": local_response_norm,
     "funcconv.max_pool": pool,
     "funcconv.min_pool": partial(pool, reduce="min"),
+    "funcconv.pixel_shuffle": pixel_shuffle,
+    "funcconv.pixel_unshuffle": pixel_unshuffle,
     "funcconv.pool": pool,
     "funcconv.rms_norm": rms_norm,
+    "funcconv.resize": resize,
     "funcconv.sum_pool": partial(pool, reduce="sum"),
+    "funcconv.unfold": unfold,
 }
 _WITHOUT_NAME: dict[Any, Callable[..., Any]] = {
     _conv.conv: conv,

@@ -1,0 +1,1 @@
+"""Resizing, blurs, pixel shuffles and windows of images on tensors."""
