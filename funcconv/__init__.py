@@ -4,7 +4,7 @@ import typing as _typing
 
 from ._common.lazy import lazy_modules as _lazy_modules
 from ._ops.adaptive import adaptive_pool as adaptive_pool
-from ._ops.resample import blur_pool as blur_pool
+from ._ops.resampling.resize import blur_pool as blur_pool
 from ._primitives.compiler import compiled_with as compiled_with
 from ._primitives.compiler import compiler_options as compiler_options
 from ._graph.combine.merge import add as add
@@ -37,7 +37,7 @@ from ._ops.dropout import drop_path as drop_path
 from ._ops.dropout import dropout as dropout
 from ._common.errors import FuncconvError as FuncconvError
 from ._primitives.explain import explain as explain
-from ._ops.patches import fold as fold
+from ._ops.resampling.patches import fold as fold
 from ._primitives.conv import checkpoint_policy as checkpoint_policy
 from ._derivatives.gradient_norm import per_example_grad_norm as per_example_grad_norm
 from ._graph.use.graph import Graph as Graph
@@ -72,8 +72,8 @@ from ._ops.norms.layer import rms_norm as rms_norm
 from ._ops.norms.response import local_response_norm as local_response_norm
 from ._ops.norms.kernel import weight_norm as weight_norm
 from ._ops.norms.kernel import weight_standardize as weight_standardize
-from ._ops.pixels import pixel_shuffle as pixel_shuffle
-from ._ops.pixels import pixel_unshuffle as pixel_unshuffle
+from ._ops.resampling.pixels import pixel_shuffle as pixel_shuffle
+from ._ops.resampling.pixels import pixel_unshuffle as pixel_unshuffle
 from ._ops.pool import avg_pool as avg_pool
 from ._ops.pool import global_pool as global_pool
 from ._ops.pool import max_pool as max_pool
@@ -83,12 +83,12 @@ from ._ops.pool import sum_pool as sum_pool
 from ._inspect.receptive_field import receptive_field as receptive_field
 from ._graph.to_file.registry import register_op as register_op
 from ._graph.to_file.registry import registered_by as _registered_by
-from ._ops.resample import resize as resize
+from ._ops.resampling.resize import resize as resize
 from ._inspect.summary import summary as summary
 from ._primitives.tune import tune as tune
 from ._primitives.tuning import Tuning as Tuning
 from ._primitives.tuning import tuned as tuned
-from ._graph.declare.training_layers.norms import BatchNorm as BatchNorm
+from ._graph.declare.training_layers.batch_norm import BatchNorm as BatchNorm
 from ._graph.declare.training_layers.dropout import DropPath as DropPath
 from ._graph.declare.training_layers.dropout import Dropout as Dropout
 from ._graph.declare.training_layers.norms import GroupNorm as GroupNorm
@@ -97,7 +97,7 @@ from ._graph.declare.training_layers.norms import LayerNorm as LayerNorm
 from ._graph.declare.training_layers.norms import RMSNorm as RMSNorm
 from ._graph.declare.training_layers.kernels import WeightNorm as WeightNorm
 from ._graph.declare.training_layers.kernels import WeightStandardize as WeightStandardize
-from ._ops.patches import unfold as unfold
+from ._ops.resampling.patches import unfold as unfold
 from ._ops.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 

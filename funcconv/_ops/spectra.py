@@ -8,8 +8,6 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jax.experimental.sparse.linalg import lobpcg_standard
-from jax.scipy.sparse.linalg import cg
 
 from .._common.dtypes import scale_of, wide
 from .._common.errors import FuncconvError
@@ -84,11 +82,13 @@ def singular_values(
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
         >>> difference = {"kernel": jnp.array([-1.0, 1.0]).reshape(2, 1, 1)}
-        >>> fc.singular_values(difference, 4).round(3).tolist()  # of x[i + 1] - x[i] on a ring of four
+        >>> values = fc.singular_values(difference, 4)  # of x[i + 1] - x[i] on a ring of four
+        >>> [round(float(value), 3) for value in values]
         [2.0, 1.414, 1.414, 0.0]
     """
     op = "singular_values"
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "pad_mode": pad_mode}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    options |= {"groups": groups, "pad_mode": pad_mode}
     kernel, sizes, options, circular = _read(op, params, spatial_shape, options)
     axes = resolve(op, sizes, kernel.shape[:-2], **{name: options[name] for name in ("stride", "padding", "dilation")})
     inputs = math.prod(sizes) * kernel.shape[-2] * groups
@@ -195,7 +195,7 @@ def _read(
 
 
 def _real(dtype: Any) -> Any:
-    return jnp.finfo(dtype).dtype
+    return jnp.finfo(dtype).dtype  # type: ignore[no-untyped-call]
 
 
 def _of_frequencies(kernel: Array, sizes: Shape, dilation: Sizes, groups: int) -> Array:
@@ -223,6 +223,8 @@ def _of_frequencies(kernel: Array, sizes: Shape, dilation: Sizes, groups: int) -
 
 def _largest(kernel: Array, sizes: Shape, options: dict[str, Any], k: int, iterations: int) -> Array:
     """Return the largest `k` singular values, from the eigenvectors of the Gram operator of the convolution."""
+    from jax.experimental.sparse.linalg import lobpcg_standard  # loads scipy.sparse
+
     shape = (*sizes, kernel.shape[-2] * options["groups"])
 
     def output(kernel: Array, vectors: Array) -> Array:  # vectors: (inputs, any number)
@@ -253,7 +255,9 @@ def _differentiable(gram: LinearMap, vectors: Array, eigenvalues: Array) -> Arra
     `v` is the symmetric map `gram - eigenvalue - 2 eigenvalue v v^T`. Among the computed eigenvectors it is diagonal,
     and on their complement it is negative definite, so that conjugate gradients solve it there.
     """
-    eps = float(jnp.finfo(vectors.dtype).eps) * len(vectors)
+    from jax.scipy.sparse.linalg import cg
+
+    eps = float(np.finfo(vectors.dtype).eps) * len(vectors)
     gaps = eigenvalues[:, None] - eigenvalues[None]  # of a computed eigenvector (row) to the one to be derived (column)
     diagonal = jnp.where(jnp.eye(len(eigenvalues), dtype=bool), -2 * eigenvalues, gaps)
     is_equal = jnp.abs(diagonal) <= eps * eigenvalues[0]
@@ -273,13 +277,16 @@ def _differentiable(gram: LinearMap, vectors: Array, eigenvalues: Array) -> Arra
             x_outside = complement(x)
             return eigenvalues[0] * (x - x_outside) - complement(matvec(x_outside))
 
-        return solution - complement(cg(negative, outside, tol=eps, maxiter=len(vectors))[0])
+        found, _ = cg(negative, outside, tol=eps, maxiter=len(vectors))  # type: ignore[no-untyped-call]
+        return solution - complement(found)
 
     def equation(columns: Array) -> Array:
         images = gram(columns)
         return images - columns * (columns * images).sum(0, keepdims=True)
 
     def tangent_solve(matvec: LinearMap, right: Array) -> Array:
-        return lax.custom_linear_solve(matvec, right, solve, symmetric=True)
+        solution: Array = lax.custom_linear_solve(matvec, right, solve, symmetric=True)
+        return solution
 
-    return lax.custom_root(equation, vectors, lambda _, start: start, tangent_solve)
+    root: Array = lax.custom_root(equation, vectors, lambda _, start: start, tangent_solve)
+    return root

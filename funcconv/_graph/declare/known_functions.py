@@ -15,10 +15,10 @@ from ..._ops.local_conv import local_conv
 from ..._ops.norms.group import group_norm, instance_norm
 from ..._ops.norms.layer import layer_norm, rms_norm
 from ..._ops.norms.response import local_response_norm
-from ..._ops.patches import fold, unfold
-from ..._ops.pixels import pixel_shuffle, pixel_unshuffle
 from ..._ops.pool import global_pool, pool
-from ..._ops.resample import blur_pool, resize
+from ..._ops.resampling.patches import fold, unfold
+from ..._ops.resampling.pixels import pixel_shuffle, pixel_unshuffle
+from ..._ops.resampling.resize import blur_pool, resize
 
 # Activations and functions of jax.numpy that act on each number by itself, so that mapping them changes nothing.
 ELEMENTWISE = frozenset(

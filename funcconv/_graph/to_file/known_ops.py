@@ -10,13 +10,13 @@ import jax.numpy as jnp
 
 from ..._ops import adaptive as _adaptive
 from ..._ops import dense as _dense
-from ..._ops import patches as _patches
-from ..._ops import pixels as _pixels
 from ..._ops import pool as _pool
-from ..._ops import resample as _resample
 from ..._ops.norms import group as _group
 from ..._ops.norms import layer as _layer
 from ..._ops.norms import response as _response
+from ..._ops.resampling import patches as _patches
+from ..._ops.resampling import pixels as _pixels
+from ..._ops.resampling import resize as _resize
 from ..combine import merge as _merge
 
 _ACTIVATIONS = (
@@ -44,7 +44,7 @@ _OWN: dict[ModuleType, tuple[str, ...]] = {
     _patches: ("fold", "unfold"),
     _pixels: ("pixel_shuffle", "pixel_unshuffle"),
     _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
-    _resample: ("blur_pool", "resize"),
+    _resize: ("blur_pool", "resize"),
 }
 
 _OTHERS: dict[ModuleType, tuple[str, ...]] = {jax.nn: _ACTIVATIONS, jnp: _NUMPY, jax.lax: _LAX, operator: _OPERATORS}

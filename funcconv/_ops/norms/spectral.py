@@ -89,7 +89,8 @@ def spectral_norm(
     """
     op = "spectral_norm"
     kernel = _kernel(op, params)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "pad_mode": pad_mode}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    options |= {"groups": groups, "pad_mode": pad_mode}
     forward, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
     if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
         msg = f"{op}: iterations must be an integer of at least 1; got {iterations!r}"
@@ -161,7 +162,8 @@ def init_spectral_norm(
     """
     op = "init_spectral_norm"
     kernel = _kernel(op, params)
-    options = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups, "pad_mode": pad_mode}
+    options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
+    options |= {"groups": groups, "pad_mode": pad_mode}
     _, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
     left_key, right_key = jax.random.split(key)
     state = {
@@ -220,7 +222,7 @@ def _linear_map(
 
 def _vector(op: str, state: Mapping[str, Any], name: str, shape: Shape) -> Array:
     given = state.get(name) if isinstance(state, Mapping) else None
-    if getattr(given, "shape", None) != shape:
+    if given is None or getattr(given, "shape", None) != shape:
         described = getattr(given, "shape", type(given).__name__)
         msg = f"{op}: the state must have {name!r} of shape {shape}; got {described}. init_spectral_norm makes a state"
         raise FuncconvError(msg)
@@ -235,12 +237,13 @@ def _iterated(
 
     def iteration(_: Any, vectors: tuple[Array, Array]) -> tuple[Array, Array]:
         left = _unit(apply(vectors[1]))
-        (right,) = transpose(left)
+        (right,) = transpose(left)  # type: ignore[no-untyped-call]
         return left, _unit(right)
 
     if iterations == 1:
         return iteration(0, (left, right))
-    return lax.fori_loop(0, iterations, iteration, (left, right))
+    vectors: tuple[Array, Array] = lax.fori_loop(0, iterations, iteration, (left, right))
+    return vectors
 
 
 def _unit(x: Array) -> Array:

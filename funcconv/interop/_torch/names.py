@@ -11,8 +11,9 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Params, Shape
 from ..._graph.declare.conv_layers import Conv, ConvTranspose
 from ..._graph.declare.layers import Dense, Flatten
+from ..._graph.declare.training_layers.batch_norm import BatchNorm
 from ..._graph.declare.training_layers.kernels import WeightStandardize
-from ..._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..._graph.declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..._graph.name.entries import get
 from ..._graph.name.flatten import Row
 from ..._graph.to_file.registry import name_of

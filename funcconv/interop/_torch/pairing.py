@@ -8,7 +8,7 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
-from ..._graph.declare.training_layers.norms import BatchNorm
+from ..._graph.declare.training_layers.batch_norm import BatchNorm
 from ..._graph.use.graph import Graph
 from .._closest_names import closest_names
 from .._matching import Entry, entries, side_by_side

@@ -91,16 +91,16 @@ class WeightStandardize(_WithKernel):
 
 @dataclass(frozen=True, repr=False)
 class WeightNorm(_WithKernel):
-    """A `Conv`, `LocalConv` or `Dense` whose kernel is computed by `weight_norm`, from a direction and a norm.
+    """A `Conv`, `LocalConv` or `Dense` layer with separate norms for its kernel: `fc.weight_norm`.
 
-    The entry of the layer has a scale, the norm for each output channel. The first one is the norm of the kernel that
-    the layer draws.
+    Each use computes `scale * kernel / |kernel|` for each output channel. The parameters of the layer have one more
+    entry, `"scale": (out_channels,)`. At first it is the norm of the kernel that the layer draws.
 
     Args:
-        layer: the `Conv`, `LocalConv` or `Dense` that uses the kernel. Its `name` and `params` are those of this layer.
+        layer: the `Conv`, `LocalConv` or `Dense`. Its `name` and `params` are used unless you pass others.
 
     Raises:
-        FuncconvError: if the layer is another.
+        FuncconvError: if `layer` is another kind of layer.
 
     Example:
         >>> import funcconv as fc, jax

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ...._ops.patches import fold
-from ...._ops.patches import unfold as image_windows
+from ...._ops.resampling.patches import fold
+from ...._ops.resampling.patches import unfold as image_windows
 from ...._windows.geometry import resolve
 from .. import ops
 from ..tensors import BATCH, Dim, Tensor

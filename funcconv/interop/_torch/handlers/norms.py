@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ...._common.dtypes import wide
 from ...._common.types import Number
 from ...._graph.declare.layer import Layer
-from ...._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ...._graph.declare.training_layers.batch_norm import BatchNorm
+from ...._graph.declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from .. import ops
 from ..tensors import Tensor
 from ..translation import Translation

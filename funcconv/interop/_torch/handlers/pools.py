@@ -6,7 +6,7 @@ from typing import Any
 
 from ...._graph.declare.layers import Pool
 from ...._ops.adaptive import adaptive_pool
-from ...._ops.resample import resize
+from ...._ops.resampling.resize import resize
 from ..tensors import Tensor
 from ..translation import PendingRow, Translation, as_tuple
 

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
-from ...._ops.pixels import pixel_shuffle, pixel_unshuffle
+from ...._ops.resampling.pixels import pixel_shuffle, pixel_unshuffle
 from .. import ops
 from ..tensors import BATCH, Dim, Tensor
 from ..translation import SymbolicSize, Translation, as_tuple

@@ -8,9 +8,10 @@ from ...._graph.declare.conv_layers import Conv, ConvTranspose, LocalConv
 from ...._graph.declare.function import Function
 from ...._graph.declare.layer import Layer
 from ...._graph.declare.layers import Dense, Flatten, Pool
+from ...._graph.declare.training_layers.batch_norm import BatchNorm
 from ...._graph.declare.training_layers.dropout import Dropout, DropPath
 from ...._graph.declare.training_layers.kernels import WeightNorm, WeightStandardize
-from ...._graph.declare.training_layers.norms import BatchNorm, GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ...._graph.declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ...._graph.name.flatten import Row
 from ..weighted import _WithWeights
 from .convolutions import conv, conv_transpose, local_conv

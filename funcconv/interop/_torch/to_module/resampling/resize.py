@@ -6,7 +6,7 @@ from typing import Any
 
 import numpy as np
 
-from ....._ops.resample import binomial, scaled_sizes
+from ....._ops.resampling.resize import binomial, scaled_sizes
 from ....._windows.geometry import per_axis
 from ....._windows.sampling import SELECTIONS, interpolated, selected
 from ..convolutions import conv

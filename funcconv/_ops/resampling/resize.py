@@ -8,17 +8,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._common.dtypes import in_wide
-from .._common.eager import one_program
-from .._common.errors import FuncconvError, suggest
-from .._common.types import Array, ArrayLike, Number, Padding, PadMode, Shape, Sizes
-from .._primitives.take import take, weighted_sums
-from .._windows.geometry import pad_modes, per_axis, resolve
-from .._windows.layout import as_array, image, spatial_axes
-from .._windows.sampling import INTERPOLATIONS, SELECTIONS, interpolated, is_identity, selected
-from .._windows.taps import merge
-from .adaptive import adaptive_pool
-from .conv import conv
+from ..._common.dtypes import in_wide
+from ..._common.eager import one_program
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Array, ArrayLike, Number, Padding, PadMode, Shape, Sizes
+from ..._primitives.take import take, weighted_sums
+from ..._windows.geometry import pad_modes, per_axis, resolve
+from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.sampling import INTERPOLATIONS, SELECTIONS, interpolated, is_identity, selected
+from ..._windows.taps import merge
+from ..adaptive import adaptive_pool
+from ..conv import conv
 
 _METHODS = (*SELECTIONS, *INTERPOLATIONS, "area")
 

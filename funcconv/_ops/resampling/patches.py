@@ -7,14 +7,14 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-from .._common.dtypes import in_wide
-from .._common.eager import one_program
-from .._common.errors import FuncconvError
-from .._common.types import Array, ArrayLike, Padding, PadMode, Sizes
-from .._windows.geometry import Axis, pad_modes, per_axis, resolve
-from .._windows.layout import as_array, image, patches_order, spatial_axes, spatial_of_layout
-from .._windows.padding import pad
-from .._windows.taps import merge, patches, shifted, split
+from ..._common.dtypes import in_wide
+from ..._common.eager import one_program
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, ArrayLike, Padding, PadMode, Sizes
+from ..._windows.geometry import Axis, pad_modes, per_axis, resolve
+from ..._windows.layout import as_array, image, patches_order, spatial_axes, spatial_of_layout
+from ..._windows.padding import pad
+from ..._windows.taps import merge, patches, shifted, split
 
 # Up to so many taps are added in one loop over the image. More are added axis by axis, which needs less code.
 _MOST_ADDED_TAPS = 32

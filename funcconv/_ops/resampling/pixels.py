@@ -2,13 +2,13 @@
 
 import math
 
-from .._common.eager import one_program
-from .._common.errors import FuncconvError, suggest
-from .._common.mesh_axes import whole_along
-from .._common.types import Array, ArrayLike, Shape, Sizes
-from .._windows.geometry import per_axis, resolve
-from .._windows.layout import Image, as_array, image, spatial_axes
-from .._windows.taps import merge, split
+from ..._common.eager import one_program
+from ..._common.errors import FuncconvError, suggest
+from ..._common.mesh_axes import whole_along
+from ..._common.types import Array, ArrayLike, Shape, Sizes
+from ..._windows.geometry import per_axis, resolve
+from ..._windows.layout import Image, as_array, image, spatial_axes
+from ..._windows.taps import merge, split
 
 _ORDERS = ("pytorch", "tensorflow")
 

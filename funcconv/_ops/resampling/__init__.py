@@ -1,0 +1,1 @@
+"""Windows as arrays, pixels as channels, and images of other sizes."""
