@@ -233,11 +233,11 @@ def _iterated(
     forward: Callable[[Array, Array], Array], kernel: Array, left: Array, right: Array, iterations: int
 ) -> tuple[Array, Array]:
     """Return both vectors after some power iterations."""
-    apply, transpose = (lambda x: forward(kernel, x)), jax.linear_transpose(lambda x: forward(kernel, x), right)
+    transpose: Callable[[Array], tuple[Array]] = jax.linear_transpose(lambda x: forward(kernel, x), right)
 
     def iteration(_: Any, vectors: tuple[Array, Array]) -> tuple[Array, Array]:
-        left = _unit(apply(vectors[1]))
-        (right,) = transpose(left)  # type: ignore[no-untyped-call]
+        left = _unit(forward(kernel, vectors[1]))
+        (right,) = transpose(left)
         return left, _unit(right)
 
     if iterations == 1:

@@ -183,8 +183,9 @@ class InstanceNorm(_NormWithBias):
     """Instance normalization as a layer: `fc.instance_norm`, which normalizes each channel of each example.
 
     It computes `(x - mean) / sqrt(var + epsilon) * scale + bias`, with mean and variance (divisor n) over the
-    positions. Its input is `(*spatial, channels)`, and its parameters are `{"scale": (channels,), "bias": (channels,)}`.
-    If you call one layer object several times, its uses share these parameters.
+    positions. Its input is `(*spatial, channels)`, and its parameters are
+    `{"scale": (channels,), "bias": (channels,)}`. If you call one layer object several times, its uses share these
+    parameters.
 
     Args:
         epsilon: positive number added to the variance. Default: 1e-5.
