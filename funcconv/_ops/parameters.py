@@ -162,8 +162,14 @@ def hint_added(hint: str) -> Iterator[None]:
 
 def check_accumulate(op: str, accumulate_dtype: DTypeLike | None, dtype: DTypeLike) -> None:
     """Raise an error if sums of products of `dtype` do not fit into `accumulate_dtype`."""
-    if accumulate_dtype is not None and not np.can_cast(np.dtype(dtype), np.dtype(accumulate_dtype)):
+    if accumulate_dtype is None:
+        return
+    try:
         sum_dtype = jnp.dtype(accumulate_dtype)
+    except TypeError:
+        msg = f"{op}: accumulate_dtype must be a dtype, such as jnp.float32, or None; got {accumulate_dtype!r}"
+        raise FuncconvError(msg) from None
+    if not np.can_cast(np.dtype(dtype), sum_dtype):
         msg = f"{op}: accumulate_dtype={sum_dtype} cannot hold sums of {dtype} products; pass None or a wider dtype"
         raise FuncconvError(msg)
 

@@ -268,9 +268,10 @@ def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_a
         if count[position] and not (needs_all and count[position] < axis.window):
             continue
         first = position * axis.stride - axis.lo
-        reads = [first + tap * axis.dilation for tap in range(axis.window)]
+        last = first + (axis.window - 1) * axis.dilation
+        steps = f" in steps of {axis.dilation}" if axis.dilation > 1 else ""
         which = f"window {position} on spatial axis {i}"
-        where = f"it reads the positions {reads}, and the inputs are at 0 to {axis.size - 1}"
+        where = f"it reads the positions {first} to {last}{steps}, and the inputs are at 0 to {axis.size - 1}"
         if not count[position]:
             msg = f"pool: {which} has only padding, which takes no part: {where}. Pad less, or pass pad_mode="
             raise FuncconvError(msg)
