@@ -1,6 +1,6 @@
 """Normalization of kernels, for each output channel."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from ..._common.dtypes import scale_of, wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, Number, Params
 from ..._windows.layout import as_array
-from .standardize import check_epsilon, check_floating, scaled, standardized
+from .standardize import check_epsilon, kernel_of, scaled, standardized
 
 
 def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon: Number = 1e-5) -> dict[str, Any]:
@@ -41,7 +41,7 @@ def weight_standardize(params: Params, /, *, spatial: int | None = None, epsilon
         >>> fc.weight_standardize(params)["kernel"].round(3).tolist()
         [[-1.0, -1.0], [1.0, 1.0]]
     """
-    kernel = _kernel("weight_standardize", params)
+    kernel = kernel_of("weight_standardize", params)
     check_epsilon("weight_standardize", epsilon)
     window_axes = kernel.ndim - 2 if spatial is None else spatial
     if not 0 <= window_axes <= kernel.ndim - 2:
@@ -84,7 +84,7 @@ def weight_norm(params: Params, /, *, axis: int | Sequence[int] | None = -1) -> 
         >>> fc.weight_norm(params)["kernel"].tolist()
         [[10.0, 0.0], [0.0, -1.0]]
     """
-    kernel = _kernel("weight_norm", params)
+    kernel = kernel_of("weight_norm", params)
     if params.get("scale") is None:
         msg = (
             'weight_norm: params must be {"kernel": array, "scale": array, ...}; they have no scale. '
@@ -133,23 +133,12 @@ def init_weight_norm(params: Params, /, *, axis: int | Sequence[int] | None = -1
         >>> fc.init_weight_norm({"kernel": jnp.array([[3.0, 0.0], [4.0, 2.0]])})["scale"].tolist()
         [5.0, 2.0]
     """
-    kernel = _kernel("init_weight_norm", params)
+    kernel = kernel_of("init_weight_norm", params)
     kept = _kept_axes("init_weight_norm", axis, kernel.ndim)
     summed = tuple(i for i in range(kernel.ndim) if i not in kept)
     _, squares, size = _squares(kernel.astype(wide(kernel.dtype)), summed)
     scale = (jnp.sqrt(squares) * size).reshape([kernel.shape[i] for i in kept])
     return {**params, "scale": scale.astype(kernel.dtype)}
-
-
-def _kernel(op: str, params: Params) -> Array:
-    """Return the kernel among the parameters."""
-    if not isinstance(params, Mapping) or params.get("kernel") is None:
-        shown = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-        msg = f'{op}: params must be {{"kernel": array, ...}}; got {shown}'
-        raise FuncconvError(msg)
-    kernel = as_array(op, "the kernel", params["kernel"])
-    check_floating(op, "the kernel", kernel)
-    return kernel
 
 
 def _kept_axes(op: str, axis: int | Sequence[int] | None, ndim: int) -> tuple[int, ...]:

@@ -14,7 +14,7 @@ from ..._windows.geometry import per_axis, resolve
 from ..._windows.layout import as_array
 from ..conv import conv
 from ..parameters import check_groups, check_kernel
-from .standardize import check_floating
+from .standardize import kernel_of
 
 _NORMS = ("kernel", "conv")
 
@@ -88,7 +88,7 @@ def spectral_norm(
         [[1.0, 0.0], [0.0, 0.5]]
     """
     op = "spectral_norm"
-    kernel = _kernel(op, params)
+    kernel = kernel_of(op, params)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     options |= {"groups": groups, "pad_mode": pad_mode}
     forward, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
@@ -161,7 +161,7 @@ def init_spectral_norm(
         ((32, 32, 8), (32, 32, 3))
     """
     op = "init_spectral_norm"
-    kernel = _kernel(op, params)
+    kernel = kernel_of(op, params)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     options |= {"groups": groups, "pad_mode": pad_mode}
     _, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
@@ -173,16 +173,6 @@ def init_spectral_norm(
     return spectral_norm(
         params, state, norm=norm, spatial_shape=spatial_shape, axis=axis, train=True, iterations=iterations, **options
     )[1]
-
-
-def _kernel(op: str, params: Params) -> Array:
-    if not isinstance(params, Mapping) or params.get("kernel") is None:
-        shown = sorted(params) if isinstance(params, Mapping) else type(params).__name__
-        msg = f'{op}: params must be {{"kernel": array, ...}}; got {shown}'
-        raise FuncconvError(msg)
-    kernel = as_array(op, "the kernel", params["kernel"])
-    check_floating(op, "the kernel", kernel)
-    return kernel
 
 
 def _linear_map(

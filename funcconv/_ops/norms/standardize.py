@@ -129,3 +129,14 @@ def check_epsilon(op: str, epsilon: Number) -> None:
     if not epsilon > 0:
         msg = f"{op}: epsilon must be above 0; got {epsilon!r}"
         raise FuncconvError(msg)
+
+
+def kernel_of(op: str, params: Params) -> Array:
+    """Return the kernel among the parameters."""
+    if not isinstance(params, Mapping) or params.get("kernel") is None:
+        shown = sorted(params) if isinstance(params, Mapping) else type(params).__name__
+        msg = f'{op}: params must be {{"kernel": array, ...}}; got {shown}'
+        raise FuncconvError(msg)
+    kernel = as_array(op, "the kernel", params["kernel"])
+    check_floating(op, "the kernel", kernel)
+    return kernel
