@@ -65,7 +65,7 @@ def singular_values(
         pad_mode: values in the padding: `"zeros"`, `"reflect"`, `"symmetric"`, `"replicate"` or `"circular"`. One mode
             for all spatial axes, or one per axis. Leave it out with `padding="circular"`. Default: `"zeros"`.
         iterations: largest number of iterations for the largest `k`. They stop earlier if the result no longer
-            improves. A result that has not converged is too small. Default: 200.
+            improves. After too few iterations the result is too small. Default: 200.
 
     Returns:
         `(count,)`, from the largest to the smallest, with the dtype of the kernel, or the real one of a complex kernel.
@@ -145,8 +145,8 @@ def operator_norm(
             group; `groups=in` gives a depthwise convolution. Default: 1.
         pad_mode: values in the padding: `"zeros"`, `"reflect"`, `"symmetric"`, `"replicate"` or `"circular"`. One mode
             for all spatial axes, or one per axis. Leave it out with `padding="circular"`. Default: `"zeros"`.
-        iterations: largest number of iterations if the padding is not circular or a stride is above 1. A result that
-            has not converged is too small. Default: 200.
+        iterations: largest number of iterations if the padding is not circular or a stride is above 1. After too few
+            iterations the result is too small. Default: 200.
 
     Returns:
         A scalar with the dtype of the kernel, or the real one of a complex kernel. Its derivative with respect to the
