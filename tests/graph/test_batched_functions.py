@@ -367,9 +367,23 @@ def options_of_own_ops():
     }
 
 
+def options_of_resampling():
+    images, layouts = (6, 4, 4), ({}, {"layout": "NCHW"})
+    return {
+        "blur_pool": [(partial(fc.blur_pool, **options), None, images) for options in layouts],
+        "pixel_shuffle": [(partial(fc.pixel_shuffle, factor=2), None, images)]
+        + [(partial(fc.pixel_shuffle, factor=(1, 2), order="tensorflow"), None, images)],
+        "pixel_unshuffle": [(partial(fc.pixel_unshuffle, factor=2), None, images)],
+        "resize": [(partial(fc.resize, size=5, **options), None, images) for options in layouts]
+        + [(partial(fc.resize, scale=1.5, method=method), None, images) for method in ("linear", "cubic", "area")],
+        "unfold": [(partial(fc.unfold, window=2, **options), None, images) for options in layouts],
+        "fold": [(partial(fc.fold, size=(6, 4)), None, (5, 3, 2, 2, 4))],
+    }
+
+
 def test_own_ops_that_take_any_batch_axes_need_no_check():
     """They are accepted untested, so here they are tested."""
-    cases = options_of_own_ops()
+    cases = options_of_own_ops() | options_of_resampling()
     assert sorted(cases) == sorted(op.__name__ for op in BATCH_AXES_FIRST)
     for name, case in cases.items():
         for op, params, shape in case:

@@ -39,7 +39,7 @@ class _RandomZeros(Layer):
         if not train or self.rate == 0:
             return self.apply(params, *xs, batch=batch), state
         if key is None:
-            msg = f"{self!r} draws in training: give a key, graph.apply(params, state, *xs, key=..., train=True)"
+            msg = f"{self!r} needs a random key in training; got None. Pass graph.apply(..., key=key, train=True)"
             raise FuncconvError(msg)
         (x,) = xs
         return self.drop(key, x, batch), state
