@@ -371,8 +371,10 @@ def options_of_resampling():
     images, layouts = (6, 4, 4), ({}, {"layout": "NCHW"})
     return {
         "blur_pool": [(partial(fc.blur_pool, **options), None, images) for options in layouts],
-        "pixel_shuffle": [(partial(fc.pixel_shuffle, factor=2), None, images)]
-        + [(partial(fc.pixel_shuffle, factor=(1, 2), order="tensorflow"), None, images)],
+        "pixel_shuffle": [
+            (partial(fc.pixel_shuffle, factor=2), None, images),
+            (partial(fc.pixel_shuffle, factor=(1, 2), order="tensorflow"), None, images),
+        ],
         "pixel_unshuffle": [(partial(fc.pixel_unshuffle, factor=2), None, images)],
         "resize": [(partial(fc.resize, size=5, **options), None, images) for options in layouts]
         + [(partial(fc.resize, scale=1.5, method=method), None, images) for method in ("linear", "cubic", "area")],

@@ -334,7 +334,7 @@ def test_drop_path_as_a_layer(batch, shape, rng):
         assert (mask == mask[:, :1]).all()
         assert set(mask.ravel().tolist()) == {0.0, 2.0}
     assert (kept[0][:, 0] != kept[1][:, 0]).any()
-    with pytest.raises(fc.FuncconvError, match=r"DropPath\(0.5\) draws in training: give a key"):
+    with pytest.raises(fc.FuncconvError, match=r"DropPath\(0.5\) needs a random key in training"):
         graph.apply({}, {}, image, train=True)
 
 

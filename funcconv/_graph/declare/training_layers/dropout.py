@@ -81,15 +81,19 @@ class Dropout(_RandomZeros):
 
 @dataclass(frozen=True, repr=False)
 class DropPath(_RandomZeros):
-    """`drop_path` as a layer (stochastic depth): in training it sets whole examples to zero, otherwise it does nothing.
+    """Stochastic depth as a layer: `fc.drop_path` in training; otherwise it returns its input.
 
-    Put it at the end of a branch, as in `fc.residual(fc.serial(fc.Conv(8, 3, padding=1), fc.DropPath(0.1)))`. In
-    training, the block is then skipped for some of the examples.
+    In training, random examples become zero as a whole, and the others are divided by `1 - rate`. Put the layer at the
+    end of a branch, as in `fc.residual(fc.serial(fc.Conv(8, 3, padding=1), fc.DropPath(0.1)))`. The branch is then
+    skipped for some of the examples.
 
     Args:
-        rate: the probability of a zero, from 0 to 1.
-        name: of its nodes, from which their keys are folded. Default: None, `drop_path1`, `drop_path2`, ... in order of
-            first use.
+        rate: probability that an example becomes zero, from 0 to 1.
+        name: name of its nodes. The random key of a node is derived from its name. Default: None, which gives
+            `drop_path1`, `drop_path2`, ... in order of first use.
+
+    Raises:
+        FuncconvError: in training, if the rate is not from 0 to 1 or there is no key; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
