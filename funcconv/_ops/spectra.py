@@ -70,7 +70,8 @@ def singular_values(
     Returns:
         `(count,)`, from the largest to the smallest, with the dtype of the kernel, or the real one of a complex kernel.
         Half-precision kernels are computed in float32. The result is differentiable; where two singular values are
-        equal, they have only a first derivative, which belongs to one choice of their singular vectors.
+        equal, they have only a first derivative, which belongs to one choice of their singular vectors. A kernel with a
+        NaN or an infinity gives NaN.
 
     Raises:
         FuncconvError: if the groups do not match the kernel, if a window does not fit, if `k` is not from 1 to the
@@ -86,10 +87,17 @@ def singular_values(
         >>> [round(float(value), 3) for value in values]
         [2.0, 1.414, 1.414, 0.0]
     """
-    op = "singular_values"
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     options |= {"groups": groups, "pad_mode": pad_mode}
+    return _values("singular_values", params, spatial_shape, options, k, iterations)
+
+
+def _values(
+    op: str, params: Params, spatial_shape: Sizes, options: dict[str, Any], k: int | None, iterations: int
+) -> Array:
+    """Return the largest `k` singular values. For None it decides how many, as `singular_values` says."""
     kernel, sizes, options, circular = _read(op, params, spatial_shape, options)
+    groups = options["groups"]
     axes = resolve(op, sizes, kernel.shape[:-2], **{name: options[name] for name in ("stride", "padding", "dilation")})
     inputs = math.prod(sizes) * kernel.shape[-2] * groups
     outputs = math.prod(axis.outputs for axis in axes) * kernel.shape[-1]
@@ -97,10 +105,13 @@ def singular_values(
     if k is not None and (isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= count):
         msg = f"{op}: k must be an integer from 1 to {count}, the number of singular values; got {k!r}"
         raise FuncconvError(msg)
+    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
+        msg = f"{op}: iterations must be an integer of at least 1; got {iterations!r}"
+        raise FuncconvError(msg)
     scale = scale_of(jnp.abs(kernel))  # so that no square of a number overflows
     kernel = kernel / scale.astype(kernel.dtype)
     if circular:
-        values = _of_frequencies(kernel, sizes, dilation, groups)[:k]
+        values = _of_frequencies(kernel, sizes, options["dilation"], groups)[:k]
     elif count <= max(_MOST_DENSE, _PER_VECTOR * ((k or _DEFAULT_COUNT) + _MORE_VECTORS)):
         matrix = conv_matrix({"kernel": kernel}, sizes, **options)
         values = jnp.linalg.svd(matrix, compute_uv=False)[: k or _DEFAULT_COUNT]
@@ -165,14 +176,8 @@ def operator_norm(
         (1.0, 0.9915)
     """
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "groups": groups}
-    options |= {"pad_mode": pad_mode, "iterations": iterations}
-    count = None if _is_circular(padding, stride) else 1  # of all values, the maximum has a subgradient
-    return jnp.max(singular_values(params, spatial_shape, k=count, **options))
-
-
-def _is_circular(padding: Padding, stride: Sizes) -> bool:
-    strides = (stride,) if isinstance(stride, int) else tuple(stride)
-    return isinstance(padding, str) and padding == "circular" and set(strides) == {1}
+    options |= {"pad_mode": pad_mode}
+    return _values("operator_norm", params, spatial_shape, options, 1, iterations)[0]
 
 
 def _read(
@@ -185,13 +190,14 @@ def _read(
     check_groups(op, options["groups"], kernel.shape)
     n = kernel.ndim - 2
     sizes = per_axis(op, "spatial_shape", spatial_shape, n, least=1)
-    circular = _is_circular(options["padding"], options["stride"])
-    if isinstance(options["padding"], str) and options["padding"] == "circular":
+    strides = per_axis(op, "stride", options["stride"], n, least=1)
+    circular = isinstance(options["padding"], str) and options["padding"] == "circular"
+    if circular:
         if set(pad_modes(op, options["pad_mode"], n)) - {"zeros", "circular"}:
             msg = f'{op}: padding="circular" has no other pad_mode; got pad_mode={options["pad_mode"]!r}; leave it out'
             raise FuncconvError(msg)
         options = options | {"padding": "SAME", "pad_mode": "circular"}
-    return kernel.astype(wide(kernel.dtype)), sizes, options, circular
+    return kernel.astype(wide(kernel.dtype)), sizes, options, circular and set(strides) == {1}
 
 
 def _real(dtype: Any) -> Any:
@@ -245,7 +251,8 @@ def _largest(kernel: Array, sizes: Shape, options: dict[str, Any], k: int, itera
     vectors, _ = jnp.linalg.qr(vectors[:, :k])  # those of LOBPCG are not orthonormal up to rounding
     vectors = _differentiable(partial(gram, kernel), vectors, eigenvalues[:k])
     squares = jnp.square(output(kernel, vectors).reshape(k, -1)).sum(1)
-    return jnp.where(squares > 0, jnp.sqrt(jnp.where(squares > 0, squares, 1)), 0)
+    is_zero = squares == 0  # where the root has no derivative
+    return jnp.where(is_zero, 0, jnp.sqrt(jnp.where(is_zero, 1, squares)))
 
 
 def _differentiable(gram: LinearMap, vectors: Array, eigenvalues: Array) -> Array:

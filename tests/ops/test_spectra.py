@@ -152,6 +152,15 @@ def test_zeros_have_no_size():
         assert jnp.isfinite(gradient).all()
 
 
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("sizes", [(5, 5), (14, 14)])
+@pytest.mark.parametrize("options", [{}, {"padding": "SAME"}])
+def test_what_is_not_finite_gives_nan(number, sizes, options, rng):
+    kernel = draw(rng, (3, 3, 2, 2)).at[0, 1, 1, 0].set(number)
+    assert jnp.isnan(fc.singular_values({"kernel": kernel}, sizes, k=2, **options)).all()
+    assert jnp.isnan(fc.operator_norm({"kernel": kernel}, sizes, **options))
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, np.float16, np.float32, np.float64])
 @pytest.mark.parametrize("sizes", [(5, 5), (14, 14)])
 @pytest.mark.parametrize("options", [{}, {"padding": "SAME"}])
@@ -190,10 +199,12 @@ def test_errors(rng):
         ("groups must be a positive integer that divides the kernel's 4 outputs; got 3", ((5, 5),), {"groups": 3}),
         ('padding="circular" has no other pad_mode', ((5, 5),), {"pad_mode": "reflect"}),
         ("a window of 3", ((2, 2),), {"padding": 0}),
+        ("iterations must be an integer of at least 1; got 0", ((5, 5),), {"iterations": 0}),
+        ("singular_values: stride must be an integer or 2", ((5, 5),), {"stride": 1.5}),
     ):
         with pytest.raises(fc.FuncconvError, match=text):
             fc.singular_values(params, *arguments, **options)
-    with pytest.raises(fc.FuncconvError, match="must be floating or complex"):
+    with pytest.raises(fc.FuncconvError, match=r"operator_norm: .* must be floating or complex"):
         fc.operator_norm({"kernel": jnp.ones((3, 1, 1), int)}, 4)
     with pytest.raises(fc.FuncconvError, match="the kernel is complex128, and the map has 512 inputs and 512 outputs"):
         fc.operator_norm({"kernel": jnp.ones((3, 3, 2, 2), complex)}, 16, padding="SAME")
