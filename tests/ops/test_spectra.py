@@ -86,8 +86,9 @@ def test_derivatives_are_those_of_the_matrix(options, size, rng):
     def by_matrix(kernel):
         return (of_matrix(kernel, sizes, options)[jnp.array([0, 2])] * weights).sum()
 
+    # 2**15 is the number of inputs, at most 1,152, times the products of a window and more.
     for f in (jax.grad, lambda f: lambda x: jax.jvp(f, (x,), (v,))[1]):
-        close(jax.jit(f(by_op))(kernel), jax.jit(f(by_matrix))(kernel), ulps=2**24)
+        close(jax.jit(f(by_op))(kernel), jax.jit(f(by_matrix))(kernel), ulps=2**15)
 
 
 @pytest.mark.parametrize("options", [{"padding": "SAME"}, {"padding": 1, "stride": 2}])
@@ -108,7 +109,7 @@ def test_second_derivatives_by_iterations(options, k, rng):
     # The error of a singular vector is divided by the distance of its value to the next.
     values = of_matrix(kernel, sizes, options)
     gap = float(min(1, *(values[:k] - values[1 : k + 1])))
-    close(product(by_op), product(by_matrix), ulps=2**24 / gap**2)
+    close(product(by_op), product(by_matrix), ulps=2**15 / gap**2)
 
 
 def test_the_norm_bounds_the_difference_of_results(rng):
