@@ -3,7 +3,7 @@
 import typing as _typing
 
 from ._common.lazy import lazy_modules as _lazy_modules
-from ._ops.adaptive import adaptive_pool as adaptive_pool
+from ._ops.pooling.adaptive import adaptive_pool as adaptive_pool
 from ._ops.resampling.resize import blur_pool as blur_pool
 from ._primitives.compiler import compiled_with as compiled_with
 from ._primitives.compiler import compiler_options as compiler_options
@@ -74,12 +74,12 @@ from ._ops.norms.kernel import weight_norm as weight_norm
 from ._ops.norms.kernel import weight_standardize as weight_standardize
 from ._ops.resampling.pixels import pixel_shuffle as pixel_shuffle
 from ._ops.resampling.pixels import pixel_unshuffle as pixel_unshuffle
-from ._ops.pool import avg_pool as avg_pool
-from ._ops.pool import global_pool as global_pool
-from ._ops.pool import max_pool as max_pool
-from ._ops.pool import min_pool as min_pool
-from ._ops.pool import pool as pool
-from ._ops.pool import sum_pool as sum_pool
+from ._ops.pooling.named import avg_pool as avg_pool
+from ._ops.pooling.global_pool import global_pool as global_pool
+from ._ops.pooling.named import max_pool as max_pool
+from ._ops.pooling.named import min_pool as min_pool
+from ._ops.pooling.pool import pool as pool
+from ._ops.pooling.named import sum_pool as sum_pool
 from ._inspect.receptive_field import receptive_field as receptive_field
 from ._graph.to_file.registry import register_op as register_op
 from ._graph.to_file.registry import registered_by as _registered_by
@@ -98,7 +98,7 @@ from ._graph.declare.training_layers.norms import RMSNorm as RMSNorm
 from ._graph.declare.training_layers.kernels import WeightNorm as WeightNorm
 from ._graph.declare.training_layers.kernels import WeightStandardize as WeightStandardize
 from ._ops.resampling.patches import unfold as unfold
-from ._ops.unpool import max_unpool as max_unpool
+from ._ops.pooling.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 
 if _typing.TYPE_CHECKING:

@@ -26,7 +26,7 @@ from .._common.types import (
 )
 from .._ops.conv import conv as whole_conv
 from .._ops.parameters import kernel_and_bias
-from .._ops.pool import pool as whole_pool
+from .._ops.pooling.pool import pool as whole_pool
 from .._windows.geometry import Axis, pad_modes, resolve
 from .._windows.layout import as_array
 from ._halo import Share, margins_of, read, shared

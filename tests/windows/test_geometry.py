@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from funcconv._common.errors import FuncconvError
-from funcconv._ops.adaptive import adaptive_bins
+from funcconv._ops.pooling.adaptive import adaptive_bins
 from funcconv._windows import geometry as geometry
 from funcconv._windows.layout import channels_last_order, spatial_of_layout
 from funcconv._windows.transposed import transposed_sizes

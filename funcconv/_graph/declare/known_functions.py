@@ -8,14 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._ops.adaptive import adaptive_pool
 from ..._ops.conv import conv, conv_transpose
 from ..._ops.dense import dense, flatten
 from ..._ops.local_conv import local_conv
 from ..._ops.norms.group import group_norm, instance_norm
 from ..._ops.norms.layer import layer_norm, rms_norm
 from ..._ops.norms.response import local_response_norm
-from ..._ops.pool import global_pool, pool
+from ..._ops.pooling.adaptive import adaptive_pool
+from ..._ops.pooling.global_pool import global_pool
+from ..._ops.pooling.pool import pool
 from ..._ops.resampling.patches import fold, unfold
 from ..._ops.resampling.pixels import pixel_shuffle, pixel_unshuffle
 from ..._ops.resampling.resize import blur_pool, resize

@@ -8,7 +8,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Initializer, Number, Padding, PadMode, Precision, Reduce, Shape, Sizes
 from ..._ops.dense import dense, flatten
 from ..._ops.init import init_dense
-from ..._ops.pool import pool
+from ..._ops.pooling.pool import pool
 from ..._windows.geometry import resolve
 from ..._windows.layout import channels_last_order
 from ..._windows.reach import IDENTITY, Reach, of_window

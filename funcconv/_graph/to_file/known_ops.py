@@ -8,12 +8,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from ..._ops import adaptive as _adaptive
 from ..._ops import dense as _dense
-from ..._ops import pool as _pool
 from ..._ops.norms import group as _group
 from ..._ops.norms import layer as _layer
 from ..._ops.norms import response as _response
+from ..._ops.pooling import adaptive as _adaptive
+from ..._ops.pooling import global_pool as _global_pool
+from ..._ops.pooling import named as _named_pools
+from ..._ops.pooling import pool as _pool
 from ..._ops.resampling import patches as _patches
 from ..._ops.resampling import pixels as _pixels
 from ..._ops.resampling import resize as _resize
@@ -43,7 +45,9 @@ _OWN: dict[ModuleType, tuple[str, ...]] = {
     _response: ("local_response_norm",),
     _patches: ("fold", "unfold"),
     _pixels: ("pixel_shuffle", "pixel_unshuffle"),
-    _pool: ("avg_pool", "global_pool", "max_pool", "min_pool", "pool", "sum_pool"),
+    _global_pool: ("global_pool",),
+    _named_pools: ("avg_pool", "max_pool", "min_pool", "sum_pool"),
+    _pool: ("pool",),
     _resize: ("blur_pool", "resize"),
 }
 

@@ -17,8 +17,8 @@ from ..._windows.geometry import pad_modes, per_axis, resolve
 from ..._windows.layout import as_array, image, spatial_axes
 from ..._windows.sampling import INTERPOLATIONS, SELECTIONS, interpolated, is_identity, selected
 from ..._windows.taps import merge
-from ..adaptive import adaptive_pool
 from ..conv import conv
+from ..pooling.adaptive import adaptive_pool
 
 _METHODS = (*SELECTIONS, *INTERPOLATIONS, "area")
 

@@ -5,7 +5,7 @@ from functools import partial
 from typing import Any
 
 from ...._graph.declare.layers import Pool
-from ...._ops.adaptive import adaptive_pool
+from ...._ops.pooling.adaptive import adaptive_pool
 from ...._ops.resampling.resize import resize
 from ..tensors import Tensor
 from ..translation import PendingRow, Translation, as_tuple

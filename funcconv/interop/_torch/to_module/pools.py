@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
-from ...._ops.adaptive import adaptive_bins
+from ...._ops.pooling.adaptive import adaptive_bins
 from ...._windows.geometry import Axis, pad_modes, per_axis, resolve
 from .images import Image, image, is_narrow, is_symmetric, padded, wide, windows
 from .lazy_torch import functional, torch

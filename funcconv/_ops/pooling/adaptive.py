@@ -10,14 +10,14 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from .._common.dtypes import wide
-from .._common.eager import one_program
-from .._common.types import Array, ArrayLike, Number, Reduce, Scalar
-from .._primitives.take import take
-from .._primitives.whole_windows import Joint
-from .._windows.geometry import per_axis, resolve
-from .._windows.layout import as_array, image, spatial_axes
-from .._windows.taps import fold, merge, split
+from ..._common.dtypes import wide
+from ..._common.eager import one_program
+from ..._common.types import Array, ArrayLike, Number, Reduce, Scalar
+from ..._primitives.take import take
+from ..._primitives.whole_windows import Joint
+from ..._windows.geometry import per_axis, resolve
+from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.taps import fold, merge, split
 from .reducers import ReduceOptions, reduction, restored
 
 Bins: TypeAlias = Sequence[tuple[int, int]]  # the start and the stop of each bin of one axis

@@ -9,12 +9,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._common.dtypes import with_infinities
-from .._common.errors import FuncconvError, suggest
-from .._common.types import Array, Number, Reduce, Scalar
-from .._primitives.folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
-from .._primitives.whole_windows import Joint, by_function, median, norm
-from .._windows.layout import Image
+from ..._common.dtypes import with_infinities
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Array, Number, Reduce, Scalar
+from ..._primitives.folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
+from ..._primitives.whole_windows import Joint, by_function, median, norm
+from ..._windows.layout import Image
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")

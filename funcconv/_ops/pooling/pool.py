@@ -1,27 +1,21 @@
 """Pooling: reduce each window to one number."""
 
-import math
-import re
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import jax
 import jax.numpy as jnp
-import numpy as np
 
-from .._common.dtypes import wide
-from .._common.eager import one_program
-from .._common.errors import FuncconvError
-from .._common.types import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
-from .._primitives.folds import NO_INPUT, NO_PART
-from .._primitives.select import select
-from .._primitives.whole_windows import Joint
-from .._windows.geometry import Axis, pad_modes, resolve
-from .._windows.layout import as_array, image, spatial_axes
-from .._windows.padding import pad
-from .._windows.taps import fold, taps
+from ..._common.dtypes import wide
+from ..._common.eager import one_program
+from ..._common.types import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
+from ..._primitives.folds import NO_INPUT, NO_PART
+from ..._primitives.select import select
+from ..._primitives.whole_windows import Joint
+from ..._windows.geometry import pad_modes, resolve
+from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.padding import pad
+from ..._windows.taps import fold, taps
 from .reducers import ReduceOptions, reduction, restored
+from .tap_counts import check_counts, taking_part, tap_counts
 
 
 @one_program
@@ -134,11 +128,11 @@ def pool(
     geometry: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
     axes = resolve("pool", inside.spatial, window, **geometry)
     modes = pad_modes("pool", pad_mode, len(axes), optional=True)
-    parts = [_taking_part(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
-    counts = [_tap_counts(axis, part) for axis, part in zip(axes, parts, strict=True)]
-    full = _check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.allows_missing)
+    parts = [taking_part(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
+    counts = [tap_counts(axis, part) for axis, part in zip(axes, parts, strict=True)]
+    full = check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.allows_missing)
     if count_include_pad:
-        counts = [_tap_counts(axis, _taking_part(axis, padded=True)) for axis in axes]
+        counts = [tap_counts(axis, taking_part(axis, padded=True)) for axis in axes]
 
     if isinstance(reducer, Joint):
         padded = pad(inside.array.astype(wide(x.dtype)), axes, modes)
@@ -160,140 +154,3 @@ def pool(
     for i, axis in reversed(tuple(enumerate(axes, start=1))):
         tree = fold(reducer.combine, tree, i, axis.window, axis.stride, axis.dilation, axis.outputs)
     return restored(inside, reducer.lower(tree), options, counts)
-
-
-def _named(name: str, reduce: str, result: list[float]) -> partial[Any]:
-    op = partial(pool, reduce=reduce)
-    op.__name__ = name  # type: ignore[attr-defined]
-    # The arguments are those of `pool` without `reduce`; `python -OO` removes docstrings.
-    arguments = re.sub(r"        reduce: .*?(?=        stride: )", "", pool.__doc__ or "", flags=re.DOTALL)
-    arguments = arguments[arguments.find("    Args:") : arguments.find("    Source:")].rstrip()
-    op.__doc__ = f"""Reduce each window of each channel to its {reduce}: `pool` with `reduce="{reduce}"`.
-
-{arguments}
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> fc.{name}(jnp.array([1.0, 4.0, -2.0, 0.0]).reshape(1, 4, 1), 2, stride=1).ravel().tolist()
-        {result}
-    """
-    return op
-
-
-max_pool = _named("max_pool", "max", [4.0, 4.0, 0.0])
-min_pool = _named("min_pool", "min", [1.0, -2.0, -2.0])
-sum_pool = _named("sum_pool", "sum", [5.0, 2.0, -2.0])
-avg_pool = _named("avg_pool", "mean", [2.5, 1.0, -1.0])
-
-
-@one_program
-def global_pool(
-    x: ArrayLike,
-    reduce: Reduce = "mean",
-    *,
-    ties: str = "first",
-    p: Number = 2,
-    temperature: Scalar = 1.0,
-    return_indices: bool = False,
-    spatial: int | None = None,
-    layout: str | None = None,
-) -> Any:
-    """Reduce all spatial axes of each channel to one number.
-
-    Args:
-        x: `(*batch, *spatial, channels)`. Pass `layout` for another order. `"max"`, `"min"`, `"median"`, `"sum"` and
-            `"prod"` accept integers too.
-        reduce: how to reduce the spatial axes: `"max"`, `"min"`, `"sum"`, `"mean"`, `"prod"` (product), `"median"` (the
-            lower one of an even number), `"lse"` (`temperature * log(sum of exp(x / temperature))`, a smooth maximum),
-            `"lp"` (`(sum of |x|^p)^(1 / p)`), or a function such as `jnp.std`. The function is called with an array
-            `(..., taps)`, the taps in row-major order, and `axis=-1`; it removes that axis and keeps the dtype.
-            Default: `"mean"`.
-        ties: where the derivative of `"max"` and `"min"` goes if several taps are equally extreme: to the `"first"` in
-            row-major order, or `"split"` evenly among them. The same in forward and reverse mode. Default: `"first"`.
-        p: exponent of `"lp"`, a number from 1 to `math.inf`. Default: 2.
-        temperature: temperature of `"lse"`, a positive number. It may be traced, and differentiated as long as its
-            square is neither zero nor infinite in the dtype. Default: 1.0.
-        return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
-            Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
-        spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
-            first and the last.
-        layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
-            batch axes, and each other letter is a spatial axis. The letters also set the number of spatial axes.
-            Default: None, channels last.
-
-    Returns:
-        `(*batch, channels)`, in the order of `layout`, with the dtype of `x`. With `return_indices=True` it is a pair
-        `(y, indices)`: the indices are int32 and have the shape of `y`, and each is the place of the selected input in
-        the row-major order of the spatial axes. If a channel
-        contains a NaN, its result is NaN. At kinks, `"lp"` has derivative zero if all inputs are zero, and at single
-        zeros unless `p` is even; `"median"` has the derivative of the selected input.
-
-    Raises:
-        FuncconvError: if an option has another value than listed above, if a spatial axis is empty, if the result would
-            have to be rounded to an integer, or if a function given as `reduce` returns a wrong shape or dtype.
-
-    Source: Lin, Chen and Yan, "Network in network", 2013, arXiv:1312.4400.
-
-    Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> fc.global_pool(jnp.arange(8.0).reshape(2, 2, 2, 1)).tolist()
-        [[1.5], [5.5]]
-    """
-    op = "global_pool"
-    x = as_array(op, "the input", x)
-    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
-    reducer, x = reduction(op, options, x)
-    inside = image(op, x, spatial, "spatial=", layout).whole()
-    sizes = inside.spatial
-    resolve(op, sizes, 1)  # raises an error for empty axes
-    batch, channels = inside.array.shape[0], inside.array.shape[-1]
-    if isinstance(reducer, Joint):
-        positions = inside.array.reshape(batch, math.prod(sizes), channels)
-        y = reducer.apply([positions.astype(wide(x.dtype))], None)
-    else:
-        tree = reducer.lift(inside.array, reducer.numbers and reducer.numbers(sizes))
-        for i, size in reversed(tuple(enumerate(sizes, start=1))):
-            tree = fold(reducer.combine, tree, i, size, 1, 1, 1)
-        y = jax.tree.map(lambda x: x.reshape(batch, channels), reducer.lower(tree))
-    return restored(inside, y, options, [np.array([size]) for size in sizes])
-
-
-def _check_counts(axes: Sequence[Axis], counts: Sequence[np.ndarray], *, needs_all: bool) -> bool:
-    """Return whether all taps of all windows take part.
-
-    A window without any such tap is an error, and if `needs_all`, one without all of them.
-    """
-    for i, (axis, count) in enumerate(zip(axes, counts, strict=True)):
-        position = int(np.argmin(count))
-        if count[position] and not (needs_all and count[position] < axis.window):
-            continue
-        first = position * axis.stride - axis.lo
-        last = first + (axis.window - 1) * axis.dilation
-        steps = f" in steps of {axis.dilation}" if axis.dilation > 1 else ""
-        which = f"window {position} on spatial axis {i}"
-        where = f"it reads the positions {first} to {last}{steps}, and the inputs are at 0 to {axis.size - 1}"
-        if not count[position]:
-            msg = f"pool: {which} has only padding, which takes no part: {where}. Pad less, or pass pad_mode="
-            raise FuncconvError(msg)
-        msg = (
-            f"pool: a function given as reduce needs all taps of a window, because padding has no neutral value for "
-            f"it; {which} has only {count[position]} of {axis.window}: {where}. Pass pad_mode= to fill the padding"
-        )
-        raise FuncconvError(msg)
-    return all((count == axis.window).all() for axis, count in zip(axes, counts, strict=True))
-
-
-def _taking_part(axis: Axis, *, padded: bool) -> range:
-    """Return the positions that take part: the image, or the image and its padding. Negative padding crops both."""
-    if padded:
-        return range(-axis.lo, axis.size + axis.hi)
-    return range(max(-axis.lo, 0), axis.size + min(axis.hi, 0))
-
-
-def _tap_counts(axis: Axis, part: range) -> np.ndarray:
-    """Count the taps of each window that are on positions that take part."""
-    start = np.arange(axis.outputs) * axis.stride - axis.lo
-    # -((a - b) // d) is ceil((b - a) / d): the first tap at or after a position.
-    first_tap = -((start - part.start) // axis.dilation)
-    stop_tap = -((start - part.stop) // axis.dilation)
-    return np.clip(stop_tap, 0, axis.window) - np.clip(first_tap, 0, axis.window)

@@ -8,15 +8,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from .._common.dtypes import in_wide
-from .._common.errors import FuncconvError
-from .._common.mesh_axes import sharded_like
-from .._common.types import Array, ArrayLike, Padding, Shape, Sizes
-from .._primitives.folds import check_places
-from .._primitives.place import put
-from .._windows.geometry import Axis, per_axis, resolve
-from .._windows.layout import as_array, image, spatial_axes
-from .._windows.transposed import transposed_sizes
+from ..._common.dtypes import in_wide
+from ..._common.errors import FuncconvError
+from ..._common.mesh_axes import sharded_like
+from ..._common.types import Array, ArrayLike, Padding, Shape, Sizes
+from ..._primitives.folds import check_places
+from ..._primitives.place import put
+from ..._windows.geometry import Axis, per_axis, resolve
+from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.transposed import transposed_sizes
 
 
 def max_unpool(
