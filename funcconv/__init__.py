@@ -14,7 +14,7 @@ from ._graph.combine.compose import residual as residual
 from ._graph.combine.compose import serial as serial
 from ._graph.combine.compose import siamese as siamese
 from ._ops.conv import conv as conv
-from ._ops.conv import conv_transpose as conv_transpose
+from ._ops.conv_transpose import conv_transpose as conv_transpose
 from ._ops.dense import dense as dense
 from ._ops.dense import flatten as flatten
 from ._derivatives import Density as Density
@@ -56,6 +56,8 @@ from ._graph.declare.layers import Flatten as Flatten
 from ._graph.declare.conv_layers import LocalConv as LocalConv
 from ._graph.declare.layers import Pool as Pool
 from ._ops.local_conv import local_conv as local_conv
+from ._ops.masks import Masked as Masked
+from ._ops.masks import conv_mask as conv_mask
 from ._ops.matrix import conv_matrix as conv_matrix
 from ._ops.matrix import conv_to_dense as conv_to_dense
 from ._ops.matrix import dense_to_conv as dense_to_conv

@@ -13,7 +13,8 @@ from .._common.dtypes import scale_of, wide
 from .._common.errors import FuncconvError
 from .._common.types import Array, Padding, PadMode, Params, Shape, Sizes
 from .._windows.geometry import pad_modes, per_axis, resolve
-from .conv import conv, conv_transpose
+from .conv import conv
+from .conv_transpose import conv_transpose
 from .matrix import conv_matrix
 from .parameters import check_groups, check_inexact, check_kernel, entry
 

@@ -72,6 +72,18 @@ def extreme(reduce: str, ties: str, dtype: np.dtype) -> Fold:
     )
 
 
+def extreme_of_real(reduce: str, dtype: np.dtype) -> Fold:
+    """Return the operation that selects the maximum or minimum among the taps that take part, on pairs with a flag."""
+    sum_dtype = wide(dtype)
+    return Fold(
+        identity=extreme_identity(reduce, dtype),
+        lift=lambda x, number: (x.astype(sum_dtype), (number != NO_PART) | jnp.zeros_like(x, bool)),
+        combine=partial(first_real, reduce),
+        lower=lambda pair: pair[0],
+        numbers=lambda sizes: jnp.zeros((1, *sizes, 1), jnp.int32),
+    )
+
+
 def indexed(op: str, reduce: str, dtype: np.dtype) -> Fold:
     """Return the operation on pairs of a value and its index. Messages begin with the name `op`."""
     sum_dtype = wide(dtype)

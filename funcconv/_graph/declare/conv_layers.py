@@ -4,7 +4,8 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from ..._common.types import Array, Shape, Sizes
-from ..._ops.conv import conv, conv_transpose
+from ..._ops.conv import conv
+from ..._ops.conv_transpose import conv_transpose
 from ..._ops.init import init_conv, init_conv_transpose, init_local_conv
 from ..._ops.local_conv import local_conv
 from ..._windows.geometry import Axis, per_axis

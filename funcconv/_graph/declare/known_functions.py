@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._ops.conv import conv, conv_transpose
+from ..._ops.conv import conv
+from ..._ops.conv_transpose import conv_transpose
 from ..._ops.dense import dense, flatten
 from ..._ops.local_conv import local_conv
 from ..._ops.norms.group import group_norm, instance_norm

@@ -11,7 +11,8 @@ from ..._common.errors import FuncconvError
 from ..._common.mesh_axes import axis_size, last_axes_like
 from ..._common.types import Array, ArrayLike, Number, Params
 from ..._windows.layout import as_array, channels_last_order
-from .standardize import as_last_axes, check_channels, check_floating, read_inputs, scaled, standardized
+from ..._windows.masks import read_mask, zero_masked
+from .standardize import as_last_axes, check_channels, check_floating, count_real, read_inputs, scaled, standardized
 
 
 def batch_norm(
@@ -25,6 +26,7 @@ def batch_norm(
     epsilon: Number = 1e-5,
     unbiased: bool = True,
     axis_name: Hashable | None = None,
+    mask: ArrayLike | None = None,
     layout: str | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Normalize each channel over the batch: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
@@ -48,6 +50,9 @@ def batch_norm(
             of n, as in Flax and Keras. Default: True.
         axis_name: name of a mapped axis (`jax.vmap`, `jax.shard_map`) over which the batch is also distributed, or a
             tuple of names. Arrays that are sharded under `jax.jit` need none. Default: None.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. With
+            `train=True` and no real position, the running mean and variance stay as they are. Default: None, all.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
             batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
@@ -77,7 +82,8 @@ def batch_norm(
     if not x.ndim:
         msg = "batch_norm: the input must be (*batch, *spatial, channels); got shape ()"
         raise FuncconvError(msg)
-    channels_last = x.transpose(order)
+    real = None if mask is None else read_mask("batch_norm", mask, x.shape, layout).transpose(order)
+    channels_last = zero_masked(x.transpose(order), real)
     channels = channels_last.shape[-1]
     wide_x = channels_last.astype(wide(x.dtype))
     running = _running(state, channels)
@@ -91,13 +97,19 @@ def batch_norm(
                 "Give a larger batch, or train=False to normalize by the running mean and variance"
             )
             raise FuncconvError(msg)
-        y, mean, var = standardized(wide_x, tuple(range(wide_x.ndim - 1)), epsilon, axis_name)
-        batch_stats = {"mean": mean, "var": var * (count / (count - 1)) if unbiased else var}
-        running = {name: _updated(old, batch_stats[name].reshape(-1), momentum) for name, old in running.items()}
+        over = tuple(range(wide_x.ndim - 1))
+        y, mean, var = standardized(wide_x, over, epsilon, axis_name, real)
+        of_one = count / (count - 1)
+        if real is not None:
+            real_count = count_real(real, wide_x, over, axis_name).reshape(())
+            of_one = real_count / jnp.maximum(real_count - 1, 1)
+        batch_stats = {"mean": mean, "var": var * of_one if unbiased else var}
+        new = {name: _updated(old, batch_stats[name].reshape(-1), momentum) for name, old in running.items()}
+        running = new if real is None else {name: jnp.where(real_count > 0, new[name], running[name]) for name in new}
     else:
         mean, var = (as_last_axes(running[name], wide_x) for name in ("mean", "var"))
         y = (wide_x - mean) * lax.rsqrt(var + epsilon)
-    y = scaled(y, scale, bias).astype(x.dtype)
+    y = zero_masked(scaled(y, scale, bias).astype(x.dtype), real)
     return y.transpose([list(order).index(i) for i in range(y.ndim)]), running
 
 

@@ -4,6 +4,7 @@ from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, ArrayLike, Number, Params
 from ..._windows.layout import image
+from ..._windows.masks import image_mask, zero_masked
 from .standardize import check_channels, read_inputs, scaled, standardized
 
 
@@ -14,6 +15,7 @@ def group_norm(
     groups: int,
     *,
     epsilon: Number = 1e-5,
+    mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Array:
@@ -29,6 +31,9 @@ def group_norm(
         groups: number of groups, which must divide the number of channels. Each group consists of neighbouring
             channels.
         epsilon: positive number added to the variance. Default: 1e-5.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. Default: None,
+            all.
         spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
             first and the last.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -52,7 +57,8 @@ def group_norm(
     """
     x, scale, bias = read_inputs("group_norm", params, x, epsilon)
     inside = image("group_norm", x, spatial, "spatial=", layout, least=0)
-    array = inside.array
+    real = None if mask is None else image_mask("group_norm", mask, x.shape, len(inside.spatial), layout)
+    array = zero_masked(inside.array, real)
     channels = array.shape[-1]
     if isinstance(groups, bool) or not isinstance(groups, int) or groups < 1 or channels % groups:
         msg = f"group_norm: groups must be a positive integer that divides the {channels} channels; got {groups!r}"
@@ -60,8 +66,9 @@ def group_norm(
     check_channels("group_norm", channels, scale=scale, bias=bias)
     # (batch, *spatial, groups, channels // groups), normalized over all axes but the batch and the groups
     grouped = array.astype(wide(x.dtype)).reshape(*array.shape[:-1], groups, channels // groups)
-    y, _, _ = standardized(grouped, (*range(1, array.ndim - 1), array.ndim), epsilon)
-    return inside.restore(scaled(y.reshape(array.shape), scale, bias).astype(x.dtype))
+    over = (*range(1, array.ndim - 1), array.ndim)
+    y, _, _ = standardized(grouped, over, epsilon, real=None if real is None else real[..., None])
+    return inside.restore(zero_masked(scaled(y.reshape(array.shape), scale, bias).astype(x.dtype), real))
 
 
 def instance_norm(
@@ -70,6 +77,7 @@ def instance_norm(
     /,
     *,
     epsilon: Number = 1e-5,
+    mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Array:
@@ -82,6 +90,9 @@ def instance_norm(
         params: `{"scale": (channels,), "bias": (channels,)}`; either may be missing.
         x: `(*batch, *spatial, channels)`, floating, with at least one spatial axis. Pass `layout` for another order.
         epsilon: positive number added to the variance. Default: 1e-5.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. Default: None,
+            all.
         spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
             first and the last.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -105,7 +116,8 @@ def instance_norm(
     """
     x, scale, bias = read_inputs("instance_norm", params, x, epsilon)
     inside = image("instance_norm", x, spatial, "spatial=", layout)
-    array = inside.array
+    real = None if mask is None else image_mask("instance_norm", mask, x.shape, len(inside.spatial), layout)
+    array = zero_masked(inside.array, real)
     check_channels("instance_norm", array.shape[-1], scale=scale, bias=bias)
     if all(size == 1 for size in inside.spatial):
         msg = (
@@ -113,5 +125,5 @@ def instance_norm(
             "image, or normalize over the channels too: layer_norm or group_norm"
         )
         raise FuncconvError(msg)
-    y, _, _ = standardized(array.astype(wide(x.dtype)), tuple(range(1, array.ndim - 1)), epsilon)
-    return inside.restore(scaled(y, scale, bias).astype(x.dtype))
+    y, _, _ = standardized(array.astype(wide(x.dtype)), tuple(range(1, array.ndim - 1)), epsilon, real=real)
+    return inside.restore(zero_masked(scaled(y, scale, bias).astype(x.dtype), real))

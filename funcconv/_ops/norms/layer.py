@@ -3,10 +3,13 @@
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, ArrayLike, Number, Params
+from ..._windows.masks import read_mask, zero_masked
 from .standardize import divided_by_rms, read_inputs, scaled, standardized
 
 
-def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
+def layer_norm(
+    params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5, mask: ArrayLike | None = None
+) -> Array:
     """Normalize over the last axes: `y = (x - mean) / sqrt(var + epsilon) * scale + bias`.
 
     Mean and variance (with the divisor n) are computed over the last axes of `x`, the axes that scale and bias have. So
@@ -19,6 +22,9 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
             scale has shape `(channels,)`, and over the whole image if it has shape `(*spatial, channels)`.
         axes: number of last axes to normalize over. Default: None, as many as scale or bias have, or 1 without them.
         epsilon: positive number added to the variance. Default: 1e-5.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. Default: None,
+            all.
 
     Returns:
         An array like `x`. For float16 and bfloat16 inputs, mean and variance are computed in float32.
@@ -35,11 +41,15 @@ def layer_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsi
         [[-1.0, 1.0], [-1.0, 1.0]]
     """
     x, scale, bias = read_inputs("layer_norm", params, x, epsilon)
-    y, _, _ = standardized(x.astype(wide(x.dtype)), _last_axes("layer_norm", x, axes, scale=scale, bias=bias), epsilon)
-    return scaled(y, scale, bias).astype(x.dtype)
+    over = _last_axes("layer_norm", x, axes, scale=scale, bias=bias)
+    real = None if mask is None else read_mask("layer_norm", mask, x.shape, None)
+    y, _, _ = standardized(zero_masked(x, real).astype(wide(x.dtype)), over, epsilon, real=real)
+    return zero_masked(scaled(y, scale, bias).astype(x.dtype), real)
 
 
-def rms_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5) -> Array:
+def rms_norm(
+    params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilon: Number = 1e-5, mask: ArrayLike | None = None
+) -> Array:
     """Divide by the root mean square of the last axes: `y = x / sqrt(mean(x^2) + epsilon) * scale`.
 
     Unlike `layer_norm`, it does not subtract the mean and adds no bias.
@@ -50,6 +60,9 @@ def rms_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilo
             scale has shape `(channels,)`, and over the whole image if it has shape `(*spatial, channels)`.
         axes: number of last axes to normalize over. Default: None, as many as the scale has, or 1 without it.
         epsilon: positive number added to the mean of the squares. Default: 1e-5.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. Default: None,
+            all.
 
     Returns:
         An array like `x`. Zeros give zeros, with the derivative `scale / sqrt(epsilon)`. For float16 and bfloat16
@@ -67,7 +80,9 @@ def rms_norm(params: Params, x: ArrayLike, /, *, axes: int | None = None, epsilo
         [[1.0, -1.0], [1.0, 1.0]]
     """
     x, scale, _ = read_inputs("rms_norm", params, x, epsilon, bias=False)
-    y = divided_by_rms(x.astype(wide(x.dtype)), _last_axes("rms_norm", x, axes, scale=scale), epsilon)
+    over = _last_axes("rms_norm", x, axes, scale=scale)
+    real = None if mask is None else read_mask("rms_norm", mask, x.shape, None)
+    y = divided_by_rms(zero_masked(x, real).astype(wide(x.dtype)), over, epsilon, real)
     return scaled(y, scale, None).astype(x.dtype)
 
 

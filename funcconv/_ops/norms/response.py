@@ -7,6 +7,7 @@ from ..._common.errors import FuncconvError
 from ..._common.mesh_axes import sharded_like, whole_along
 from ..._common.types import Array, ArrayLike, Number
 from ..._windows.layout import as_array, channels_last_order
+from ..._windows.masks import read_mask, zero_masked
 from ..._windows.taps import fold
 from .standardize import check_floating
 
@@ -19,6 +20,7 @@ def local_response_norm(
     alpha: Number = 1e-4,
     beta: Number = 0.75,
     k: Number = 1.0,
+    mask: ArrayLike | None = None,
     layout: str | None = None,
 ) -> Array:
     r"""Divide each number by a power of the mean square of the channels nearby, as in AlexNet.
@@ -36,6 +38,9 @@ def local_response_norm(
             one divided by `size`. Default: 1e-4.
         beta: exponent. Default: 0.75.
         k: positive number added to the mean. Default: 1.0.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others do not count, and may contain anything; the result is zero there. Default: None,
+            all.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
             batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
@@ -68,6 +73,7 @@ def local_response_norm(
         raise FuncconvError(msg)
     axis = x.ndim - 1 if layout is None else channels_last_order(op, layout, x.ndim)[-1]
     channels = x.shape[axis]
+    x = x if mask is None else zero_masked(x, read_mask(op, mask, x.shape, layout))
     wide_x = x.astype(wide(x.dtype))
     # Windows that extend beyond all channels add nothing.
     before, after = (min(count, max(channels - 1, 0)) for count in (size // 2, (size - 1) // 2))

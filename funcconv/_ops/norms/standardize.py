@@ -11,6 +11,7 @@ from ..._common.errors import FuncconvError, suggest
 from ..._common.mesh_axes import last_axes_like
 from ..._common.types import Array, ArrayLike, Number, Params
 from ..._windows.layout import as_array
+from ..._windows.masks import zero_masked
 
 _ENTRIES = ("scale", "bias")
 # Inputs are multiplied by this before they are subtracted: a difference of two numbers of any size then stays finite,
@@ -20,9 +21,11 @@ _SYMBOLIC_COUNT_BITS = 24  # assumed bits of the number of terms of a mean if it
 
 
 def standardized(
-    x: Array, axes: Sequence[int], epsilon: Number, axis_name: Hashable | None = None
+    x: Array, axes: Sequence[int], epsilon: Number, axis_name: Hashable | None = None, real: Array | None = None
 ) -> tuple[Array, Array, Array]:
     """Return `(x - mean) / sqrt(var + epsilon)`, the mean and the variance over `axes`, which are kept with size 1.
+
+    Numbers where `real` is False take no part.
 
     The mean of numbers far from zero has a rounding error, which can be larger than their differences. So the largest
     number is subtracted first (equal numbers then give exact zeros), then the mean, then the mean of the result. The
@@ -34,14 +37,24 @@ def standardized(
     # Each term is divided by a power of two above the count, which rounds nothing and keeps the sum from overflowing.
     term_scale = 2.0 ** -(count.bit_length() if isinstance(count, int) else _SYMBOLIC_COUNT_BITS)
 
+    real_count = None if real is None else count_real(real, x, axes, axis_name)
+
     def mean_of(array: Array) -> Array:
+        if real is not None and real_count is not None:
+            total = zero_masked(array * term_scale, real).sum(axes, keepdims=True) / term_scale
+            total = total if axis_name is None else lax.psum(total, axis_name)  # type: ignore[no-untyped-call]
+            return total / jnp.maximum(real_count, 1)
         mean = (array * term_scale).mean(axes, keepdims=True) / term_scale
         return mean if axis_name is None else lax.pmean(mean, axis_name)  # type: ignore[no-untyped-call]
 
-    largest = _INPUT_SCALE * jnp.max(lax.stop_gradient(x), axes, keepdims=True, initial=-jnp.inf)
+    candidates = lax.stop_gradient(x if real is None else jnp.where(real, x, -jnp.inf))
+    largest = _INPUT_SCALE * jnp.max(candidates, axes, keepdims=True, initial=-jnp.inf)
     if axis_name is not None:
         largest = lax.pmax(largest, axis_name)  # type: ignore[no-untyped-call]
+    if real_count is not None:
+        largest = jnp.where(real_count > 0, largest, 0)
     below = _INPUT_SCALE * x - largest  # at most zero, so no number is larger than `count` times the mean
+    below = zero_masked(below, real)
     mean = mean_of(below)
     center = mean + mean_of(lax.stop_gradient(below - mean))
     smallest_size = math.sqrt(epsilon) * _INPUT_SCALE
@@ -53,8 +66,8 @@ def standardized(
     return y, (largest + center) / _INPUT_SCALE, var * size * size
 
 
-def divided_by_rms(x: Array, axes: Sequence[int], epsilon: Number) -> Array:
-    """Return `x / sqrt(mean(x^2) + epsilon)`, with the mean over `axes`.
+def divided_by_rms(x: Array, axes: Sequence[int], epsilon: Number, real: Array | None = None) -> Array:
+    """Return `x / sqrt(mean(x^2) + epsilon)`, with the mean over `axes`. Where `real` is False, `x` is zero.
 
     The numbers are divided by the largest one first, so that no square overflows, and so that a square underflows only
     if it is negligible beside `epsilon`. In exact arithmetic the result does not depend on this divisor, so
@@ -63,8 +76,19 @@ def divided_by_rms(x: Array, axes: Sequence[int], epsilon: Number) -> Array:
     smallest_size = math.sqrt(epsilon)
     size = jnp.maximum(scale_of(x, axes, keepdims=True), smallest_size)
     y = x / size
-    mean = jnp.square(y).mean(axes, keepdims=True)
+    squares = jnp.square(y)
+    if real is None:
+        mean = squares.mean(axes, keepdims=True)
+    else:
+        mean = squares.sum(axes, keepdims=True) / jnp.maximum(count_real(real, x, axes), 1)
     return y * lax.rsqrt(mean + jnp.square(smallest_size / size))
+
+
+def count_real(real: Array, x: Array, axes: Sequence[int], axis_name: Hashable | None = None) -> Array:
+    """Return how many numbers of `x` over `axes`, which are kept with size 1, are real, in the dtype of `x`."""
+    count = jnp.sum(real, tuple(axes), keepdims=True, dtype=x.dtype)
+    count = count * math.prod(x.shape[axis] for axis in axes if real.shape[axis] == 1)
+    return count if axis_name is None else lax.psum(count, axis_name)  # type: ignore[no-any-return, no-untyped-call]
 
 
 def scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:

@@ -17,7 +17,9 @@ from ..._primitives.take import take
 from ..._primitives.whole_windows import Joint
 from ..._windows.geometry import per_axis, resolve
 from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.masks import image_mask
 from ..._windows.taps import fold, merge, split
+from .masked import masked_adaptive_pool
 from .reducers import ReduceOptions, reduction, restored
 
 Bins: TypeAlias = Sequence[tuple[int, int]]  # the start and the stop of each bin of one axis
@@ -37,6 +39,7 @@ def adaptive_pool(
     p: Number = 2,
     temperature: Scalar = 1.0,
     return_indices: bool = False,
+    mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
@@ -62,6 +65,10 @@ def adaptive_pool(
             square is neither zero nor infinite in the dtype. Default: 1.0.
         return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
             Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The bins of each example divide its real positions: on each axis those from the first to the
+            last. The others take no part, and may contain anything. The result is zero, and an index -1, for a bin
+            without real positions. Default: None, all.
         spatial: number of spatial axes. Give it if `output_size` is an integer and there is not exactly one batch axis.
             Default: None.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -88,7 +95,7 @@ def adaptive_pool(
     """
     op = "adaptive_pool"
     x = as_array(op, "the input", x)
-    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices, mask is not None)
     reducer, x = reduction(op, options, x)
     inside = image(op, x, *spatial_axes(op, "output_size", output_size, spatial), layout).whole()
     sizes = inside.spatial
@@ -96,6 +103,10 @@ def adaptive_pool(
     requested = output_size if isinstance(output_size, Sequence) else (output_size,) * len(sizes)
     output_sizes = [size if output is None else output for size, output in zip(sizes, requested, strict=True)]
     outputs = per_axis(op, "output_size", output_sizes, len(sizes), least=1)
+    if mask is not None:
+        return masked_adaptive_pool(
+            inside, reducer, options, image_mask(op, mask, x.shape, len(sizes), layout), outputs
+        )
     bins = [adaptive_bins(size, output) for size, output in zip(sizes, outputs, strict=True)]
     if isinstance(reducer, Joint):
         y = _joint_bins(reducer, inside.array.astype(wide(x.dtype)), bins)

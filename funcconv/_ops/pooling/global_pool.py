@@ -12,7 +12,9 @@ from ..._common.types import ArrayLike, Number, Reduce, Scalar
 from ..._primitives.whole_windows import Joint
 from ..._windows.geometry import resolve
 from ..._windows.layout import as_array, image
+from ..._windows.masks import image_mask
 from ..._windows.taps import fold
+from .masked import masked_global_pool
 from .reducers import ReduceOptions, reduction, restored
 
 
@@ -25,6 +27,7 @@ def global_pool(
     p: Number = 2,
     temperature: Scalar = 1.0,
     return_indices: bool = False,
+    mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
@@ -45,6 +48,9 @@ def global_pool(
             square is neither zero nor infinite in the dtype. Default: 1.0.
         return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
             Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others take no part, and may contain anything. The result is zero, and an index -1, for an
+            example without real positions. Default: None, all.
         spatial: number of spatial axes. Give it if there is not exactly one batch axis. Default: None, all axes but the
             first and the last.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -71,11 +77,13 @@ def global_pool(
     """
     op = "global_pool"
     x = as_array(op, "the input", x)
-    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices, mask is not None)
     reducer, x = reduction(op, options, x)
     inside = image(op, x, spatial, "spatial=", layout).whole()
     sizes = inside.spatial
     resolve(op, sizes, 1)  # raises an error for empty axes
+    if mask is not None:
+        return masked_global_pool(inside, reducer, options, image_mask(op, mask, x.shape, len(sizes), layout))
     batch, channels = inside.array.shape[0], inside.array.shape[-1]
     if isinstance(reducer, Joint):
         positions = inside.array.reshape(batch, math.prod(sizes), channels)

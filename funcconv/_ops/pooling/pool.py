@@ -12,8 +12,10 @@ from ..._primitives.select import select
 from ..._primitives.whole_windows import Joint
 from ..._windows.geometry import pad_modes, resolve
 from ..._windows.layout import as_array, image, spatial_axes
+from ..._windows.masks import image_mask
 from ..._windows.padding import pad
 from ..._windows.taps import fold, taps
+from .masked import MaskedWindows, masked_pool
 from .reducers import ReduceOptions, reduction, restored
 from .tap_counts import check_counts, taking_part, tap_counts
 
@@ -34,6 +36,7 @@ def pool(
     count_include_pad: bool = False,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
@@ -81,6 +84,9 @@ def pool(
             that side; as in PyTorch. Default: False.
         return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
             Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
+            in one batch. The others count as padding, and may contain anything. The result is zero, and an index -1, at
+            positions that are not real in it, which `conv_mask` tells. Default: None, all.
         spatial: number of spatial axes. Give it if `window` is an integer and there is not exactly one batch axis.
             Default: None.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -121,7 +127,7 @@ def pool(
         [5.0, 4.0]
     """
     x = as_array("pool", "the input", x)
-    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices)
+    options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices, mask is not None)
     reducer, x = reduction("pool", options, x)
     inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout).whole()
     stride = window if stride is None else stride
@@ -131,6 +137,10 @@ def pool(
     parts = [taking_part(axis, padded=mode is not None) for axis, mode in zip(axes, modes, strict=True)]
     counts = [tap_counts(axis, part) for axis, part in zip(axes, parts, strict=True)]
     full = check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.allows_missing)
+    if mask is not None:
+        real = image_mask("pool", mask, x.shape, len(axes), layout)
+        windows = MaskedWindows(real, axes, modes, padding, ceil_mode)
+        return masked_pool(inside, reducer, options, windows, count_include_pad=count_include_pad)
     if count_include_pad:
         counts = [tap_counts(axis, taking_part(axis, padded=True)) for axis in axes]
 

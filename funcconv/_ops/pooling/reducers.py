@@ -12,9 +12,10 @@ import numpy as np
 from ..._common.dtypes import with_infinities
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Array, Number, Reduce, Scalar
-from ..._primitives.folds import Fold, absolute, extreme, indexed, lse, multiplied, summed
+from ..._primitives.folds import NO_INPUT, Fold, absolute, extreme, extreme_of_real, indexed, lse, multiplied, summed
 from ..._primitives.whole_windows import Joint, by_function, median, norm
 from ..._windows.layout import Image
+from ..._windows.masks import zero_masked
 
 REDUCES = ("max", "min", "sum", "mean", "prod", "lse", "lp", "median")
 TIES = ("first", "split")
@@ -32,11 +33,12 @@ class ReduceOptions(NamedTuple):
     p: Number = 2
     temperature: Scalar = 1.0
     indices: bool = False
+    masked: bool = False  # whether some positions of the input take no part
 
     @property
     def selects(self) -> bool:
-        """Whether the result is the value of one tap of each window, without its index."""
-        return self.reduce in ("max", "min") and self.ties == "first" and not self.indices
+        """Whether the result is the value of one tap of each window, without its index, and no mask hides taps."""
+        return self.reduce in ("max", "min") and self.ties == "first" and not (self.indices or self.masked)
 
 
 def reduction(op: str, options: ReduceOptions, x: Array) -> tuple[Fold | Joint, Array]:
@@ -55,6 +57,12 @@ def reduction(op: str, options: ReduceOptions, x: Array) -> tuple[Fold | Joint, 
     """
     _check(op, options)
     if callable(options.reduce):
+        if options.masked:
+            msg = (
+                f"{op}: a function given as reduce needs all taps of a window, so it cannot be used with a mask; got "
+                f"{getattr(options.reduce, '__name__', options.reduce)}. Pass one of {', '.join(REDUCES)}"
+            )
+            raise FuncconvError(msg)
         return by_function(op, options.reduce, options.dtype), x
     x = x.astype(with_infinities(options.dtype))  # most floats of 8 bits have no infinity to pad a maximum with
     return _named(op, options, x.dtype), x
@@ -74,29 +82,45 @@ def _named(op: str, options: ReduceOptions, dtype: np.dtype) -> Fold | Joint:
     if reduce == "lp" and 1 < options.p < math.inf:
         return norm(options.p)
     if reduce == "lp":  # the 1-norm is a sum and the maximum norm a maximum, both of absolute values
-        return absolute(summed(dtype) if options.p == 1 else extreme("max", options.ties, dtype))
-    return indexed(op, reduce, dtype) if options.indices else extreme(reduce, options.ties, dtype)
+        return absolute(summed(dtype) if options.p == 1 else _extreme("max", options, dtype))
+    return indexed(op, reduce, dtype) if options.indices else _extreme(reduce, options, dtype)
 
 
-def restored(inside: Image, y: Any, options: ReduceOptions, counts: Sequence[np.ndarray]) -> Any:
+def _extreme(reduce: str, options: ReduceOptions, dtype: np.dtype) -> Fold:
+    """Return the selection of a maximum or minimum; with a mask, of one that is real."""
+    if options.masked and options.ties == "first":
+        return extreme_of_real(reduce, dtype)
+    return extreme(reduce, options.ties, dtype)
+
+
+def restored(
+    inside: Image, y: Any, options: ReduceOptions, counts: Sequence[np.ndarray] | Array, real: Array | None = None
+) -> Any:
     """Return the results, and their indices if requested, with the axes and the dtype that the op returns.
 
     Args:
         inside: the input.
         y: the reduced windows, or a pair of them and their indices.
         options: the options.
-        counts: for each axis the number of taps of each window. A mean divides by the product over the axes.
+        counts: what a mean divides by: for each axis the number of taps of each window, of which it takes the product;
+            or, with a mask, the numbers for all windows of each example.
+        real: which results are real. The others become zeros, and -1 as an index. Default: None, all.
 
     Returns:
         What the op returns.
     """
     if options.indices:
-        return inside.restore(y[0].astype(options.dtype)), inside.restore(y[1])
-    return inside.restore((_mean(y, counts) if options.reduce == "mean" else y).astype(options.dtype))
+        value, index = y
+        index = index if real is None else jnp.where(real, index, jnp.full((), NO_INPUT, index.dtype))
+        return inside.restore(zero_masked(value.astype(options.dtype), real)), inside.restore(index)
+    y = (_mean(y, counts) if options.reduce == "mean" else y).astype(options.dtype)
+    return inside.restore(zero_masked(y, real))
 
 
-def _mean(y: Array, counts: Sequence[np.ndarray]) -> Array:
+def _mean(y: Array, counts: Sequence[np.ndarray] | Array) -> Array:
     """Divide sums by the number of taps of their windows."""
+    if isinstance(counts, jax.Array):
+        return y / jnp.maximum(counts, 1).astype(y.dtype)
     if all((count == count[0]).all() for count in counts):
         return y / float(math.prod(int(count[0]) for count in counts))
     if math.prod(count.size for count in counts) > _COUNT_TABLE_WINDOWS:

@@ -10,7 +10,8 @@ import jax.numpy as jnp
 from ...._common.dtypes import in_wide, wide
 from ...._common.types import Array, Number
 from ...._graph.to_file.registry import register_op
-from ...._ops.conv import conv, conv_transpose
+from ...._ops.conv import conv
+from ...._ops.conv_transpose import conv_transpose
 from ...._ops.norms.group import group_norm
 from ...._ops.norms.kernel import weight_norm as own_weight_norm
 from ...._ops.norms.layer import layer_norm, rms_norm

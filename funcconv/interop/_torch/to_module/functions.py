@@ -9,7 +9,8 @@ from ...._common.errors import FuncconvError
 from ...._graph.declare.arithmetic import WithNumber
 from ...._graph.declare.node import Item
 from ...._graph.to_file.registry import name_of
-from ...._ops import conv as _conv
+from ...._ops.conv import conv as _conv
+from ...._ops.conv_transpose import conv_transpose as _conv_transpose
 from ...._ops.local_conv import local_conv as _local_conv
 from .axes import AXES
 from .convolutions import conv, conv_transpose, local_conv
@@ -47,8 +48,8 @@ _WITH_BATCH_AXES: dict[str, Callable[..., Any]] = {
     "funcconv.unfold": unfold,
 }
 _WITHOUT_NAME: dict[Any, Callable[..., Any]] = {
-    _conv.conv: conv,
-    _conv.conv_transpose: conv_transpose,
+    _conv: conv,
+    _conv_transpose: conv_transpose,
     _local_conv: local_conv,
 }
 
