@@ -328,32 +328,52 @@ def hat(d, a):
     return max(1 - abs(d), 0)
 
 
-def resize(x, size=None, *, scale=None, method="nearest", align_corners=False, antialias=False):
+def resize(
+    x,
+    size=None,
+    *,
+    scale=None,
+    method="nearest",
+    align_corners=False,
+    antialias=False,
+    coordinates=None,
+    cubic_coefficient=None,
+    exclude_outside=None,
+):
     """Axis by axis, each position from the weights of all places of an axis that goes on beyond its ends."""
     n = x.ndim - 1
     scales = tuples(scale, n) if isinstance(scale, tuple) else (scale,) * n
     sizes = tuples(size, n) if scale is None else [int(m * s) for m, s in zip(x.shape, scales, strict=False)]
     if method == "area":
         return adaptive_pool(x, tuple(sizes))
+    a = (-0.5 if antialias else -0.75) if cubic_coefficient is None else cubic_coefficient
+    outside = not (antialias if exclude_outside is None else exclude_outside)
+    kernel = hat if method == "linear" else keys
     for axis, (new, given) in enumerate(zip(sizes, scales, strict=True)):
         old = x.shape[axis]
         step = old / new if given is None else 1 / given
-        if align_corners:
+        where = coordinates[axis] if isinstance(coordinates, tuple) else coordinates
+        if align_corners and not antialias:
+            where = (0, old - 1 if new > 1 else 0)
+        elif align_corners:
             step = (old - 1) / max(new - 1, 1)
+        if isinstance(where, tuple):
+            centres = np.linspace(*where, new) if new > 1 else [sum(where) / 2]
+            step = abs(where[1] - where[0]) / max(new - 1, 1)
+        else:
+            half = 0.5 if where == "half_pixel" or (where is None and method != "nearest") else 0
+            centres = (np.arange(new) + half) * step - half
         y = np.zeros([*x.shape[:axis], new, *x.shape[axis + 1 :]])
         to, of = np.moveaxis(y, axis, 0), np.moveaxis(x, axis, 0)
-        for i in range(new):
+        for i, centre in enumerate(centres):
             if method in ("nearest", "nearest-exact"):
-                to[i] = of[min(int(np.floor((i + 0.5 * (method != "nearest")) * step)), old - 1)]
+                place = np.floor(centre + 0.5 * (method != "nearest"))
+                to[i] = of[int(np.clip(place, 0, old - 1))]
                 continue
-            kernel = hat if method == "linear" else keys
-            if antialias:
-                weights = [kernel((j + 0.5 - (i + 0.5) * step) / max(step, 1), -0.5) for j in range(old)]
-                to[i] = sum(w * of[j] for j, w in enumerate(weights)) / sum(weights)
-                continue
-            centre = i * step if align_corners else (i + 0.5) * step - 0.5
-            for j in range(-old - 3, 2 * old + 3):
-                to[i] += kernel(centre - j, -0.75) * of[min(max(j, 0), old - 1)]
+            width = max(step, 1) if antialias else 1
+            places = range(-3 * old - 3, 4 * old + 3) if outside else range(old)
+            weights = [kernel((j - centre) / width, a) for j in places]
+            to[i] = sum(w * of[min(max(j, 0), old - 1)] for w, j in zip(weights, places, strict=True)) / sum(weights)
         x = y
     return x
 

@@ -5,6 +5,7 @@ from functools import partial
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 from jax.interpreters import partial_eval
@@ -12,7 +13,7 @@ from jax.interpreters import partial_eval
 from .._common.traced_programs import called
 from .._common.types import Array
 from .._windows.geometry import Axis
-from .._windows.taps import fold
+from .._windows.taps import fold, merge
 from . import conv as _conv
 from . import forms as _forms
 from . import place as _place
@@ -25,7 +26,7 @@ def plain(f: Callable[..., Any], *types: Any) -> Callable[..., list[Any]]:
 
     Convolutions along one or two axes become XLA's own, and those along more axes become sums of these. Max and min
     pools become maxima of slices. Calls are inlined, and operations that no result needs are left out. Loops are not
-    changed.
+    changed. A result that is an argument or another result is copied, because converters give each value one name.
 
     Args:
         f: a function of arrays.
@@ -35,7 +36,7 @@ def plain(f: Callable[..., Any], *types: Any) -> Callable[..., list[Any]]:
         A function that returns the leaves of the result of `f`.
     """
     traced = jax.make_jaxpr(f)(*types)
-    replaced = jax.make_jaxpr(lambda *xs: _evaluate(traced.jaxpr, traced.consts, xs))(*types)
+    replaced = jax.make_jaxpr(lambda *xs: _copied(_evaluate(traced.jaxpr, traced.consts, xs), xs))(*types)
     used, _ = partial_eval.dce_jaxpr(replaced.jaxpr, [True] * len(replaced.jaxpr.outvars), instantiate=True)
     return core.jaxpr_as_fun(core.ClosedJaxpr(used, replaced.consts))  # type: ignore[no-any-return]
 
@@ -64,6 +65,16 @@ def _evaluate(jaxpr: Any, consts: Sequence[Any], args: Sequence[Any]) -> list[An
     return [read(atom) for atom in jaxpr.outvars]
 
 
+def _copied(results: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    """Return the results, with copies of those that are arguments or earlier results."""
+    named = {id(arg) for arg in args}
+    copied = []
+    for result in results:
+        copied.append(jnp.array(result, copy=True) if id(result) in named else result)
+        named.add(id(result))
+    return copied
+
+
 def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, **_: Any) -> Array:
     """Return the largest or smallest tap of each window."""
     combine = lax.max if reduce == "max" else lax.min
@@ -73,10 +84,17 @@ def _extreme(x: Array, *, axes: tuple[Axis, ...], reduce: str, **_: Any) -> Arra
 
 
 def _pad(x: Array, value: Array, *, padding_config: Sequence[tuple[int, int, int]]) -> Array:
-    """Return the padded array. With a symbolic size it is a concatenation, since jax2onnx cannot pad it."""
-    if all(isinstance(size, int) for size in x.shape) or any(inside for *_, inside in padding_config):
+    """Return the padded array. With a symbolic size it is a concatenation, since jax2onnx cannot pad it.
+
+    ONNX cannot pad between the numbers of an axis either, so each number becomes a row that ends with its padding.
+    """
+    if all(isinstance(size, int) for size in x.shape) and not any(inside for *_, inside in padding_config):
         return lax.pad(x, value, padding_config)
-    for axis, (lo, hi, _) in enumerate(padding_config):
+    for axis, (lo, hi, inside) in enumerate(padding_config):
+        if inside:
+            gaps = lax.broadcast(value, (*x.shape[: axis + 1], inside, *x.shape[axis + 1 :]))
+            rows = lax.concatenate([lax.expand_dims(x, (axis + 1,)), gaps], axis + 1)
+            x = lax.slice_in_dim(merge(rows, axis, 2), 0, -inside, axis=axis)  # no gap after the last number
         if min(lo, hi) < 0:
             x = lax.slice_in_dim(x, max(-lo, 0), x.shape[axis] - max(-hi, 0), axis=axis)
         before, after = (

@@ -377,7 +377,8 @@ def options_of_resampling():
         ],
         "pixel_unshuffle": [(partial(fc.pixel_unshuffle, factor=2), None, images)],
         "resize": [(partial(fc.resize, size=5, **options), None, images) for options in layouts]
-        + [(partial(fc.resize, scale=1.5, method=method), None, images) for method in ("linear", "cubic", "area")],
+        + [(partial(fc.resize, scale=1.5, method=method), None, images) for method in ("linear", "cubic", "area")]
+        + [(partial(fc.resize, size=3, coordinates=((1, 4), "half_pixel")), None, images)],
         "unfold": [(partial(fc.unfold, window=2, **options), None, images) for options in layouts],
         "fold": [(partial(fc.fold, size=(6, 4)), None, (5, 3, 2, 2, 4))],
     }

@@ -131,6 +131,56 @@ def resampled():
     return over(layers, 5, 6, 2)
 
 
+def folded(window, size, **options):
+    return fc.serial(partial(fc.unfold, window=window, **options), partial(fc.fold, size=size, **options))
+
+
+IMAGE, BLOCKS = (6, 8, 4), (4, 6, 12)
+WINDOWS = {"stride": (2, 1), "padding": ((1, 2), (0, 1)), "dilation": (1, 2), "pad_mode": "reflect"}
+METHODS = ("nearest", "nearest-exact", "linear", "cubic", "area")
+SHUFFLES = {"pixel_shuffle": fc.pixel_shuffle, "pixel_unshuffle": fc.pixel_unshuffle}
+OPS = {
+    **{f"resize {name} to a size": (partial(fc.resize, size=(9, 5), method=name), IMAGE) for name in METHODS},
+    **{f"resize {name} by factors": (partial(fc.resize, scale=(0.6, 2), method=name), IMAGE) for name in METHODS},
+    **{
+        f"resize {name} {option}": (partial(fc.resize, size=(4, 11), method=name, **{option: True}), IMAGE)
+        for name in ("linear", "cubic")
+        for option in ("align_corners", "antialias", "exclude_outside")
+    },
+    "resize a part": (partial(fc.resize, size=3, method="linear", coordinates=(0.5, 4)), IMAGE),
+    "resize a line": (partial(fc.resize, size=7, method="cubic"), (5, 2)),
+    "resize a volume": (partial(fc.resize, scale=2, method="linear"), (2, 3, 4, 2)),
+    **{
+        f"{name} {order}": (partial(op, factor=(2, 3), order=order), BLOCKS)
+        for name, op in SHUFFLES.items()
+        for order in ("pytorch", "tensorflow")
+    },
+    **{f"{name} along one axis": (partial(op, factor=2), (6, 4)) for name, op in SHUFFLES.items()},
+    **{f"{name} along three axes": (partial(op, factor=(1, 2, 2)), (2, 4, 2, 4)) for name, op in SHUFFLES.items()},
+    "unfold": (partial(fc.unfold, window=(3, 2), **WINDOWS), IMAGE),
+    "unfold a line": (partial(fc.unfold, window=3), (9, 2)),
+    "fold": (folded((2, 3), (6, 8)), IMAGE),
+    "fold with options": (folded((3, 2), (6, 8), **WINDOWS), IMAGE),
+    "fold wide windows": (folded((66,), (70,), stride=2, padding=1), (70, 1)),
+    "blur_pool": (fc.blur_pool, IMAGE),
+    "blur_pool with options": (partial(fc.blur_pool, window=(5, 4), stride=(1, 3), pad_mode="circular"), IMAGE),
+    "blur_pool of a line": (fc.blur_pool, (9, 2)),
+    "rms_norm": (fc.RMSNorm(), IMAGE),
+    "layer_norm": (fc.LayerNorm(), IMAGE),
+    "group_norm": (fc.GroupNorm(2), IMAGE),
+    "instance_norm": (fc.InstanceNorm(), IMAGE),
+    "instance_norm of a volume": (fc.InstanceNorm(), (2, 3, 2, 4)),
+    "local_response_norm": (partial(fc.local_response_norm, size=3, alpha=0.1, beta=0.5, k=2.0), IMAGE),
+    "local_response_norm of even size": (partial(fc.local_response_norm, size=4), IMAGE),
+    "weight_norm": (fc.WeightNorm(fc.Conv(4, 3)), IMAGE),
+    "weight_norm of a dense layer": (fc.WeightNorm(fc.Dense(3)), IMAGE),
+    "weight_standardize": (fc.WeightStandardize(fc.Conv(4, 3)), IMAGE),
+    "batch_norm": (fc.BatchNorm(), IMAGE),
+    "drop_path": (fc.DropPath(0.2), IMAGE),
+    "dropout": (fc.Dropout(0.3), IMAGE),
+}
+
+
 def run(path, graph, batch, rng):
     """Return random inputs, and what onnxruntime makes of them by name."""
     options = onnxruntime.SessionOptions()
@@ -153,6 +203,31 @@ def test_a_file_computes_the_same(declare, rng, tmp_path):
     other_sums = 2 * 6 * 6 * 4 if state else 9  # the mean and the variance of a group, or a window of a pool
     for name, expected in zip(names, leaves, strict=True):
         close(outputs[name], expected, F32, terms=products_of(params) + other_sums)
+
+
+@pytest.mark.parametrize("name", OPS)
+def test_the_reference_of_onnx_computes_the_same(name, rng, tmp_path):
+    """`to_onnx` has compared the file with onnxruntime already."""
+    layer, shape = OPS[name]
+    graph, path = over(fc.serial(layer), *shape), tmp_path / "net.onnx"
+    params = jax.tree.map(lambda a: jnp.asarray(rng.normal(size=a.shape), F32), graph.init(KEY))
+    state = jax.tree.map(lambda a: jnp.asarray(rng.uniform(0.5, 1, a.shape), F32), graph.init_state())
+    fc.interop.to_onnx(graph, params, path, state=state)
+    x = rng.normal(size=(3, *shape)).astype(F32)
+    (y,) = needed("onnx.reference").ReferenceEvaluator(str(path)).run(None, {"x": x})
+    close(y, graph.apply(params, state, x)[0], F32, terms=128)
+
+
+@pytest.mark.parametrize("structure", ["an input", "one array twice"])
+def test_outputs_of_one_value_have_names_of_their_own(structure, rng, tmp_path):
+    x = fc.Input("x", (6, 6, 1))
+    h = fc.Conv(2, 3)(x)
+    graph = fc.Graph(x, {"a": x if structure == "an input" else fc.Dropout(0.5)(h), "b": h})
+    params = graph.init(KEY)
+    assert fc.interop.to_onnx(graph, params, tmp_path / "net.onnx") == ("a", "b")
+    (image,), outputs = run(tmp_path / "net.onnx", graph, (4,), rng)
+    close(outputs["a"], image if structure == "an input" else outputs["b"])
+    close(outputs["b"], graph(params, image)["b"], F32)
 
 
 def test_outputs_are_named_by_their_places(tmp_path):

@@ -306,6 +306,39 @@ OPS = {
         ["align_corners applies to the methods 'linear' and 'cubic'", "align_corners=True with 'nearest'"],
     ),
     "resize antialias": (lambda: fc.resize(X, 4, method="area", antialias=True), ["antialias applies", "with 'area'"]),
+    "resize coordinates": (
+        lambda: fc.resize(X, 4, coordinates="half-pixel"),
+        ["resize: unknown coordinates 'half-pixel'", "'half_pixel'"],
+    ),
+    "resize one pair": (
+        lambda: fc.resize(X, 4, method="linear", coordinates=((0, 3),)),
+        ["coordinates must be 'half_pixel' or 'asymmetric', the centres (first, last), or 2 of them", "((0, 3),)"],
+    ),
+    "resize endless coordinates": (
+        lambda: fc.resize(X, 4, coordinates=(0, np.inf)),
+        ["the centres (first, last)", "(0, inf)"],
+    ),
+    "resize a single coordinate": (lambda: fc.resize(X, 4, coordinates=3), ["the centres (first, last)", "got 3"]),
+    "resize corners and coordinates": (
+        lambda: fc.resize(X, 4, method="linear", align_corners=True, coordinates="asymmetric"),
+        ["align_corners=True sets the coordinates", "coordinates='asymmetric'"],
+    ),
+    "resize coordinates of areas": (
+        lambda: fc.resize(X, 4, method="area", coordinates="asymmetric"),
+        ["coordinates applies to the methods 'nearest', 'nearest-exact', 'linear' and 'cubic'", "with 'area'"],
+    ),
+    "resize coefficient": (
+        lambda: fc.resize(X, 4, method="linear", cubic_coefficient=-0.5),
+        ["cubic_coefficient applies to the method 'cubic'; got cubic_coefficient=-0.5 with 'linear'"],
+    ),
+    "resize coefficient that is no number": (
+        lambda: fc.resize(X, 4, method="cubic", cubic_coefficient="keys"),
+        ["resize: cubic_coefficient must be a finite number; got 'keys'"],
+    ),
+    "resize outside": (
+        lambda: fc.resize(X, 4, method="cubic", coordinates=(-1, 7), exclude_outside=True),
+        ["the centres on spatial axis 0 must be from -0.5 to 7.5; got (-1, 7)", "exclude_outside=False"],
+    ),
     "resize integers": (
         lambda: fc.resize(jnp.ones((1, 8, 1), int), 4, method="linear"),
         ["resize: the method 'linear' gives fractions, which int64 would round", "x.astype(jnp.float32)"],

@@ -1,6 +1,7 @@
 """Resizing, blurs and pixel shuffles against PyTorch, ONNX and TensorFlow's definitions."""
 
 import math
+from fractions import Fraction
 from functools import partial
 
 import jax
@@ -12,7 +13,7 @@ from compare import close
 from jaxprs import primitives
 
 import funcconv as fc
-from funcconv._windows.sampling import interpolated, selected
+from funcconv._windows.sampling import Sampling, interpolated, selected
 
 pytorch = pytest.mark.once
 LINEAR = {1: "linear", 2: "bilinear", 3: "trilinear"}
@@ -108,7 +109,7 @@ def test_every_place_is_that_of_pytorch(method):
         x = torch.arange(float(old), dtype=torch.float64).reshape(1, 1, -1)
         for new in range(1, 65):
             places = torch.nn.functional.interpolate(x, new, mode=method)[0, 0].int().tolist()
-            assert selected(old, new, method, None) == places, (old, new)
+            assert selected(Sampling(old, new, method)) == places, (old, new)
 
 
 ONNX = [
@@ -118,6 +119,15 @@ ONNX = [
     ("linear", {"align_corners": True}, {"mode": "linear", "coordinate_transformation_mode": "align_corners"}),
     ("cubic", {}, {"mode": "cubic"}),
     ("cubic", {"align_corners": True}, {"mode": "cubic", "coordinate_transformation_mode": "align_corners"}),
+    ("nearest", {"coordinates": "half_pixel"}, {"mode": "nearest", "nearest_mode": "floor"}),
+    ("linear", {"coordinates": "asymmetric"}, {"mode": "linear", "coordinate_transformation_mode": "asymmetric"}),
+    (
+        "cubic",
+        {"cubic_coefficient": -0.5, "exclude_outside": True},
+        {"mode": "cubic", "cubic_coeff_a": -0.5, "exclude_outside": 1},
+    ),
+    ("linear", {"antialias": True, "exclude_outside": False}, {"mode": "linear", "antialias": 1}),
+    ("cubic", {"antialias": True, "cubic_coefficient": -0.75}, {"mode": "cubic", "antialias": 1, "exclude_outside": 1}),
 ]
 
 
@@ -145,6 +155,41 @@ def test_images_are_those_of_onnx(method, options, attributes, old, new, rng):
     close(fc.resize(x, new, method=method, **options), np.moveaxis(y, 1, -1).astype(np.float32))
 
 
+@pytest.mark.parametrize("antialias", [False, True])
+@pytest.mark.parametrize("method", ["linear", "cubic"])
+@pytest.mark.parametrize(("old", "new"), SIZES)
+def test_images_are_those_of_jax(method, antialias, old, new, rng):
+    x = jnp.asarray(rng.normal(size=(2, *old, 3)))
+    options = {"cubic_coefficient": -0.5} if method == "cubic" else {}
+    y = fc.resize(x, new, method=method, antialias=antialias, exclude_outside=True, **options)
+    close(y, jax.image.resize(x, (2, *new, 3), method, antialias=antialias))
+
+
+@pytest.mark.parametrize("method", ["nearest-exact", "linear", "cubic"])
+def test_a_part_of_an_image(method, rng):
+    """Centres at inputs select them. Beyond the ends, those at the ends are repeated."""
+    x = jnp.asarray(rng.normal(size=(1, 6, 5, 2)))
+    part = partial(fc.resize, method=method)
+    close(part(x, (3, 2), coordinates=((1, 3), (4, 3))), x[:, 1:4, 4:2:-1])
+    close(part(x, (1, 5), coordinates=((1, 3), (0, 4))), x[:, 2:3])
+    close(part(x, (4, 5), coordinates=((-6, -3), (0, 4))), jnp.repeat(x[:, :1], 4, 1))
+    if method != "nearest-exact":
+        close(part(x, 9, coordinates=((0, 5), (0, 4))), part(x, 9, align_corners=True))
+
+
+@pytest.mark.parametrize("method", ["nearest", "nearest-exact", "linear", "cubic"])
+def test_named_coordinates_are_pairs(method):
+    for old in range(1, 9):
+        for new in range(2, 12):
+            step = Fraction(old, new)
+            pairs = {"half_pixel": ((step - 1) / 2, old - (step + 1) / 2), "asymmetric": (0, old - step)}
+            for name, pair in pairs.items():
+                computed = selected if method in ("nearest", "nearest-exact") else interpolated
+                assert computed(Sampling(old, new, method, None, name)) == computed(
+                    Sampling(old, new, method, None, pair)
+                )
+
+
 @pytest.mark.once
 @pytest.mark.filterwarnings("ignore:::onnx.*")
 def test_shuffles_are_those_of_onnx(rng):
@@ -157,13 +202,23 @@ def test_shuffles_are_those_of_onnx(rng):
     np.testing.assert_array_equal(unshuffled, x)
 
 
-@pytest.mark.parametrize("options", [options for method, options in METHODS if method in ("linear", "cubic")], ids=str)
+WEIGHTED = [
+    {},
+    {"coordinates": "align_corners"},
+    {"coordinates": "asymmetric", "exclude_outside": True},
+    {"coordinates": (-0.5, 3.25), "cubic_coefficient": -0.5},
+    {"antialias": True},
+    {"antialias": True, "exclude_outside": True, "cubic_coefficient": -0.5},
+    {"antialias": True, "coordinates": "align_corners", "exclude_outside": True},
+]
+
+
+@pytest.mark.parametrize("options", WEIGHTED, ids=str)
 @pytest.mark.parametrize("method", ["linear", "cubic"])
 def test_weights_have_the_sum_one(method, options):
-    options = {"align_corners": False, "antialias": False} | options
     for old in range(1, 12):
         for new in range(1, 20):
-            rows = interpolated(old, new, method, None, **options)
+            rows = interpolated(Sampling(old, new, method, **options))
             assert len(rows) == new
             for row in rows:
                 assert abs(sum(weight for _, weight in row) - 1) < 1e-13
@@ -186,7 +241,7 @@ def test_labels_are_resized_by_selection(method, dtype, rng):
     x = rng.integers(0, 2, (1, 5, 6, 1)).astype(dtype)
     y = fc.resize(x, (7, 4), method=method)
     assert y.dtype == dtype
-    rows, columns = selected(5, 7, method, None), selected(6, 4, method, None)
+    rows, columns = selected(Sampling(5, 7, method)), selected(Sampling(6, 4, method))
     np.testing.assert_array_equal(y, x[:, rows][:, :, columns])
 
 
@@ -224,7 +279,7 @@ def test_whole_factors_are_broadcasts_and_slices(rng):
         for method in ("nearest", "nearest-exact"):
             f = partial(fc.resize, size=size, method=method)
             assert "take_places" not in primitives(jax.make_jaxpr(f)(x))
-            rows, columns = (selected(old, new, method, None) for old, new in zip((4, 6), size, strict=True))
+            rows, columns = (selected(Sampling(old, new, method)) for old, new in zip((4, 6), size, strict=True))
             np.testing.assert_array_equal(f(x), np.asarray(x)[:, rows][:, :, columns])
 
 

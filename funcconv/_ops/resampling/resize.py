@@ -3,6 +3,7 @@
 import math
 from collections.abc import Sequence
 from functools import reduce
+from typing import Any
 
 import jax.numpy as jnp
 import numpy as np
@@ -10,17 +11,23 @@ from jax import lax
 
 from ..._common.dtypes import in_wide
 from ..._common.eager import one_program
-from ..._common.errors import FuncconvError, suggest
+from ..._common.errors import FuncconvError
 from ..._common.types import Array, ArrayLike, Number, Padding, PadMode, Shape, Sizes
 from ..._primitives.take import take, weighted_sums
 from ..._windows.geometry import pad_modes, per_axis, resolve
 from ..._windows.layout import as_array, image, spatial_axes
-from ..._windows.sampling import INTERPOLATIONS, SELECTIONS, interpolated, is_identity, selected
+from ..._windows.sampling import (
+    SELECTIONS,
+    Coordinates,
+    check_options,
+    interpolated,
+    is_identity,
+    samplings,
+    selected,
+)
 from ..._windows.taps import merge
 from ..conv import conv
 from ..pooling.adaptive import adaptive_pool
-
-_METHODS = (*SELECTIONS, *INTERPOLATIONS, "area")
 
 
 @one_program
@@ -32,6 +39,9 @@ def resize(
     method: str = "nearest",
     align_corners: bool = False,
     antialias: bool = False,
+    coordinates: Coordinates | Sequence[Coordinates] | None = None,
+    cubic_coefficient: Number | None = None,
+    exclude_outside: bool | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Array:
@@ -41,7 +51,7 @@ def resize(
 
     Each spatial axis is resized by itself, so an image has the product of the weights of its axes. Position `i` of an
     axis has its centre at `(i + 0.5) * step - 0.5`, counted in inputs, where `step` is the old size divided by the new
-    one. Inputs beyond the ends of an axis are those at the ends.
+    one. Inputs beyond the ends of an axis are those at the ends. The defaults are those of PyTorch.
 
     Args:
         x: `(*batch, *spatial, channels)`. `"nearest"` and `"nearest-exact"` accept integers too. Pass `layout` for
@@ -63,8 +73,20 @@ def resize(
             that the centre is at `i * (old - 1) / (new - 1)`. For `"linear"` and `"cubic"`. `scale` then sets the size
             only. Default: False.
         antialias: whether the kernel of `"linear"` and `"cubic"` is stretched by `step` where an axis becomes smaller,
-            so that every input has an influence. The cubic kernel then has `a = -0.5`, as in PyTorch and Pillow.
-            Default: False.
+            so that every input has an influence. The cubic kernel then has `a = -0.5`, and inputs beyond the ends have
+            no influence, as in PyTorch and Pillow. Default: False.
+        coordinates: other centres of the positions, counted in inputs, for all methods but `"area"`; `"nearest"` rounds
+            them down, and `"nearest-exact"` to the nearest input. One for all spatial axes, or one per axis:
+            `"half_pixel"`: `(i + 0.5) * step - 0.5`. `"asymmetric"`: `i * step`, as TensorFlow 1 without
+            `half_pixel_centers`. A pair of numbers `(first, last)`: evenly spaced centres from the first position to
+            the last one, which resize a part of the axis; a single position is in the middle. `scale` then sets the
+            size only. No axis is left as it is because its size does not change. Default: None, the centres that are
+            described above.
+        cubic_coefficient: the coefficient `a` of the kernel of `"cubic"`. TensorFlow and `jax.image` have -0.5.
+            Default: None, -0.75, and -0.5 with `antialias`.
+        exclude_outside: for `"linear"` and `"cubic"`, whether inputs beyond the ends of an axis have the weight 0 and
+            the other weights are divided by their sum, as in TensorFlow and `jax.image`. Otherwise they are those at
+            the ends. Default: None, the value of `antialias`.
         spatial: number of spatial axes. Give it if `size` or `scale` is one number and there is not exactly one batch
             axis. Default: None.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
@@ -76,12 +98,13 @@ def resize(
 
     Raises:
         FuncconvError: if neither or both of `size` and `scale` are given, if an option has another value than listed
-            above or does not apply to the method, if a size of the result is below 1, or if `x` has integers that the
-            method would have to round.
+            above or does not apply to the method, if `align_corners` and `coordinates` are given, if a pair of
+            coordinates is outside of the axis with `exclude_outside`, if a size of the result is below 1, or if `x` has
+            integers that the method would have to round.
 
     Source: PyTorch's documentation of `torch.nn.functional.interpolate`; Keys, "Cubic convolution interpolation for
-    digital image processing", 1981. In ONNX's `Resize`, `"nearest"` has the coordinates `asymmetric` with `floor`, and
-    `"linear"` and `"cubic"` have `half_pixel` or `align_corners`.
+    digital image processing", 1981; ONNX's `Resize` for the other coordinates, whose `nearest_mode` is `floor` for
+    `"nearest"` and `round_prefer_ceil` for `"nearest-exact"`.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
@@ -90,13 +113,24 @@ def resize(
         ([0.0, 0.0, 4.0, 4.0, 8.0, 8.0], [0.0, 1.0, 3.0, 5.0, 7.0, 8.0])
         >>> fc.resize(x, scale=5 / 3, method="linear", align_corners=True).ravel().tolist()
         [0.0, 2.0, 4.0, 6.0, 8.0]
+        >>> fc.resize(x, 3, method="linear", coordinates=(0.5, 1.5)).ravel().tolist()
+        [2.0, 4.0, 6.0]
     """
     op = "resize"
     x = as_array(op, "the input", x)
     if (size is None) == (scale is None):
         msg = f"{op}: pass either size= or scale=; got size={size!r} and scale={scale!r}"
         raise FuncconvError(msg)
-    _check_method(op, method, x, align_corners=align_corners, antialias=antialias)
+    options: dict[str, Any] = {
+        "align_corners": align_corners,
+        "antialias": antialias,
+        "coordinates": coordinates,
+        "cubic_coefficient": cubic_coefficient,
+        "exclude_outside": exclude_outside,
+    }
+    check_options(op, method, **options)
+    if method not in SELECTIONS:
+        _check_floats(op, f"the method {method!r}", x)
     name, given = ("size", size) if scale is None else ("scale", scale)
     inside = image(op, x, *spatial_axes(op, name, given, spatial), layout).whole()
     old = inside.spatial
@@ -109,13 +143,15 @@ def resize(
     if method == "area":
         return inside.restore(adaptive_pool(inside.array, new))
 
+    axes = samplings(op, old, new, scales, method=method, **options)
+
     def resized(array: Array) -> Array:
-        for i, (before, after, factor) in enumerate(zip(old, new, scales, strict=True), start=1):
+        for i, axis in enumerate(axes, start=1):
             if method in SELECTIONS:
-                array = _selected_places(array, i, selected(before, after, method, factor))
+                array = _selected_places(array, i, selected(axis))
                 continue
-            rows = interpolated(before, after, method, factor, align_corners=align_corners, antialias=antialias)
-            array = array if is_identity(rows, before) else weighted_sums(array, i, rows)
+            rows = interpolated(axis)
+            array = array if is_identity(rows, axis.size) else weighted_sums(array, i, rows)
         return array
 
     return inside.restore(in_wide(resized, inside.array))
@@ -216,18 +252,6 @@ def _selected_places(x: Array, axis: int, places: Sequence[int]) -> Array:
 def binomial(window: int) -> np.ndarray:
     """Return the binomial filter of this length, whose sum is 1."""
     return np.array([math.comb(window - 1, tap) / 2 ** (window - 1) for tap in range(window)])
-
-
-def _check_method(op: str, method: str, x: Array, *, align_corners: bool, antialias: bool) -> None:
-    if method not in _METHODS:
-        msg = f"{op}: unknown method {method!r}{suggest(method, _METHODS)}"
-        raise FuncconvError(msg)
-    for name, value in (("align_corners", align_corners), ("antialias", antialias)):
-        if value and method not in INTERPOLATIONS:
-            msg = f"{op}: {name} applies to the methods 'linear' and 'cubic'; got {name}={value!r} with {method!r}"
-            raise FuncconvError(msg)
-    if method not in SELECTIONS:
-        _check_floats(op, f"the method {method!r}", x)
 
 
 def _check_floats(op: str, what: str, x: Array) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 
 from ....._ops.resampling.resize import binomial, scaled_sizes
 from ....._windows.geometry import per_axis
-from ....._windows.sampling import SELECTIONS, interpolated, selected
+from ....._windows.sampling import SELECTIONS, interpolated, samplings, selected
 from ..convolutions import conv
 from ..images import image, indices, wide
 from ..lazy_torch import torch
@@ -23,6 +23,9 @@ def resize(
     method: str = "nearest",
     align_corners: bool = False,
     antialias: bool = False,
+    coordinates: Any = None,
+    cubic_coefficient: Any = None,
+    exclude_outside: bool | None = None,
     spatial: int | None = None,
     layout: str | None = None,
 ) -> Any:
@@ -35,6 +38,9 @@ def resize(
         method: how a position is computed.
         align_corners: whether the centres of the ends are the same.
         antialias: whether the kernel is stretched where an axis becomes smaller.
+        coordinates: other centres of the positions.
+        cubic_coefficient: the coefficient of the cubic kernel.
+        exclude_outside: whether inputs beyond the ends have no influence.
         spatial: number of spatial axes.
         layout: order of the axes.
 
@@ -51,13 +57,24 @@ def resize(
         scales, new = scaled_sizes("resize", inside.sizes, scale)
     if method == "area":
         return inside.restore(adaptive_pool(inside.array.movedim(1, -1), new).movedim(-1, 1))
+    axes = samplings(
+        "resize",
+        inside.sizes,
+        new,
+        scales,
+        method=method,
+        align_corners=align_corners,
+        antialias=antialias,
+        coordinates=coordinates,
+        cubic_coefficient=cubic_coefficient,
+        exclude_outside=exclude_outside,
+    )
     array = wide(inside.array)
-    for i, (before, after, factor) in enumerate(zip(inside.sizes, new, scales, strict=True)):
+    for i, axis in enumerate(axes, start=2):
         if method in SELECTIONS:
-            array = array.index_select(2 + i, indices(selected(before, after, method, factor), x))
-            continue
-        rows = interpolated(before, after, method, factor, align_corners=align_corners, antialias=antialias)
-        array = _sums(array, 2 + i, rows)
+            array = array.index_select(i, indices(selected(axis), x))
+        else:
+            array = _sums(array, i, interpolated(axis))
     return inside.restore(array.to(x.dtype))
 
 
