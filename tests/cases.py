@@ -191,9 +191,9 @@ def norm_case(name, op, over, x, shape, groups=1):
     return Case(name, partial(op, epsilon=1e-2), oracle, x, shape)
 
 
-def batch_norm(params, x, *, train, epsilon):
+def batch_norm(params, x, *, train, epsilon, mask=None):
     state = {"mean": jnp.array([0.5, -0.25]), "var": jnp.array([2.0, 0.5])}
-    return fc.batch_norm(params, state, x, train=train, epsilon=epsilon)[0]
+    return fc.batch_norm(params, state, x, train=train, epsilon=epsilon, mask=mask)[0]
 
 
 def batch_norm_oracle(params, x):
@@ -236,6 +236,70 @@ def weight_norm_case(name, kernel, scale, **options):
 
     oracle = partial(oracles.weight_norm, axis=axis if isinstance(axis, tuple) else (axis,))
     return Case(name, by_example(op, len(kernel)), oracle, kernel, {"scale": scale})
+
+
+def masked_case(name, op, oracle, x, real, params=None, windows=None):
+    """Return a case of an op with a mask whose real positions are so many of each axis, from the first on."""
+    own = tuple(map(slice, real))
+
+    def masked(params, x, op=op):
+        mask = np.zeros(x.shape[-len(real) - 1 : -1], bool)
+        mask[own] = True
+        return op(
+            params, x, mask=jnp.zeros_like(x.sum(-1), bool) | mask.reshape((1,) * (x.ndim - 1 - len(real)) + mask.shape)
+        )
+
+    def masked_oracle(params, x):
+        result = oracle(params, x[own])
+        y = np.zeros_like(oracle(params, x))
+        y[tuple(map(slice, result.shape))] = result
+        return y
+
+    return Case(name, masked, masked_oracle, x, params or {}, windows=windows and partial(masked, op=windows))
+
+
+def masked_pool_case(name, x, real, window, **options):
+    oracle = partial(oracles.pool, window=window, **{key: value for key, value in options.items() if key != "ties"})
+
+    def op(params, x, mask, **changed):
+        del params
+        return fc.pool(x, window, **options | changed, mask=mask)
+
+    return masked_case(name, op, lambda _, x: oracle(x), x, real, windows=partial(op, reduce="sum"))
+
+
+def masked_norm_case(name, x, real, params, groups):
+    """Return a case of `group_norm`, or of `batch_norm` in training if there are no groups."""
+    if groups:
+        op = partial(fc.group_norm, groups=groups, spatial=len(real), epsilon=1e-2)
+    else:
+        op = by_example_with_mask(partial(batch_norm, train=True, epsilon=1e-2), len(x))
+    case = norm_case(
+        name, op, tuple(range(len(real) + 1)) if groups else tuple(range(len(real))), x, params, groups or 1
+    )
+    return masked_case(name, op, case.oracle, x, real, params)
+
+
+def by_example_with_mask(op, ndim):
+    """Return an op for arrays of so many axes and their masks, mapped over the axes in front."""
+
+    def mapped(params, x, mask):
+        def f(x, mask):
+            return op(params, x, mask=mask)
+
+        for _ in range(x.ndim - ndim):
+            f = jax.vmap(f)
+        return f(x, mask)
+
+    return mapped
+
+
+def renormalized_oracle(params, x):
+    """Compute a partial convolution of an image without holes, whose padding is not real."""
+    ones = np.ones((*params["kernel"].shape[:-2], 1, 1))
+    real = oracles.conv({"kernel": ones}, np.ones((*x.shape[:-1], 1)), padding=1)
+    y = oracles.conv({"kernel": params["kernel"]}, x, padding=1)
+    return y * (ones.size / real) + params["bias"]
 
 
 def std(taps, axis):
@@ -591,6 +655,52 @@ CASES = [
     Case("dropout", by_example(drop, 3), drop_oracle, (4, 5, 6)),
     Case("drop_path", by_example(drop_examples, 3), drop_examples_oracle, (6, 2, 3)),
     Case("graph-siamese", _twin, _twin_oracle, (5, 4, 2), _TWIN),
+    masked_case(
+        "conv-masked",
+        partial(fc.conv, stride=(2, 1), padding=((1, 2), (0, 1)), dilation=(1, 2), groups=2),
+        partial(oracles.conv, stride=(2, 1), padding=((1, 2), (0, 1)), dilation=(1, 2), groups=2),
+        (7, 6, 4),
+        (5, 4),
+        {"kernel": (3, 2, 2, 2), "bias": (2,)},
+    ),
+    Case(
+        "conv-renormalized",
+        partial(fc.conv, padding=1, renormalize=True),
+        renormalized_oracle,
+        (4, 3, 2),
+        {"kernel": (3, 2, 2, 3), "bias": (3,)},
+    ),
+    masked_case(
+        "conv_transpose-masked",
+        partial(fc.conv_transpose, stride=2, padding=1),
+        lambda params, y: oracles.conv_transpose(
+            params, y, size=tuple(2 * n - 1 for n in y.shape[:-1]), stride=2, padding=1
+        ),
+        (4, 3, 2),
+        (2, 3),
+        {"kernel": (3, 3, 2, 2), "bias": (2,)},
+    ),
+    masked_pool_case("max_pool-masked", (7, 6, 2), (4, 5), (3, 2), stride=(2, 1), padding=1),
+    masked_pool_case("max_pool-masked-split", (8, 2), (5,), (3,), stride=1, padding=1, ties="split"),
+    masked_pool_case("avg_pool-masked", (7, 6, 2), (4, 5), (3, 2), reduce="mean", stride=2, padding=1),
+    masked_pool_case("median_pool-masked", (8, 2), (5,), (3,), reduce="median", stride=1, padding=1),
+    masked_case(
+        "global_pool-masked",
+        lambda _, x, mask: fc.global_pool(x, "lse", mask=mask, spatial=2),
+        lambda _, x: oracles.adaptive_pool(x, (1, 1), reduce="lse")[0, 0],
+        (4, 5, 2),
+        (3, 3),
+        windows=lambda _, x, mask: fc.global_pool(x, "sum", mask=mask, spatial=2),
+    ),
+    masked_case(
+        "adaptive_pool-masked",
+        lambda _, x, mask: fc.adaptive_pool(x, (2, 3), mask=mask),
+        lambda _, x: oracles.adaptive_pool(x, (2, 3)),
+        (6, 5, 2),
+        (5, 4),
+    ),
+    masked_norm_case("group_norm-masked", (4, 3, 6), (3, 2), {"scale": (6,), "bias": (6,)}, 2),
+    masked_norm_case("batch_norm-masked", (5, 2), (3,), {"scale": (2,), "bias": (2,)}, None),
 ]
 
 # Rows that show what others in the table show too: they run with `pytest -m slow`.
@@ -650,6 +760,12 @@ SLOW = {
     "resize-outside",
     "resize-area",
     "blur_pool-wide",
+    "conv-renormalized",
+    "max_pool-masked-split",
+    "avg_pool-masked",
+    "median_pool-masked",
+    "adaptive_pool-masked",
+    "batch_norm-masked",
 }
 assert {case.name for case in CASES} >= SLOW
 
@@ -665,6 +781,7 @@ CHIEF = {
     "max_pool-overlapping",
     "max_pool-wide",
     "max_pool-split",
+    "max_pool-masked",
     "min_pool-3d",
     "sum_pool",
     "avg_pool-include",
@@ -689,6 +806,7 @@ CHIEF = {
     "graph-siamese",
     "layer_norm",
     "group_norm",
+    "group_norm-masked",
     "instance_norm",
     "rms_norm",
     "local_response_norm",
@@ -705,6 +823,7 @@ assert {case.name for case in CASES} - SLOW >= CHIEF
 # Of those, the ones whose second and third derivatives are not made as those of another row.
 ORIGINAL = CHIEF - {
     "conv",
+    "group_norm-masked",
     "max_pool-overlapping",
     "sum_pool",
     "lse_pool-overlapping",

@@ -27,7 +27,7 @@ class Masked(NamedTuple):
         >>> graph = fc.Graph(x, fc.serial(fc.Conv(4, 3, padding=1), fc.global_pool)(x))
         >>> params = graph.init(jax.random.key(0))
         >>> sequences = jnp.ones((3, 8, 2))
-        >>> mask = jnp.arange(8) < jnp.array([[5], [8], [1]])  # sequences of 5, 8 and 1 positions
+        >>> mask = jnp.arange(8)[None] < jnp.array([[5], [8], [1]])  # sequences of 5, 8 and 1 positions
         >>> graph(params, fc.Masked(sequences, mask)).shape
         (3, 4)
         >>> alone = graph.subgraph("conv1")  # declared for 8 positions
@@ -94,7 +94,7 @@ def conv_mask(
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
-        >>> mask = jnp.arange(6) < jnp.array([[3], [6]])  # two sequences, of 3 and 6 positions
+        >>> mask = jnp.arange(6)[None] < jnp.array([[3], [6]])  # two sequences, of 3 and 6 positions
         >>> fc.conv_mask(mask, 3, padding=1, stride=2).astype(int).tolist()
         [[1, 1, 0], [1, 1, 1]]
         >>> fc.conv_mask(mask, 3).astype(int).tolist()

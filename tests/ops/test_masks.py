@@ -1,5 +1,6 @@
 """Masks: each example of a padded batch has the values and derivatives that it has on its own."""
 
+import itertools
 from functools import partial
 
 import jax
@@ -10,6 +11,7 @@ from compare import close
 
 import funcconv as fc
 from funcconv._ops.pooling.reducers import REDUCES
+from funcconv._windows.geometry import resolve
 
 NORM = {"scale": (4,), "bias": (4,)}
 
@@ -112,16 +114,16 @@ def padded_batch(rng, shape, sizes):
     return jnp.asarray(x), jnp.asarray(mask)
 
 
-def some_sizes(rng, spatial, count=4):
-    """Return sizes of images: one of all positions, one of a single position, and others."""
-    others = [tuple(int(rng.integers(1, size + 1)) for size in spatial) for _ in range(count - 2)]
-    return [spatial, (1,) * len(spatial), *others]
+def some_sizes(rng, spatial, count=5):
+    """Return sizes of images: one of all positions, one of a single position, one of none, and others."""
+    others = [tuple(int(rng.integers(1, size + 1)) for size in spatial) for _ in range(count - 3)]
+    return [spatial, (1,) * len(spatial), (0,) * len(spatial), *others]
 
 
 def alone(op, params, x):
     """Return the op on one image, None if no window fits on it."""
     try:
-        return op(params, x[None])[0]
+        return op(params, x[None])[0] if x.size else None
     except fc.FuncconvError:
         return None
 
@@ -169,3 +171,137 @@ def test_each_example_is_as_on_its_own(name):
     for ours, theirs in derivatives(x, clean):
         assert not np.asarray(ours[1])[~np.asarray(mask)].any()
         jax.tree.map(partial(close, terms=512), ours, theirs)
+
+
+PADDINGS = (0, 1, "VALID", "SAME", "SAME_LOWER", "HALF", "FULL", "CAUSAL", [(2, 0)], [(-1, 3)], [(1, -2)], [(-2, -1)])
+
+
+def masks_of_all_sizes(size):
+    return jnp.arange(size)[None] < jnp.arange(size + 1)[:, None]
+
+
+@pytest.mark.parametrize("padding", PADDINGS, ids=str)
+def test_conv_mask_is_the_positions_that_each_size_has_on_its_own(padding):
+    compared = 0
+    for size, window, stride, dilation, ceil_mode in itertools.product(
+        (7,), (1, 3, 4), (1, 2, 3), (1, 2), (False, True)
+    ):
+        options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
+        try:
+            outputs = resolve("conv", (size,), window, **options)[0].outputs
+            real = np.asarray(fc.conv_mask(masks_of_all_sizes(size), (window,), **options))
+        except fc.FuncconvError:  # no window fits, or "SAME" would move the windows
+            continue
+        for own in range(1, size + 1):
+            try:
+                count = resolve("conv", (own,), window, **options)[0].outputs
+            except fc.FuncconvError:
+                count = 0
+            assert np.array_equal(real[own], np.arange(outputs) < count), (size, own, window, options)
+            compared += 1
+    assert compared > 20
+
+
+@pytest.mark.parametrize("padding", PADDINGS, ids=str)
+def test_the_mask_of_a_transposed_convolution_too(padding):
+    compared = 0
+    for size, window, stride, extra in itertools.product((1, 3, 5), (2, 3), (1, 2, 4), (None, 0, 1)):
+        options = {"stride": stride, "padding": padding, "dilation": 1, "output_padding": extra}
+        sizes = [_transposed_size(own, window, options) for own in range(1, size + 1)]
+        if sizes[-1] is None:
+            continue
+        real = np.asarray(fc.conv_mask(masks_of_all_sizes(size), (window,), transpose=True, **options))
+        for own, expected in enumerate(sizes, start=1):
+            # Where nothing of an image is left, a single position takes its place on its own.
+            if expected is not None and expected > 1:
+                assert np.array_equal(real[own], np.arange(sizes[-1]) < expected), (size, own, window, options)
+                compared += 1
+    assert compared > 20
+
+
+def _transposed_size(own, window, options):
+    try:
+        kernel = jax.ShapeDtypeStruct((window, 1, 1), jnp.float64)
+        y = jax.ShapeDtypeStruct((own, 1), jnp.float64)
+        op = partial(fc.conv_transpose, **options)
+        return jax.eval_shape(lambda kernel, y: op({"kernel": kernel}, y), kernel, y).shape[0]
+    except fc.FuncconvError:
+        return None
+
+
+def test_gaps_that_are_wider_than_the_padding_stay_masked():
+    mask = jnp.array([1, 1, 1, 0, 0, 0, 0, 1, 1, 1], bool)
+    assert np.array_equal(fc.conv_mask(mask, (3,), padding=1), mask)
+    assert np.array_equal(fc.conv_mask(mask, (3,), padding="SAME"), mask)
+    assert fc.conv_mask(mask, (3,)).astype(int).tolist() == [1, 0, 0, 0, 0, 0, 0, 1]
+    later = jnp.array([0, 0, 1, 1, 1, 1, 0, 0], bool)  # an image that begins at position 2
+    assert fc.conv_mask(later, (3,)).astype(int).tolist() == [0, 0, 1, 1, 0, 0]
+    assert fc.conv_mask(later, (3,), padding=((1, 0),)).astype(int).tolist() == [0, 0, 1, 1, 1, 0, 0]
+
+
+def partial_convolution(kernel, bias, x, mask):
+    """Compute formula (1) of Liu and others (2018) for one channel, one window after the other, without padding."""
+    rows, columns = kernel.shape
+    y = np.zeros([size - k + 1 for size, k in zip(x.shape, kernel.shape, strict=True)])
+    for i, j in np.ndindex(y.shape):
+        window = np.s_[i : i + rows, j : j + columns]
+        if mask[window].any():
+            y[i, j] = (kernel * np.where(mask, x, 0)[window]).sum() * (kernel.size / mask[window].sum()) + bias
+    return y
+
+
+@pytest.mark.parametrize("padding", [0, 1])
+def test_renormalize_is_partial_convolution(rng, padding):
+    kernel, bias, x = rng.normal(size=(3, 2)), rng.normal(), rng.normal(size=(7, 6))
+    mask = rng.uniform(size=x.shape) < 0.3
+    params = {"kernel": jnp.asarray(kernel[..., None, None]), "bias": jnp.asarray([bias])}
+    image, shown = jnp.asarray(np.where(mask, x, np.nan)[..., None]), jnp.asarray(mask)
+    padded = [np.pad(array, padding) for array in (x, mask)]
+    expected = partial_convolution(kernel, bias, *padded)
+    close(fc.conv(params, image, padding=padding, mask=shown, renormalize=True)[..., 0], expected)
+    real = fc.conv_mask(shown, (3, 2), padding=padding, renormalize=True)
+    assert np.array_equal(real, expected != 0)
+    # Without a mask only padding is not real.
+    padded[1] = np.pad(np.ones_like(mask), padding)
+    close(
+        fc.conv(params, jnp.asarray(x[..., None]), padding=padding, renormalize=True)[..., 0],
+        partial_convolution(kernel, bias, *padded),
+    )
+
+
+def test_the_mask_has_the_order_of_the_layout(rng):
+    x, mask = padded_batch(rng, (5, 4, 2), [(5, 4), (3, 2)])
+    params = draw(rng, conv_params(2, 2, 2, 3))
+    first = jnp.moveaxis(x, -1, 1)
+    close(
+        jnp.moveaxis(fc.conv(params, first, mask=mask, layout="NCHW"), 1, -1),
+        fc.conv(params, x, mask=mask),
+    )
+    turned, turned_mask = x.transpose(2, 1, 3, 0), mask.transpose(2, 1, 0)
+    close(
+        fc.pool(turned, 2, mask=turned_mask, layout="WHCN").transpose(3, 1, 0, 2),
+        fc.pool(x, 2, mask=mask),
+    )
+    y, index = fc.pool(first, 2, mask=mask, layout="NCHW", return_indices=True)
+    assert (np.asarray(index)[1] == -1).sum() == (np.asarray(y)[1] == 0).sum() == 2 * 3
+
+
+def test_wrong_masks_are_refused():
+    x, params = jnp.ones((2, 6, 1)), {"kernel": jnp.ones((3, 1, 1))}
+    mask = jnp.ones((2, 6), bool)
+    for call, match in (
+        (lambda: fc.conv(params, x, mask=mask.astype(int)), "must be boolean, True at real positions; got int64"),
+        (lambda: fc.conv(params, x, mask=mask[..., None]), r"but the channels, \(2, 6\); got \(2, 6, 1\)"),
+        (lambda: fc.pool(x, 2, mask=mask[:1]), r"got \(1, 6\)"),
+        (lambda: fc.pool(x, 2, reduce=jnp.std, mask=mask), "needs all taps of a window"),
+        (lambda: fc.conv(params, x, mask=mask, padding=1, pad_mode="reflect"), "pad_mode='reflect'"),
+        (lambda: fc.conv(params, x, renormalize=True, padding=1, pad_mode="reflect"), "pad_mode='reflect'"),
+        (lambda: fc.pool(x, 3, mask=mask, padding="SAME", stride=2), "adds 0 or 1"),
+        (lambda: fc.conv_mask(mask, 3, padding="SAME", stride=2), "adds 0 or 1"),
+        (lambda: fc.conv_mask(mask, 9), "does not fit"),
+        (lambda: fc.conv_mask(mask, 3, size=4), "pass transpose=True"),
+        (lambda: fc.conv_mask(mask, 3, transpose=True, ceil_mode=True), "neither ceil_mode nor renormalize"),
+        (lambda: fc.conv_mask(x, 3), "must be boolean"),
+    ):
+        with pytest.raises(fc.FuncconvError, match=match):
+            call()

@@ -43,6 +43,9 @@ class Conv(_ConvolutionLayer):
             (mirrored, with the edge repeated), `"replicate"` (the value at the edge) or `"circular"` (periodic). One
             mode for all spatial axes, or one per axis. Padding wider than the axis continues as in `numpy.pad`.
             Default: `"zeros"`.
+        renormalize: whether to multiply each sum, without the bias, by the number of taps of the window divided by the
+            number of taps on real positions, as in partial convolution. Padding, and what an `fc.Masked` input hides,
+            is not real. Default: False.
         layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
             all batch axes, and each other letter is a spatial axis. Default: None, channels last.
         flip: whether to reverse the kernel along its window axes, which turns the cross-correlation into the
@@ -80,7 +83,10 @@ class Conv(_ConvolutionLayer):
         (4, 16, 16, 16)
     """
 
+    renormalize: bool = field(default=False, kw_only=True)
     implementation: str | None = field(default=None, kw_only=True)
+
+    _options: ClassVar[tuple[str, ...]] = (*_ConvolutionLayer._options, "renormalize", "implementation")
 
     def draw(self, key: Array, *shapes: Shape) -> Any:
         """Draw kernel and bias."""
@@ -92,7 +98,7 @@ class Conv(_ConvolutionLayer):
         """Convolve."""
         del batch  # the kernel says how many axes are spatial
         (x,) = xs
-        return conv(params, x, implementation=self.implementation, **self.options())
+        return conv(params, x, **self.options())
 
 
 @dataclass(frozen=True, repr=False)

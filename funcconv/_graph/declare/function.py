@@ -155,7 +155,9 @@ def node(
 
     Args:
         op: a pure function of arrays. If it has a keyword-only parameter `spatial=None` and `batched` is not True, it
-            receives the number of spatial axes of its first input there.
+            receives the number of spatial axes of its first input there. If it has a keyword-only parameter `mask=None`
+            and an input is `fc.Masked`, it receives the mask there, `(*spatial)`, and returns an array if no masked
+            positions are left, or `fc.Masked(array, mask)`.
         *inputs: the nodes whose values the function receives. If there are none, a layer is returned, which you call on
             nodes or put into `serial`.
         params: name of its entry in the parameters, which is an array or a tree of arrays. Nodes and layers with the

@@ -181,8 +181,8 @@ class Pool(Layer):
         reaches = [of_window(axis, wraps=wraps) for axis, wraps in wrapping(self, axes)]
         return along_axes(self, len(shape), reaches, IDENTITY)
 
-    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
-        """Reduce the windows."""
+    def apply(self, params: Any, *xs: Any, batch: Shape, mask: Array | None = None) -> Any:
+        """Reduce the windows; with a mask, the real positions in them."""
         del params
         (x,) = xs
         # A window that is one number does not say how many axes are spatial; the shape of one example does.
@@ -201,6 +201,7 @@ class Pool(Layer):
             count_include_pad=self.count_include_pad,
             ceil_mode=self.ceil_mode,
             return_indices=self.return_indices,
+            mask=mask,
             spatial=spatial,
             layout=self.layout,
         )

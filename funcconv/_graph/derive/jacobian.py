@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Array, Params, Shape
+from ..._ops.masks import Masked
 from ..evaluate.call import as_function, number_of
 from ..evaluate.inputs import batch_axes
 from ..evaluate.rows import Mode, Run
@@ -43,6 +44,12 @@ def jacobian_by_example(
     first = len(graph._signature)
     row = graph._rows[number - first] if number >= first else None
     if local:
+        if any(isinstance(x, Masked) for x in xs):
+            msg = (
+                "jacobian: local=True differentiates one operation on arrays; got Masked inputs. Leave out local=, or "
+                "pass the array of one example"
+            )
+            raise FuncconvError(msg)
         variable = _own_variable(graph, of, row, wrt, variable)
 
     def derivative(run: Run, run_row: Callable[..., Any]) -> Any:

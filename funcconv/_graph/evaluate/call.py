@@ -4,8 +4,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ..._common.errors import FuncconvError, suggest
-from ..._common.types import Array, Params, Shape
+from ..._common.types import Params, Shape
 from ..infer.check_parameters import checked_entries
+from ..masked.values import unmasked
 from ..name import entries as _entries
 from .inputs import batch_axes
 from .rows import Mode, Run, evaluate
@@ -23,16 +24,32 @@ def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
     return Mode({"/".join(path): _entries.get(state, path) for path in paths})
 
 
-def all_values(graph: Any, params: Params, xs: Sequence[Array], mode: Mode) -> tuple[list[Any], dict[str, Any]]:
-    """Return every value, the inputs and then the rows, and the next states."""
-    return evaluate(graph._rows, checked_entries(graph, params, xs), xs, batch_axes(graph, xs), mode)
+def all_values(
+    graph: Any, params: Params, xs: Sequence[Any], mode: Mode, *, masked: bool
+) -> tuple[list[Any], dict[str, Any]]:
+    """Return every value, the inputs and then the rows, and the next states.
+
+    Args:
+        graph: a graph.
+        params: its parameters.
+        xs: its inputs, arrays or `Masked`.
+        mode: how it is evaluated.
+        masked: whether values whose positions are not all real are `Masked`, or only the arrays.
+    """
+    entries = checked_entries(graph, params, [unmasked(x) for x in xs])
+    values, states = evaluate(graph._rows, entries, xs, batch_axes(graph, xs), mode)
+    return values if masked else [unmasked(value) for value in values], states
 
 
-def as_function(graph: Any, xs: Sequence[Array], batch: Shape, mode: Mode) -> Run:
-    """Return all values at these inputs as a function of the parameters, and of edits to values on the way."""
+def as_function(graph: Any, xs: Sequence[Any], batch: Shape, mode: Mode) -> Run:
+    """Return all values at these inputs as a function of the parameters, and of edits to values on the way.
+
+    Values are arrays without their masks.
+    """
 
     def run(params: Params, edits: Mapping[int, Callable[[Any], Any]]) -> list[Any]:
-        return evaluate(graph._rows, checked_entries(graph, params, xs), xs, batch, mode, edits)[0]
+        entries = checked_entries(graph, params, [unmasked(x) for x in xs])
+        return [unmasked(value) for value in evaluate(graph._rows, entries, xs, batch, mode, edits)[0]]
 
     return run
 

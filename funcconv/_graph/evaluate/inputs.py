@@ -4,10 +4,23 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ..._common.errors import FuncconvError, suggest
-from ..._common.types import Array, Shape
+from ..._common.types import Shape
+from ..._ops.masks import Masked
 from ..._windows.layout import as_array
+from ..masked.values import hidden, unmasked
+from ..name.flatten import InputRow
 
-_OPTIONS = ("key", "train", "state", "cotangent", "of", "wrt", "local", "at")  # of the methods that take inputs
+_OPTIONS = (
+    "key",
+    "train",
+    "state",
+    "cotangent",
+    "of",
+    "wrt",
+    "local",
+    "at",
+    "masked",
+)  # of the methods that take inputs
 
 
 class _KeywordError(FuncconvError, TypeError):
@@ -39,8 +52,8 @@ def in_order(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> Sequenc
     return [named[name] for name in names]
 
 
-def input_arrays(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> list[Array]:
-    """Return the inputs in the order of declaration, as arrays."""
+def input_arrays(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> list[Any]:
+    """Return the inputs in the order of declaration, as arrays, or as `Masked` with zeros at the masked positions."""
     xs = in_order(graph, xs, named)
     if graph._keys is not None and len(xs) == 1 and isinstance(xs[0], Mapping):
         if set(xs[0]) != set(graph._keys):
@@ -55,13 +68,28 @@ def input_arrays(graph: Any, xs: Sequence[Any], named: Mapping[str, Any]) -> lis
             f"graph: expected {wanted_inputs(graph)} after the parameters; got {len(xs)}. Pass one array for each input"
         )
         raise FuncconvError(msg)
-    return [as_array("graph", f"input {row.name!r}", x) for row, x in zip(graph._signature, xs, strict=True)]
+    return [_as_input(row, x) for row, x in zip(graph._signature, xs, strict=True)]
 
 
-def batch_axes(graph: Any, xs: Sequence[Array]) -> Shape:
+def _as_input(row: InputRow, x: Any) -> Any:
+    name = f"input {row.name!r}"
+    if not isinstance(x, Masked):
+        return as_array("graph", name, x)
+    array, mask = as_array("graph", name, x.x), as_array("graph", f"the mask of {name}", x.mask)
+    least = array.ndim - len(row.shape) + 1
+    if mask.dtype != bool or mask.ndim < least or mask.shape != array.shape[: mask.ndim]:
+        msg = (
+            f"graph: the mask of {name} must be boolean, with the batch axes and the spatial axes of the array "
+            f"{array.shape}, usually {array.shape[:-1]}; got {mask.dtype}{list(mask.shape)}"
+        )
+        raise FuncconvError(msg)
+    return hidden(Masked(array, mask))
+
+
+def batch_axes(graph: Any, xs: Sequence[Any]) -> Shape:
     """Return the batch axes, which all inputs have in common."""
     batches = {}
-    for (name, shape, _), x in zip(graph._signature, xs, strict=True):
+    for (name, shape, _), x in zip(graph._signature, map(unmasked, xs), strict=True):
         k = x.ndim - len(shape)
         if k < 0 or x.shape[k:] != shape:
             actual_shape, hint = x.shape[max(k, 0) :], "; batch axes come first, and then exactly these axes"

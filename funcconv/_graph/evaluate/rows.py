@@ -11,6 +11,8 @@ from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, Params, Shape
 from ..._ops.init import fold_in_name
+from ..._ops.masks import Masked
+from ..masked.layers import run_masked
 from ..name.flatten import Row
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
@@ -60,7 +62,8 @@ def evaluate(
 
     def append(value: Any) -> None:
         edit = edits.get(len(values))
-        value = edit(value) if edit else value
+        if edit:
+            value = value._replace(x=edit(value.x)) if isinstance(value, Masked) else edit(value)
         readers.append(_reader(value, value_uses[len(values)]))
         values.append(value)
 
@@ -72,9 +75,12 @@ def evaluate(
         key = fold_in_name(mode.key, row.name) if row.op.random and mode.key is not None else None
         # The entry of an optional row may be missing, in the parameters and in the state.
         state = states.get(str(row.params)) if row.op.stateful else None
-        operands = (readers[i]() for i in row.inputs)
+        operands = [readers[i]() for i in row.inputs]
         try:
-            value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
+            if any(isinstance(operand, Masked) for operand in operands):
+                value, state = run_masked(row.op, entry, state, operands, batch=batch, key=key, train=mode.train)
+            else:
+                value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
         # A message of funcconv is complete with the node's name. The traceback of another error must stay, so it gets a
         # note instead.
         except FuncconvError as error:

@@ -58,7 +58,7 @@ class Graph(NetworkWithParts):
     """
 
     def values(
-        self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None, **named: Any
+        self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None, masked: bool = False, **named: Any
     ) -> dict[str, Any]:
         """Evaluate the graph, and return the value of every node.
 
@@ -67,6 +67,8 @@ class Graph(NetworkWithParts):
             *xs: the inputs in the order of declaration, each `(*batch, *shape)` with the same batch axes.
             state: the state of the layers that keep one, as `init_state` returns it. Default: None, for a graph
                 without state. The graph is evaluated in evaluation mode (`train=False`).
+            masked: whether to return a value whose positions are not all real, because inputs are `fc.Masked`, as
+                `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:
@@ -84,7 +86,7 @@ class Graph(NetworkWithParts):
             >>> {name: value.shape for name, value in values.items()}
             {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
-        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, state))
+        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, state), masked=masked)
         return dict(zip(self.nodes, values, strict=True))
 
     def backward(

@@ -104,7 +104,7 @@ class Network(GraphStructure):
         """
         return entry_shapes(self, params)
 
-    def __call__(self, *args: Any, **named: Any) -> Any:
+    def __call__(self, *args: Any, masked: bool = False, **named: Any) -> Any:
         """Evaluate the graph on parameters and arrays, `graph(params, *xs)`, or call it on nodes, as a layer.
 
         The graph is evaluated in evaluation mode: `Dropout` returns its input.
@@ -113,6 +113,8 @@ class Network(GraphStructure):
             *args: the parameters, then the inputs in the order of declaration, each `(*batch, *shape)` with the same
                 batch axes (none, one or several). If the inputs were declared as a dict, you can pass a dict of arrays.
                 Or nodes, without parameters.
+            masked: whether to return an output whose positions are not all real, because inputs are `fc.Masked`, as
+                `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             **named: all inputs by name, instead of by position: `graph(params, left=a, right=b)`.
 
         Returns:
@@ -137,7 +139,7 @@ class Network(GraphStructure):
             entries = ", ".join(map("/".join, self._stateful))
             msg = f"graph: the graph keeps a state ({entries}); got none. Call graph.apply(params, state, *xs)"
             raise FuncconvError(msg)
-        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, {}))
+        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, {}), masked=masked)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results])
 
     def apply(
@@ -148,6 +150,7 @@ class Network(GraphStructure):
         *xs: Any,
         key: Array | None = None,
         train: bool = False,
+        masked: bool = False,
         **named: Any,
     ) -> tuple[Any, Mapping[str, Any]]:
         """Evaluate a graph with a state or random numbers, in training or in evaluation mode.
@@ -160,6 +163,8 @@ class Network(GraphStructure):
                 node is derived from it and the name of the node. Default: None.
             train: whether to evaluate as in training: `Dropout` sets numbers to zero, and `BatchNorm` normalizes by the
                 batch and updates its state. A Python bool. Default: False.
+            masked: whether to return an output whose positions are not all real, because inputs are `fc.Masked`, as
+                `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:
@@ -181,5 +186,5 @@ class Network(GraphStructure):
             ((2, 6, 6, 4), (4,))
         """
         mode = mode_of(self, state)._replace(key=key, train=train)
-        values, states = all_values(self, params, input_arrays(self, xs, named), mode)
+        values, states = all_values(self, params, input_arrays(self, xs, named), mode, masked=masked)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), _entries.tree_of(states)

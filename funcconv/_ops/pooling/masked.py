@@ -132,7 +132,7 @@ def _over_bins(combine: Any, tree: Any, nothing: Any, member: Array, axis: int) 
 
     def by_bin(leaf: Array, identity: Array) -> Array:
         leaf = jnp.expand_dims(leaf, axis)  # (batch, ..., bins, positions, ..., channels)
-        own = member.reshape(len(member), *(1,) * (axis - 1), *member.shape[1:], *(1,) * (leaf.ndim - axis - 2))
+        own = member.reshape(member.shape[0], *(1,) * (axis - 1), *member.shape[1:], *(1,) * (leaf.ndim - axis - 2))
         return jnp.where(own, leaf, identity.astype(leaf.dtype))
 
     size = member.shape[2]
@@ -147,7 +147,7 @@ def _joint_bins(reducer: Joint, x: Array, real: Array, members: Sequence[Array])
     for i, member in enumerate(members):
         bins, positions = [1] * n, [1] * n
         bins[i], positions[i] = member.shape[1:]
-        inside = inside & member.reshape(len(member), *bins, *positions, 1)
+        inside = inside & member.reshape(member.shape[0], *bins, *positions, 1)
     inside = inside.reshape(*inside.shape[: n + 1], -1, 1)  # (batch, *bins, all positions, 1)
-    taps_of_bins = x.reshape(len(x), *(1,) * n, -1, x.shape[-1]).astype(wide(x.dtype))
+    taps_of_bins = x.reshape(x.shape[0], *(1,) * n, -1, x.shape[-1]).astype(wide(x.dtype))
     return reducer.apply([zero_masked(taps_of_bins, inside)], [~inside])

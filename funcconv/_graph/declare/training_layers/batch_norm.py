@@ -89,8 +89,17 @@ class BatchNorm(_NormWithBias):
         first = self.first_state(*(x.shape[len(batch) :] for x in xs))
         return self.run(params, first, *xs, batch=batch, key=None, train=False)[0]
 
-    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
-        """Normalize, in training by the figures of the batch."""
+    def run(
+        self,
+        params: Any,
+        state: Any,
+        *xs: Any,
+        batch: Shape,
+        key: Array | None,
+        train: bool,
+        mask: Array | None = None,
+    ) -> tuple[Any, Any]:
+        """Normalize, in training by the figures of the batch; with a mask, of its real positions."""
         del batch, key
         (x,) = xs
         running = {name: state[name] for name in ("mean", "var")}
@@ -103,6 +112,7 @@ class BatchNorm(_NormWithBias):
             epsilon=self.epsilon,
             unbiased=self.unbiased,
             axis_name=self.axis_name,
+            mask=mask,
         )
         if not self.count:
             return y, new

@@ -1,9 +1,14 @@
 """Convolutions on tensors: the counterparts of `funcconv.conv`, `conv_transpose` and `local_conv`."""
 
 from collections.abc import Mapping, Sequence
+from functools import reduce
+from math import prod
 from typing import Any
 
+import numpy as np
+
 from ...._common.errors import FuncconvError
+from ...._ops.pooling.tap_counts import taking_part, tap_counts
 from ...._windows.geometry import Axis, pad_modes, resolve, source
 from ...._windows.transposed import transposed_sizes
 from .images import Image, image, indices, is_symmetric, padded, torch_dtype, windows
@@ -23,6 +28,7 @@ def conv(
     flip: bool = False,
     precision: Any = None,
     accumulate_dtype: Any = None,
+    renormalize: bool = False,
     implementation: str | None = None,
     **geometry: Any,
 ) -> Any:
@@ -37,6 +43,7 @@ def conv(
         flip: whether the kernel is reversed.
         precision: has no counterpart in PyTorch, where the backend decides for all operations.
         accumulate_dtype: dtype of the sums.
+        renormalize: whether to divide by the share of taps that are not padding.
         implementation: has no counterpart.
         **geometry: stride, padding and dilation.
 
@@ -47,7 +54,8 @@ def conv(
     kernel, bias = _weights(params, accumulate_dtype, flip=flip)
     n = _spatial_axes("conv", kernel)
     inside = image("conv", x, n, layout)
-    axes = resolve("conv", inside.sizes, tuple(kernel.shape[:n]), **geometry)
+    window = tuple(kernel.shape[:n])
+    axes = resolve("conv", inside.sizes, window, **geometry)
     modes = pad_modes("conv", pad_mode, n)
     array = inside.array if accumulate_dtype is None else inside.array.to(kernel.dtype)
     padding = [0] * n
@@ -57,7 +65,15 @@ def conv(
         array = padded(array, axes, modes)
     apply = getattr(functional, f"conv{n}d")
     weight = kernel.permute(-1, -2, *range(n))
-    y = apply(array, weight, bias, **_steps(axes), padding=padding, groups=groups)
+    if not renormalize:
+        y = apply(array, weight, bias, **_steps(axes), padding=padding, groups=groups)
+        return inside.restore(y).to(x.dtype)
+    counts = [tap_counts(axis, taking_part(axis, padded=False)) / axis.window for axis in axes]
+    share = torch.as_tensor(reduce(np.multiply.outer, counts), dtype=array.dtype, device=array.device)
+    y = apply(array, weight, None, **_steps(axes), padding=padding, groups=groups)
+    y = torch.where(
+        share > 0, y / share.clamp(min=1 / prod(window)) + (0 if bias is None else bias.reshape(-1, *[1] * n)), 0
+    )
     return inside.restore(y).to(x.dtype)
 
 
