@@ -97,6 +97,7 @@ from ._graph.declare.training_layers.norms import GroupNorm as GroupNorm
 from ._graph.declare.training_layers.norms import InstanceNorm as InstanceNorm
 from ._graph.declare.training_layers.norms import LayerNorm as LayerNorm
 from ._graph.declare.training_layers.norms import RMSNorm as RMSNorm
+from ._graph.declare.training_layers.spectral_norm import SpectralNorm as SpectralNorm
 from ._graph.declare.training_layers.kernels import WeightNorm as WeightNorm
 from ._graph.declare.training_layers.kernels import WeightStandardize as WeightStandardize
 from ._ops.resampling.patches import unfold as unfold

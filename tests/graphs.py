@@ -25,6 +25,7 @@ def everything():
             fc.residual(fc.serial(same, jax.nn.relu, same), fc.WeightStandardize(fc.Conv(4, 1))),
             fc.Pool((2, 2), reduce="lp", p=math.inf, stride=1),
             fc.Pool(2, reduce=jnp.ptp, stride=1),
+            fc.SpectralNorm(fc.Conv(4, (1, 2)), norm="conv", iterations=2),
             fc.BatchNorm(momentum=0.5),
             fc.GroupNorm(2),
             fc.InstanceNorm(scale=False),

@@ -12,8 +12,8 @@ from ._safetensors import load as load
 from ._safetensors import load_safetensors as load_safetensors
 from ._safetensors import load_state as load_state
 from ._safetensors import save_safetensors as save_safetensors
+from ._torch.state_dict import to_torch as to_torch
 from ._torch.to_module.graph_module import to_torch_module as to_torch_module
 from ._torch.trace import trace_torch as trace_torch
 from ._torch.weights import from_torch as from_torch
-from ._torch.weights import to_torch as to_torch
 from ._weight_files.read import read_weights as read_weights

@@ -74,7 +74,10 @@ def to_onnx(
     _check_dtypes("input", dict(zip(graph.inputs, inputs, strict=True)))
 
     def evaluate(*xs: Any) -> Any:
-        return graph.apply(params, checked_state, *xs)[0]
+        # What depends on weights alone, such as a normalized kernel, is computed now. Its loops and random numbers have
+        # no counterpart in the file.
+        with jax.ensure_compile_time_eval():
+            return graph.apply(params, checked_state, *xs)[0]
 
     # The model must be in float32, because onnxruntime has convolutions in float32 only.
     with jax.enable_x64(False):  # noqa: FBT003

@@ -74,6 +74,19 @@ def test_the_state_of_a_nested_graph_is_nested(rng):
     jax.tree.map(close, kept["trunk"], after)
 
 
+def test_a_layer_without_a_state_may_share_the_parameters_of_one_with_a_state():
+    graph = network(fc.BatchNorm(params="n"), fc.GroupNorm(3, params="n"))
+    assert jax.tree.map(jnp.shape, graph.init_state()) == {"n": {"mean": (3,), "var": (3,)}}
+
+
+def test_uses_that_need_states_of_other_shapes_are_refused():
+    layer = fc.SpectralNorm(fc.Conv(3, 3, padding=1), norm="conv")
+    with pytest.raises(
+        fc.FuncconvError, match=r"node 'conv1@2': its state 'conv1' .*\(2, 2, 3\).*as node 'conv1'.*\(4, "
+    ):
+        network(layer, fc.Pool(2), layer).init_state()
+
+
 def test_dropout_draws_by_node_and_key():
     drop = fc.Dropout(0.5)
     x = fc.Input("x", (100,))

@@ -34,6 +34,7 @@ LAYERS = {
     "LocalConv": serial(fc.LocalConv(HUGE, 3)),
     "WeightStandardize": serial(fc.WeightStandardize(fc.Conv(HUGE, 3))),
     "WeightNorm": serial(fc.WeightNorm(fc.Conv(HUGE, 3))),
+    "SpectralNorm": serial(fc.SpectralNorm(fc.Conv(HUGE, 3)), fc.SpectralNorm(fc.Conv(HUGE, 2), norm="conv")),
     "Dense": serial(fc.Dense(HUGE)),
     "Flatten": serial(jax.nn.relu, fc.Flatten(), fc.Dense(10)),
     "Pool, BatchNorm": serial(fc.BatchNorm(), fc.Pool(2)),

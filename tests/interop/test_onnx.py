@@ -108,6 +108,8 @@ def normed():
         fc.InstanceNorm(),
         fc.RMSNorm(),
         fc.WeightNorm(fc.Conv(4, 1)),
+        fc.SpectralNorm(fc.ConvTranspose(4, 1)),
+        fc.SpectralNorm(fc.Conv(4, 2), norm="conv"),
         partial(fc.local_response_norm, size=3),
         fc.DropPath(0.2),
         fc.Dropout(0.3),

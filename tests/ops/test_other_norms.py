@@ -249,7 +249,15 @@ def test_the_first_scale_keeps_the_kernel(axis, rng):
     assert fc.init_weight_norm({"kernel": jnp.ones((2, 3), "bfloat16")})["scale"].dtype == "bfloat16"
 
 
-@pytest.mark.parametrize("layer", [fc.Conv(4, 3, params="own"), fc.LocalConv(4, (3, 2), name="own"), fc.Dense(4)])
+LAYERS = [
+    fc.Conv(4, 3, params="own"),
+    fc.ConvTranspose(4, 3, stride=2),
+    fc.LocalConv(4, (3, 2), name="own"),
+    fc.Dense(4),
+]
+
+
+@pytest.mark.parametrize("layer", LAYERS)
 def test_weight_norm_as_a_layer(layer, rng):
     x = fc.Input("x", (5, 4, 3))
     plain, normed = fc.Graph(x, layer(x)), fc.Graph(x, fc.WeightNorm(layer)(x))
@@ -324,7 +332,8 @@ ONES = {"kernel": np.ones((3, 2, 4)), "scale": np.ones(4)}
         (lambda: fc.weight_norm(ONES | {"kernel": X}), ["the kernel is float32 but the scale is float64"]),
         (lambda: fc.init_weight_norm({"kernel": X.astype(int)}), ["init_weight_norm: the kernel is int64"]),
         (lambda: fc.conv(ONES, np.ones((1, 5, 2))), ["unknown entry 'scale'"]),
-        (lambda: fc.WeightNorm(fc.ConvTranspose(3, 2)), ["WeightNorm: expected a Conv, LocalConv or Dense"]),
+        (lambda: fc.WeightNorm(fc.Pool()), ["WeightNorm: expected a Conv, ConvTranspose, LocalConv or Dense"]),
+        (lambda: fc.WeightStandardize(fc.ConvTranspose(3, 2)), ["WeightStandardize: expected a Conv, LocalConv or"]),
     ],
 )
 def test_bad_input_says_what_was_expected(call, words):

@@ -1,5 +1,7 @@
 """Spectral norms: kernels whose operator norm is 1, and the power iteration of PyTorch."""
 
+import dataclasses
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -151,6 +153,162 @@ def test_torch_normalizes_in_the_same_way(kind, steps, rng):
         (theirs * torch.from_numpy(np.array(weights.transpose(order)))).sum().backward()
         close(gradient.transpose(order), original.grad.numpy())
     close(new_state["left"], parametrization._u.numpy())
+
+
+# the layer ------------------------------------------------------------------------------------------------
+
+SHAPE = (6, 5, 4)
+LAYERS = {
+    "conv": fc.SpectralNorm(fc.Conv(3, (3, 2), groups=1, padding="SAME"), iterations=2),
+    "transpose": fc.SpectralNorm(fc.ConvTranspose(6, 3, stride=2, groups=2)),
+    "dense": fc.SpectralNorm(fc.Dense(3)),
+    "norm of conv": fc.SpectralNorm(fc.Conv(3, (3, 2), stride=2, padding=1, pad_mode="circular"), norm="conv"),
+    "norm of conv in other axes": fc.SpectralNorm(fc.Conv(3, 2, layout="NCHW", flip=True), norm="conv", iterations=3),
+    "norm of transpose": fc.SpectralNorm(fc.ConvTranspose(6, 3, stride=2, groups=2), norm="conv"),
+    "norm of local conv": fc.SpectralNorm(fc.LocalConv(3, 3, padding="SAME"), norm="conv"),
+}
+
+
+def network(layer, shape=SHAPE):
+    x = fc.Input("x", shape)
+    graph = fc.Graph(x, layer(x))
+    params = graph.init(KEY)
+    return graph, params, graph.init_state()
+
+
+def after_training(graph, params, state, x, steps):
+    for _ in range(steps):
+        _, state = graph.apply(params, state, x, train=True)
+    return state
+
+
+def converged_state(layer, params, x):
+    """Return the state after so many iterations that it no longer changes."""
+    graph, _, state = network(dataclasses.replace(layer, iterations=5000))
+    return graph.apply(params, state, x, train=True)[1]
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_norm_of_the_layer_becomes_one(name, rng):
+    layer = LAYERS[name]
+    graph, params, _ = network(layer)
+    ((entry, weights),) = params.items()
+    params = {entry: weights | {"kernel": 5 * weights["kernel"]}}
+    x = draw(rng, (2, *SHAPE))
+    state = converged_state(layer, params, x)
+    if layer.norm == "conv":
+        apply = lambda x: graph.apply(params, state, x)[0] - graph.apply(params, state, 0 * x)[0]  # noqa: E731
+        matrix = jax.jacobian(apply)(x[0]).reshape(-1, x[0].size)
+    else:
+        kernel = fc.spectral_norm(params[entry], state[entry], axis=layer.output_axis)[0]["kernel"]
+        matrix = jnp.moveaxis(kernel, layer.output_axis, -1).reshape(-1, kernel.shape[layer.output_axis])
+        plain = layer.layer.apply(params[entry] | {"kernel": kernel}, x, batch=(2,))
+        close(graph.apply(params, state, x)[0], plain)
+    close(jnp.linalg.norm(matrix, 2), 1.0, ulps=2**20)  # two singular values may be almost equal
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_a_state_that_has_not_begun(name, rng):
+    graph, params, state = network(LAYERS[name])
+    x = draw(rng, (2, *SHAPE))
+    assert not any(leaf.any() for leaf in jax.tree.leaves(state))
+    y, same = graph.apply(params, state, x)
+    assert not any(leaf.any() for leaf in jax.tree.leaves(same))
+    # In training the first use begins in the same way, and then makes its own iterations.
+    first, begun = graph.apply(params, state, x, train=True)
+    exact, _ = graph.apply(params, converged_state(LAYERS[name], params, x), x)
+    for early in (y, first):
+        assert np.abs(early - exact).max() < 0.1 * np.abs(exact).max()
+    close(graph.apply(params, begun, x)[0], first)
+    # A kernel of zeros leaves a state that has not begun.
+    zeros = jax.tree.map(jnp.zeros_like, params)
+    none, still = graph.apply(zeros, begun, x, train=True)
+    assert not any(leaf.any() for leaf in jax.tree.leaves((none, still)))
+    again, _ = graph.apply(params, still, x)
+    close(again, y)
+
+
+@pytest.mark.parametrize("train", [False, True])
+@pytest.mark.parametrize("begun", [False, True])
+@pytest.mark.parametrize("name", LAYERS)
+def test_transformations_of_the_layer(name, begun, train, rng):
+    graph, params, state = network(LAYERS[name])
+    x = draw(rng, (2, *SHAPE))
+    if begun:
+        state = after_training(graph, params, state, x, 1)
+
+    def loss(params):
+        return jnp.sin(graph.apply(params, state, x, train=train)[0]).sum()
+
+    direction = jax.tree.map(lambda leaf: draw(rng, leaf.shape), params)
+    gradient = jax.grad(loss)(params)
+    jax.tree.map(lambda a, b: close(a, b, ulps=256), jax.jit(jax.grad(loss))(params), gradient)
+    slope = sum(jnp.vdot(*pair) for pair in zip(jax.tree.leaves(gradient), jax.tree.leaves(direction), strict=True))
+    close(jax.jvp(loss, (params,), (direction,))[1], slope, ulps=1024)
+    products = [
+        fc.hvp(loss, params, direction, mode=mode)
+        for mode in ("forward-over-reverse", "reverse-over-forward", "reverse-over-reverse")
+    ]
+    for other in products[1:]:
+        jax.tree.map(lambda a, b: close(a, b, ulps=2**12), other, products[0])
+    stacked = jax.tree.map(lambda leaf: jnp.stack([leaf, 2 * leaf]), params)
+    batched = jax.vmap(jax.grad(loss))(stacked)
+    jax.tree.map(lambda a, b: close(a[0], b, ulps=256), batched, gradient)
+    by_example = jax.vmap(lambda x: graph.apply(params, state, x, train=train)[0])(x)
+    close(by_example, graph.apply(params, state, x, train=train)[0], ulps=256)
+
+
+@pytest.mark.parametrize("name", LAYERS)
+def test_the_layer_is_described_and_written(name):
+    graph, params, state = network(LAYERS[name])
+    plain, _, _ = network(LAYERS[name].layer)
+    assert fc.Graph.from_json(graph.to_json()) == graph
+    assert graph.entries == plain.entries
+    assert jax.tree.map(jnp.shape, params) == jax.tree.map(jnp.shape, plain.init(KEY))
+    assert list(state) == list(params)
+    assert fc.receptive_field(graph) == fc.receptive_field(plain)
+    assert fc.summary(graph).rows[-1].parameters == fc.summary(plain).rows[-1].parameters
+    assert "SpectralNorm" in fc.to_dot(graph)
+
+
+def test_16_bit_layers_have_a_state_of_32_bits(rng):
+    for norm in ("kernel", "conv"):
+        layer = fc.SpectralNorm(fc.Conv(3, 2, dtype="bfloat16", accumulate_dtype="bfloat16"), norm=norm)
+        x = fc.Input("x", SHAPE, "bfloat16")
+        graph = fc.Graph(x, layer(x))
+        params, image = graph.init(KEY), draw(rng, (2, *SHAPE), "bfloat16")
+        y, state = graph.apply(params, graph.init_state(), image, train=True)
+        assert y.dtype == "bfloat16"
+        assert {leaf.dtype for leaf in jax.tree.leaves(state)} == {jnp.dtype("float32")}
+
+
+def test_a_shared_layer_has_one_state_that_its_uses_change_in_turn(rng):
+    layer = fc.SpectralNorm(fc.Conv(4, 1))
+    x = fc.Input("x", SHAPE)
+    graph = fc.Graph(x, layer(layer(x)))
+    params, image = graph.init(KEY), draw(rng, (2, *SHAPE))
+    _, twice = graph.apply(params, graph.init_state(), image, train=True)
+    once, _, state = network(layer)
+    jax.tree.map(close, twice, after_training(once, params, state, image, 2))
+
+
+def test_errors_of_the_layer():
+    for text, make in (
+        (
+            "SpectralNorm: expected a Conv, ConvTranspose, LocalConv or Dense; got Pool",
+            lambda: fc.SpectralNorm(fc.Pool()),
+        ),
+        ("SpectralNorm: unknown norm 'cov'.*did you mean 'conv'", lambda: fc.SpectralNorm(fc.Dense(2), norm="cov")),
+        ("iterations must be an integer of at least 1; got 0", lambda: fc.SpectralNorm(fc.Dense(2), iterations=0)),
+        ('a kernel at each position. Pass norm="conv"', lambda: fc.SpectralNorm(fc.LocalConv(2, 3))),
+        ('Pass norm="kernel"', lambda: fc.SpectralNorm(fc.Dense(2), norm="conv")),
+    ):
+        with pytest.raises(fc.FuncconvError, match=text):
+            make()
+    graph, params, state = network(fc.SpectralNorm(fc.Conv(3, 2)))
+    wrong = {"conv1": state["conv1"] | {"left": jnp.zeros(2)}}
+    with pytest.raises(fc.FuncconvError, match=r"node 'conv1': .*'left' of shape \(3,\); got \(2,\).*graph.init_state"):
+        graph.apply(params, wrong, jnp.ones(SHAPE))
 
 
 def test_errors(rng):

@@ -60,6 +60,16 @@ def check_shared_entry(row: Row, whose: str, entry: Any, xs: Sequence[Any]) -> N
         raise FuncconvError(_other_shapes(row, whose, entry, expected))
 
 
+def check_shared_state(row: Row, other: str, state: Any, expected: Any) -> None:
+    """Refuse a state of other shapes than the layer needs, which another node with the same entry has made."""
+    if shapes(state) != shapes(expected):
+        msg = (
+            f"node {row.name!r}: its state {row.params!r} must have shapes {shapes(expected)}; as node {other!r} has "
+            f"it, it has {shapes(state)}. Call the layer on inputs of equal sizes, or give each size a layer"
+        )
+        raise FuncconvError(msg)
+
+
 def _check_drawn_shapes(graph: Any, uses: Sequence[Any]) -> None:
     """Refuse parameters of other shapes than the layers draw, as far as these are known."""
     known = infer_rows(graph._rows, input_specs(graph._signature))

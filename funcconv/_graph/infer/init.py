@@ -11,7 +11,7 @@ from ..._ops.init import fold_in_name
 from ..declare.inference import shapes, spec
 from ..name import entries as _entries
 from ..name.flatten import Row
-from .check_parameters import GIVEN, check_shared_entry, checked_entries
+from .check_parameters import GIVEN, check_shared_entry, check_shared_state, checked_entries
 from .rows import input_specs, naming_the_node, row_value
 
 
@@ -42,10 +42,16 @@ def first_state(graph: Any, params: Params | None) -> dict[str, Any]:
         return {}
     specs, nodes = value_shapes(graph, params), graph.nodes
     state: dict[str, Any] = {}
+    users: dict[Any, str] = {}
     for row, path in zip(graph._rows, graph._paths, strict=True):
-        if path in graph._stateful:
-            operands = (specs[nodes[i]].shape for i in row.inputs)
-            _entries.put(state, path, row.op.first_state(*operands))
+        if path in graph._stateful and row.op.stateful:
+            xs = [specs[nodes[i]] for i in row.inputs]
+            first = naming_the_node(row, xs, lambda row=row, xs=xs: row.op.first_state(*shapes(xs)))  # type: ignore[misc]
+            if path in users:
+                check_shared_state(row, users[path], _entries.get(state, path), first)
+                continue
+            _entries.put(state, path, first)
+            users[path] = row.name
     return state
 
 

@@ -1,19 +1,17 @@
 """Kernels divided by an operator norm, which a power iteration follows through training."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
-from ..._common.dtypes import scale_of, wide
+from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError, suggest
-from ..._common.types import Array, Padding, PadMode, Params, Shape, Sizes
-from ..._windows.geometry import per_axis, resolve
-from ..._windows.layout import as_array
+from ..._common.types import Array, Padding, PadMode, Params, Sizes
+from ..._windows.geometry import pad_modes, per_axis, resolve
 from ..conv import conv
 from ..parameters import check_groups, check_kernel
+from .power_iteration import BilinearMap, kernel_matrix, normalized, unit
 from .standardize import kernel_of
 
 _NORMS = ("kernel", "conv")
@@ -88,29 +86,10 @@ def spectral_norm(
         [[1.0, 0.0], [0.0, 0.5]]
     """
     op = "spectral_norm"
-    kernel = kernel_of(op, params)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     options |= {"groups": groups, "pad_mode": pad_mode}
-    forward, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
-    if isinstance(iterations, bool) or not isinstance(iterations, int) or iterations < 1:
-        msg = f"{op}: iterations must be an integer of at least 1; got {iterations!r}"
-        raise FuncconvError(msg)
-    left = _vector(op, state, "left", left_shape)
-    right = _vector(op, state, "right", right_shape)
-    wide_kernel = kernel.astype(wide(kernel.dtype))
-    scale = scale_of(wide_kernel)  # so that no square of a number overflows
-    unit_kernel = wide_kernel / scale
-    left, right = left.astype(unit_kernel.dtype), right.astype(unit_kernel.dtype)
-    if train:
-        left, right = _iterated(forward, lax.stop_gradient(unit_kernel), left, right, iterations)
-    left, right = lax.stop_gradient(left), lax.stop_gradient(right)
-    sigma = jnp.vdot(left, forward(unit_kernel, right), precision="highest")
-    # For a kernel of zeros, and only there, the norm is 0.
-    normalized = unit_kernel / jnp.where(sigma == 0, 1, sigma)
-    return {**params, "kernel": normalized.astype(kernel.dtype)}, {
-        "left": left.astype(state["left"].dtype),
-        "right": right.astype(state["right"].dtype),
-    }
+    linear_map = _linear_map(op, kernel_of(op, params), norm, spatial_shape, axis, options)
+    return normalized(op, params, state, linear_map, train=train, iterations=iterations)
 
 
 def init_spectral_norm(
@@ -164,24 +143,27 @@ def init_spectral_norm(
     kernel = kernel_of(op, params)
     options: dict[str, Any] = {"stride": stride, "padding": padding, "dilation": dilation}
     options |= {"groups": groups, "pad_mode": pad_mode}
-    _, left_shape, right_shape = _linear_map(op, kernel, norm, spatial_shape, axis, options)
+    linear_map = _linear_map(op, kernel, norm, spatial_shape, axis, options)
     left_key, right_key = jax.random.split(key)
     state = {
-        "left": _unit(jax.random.normal(left_key, left_shape, wide(kernel.dtype))),
-        "right": _unit(jax.random.normal(right_key, right_shape, wide(kernel.dtype))),
+        "left": unit(jax.random.normal(left_key, linear_map.left_shape, wide(kernel.dtype))),
+        "right": unit(jax.random.normal(right_key, linear_map.right_shape, wide(kernel.dtype))),
     }
-    return spectral_norm(
-        params, state, norm=norm, spatial_shape=spatial_shape, axis=axis, train=True, iterations=iterations, **options
-    )[1]
+    return normalized(op, params, state, linear_map, train=True, iterations=iterations)[1]
+
+
+def check_norm(op: str, norm: Any) -> None:
+    """Raise an error if there is no norm of this name."""
+    if norm not in _NORMS:
+        msg = f"{op}: unknown norm {norm!r}{suggest(norm, _NORMS)}"
+        raise FuncconvError(msg)
 
 
 def _linear_map(
     op: str, kernel: Array, norm: str, spatial_shape: Sizes | None, axis: int, options: dict[str, Any]
-) -> tuple[Callable[[Array, Array], Array], Shape, Shape]:
-    """Return the linear map as a function of the kernel and an input, and the shapes of its output and its input."""
-    if norm not in _NORMS:
-        msg = f"{op}: unknown norm {norm!r}{suggest(norm, _NORMS)}"
-        raise FuncconvError(msg)
+) -> BilinearMap:
+    """Return the linear map whose norm is used."""
+    check_norm(op, norm)
     if (spatial_shape is None) != (norm == "kernel"):
         msg = (
             f'{op}: norm="conv" needs spatial_shape, the sizes of the image, and norm="kernel" does not use it; got '
@@ -189,54 +171,27 @@ def _linear_map(
         )
         raise FuncconvError(msg)
     if norm == "kernel":
-        if kernel.ndim < 2 or 0 in kernel.shape or not -kernel.ndim <= axis < kernel.ndim:
-            msg = f"{op}: the kernel must have at least two axes, none empty, and the axis {axis}; got {kernel.shape}"
-            raise FuncconvError(msg)
-        axis = axis % kernel.ndim
-        right_shape = kernel.shape[:axis] + kernel.shape[axis + 1 :]
-
-        def product(kernel: Array, right: Array) -> Array:
-            columns = jnp.moveaxis(kernel, axis, -1)
-            return jnp.tensordot(right, columns, right.ndim, precision="highest")
-
-        return product, kernel.shape[axis : axis + 1], right_shape
+        return kernel_matrix(op, kernel, axis)
     check_kernel(op, kernel)
     groups = options["groups"]
     check_groups(op, groups, kernel.shape)
     sizes = per_axis(op, "spatial_shape", spatial_shape, kernel.ndim - 2, least=1)  # type: ignore[arg-type]
-    geometry = {name: options[name] for name in ("stride", "padding", "dilation")}
-    positions = tuple(axis.outputs for axis in resolve(op, sizes, kernel.shape[:-2], **geometry))
-    right_shape = (*sizes, kernel.shape[-2] * groups)
-    return lambda kernel, x: conv({"kernel": kernel}, x, **options), (*positions, kernel.shape[-1]), right_shape
+    pad_mode = pad_modes(op, options["pad_mode"], len(sizes))
+    axes = resolve(op, sizes, kernel.shape[:-2], **{name: options[name] for name in ("stride", "padding", "dilation")})
+    resolved = (*axes, pad_mode, groups)
+    positions = tuple(axis.outputs for axis in axes)
+    return BilinearMap(_convolved, resolved, (*positions, kernel.shape[-1]), (*sizes, kernel.shape[-2] * groups))
 
 
-def _vector(op: str, state: Mapping[str, Any], name: str, shape: Shape) -> Array:
-    given = state.get(name) if isinstance(state, Mapping) else None
-    if given is None or getattr(given, "shape", None) != shape:
-        described = getattr(given, "shape", type(given).__name__)
-        msg = f"{op}: the state must have {name!r} of shape {shape}; got {described}. init_spectral_norm makes a state"
-        raise FuncconvError(msg)
-    return as_array(op, f"the state {name!r}", given)
-
-
-def _iterated(
-    forward: Callable[[Array, Array], Array], kernel: Array, left: Array, right: Array, iterations: int
-) -> tuple[Array, Array]:
-    """Return both vectors after some power iterations."""
-    transpose: Callable[[Array], tuple[Array]] = jax.linear_transpose(lambda x: forward(kernel, x), right)
-
-    def iteration(_: Any, vectors: tuple[Array, Array]) -> tuple[Array, Array]:
-        left = _unit(forward(kernel, vectors[1]))
-        (right,) = transpose(left)
-        return left, _unit(right)
-
-    if iterations == 1:
-        return iteration(0, (left, right))
-    vectors: tuple[Array, Array] = lax.fori_loop(0, iterations, iteration, (left, right))
-    return vectors
-
-
-def _unit(x: Array) -> Array:
-    """Return `x` divided by its length, or zeros as they are."""
-    length = jnp.linalg.norm(x.ravel())
-    return x / jnp.where(length == 0, 1, length)
+def _convolved(resolved: tuple[Any, ...], kernel: Array, x: Array) -> Array:
+    *axes, pad_mode, groups = resolved
+    return conv(
+        {"kernel": kernel},
+        x,
+        stride=[axis.stride for axis in axes],
+        padding=[(axis.lo, axis.hi) for axis in axes],
+        dilation=[axis.dilation for axis in axes],
+        groups=groups,
+        pad_mode=pad_mode,
+        precision="highest",
+    )

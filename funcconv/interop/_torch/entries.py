@@ -21,6 +21,7 @@ from ..._graph.name.entries import put
 from ..._graph.name.flatten import Row
 from . import ops
 from .arrays import as_numpy
+from .rows import Arrangement
 from .tensors import Weight
 from .translation import PendingRow, Translation
 from .weighted import _WithWeights
@@ -48,7 +49,7 @@ class Entries:
         self.numbers: dict[int, int] = {i: i for i in range(self._input_count)}  # of values: pending to final
         self._layers: set[str] = set()  # the entries of layers
         self._objects: dict[tuple[str, Layer], Layer] = {}  # one object for all uses of an entry
-        self._places: dict[str, tuple[str, str, tuple[int, ...]]] = {}  # of weights: entry, path in it, order of axes
+        self._places: dict[str, tuple[str, str, Arrangement]] = {}  # of weights: entry, path in it, how it is there
         self._arrays: dict[str, tuple[Any, ...]] = {}  # by entry: what _WithWeights declares
         self._sources: dict[Weight, int] = {}  # values of rows without inputs
         self._choose_layers()
@@ -71,7 +72,10 @@ class Entries:
             first = rows[0]
             group = "" if entry == self._root else entry.replace("/", ".")
             nested = any(name.startswith(f"{group}.") and _group(name) != group for name in (*owners, *loose))
-            same = all((row.layer, row.arrays, row.axes) == (first.layer, first.arrays, first.axes) for row in rows)
+            same = all(
+                (row.layer, row.arrays, row.arrangements) == (first.layer, first.arrays, first.arrangements)
+                for row in rows
+            )
             shared = any(len(owners[name]) > 1 for name in first.arrays.values())
             others = any(_group(name) == group and name not in owners for name in loose) and entry != self._root
             if not same or shared or others or nested:
@@ -80,7 +84,8 @@ class Entries:
                 continue
             self._layers.add(entry)
             for place, name in first.arrays.items():
-                self._places[name] = (entry, place.partition("/")[2], first.axes.get(place, ()))
+                arrangement = first.arrangements.get(place, Arrangement())
+                self._places[name] = (entry, place.partition("/")[2], arrangement)
 
     def _place_other_weights(self) -> None:
         """Choose an entry for each weight that is in no layer: the entry of its module, or a separate one."""
@@ -96,11 +101,11 @@ class Entries:
             for name in names:
                 path = name.replace(".", "/")
                 own = (path, "") if is_shared else (entry, path[len(entry) + 1 :])
-                self._places[name] = (*own, ())
+                self._places[name] = (*own, Arrangement())
         by_entry = defaultdict(list)
-        for name, (entry, path, order) in self._places.items():
+        for name, (entry, path, arrangement) in self._places.items():
             tensor = self._program.tensors[name]
-            shape = tuple(tensor.shape[axis] for axis in order) if order else tuple(tensor.shape)
+            shape = arrangement.sizes(tuple(tensor.shape))
             dtype = jnp.dtype(str(tensor.dtype).removeprefix("torch."))
             known = dtype if not jnp.issubdtype(dtype, jnp.inexact) else None  # floats may be cast to another precision
             by_entry[entry].append((path, shape, known, self._program.kinds[name], name))
@@ -177,12 +182,13 @@ class Entries:
         """Return a value as `_WithWeights` describes it."""
         if weight.op is not None:
             return (weight.op, *map(self._described, weight.operands))
-        _, path, order = self._places[weight.tensor]
-        array = ("array", path)
-        if not order:
-            return array
-        back = tuple(int(i) for i in np.argsort(order))
-        return (partial(jnp.transpose, axes=back), array)
+        _, path, (order, shape) = self._places[weight.tensor]
+        value: tuple[Any, ...] = ("array", path)
+        if order:
+            value = (partial(jnp.transpose, axes=tuple(int(i) for i in np.argsort(order))), value)
+        if shape is not None:
+            value = (partial(ops.reshaped, shape=tuple(self._program.tensors[weight.tensor].shape)), value)
+        return value
 
     def _free(self, name: str) -> str:
         candidate, count = name, 1
@@ -214,11 +220,11 @@ class Entries:
                 put(params, tuple(row.params.split("/")), {})
                 if row.op.stateful:
                     put(state, tuple(row.params.split("/")), {})
-        for name, (entry, path, order) in self._places.items():
+        for name, (entry, path, arrangement) in self._places.items():
             array = as_numpy(self._tensors[name])
             tree = params if self._program.kinds[name] == "param" else state
             whole_path = f"{entry}/{path}" if path else entry
-            put(tree, tuple(whole_path.split("/")), copied(np.transpose(array, order) if order else array))
+            put(tree, tuple(whole_path.split("/")), copied(arrangement.of(array)))
         return params, state
 
     def keep_unused(self) -> None:
@@ -244,7 +250,7 @@ class Entries:
                 kind = "param" if name in parameters else "buffer"
                 arrays.append((name.replace(".", "/"), tuple(tensor.shape), kept, kind, name))
                 self._program.kinds[name] = kind
-                self._places[name] = (self._unused, name.replace(".", "/"), ())
+                self._places[name] = (self._unused, name.replace(".", "/"), Arrangement())
                 self._tensors[name] = tensor
         root = self._root if self._root in self._layers else ""
         if arrays or aliases or root:

@@ -8,12 +8,16 @@ import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
-from ..._graph.declare.training_layers.batch_norm import BatchNorm
 from ..._graph.use.graph import Graph
 from .._closest_names import closest_names
 from .._matching import Entry, entries, side_by_side
 from .._pairing import fitting_pairs
-from .names import COUNTER, TorchArray, TorchLayout
+from .names.array import COUNTER, TorchArray, split_name
+from .names.features import Shapes
+from .names.layout import TorchLayout
+from .weighted import _WithWeights
+
+Names = Mapping[str, str | Sequence[str]]
 
 _SOLUTIONS = (
     "pass the module and an example, from_torch(graph, module, example), so that the weights are paired by use; "
@@ -27,7 +31,7 @@ def modules_of_entries(
     graph: Graph,
     layout: TorchLayout,
     arrays: Mapping[str, np.ndarray] | None,
-    names: Mapping[str, str | Sequence[str]] | None,
+    names: Names | None,
     pairing: str | None,
 ) -> dict[str, list[str]]:
     """Return the paths of the PyTorch modules for each entry.
@@ -84,7 +88,7 @@ def _modules(arrays: Mapping[str, np.ndarray]) -> dict[str, dict[str, np.ndarray
     """Return the arrays of each module, in the order of the state dict."""
     modules: dict[str, dict[str, np.ndarray]] = {}
     for name, array in arrays.items():
-        module, _, own = name.rpartition(".")
+        module, own = split_name(name)
         modules.setdefault(module, {})[own] = array
     return modules
 
@@ -100,7 +104,7 @@ def _by_names(
     layout: TorchLayout,
     paths: Sequence[str],
     arrays: Mapping[str, np.ndarray] | None,
-    names: Mapping[str, str | Sequence[str]],
+    names: Names,
 ) -> dict[str, list[str]]:
     given = {entry: [name] if isinstance(name, str) else list(name) for entry, name in names.items()}
     used = {name for modules in given.values() for name in modules}
@@ -186,13 +190,12 @@ def _converted(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -> 
 def expected_shapes(graph: Graph) -> dict[tuple[bool, str], Shape]:
     """Return the shapes of a graph's arrays by whether they are in the state, and path, as far as layers draw them."""
     shapes: dict[tuple[bool, str], Shape] = {}
-    values: dict[str, Any] = {}
+    inferred = Shapes(graph)
     drawn = jax.eval_shape(graph.init, jax.eval_shape(jax.random.key, 0))
     for path, leaf in jax.tree.leaves_with_path(drawn):
         shapes[False, jax.tree_util.keystr(path, simple=True, separator="/")] = leaf.shape
     for row in graph.rows:
-        if isinstance(row.op, BatchNorm):
-            values = values or graph.shapes()
-            channels = values[graph.nodes[row.inputs[0]]].shape[-1:]
-            shapes |= {(True, f"{row.params}/{name}"): channels for name in ("mean", "var")}
+        if row.op.stateful and not isinstance(row.op, _WithWeights):  # whose state comes from the module
+            for path, leaf in jax.tree.leaves_with_path(inferred.state(row)):
+                shapes[True, f"{row.params}/{jax.tree_util.keystr(path, simple=True, separator='/')}"] = leaf.shape
     return shapes

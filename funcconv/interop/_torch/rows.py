@@ -4,15 +4,38 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import jax.numpy as jnp
+import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
 from ..._graph.declare.layer import Layer
 from .program import Program
 from .tensors import Axes, Dim, Tensor, Weight
+
+
+class Arrangement(NamedTuple):
+    """How a layer has the numbers of a weight: reshaped, and then with permuted axes.
+
+    Attributes:
+        order: the axes in the order of the layer. Default: `()`, as they are.
+        shape: the shape before the axes are permuted. Default: None, that of PyTorch.
+    """
+
+    order: tuple[int, ...] = ()
+    shape: Shape | None = None
+
+    def of(self, array: np.ndarray) -> np.ndarray:
+        """Return the array of the layer for that of PyTorch."""
+        array = array if self.shape is None else array.reshape(self.shape)
+        return np.transpose(array, self.order) if self.order else array
+
+    def sizes(self, shape: Shape) -> Shape:
+        """Return the shape of the array of the layer for that of PyTorch."""
+        whole = shape if self.shape is None else self.shape
+        return tuple(whole[axis] for axis in self.order) if self.order else whole
 
 
 @dataclass
@@ -26,7 +49,7 @@ class PendingRow:
         layer: the layer that computes the same, if its weights have no other use.
         entry: the path of the layer's module; None for a layer without weights.
         arrays: for each array of the layer, `"param/kernel"` or `"state/mean"`, its name in PyTorch.
-        axes: for each such name, how the axes of PyTorch's array are permuted to those of the layer's.
+        arrangements: for each such name, how the layer has the numbers of PyTorch's array. Default: as they are.
         batched: whether `op` is written for a batch.
     """
 
@@ -36,7 +59,7 @@ class PendingRow:
     layer: Layer | None = None
     entry: str | None = None
     arrays: Mapping[str, str] = field(default_factory=dict)
-    axes: Mapping[str, tuple[int, ...]] = field(default_factory=dict)
+    arrangements: Mapping[str, Arrangement] = field(default_factory=dict)
     batched: bool = False
 
 

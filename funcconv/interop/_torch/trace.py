@@ -28,13 +28,14 @@ def trace_torch(module: Any, example: Any, *, layout: str = "NCHW") -> tuple[Gra
     """Convert a PyTorch module to a graph, and copy its weights.
 
     `torch.export` lists the operations of the module in evaluation mode, for a batch of any size. Convolutions, linear
-    maps, norms, pools, dropout, and the drop paths of torchvision and timm become layers; each other operation becomes
-    a node. The graph is then compared with the module on the example.
+    maps, norms, pools, dropout, and the drop paths of torchvision and timm become layers, as do weight norms and
+    spectral norms of `torch.nn.utils.parametrizations`; each other operation becomes a node. The graph
+    is then compared with the module on the example.
 
     Args:
         module: a `torch.nn.Module` that `torch.export` accepts, which means that no branch depends on the values of
             tensors. Its mode does not matter and is restored. In the graph, `graph.apply(..., train=True)` makes
-            dropout and drop paths active, and batch norms use the batch.
+            dropout and drop paths active, batch norms use the batch, and spectral norms update their vectors.
         example: a tensor `(batch, channels, *spatial)`, or any tensor with a batch axis in front; for a module with
             several inputs a tuple of tensors. The batch size does not matter.
         layout: the axes of the graph's inputs and outputs: `"NCHW"` for channels first, as the module has them, or

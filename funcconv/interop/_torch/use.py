@@ -12,10 +12,12 @@ from ..._graph.use.graph import Graph
 from .._matching import Entry, trees
 from .._pairing import paired
 from .arrays import as_numpy
-from .names import TorchLayout, torch_layout
+from .names.layout import TorchLayout, torch_layout
 from .program import outputs_in_evaluation
 from .trace import differences, leaves_of_outputs, trace_torch
 from .weighted import _WithWeights
+
+_OF_STATES = ("mean", "var", "count", "left", "right")
 
 
 def by_use(graph: Graph, module: Any, example: Any) -> tuple[dict[str, Any], dict[str, Any]]:
@@ -81,11 +83,11 @@ def _entry_arrays(tree: Mapping[str, Any], path: str) -> dict[str, Any]:
 
 def _from_traced(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -> Any:
     """Return the arrays of a traced module, which has the layers of funcconv, for an entry of another graph."""
-    params = {name: array for name, array in arrays.items() if name not in ("mean", "var", "count")}
-    state = {name: array for name, array in arrays.items() if name in ("mean", "var", "count")}
+    params = {name: array for name, array in arrays.items() if name not in _OF_STATES}
+    state = {name: array for name, array in arrays.items() if name in _OF_STATES}
     if "count" not in entry.state:
         state.pop("count", None)
-    elif "count" not in state and state:
+    elif "count" not in state and "mean" in state:
         state["count"] = np.zeros((), np.int32)
     for array in layout.arrays:
         tree = state if array.in_state else params
@@ -93,7 +95,7 @@ def _from_traced(layout: TorchLayout, entry: Entry, arrays: Mapping[str, Any]) -
         if array.entry == entry.path and value is not None and np.ndim(value):
             if array.path == "kernel" and np.ndim(value) == 2:
                 tree[array.path] = array.to_own(value.T)  # the rows of a linear map, in the order of its features
-            elif array.path != "kernel":
+            elif np.ndim(value) == 1:
                 tree[array.path] = array.to_own(value)
     return params, state
 

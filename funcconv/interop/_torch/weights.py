@@ -1,21 +1,20 @@
-"""Weights of PyTorch: they have the same entries in another order of axes."""
+"""The weights of a PyTorch module as the parameters and the state of a graph."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Params
-from ..._graph.name.entries import get, put
+from ..._graph.name.entries import put
 from ..._graph.use.graph import Graph
 from .._matching import copied
 from .arrays import as_numpy as as_numpy
-from .names import COUNTER, TorchArray, TorchLayout, torch_layout
-from .pairing import expected_shapes, modules_of_entries
+from .names.array import COUNTER, names_of, split_name, whole_path
+from .names.layout import TorchLayout, torch_layout
+from .names.parametrizations import current_names
+from .pairing import Names, expected_shapes, modules_of_entries
 from .use import by_use, check_on_example, traced_weights
-
-Names = Mapping[str, str | Sequence[str]]
 
 
 def from_torch(
@@ -35,9 +34,10 @@ def from_torch(
 
     Args:
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
-            `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers
-            without parameters.
-        source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names.
+            `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize`, `WeightNorm` and `SpectralNorm`
+            (of `Conv`, `ConvTranspose` or `Dense`; the last with `norm="kernel"`) and layers without parameters.
+        source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names. Normalized
+            kernels may have the names of `torch.nn.utils.parametrizations` or the older ones of `torch.nn.utils`.
         example: an input of the module, with a batch axis in front; for several inputs a tuple. The weights are paired
             by it, or checked if the pairing is known: graph and module must compute the same. It is needed if `source`
             is a module whose names the graph does not have. Default: None.
@@ -90,9 +90,10 @@ def from_torch(
             return traced_weights(graph, module, example)
         source = {**module.state_dict(), **buffers}
     arrays = {}
+    current = _current_names(layout, source)
     for name, value in source.items():
         try:
-            arrays[name] = as_numpy(value)
+            arrays[current[name]] = as_numpy(value)
         except FuncconvError as error:
             msg = f"from_torch: {name!r}: {error}"
             raise FuncconvError(msg) from None
@@ -107,13 +108,19 @@ def _has_names_of(layout: TorchLayout, module: Any) -> bool:
     """Whether a graph was traced from a module of these names, so that its weights are paired by name."""
     if any(array.is_whole_name for array in layout.arrays):
         return True
-    names = set(module.state_dict())
+    names = set(_current_names(layout, module.state_dict()).values())
     return all(
         name in names
         for array in layout.arrays
         for name in names_of(array, [array.entry.replace("/", ".")])
         if array.name not in ("bias", COUNTER)
     )
+
+
+def _current_names(layout: TorchLayout, names: Iterable[str]) -> dict[str, str]:
+    """Return the names of the layout for those of a state dict; a traced graph keeps the names of its module."""
+    kept = {array.name for array in layout.arrays if array.is_whole_name} | {alias for alias, _ in layout.aliases}
+    return {name: name if name in kept else current for name, current in current_names(names).items()}
 
 
 def _own_trees(
@@ -128,7 +135,7 @@ def _own_trees(
     expected = expected_shapes(graph)
     for array in layout.arrays:
         first, *others = names_of(array, modules.get(array.entry, ()))
-        value, path = arrays.get(first), _whole_path(array)
+        value, path = arrays.get(first), whole_path(array)
         if value is None and array.name == COUNTER:
             value = np.zeros((), np.int32)  # a counter starts at 0
         if value is None and not array.stored:
@@ -141,7 +148,7 @@ def _own_trees(
         own = None if value is None else array.to_own(value)
         if value is None or own is None or (shape is not None and own.shape != shape):
             shape_text = "missing" if own is None else str(own.shape)
-            module = first.rpartition(".")[0]
+            module, _ = split_name(first)
             problems.append(f"{path} is {shape}, that of {module!r} is {shape_text}")
             continue
         for name in others:
@@ -164,109 +171,7 @@ def _unknown(
     unknown = []
     for entry, paths in modules.items():
         for path in paths:
-            own = [name for name in arrays if name.rpartition(".")[0] == path and name not in known]
-            own = [name.rpartition(".")[2] for name in own if not name.endswith(COUNTER)]
+            own = [split_name(name)[1] for name in arrays if split_name(name)[0] == path and name not in known]
+            own = [name for name in own if name != COUNTER]
             unknown += [f"{path!r} has {name}, which {ops[entry]!r} does not have" for name in own]
     return unknown
-
-
-def to_torch(
-    graph: Graph,
-    params: Params,
-    state: Params | None = None,
-    *,
-    names: Names | None = None,
-    flatten_order: str = "channels_first",
-) -> dict[str, np.ndarray]:
-    """Convert the parameters of a graph to the state dict of a PyTorch module.
-
-    Args:
-        graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
-            `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize` (of `Conv` or `Dense`) and layers
-            without parameters.
-        params: the parameters of the graph, or a tree like them, such as gradients.
-        state: the state of the graph, such as running statistics. It is needed if the graph has one. Default: None.
-        names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths
-            where PyTorch has the same weights under several names. Default: None, the names of the entries, with `.` in
-            place of `/`.
-        flatten_order: how the module flattens an image in front of a linear map: `"channels_first"` for
-            `torch.nn.Flatten` and `view`, `"channels_last"` if the channels are moved to the last axis before. It
-            matters if the graph flattens with its channels last. Default: `"channels_first"`.
-
-    Returns:
-        NumPy arrays by name, in PyTorch's order: for each module weight, bias, statistics. Load them by
-        `module.load_state_dict({name: torch.from_numpy(array) for name, array in arrays.items()})`.
-
-    Raises:
-        FuncconvError: if PyTorch has no module for the layer of an entry, if `names` does not match the entries, if two
-            entries of one module differ, or if the graph has a state and `state` is None.
-
-    Example:
-        >>> import funcconv as fc, jax
-        >>> x = fc.Input("x", (8, 8, 3))
-        >>> graph = fc.Graph(x, fc.Conv(4, (3, 2))(x))
-        >>> arrays = fc.interop.to_torch(graph, graph.init(jax.random.key(0)), names={"conv1": "features.0"})
-        >>> {name: array.shape for name, array in arrays.items()}
-        {'features.0.weight': (4, 3, 3, 2), 'features.0.bias': (4,)}
-    """
-    layout = torch_layout("to_torch", graph, flatten_order=flatten_order)
-    modules = modules_of_entries("to_torch", graph, layout, None, names, None)
-    arrays: dict[str, np.ndarray] = {}
-    counted = {array.entry for array in layout.arrays if array.name == COUNTER}
-    for array, converted in converted_arrays("to_torch", layout, params, state):
-        for name in names_of(array, modules.get(array.entry, ())) if array.stored else ():
-            if name in arrays and not np.array_equal(arrays[name], converted):
-                msg = f"to_torch: two entries are {name!r} in PyTorch, but differ; the second is {array.entry!r}"
-                raise FuncconvError(msg)
-            arrays[name] = converted.copy()
-            if array.name == "running_var" and array.entry not in counted:
-                arrays[f"{name.removesuffix('running_var')}{COUNTER}"] = np.zeros((), np.int64)
-    return arrays | {alias: arrays[name].copy() for alias, name in layout.aliases if name in arrays}
-
-
-def converted_arrays(
-    op: str, layout: TorchLayout, params: Params, state: Params | None
-) -> Iterator[tuple[TorchArray, np.ndarray]]:
-    """Convert the arrays of a graph to the order of axes of PyTorch.
-
-    Args:
-        op: the name of the public function, for messages.
-        layout: their names and orders of axes in PyTorch.
-        params: the parameters.
-        state: the state; None if the graph has none.
-
-    Yields:
-        Each array of the layout that the trees have.
-
-    Raises:
-        FuncconvError: if the graph has a state and `state` is None, or if an array is missing.
-    """
-    if state is None and any(array.in_state and array.stored for array in layout.arrays):
-        entries = ", ".join(dict.fromkeys(array.entry for array in layout.arrays if array.in_state))
-        msg = (
-            f"{op}: the graph has a state ({entries}), but state is None. Call {op}(graph, params, state), with "
-            "graph.init_state() for a graph that was never trained"
-        )
-        raise FuncconvError(msg)
-    for array in layout.arrays:
-        try:
-            value = get((state or {}) if array.in_state else params, tuple(_whole_path(array).split("/")))
-        except KeyError:
-            value = None
-        if value is None and array.name == "bias":
-            continue
-        if value is None:
-            msg = f"{op}: the {'state has' if array.in_state else 'parameters have'} no {_whole_path(array)!r}"
-            raise FuncconvError(msg)
-        yield array, np.array(array.to_torch(np.asarray(value)))
-
-
-def names_of(array: TorchArray, modules: Sequence[str]) -> list[str]:
-    """Return the names of an array in the state dict of PyTorch, for the modules that its entry stands for."""
-    if array.is_whole_name:
-        return [array.name]
-    return [f"{module}.{array.name}" if module else array.name for module in modules]
-
-
-def _whole_path(array: TorchArray) -> str:
-    return f"{array.entry}/{array.path}" if array.path else array.entry

@@ -7,7 +7,7 @@ from ...._common.errors import FuncconvError
 from ...._common.types import Array, Number, Shape
 from ...._ops.norms.kernel import init_weight_norm, weight_norm, weight_standardize
 from ...._windows.reach import Reach
-from ..conv_layers import Conv, LocalConv
+from ..conv_layers import Conv, ConvTranspose, LocalConv
 from ..layer import Layer
 from ..layers import Dense
 
@@ -16,16 +16,18 @@ from ..layers import Dense
 class _WithKernel(Layer):
     """A layer that computes the kernel of another one from its parameters."""
 
-    layer: Conv | LocalConv | Dense
+    layer: Conv | ConvTranspose | LocalConv | Dense
 
     parametric: ClassVar[bool] = True
+    kinds: ClassVar[tuple[type[Layer], ...]] = (Conv, ConvTranspose, LocalConv, Dense)  # that it can normalize
 
     def __post_init__(self) -> None:
         """Take over the names."""
         kind = type(self).__name__
-        if not isinstance(self.layer, Conv | LocalConv | Dense):
+        if not isinstance(self.layer, self.kinds):
+            *first, last = (kind.__name__ for kind in self.kinds)
             msg = (
-                f"{kind}: expected a Conv, LocalConv or Dense; got {self.layer!r}. Write for example "
+                f"{kind}: expected a {', '.join(first)} or {last}; got {self.layer!r}. Write for example "
                 f"fc.{kind}(fc.Conv(8, 3))"
             )
             raise FuncconvError(msg)
@@ -83,6 +85,9 @@ class WeightStandardize(_WithKernel):
 
     epsilon: Number = field(default=1e-5, kw_only=True)
 
+    # The output channels of a ConvTranspose are not the last axis of its kernel.
+    kinds: ClassVar[tuple[type[Layer], ...]] = (Conv, LocalConv, Dense)
+
     def normalized(self, params: Any) -> dict[str, Any]:
         """Standardize the kernel."""
         spatial = self.positions(params) or None
@@ -91,13 +96,17 @@ class WeightStandardize(_WithKernel):
 
 @dataclass(frozen=True, repr=False)
 class WeightNorm(_WithKernel):
-    """A `Conv`, `LocalConv` or `Dense` layer with separate norms for its kernel: `fc.weight_norm`.
+    """A `Conv`, `ConvTranspose`, `LocalConv` or `Dense` layer with separate norms for its kernel: `fc.weight_norm`.
 
-    Each use computes `scale * kernel / |kernel|` for each output channel. The parameters of the layer have one more
-    entry, `"scale": (out_channels,)`. At first it is the norm of the kernel that the layer draws.
+    Each use computes `scale * kernel / |kernel|` for each slice along the last axis of the kernel, which is the output
+    channels, but the input channels of a `ConvTranspose`, as in PyTorch. A `LocalConv` has these norms at each
+    position. The parameters of the layer have one more entry, `"scale": (out_channels,)`, `(in,)` for a
+    `ConvTranspose`, and `(*positions, out_channels)` for a `LocalConv`. At first it is the norm of the kernel that the
+    layer draws.
 
     Args:
-        layer: the `Conv`, `LocalConv` or `Dense`. Its `name` and `params` are used unless you pass others.
+        layer: the `Conv`, `ConvTranspose`, `LocalConv` or `Dense`. Its `name` and `params` are used unless you pass
+            others.
 
     Raises:
         FuncconvError: if `layer` is another kind of layer.

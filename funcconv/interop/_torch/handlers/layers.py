@@ -8,9 +8,11 @@ from ...._graph.declare.conv_layers import Conv, ConvTranspose
 from ...._graph.declare.layer import Layer
 from ...._graph.declare.layers import Dense
 from .. import ops
-from ..names import TORCH_NAMES
+from ..names.array import TORCH_NAMES
+from ..rows import Arrangement
 from ..tensors import Axes, Tensor, Weight, whole
 from ..translation import PendingRow, Translation, as_tuple
+from .parametrizations import normalized_layer
 
 
 def module_of(weights: dict[str, Tensor | None]) -> tuple[str, dict[str, str]] | None:
@@ -62,6 +64,12 @@ def apply_layer(
     if all(tensor.is_weight for tensor in (x, *tensors)):
         return translation.compute(op, (x, *tensors), sizes, axes)
     module = module_of(weights) if layer is not None else None
+    arrangements = {"param/kernel": Arrangement(order)} if order else {}
+    if layer is not None and module is None and order:
+        normalized = normalized_layer(translation, layer, weights, order)
+        if normalized is not None:
+            layer, arrangements = normalized.layer, normalized.arrangements
+            module = (normalized.module, normalized.arrays)
     name = translation.new_name("")
     row = PendingRow(name, op, tuple(tensor.source for tensor in (x, *tensors)))
     kinds = translation.program.kinds
@@ -70,7 +78,7 @@ def apply_layer(
         kinds[name] == expected[place.partition("/")[0]] for place, name in module[1].items()
     ):
         row.layer, row.entry, row.arrays = layer, module[0].replace(".", "/") or translation.root, module[1]
-        row.axes = {"param/kernel": order} if order else {}
+        row.arrangements = arrangements
     return translation.add(row, sizes, axes)
 
 

@@ -15,9 +15,10 @@ from ...._graph.evaluate.inputs import in_order, wanted_inputs
 from ...._graph.name.entries import put
 from ...._graph.name.flatten import Row
 from ...._graph.use.graph import Graph
-from ..names import COUNTER, torch_layout
+from ..names.array import COUNTER, names_of
+from ..names.layout import torch_layout
 from ..pairing import modules_of_entries
-from ..weights import converted_arrays, names_of
+from ..state_dict import begun_state, converted_arrays
 from .functions import Value, mapped
 from .layers import Run, runner
 from .lazy_torch import torch
@@ -42,8 +43,9 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
     Returns:
         A `torch.nn.Module`. It is called with tensors that have the axes of the graph's inputs, with batch axes in
         front, and returns tensors in the structure of the graph's outputs. `module.train()` makes dropout active, and
-        batch norms then normalize by the batch and update their statistics; `module.eval()` selects evaluation. Call
-        `eval()` on a part of the module to keep its batch norms in evaluation mode. A new module is in evaluation mode.
+        batch norms then normalize by the batch and update their statistics, and spectral norms update their vectors;
+        `module.eval()` selects evaluation. Call `eval()` on a part of the module to keep its norms in evaluation mode.
+        A new module is in evaluation mode.
 
         Derivatives are those of the graph, also at kinks: the derivative of `jax.nn.leaky_relu` at 0 is 1, as in JAX.
         Only those of `jax.numpy.median` where several numbers are equal, and of `power` and `sqrt` where a derivative
@@ -71,7 +73,7 @@ def to_torch_module(graph: Graph, params: Params, state: Params | None = None) -
     layout = torch_layout(_OP, graph, params=params)
     modules = modules_of_entries(_OP, graph, layout, None, None, None)
     arrays: list[Stored] = []
-    for array, converted in converted_arrays(_OP, layout, params, state):
+    for array, converted in converted_arrays(_OP, layout, params, begun_state(graph, params, state)):
         (name,) = [array.name] if array.is_whole_name else names_of(array, modules[array.entry])
         description, positions = stored(array, name, converted.shape, f"_positions{len(arrays)}")
         arrays.append(description)
@@ -161,7 +163,7 @@ class Plan:
             for array in self.by_entry[entry]:
                 if array.in_state:
                     array.set(module, new_state[array.path])
-            if "count" not in new_state:
+            if "count" not in new_state and hasattr(owner, COUNTER):  # a batch norm whose graph does not count
                 owner.get_buffer(COUNTER).add_(1)
             entries[entry] = (params, new_state)  # which further uses of the entry continue
         return value

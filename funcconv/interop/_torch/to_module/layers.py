@@ -1,6 +1,7 @@
 """The layers of a graph as PyTorch computes them."""
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any
 
 from ...._common.errors import FuncconvError
@@ -12,10 +13,12 @@ from ...._graph.declare.training_layers.batch_norm import BatchNorm
 from ...._graph.declare.training_layers.dropout import Dropout, DropPath
 from ...._graph.declare.training_layers.kernels import WeightNorm, WeightStandardize
 from ...._graph.declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ...._graph.declare.training_layers.spectral_norm import SpectralNorm
 from ...._graph.name.flatten import Row
 from ..weighted import _WithWeights
 from .convolutions import conv, conv_transpose, local_conv
 from .functions import Counterpart, Value, counterpart
+from .lazy_torch import torch
 from .norms import (
     batch_norm,
     dense,
@@ -26,6 +29,7 @@ from .norms import (
     instance_norm,
     layer_norm,
     rms_norm,
+    spectral_norm,
     weight_norm,
     weight_standardize,
 )
@@ -56,6 +60,8 @@ def runner(row: Row) -> Run:
             return _of_weights(row.op)
         if isinstance(row.op, BatchNorm):
             return _of_batch_norm(row.op)
+        if isinstance(row.op, SpectralNorm):
+            return _of_spectral_norm(row.op)
         return _of_layer(row.op)
     except FuncconvError as error:
         msg = f"to_torch_module: node {row.name!r}: {error}"
@@ -119,6 +125,25 @@ def _of_batch_norm(layer: BatchNorm) -> Run:
         options: Any = {"momentum": momentum, "epsilon": layer.epsilon, "unbiased": layer.unbiased}
         y, new = batch_norm(params or {}, running, x, train=train, **options)
         return Value(y, has_batch=True), {**state, **new} | ({} if steps is None else {"count": steps})
+
+    return run
+
+
+def _of_spectral_norm(layer: SpectralNorm) -> Run:
+    compute = _LAYERS[type(layer.layer)]
+    plain = replace(layer.layer, accumulate_dtype=None)  # as in the layer, the vectors are at least float32
+
+    def run(params: Any, state: Any, xs: list[Value], batch: Any, train: bool) -> tuple[Value, Any]:  # noqa: FBT001
+        x = xs[0].for_batch(batch)
+
+        def linear_map(kernel: Any, right: Any) -> Any:
+            if layer.norm == "kernel":
+                return torch.tensordot(right, kernel.movedim(layer.output_axis, -1), right.ndim)
+            return compute(plain, {"kernel": kernel}, right[None], False)[0]  # noqa: FBT003
+
+        iterations = layer.iterations if train else 0
+        divided, new_state = spectral_norm(params, state, linear_map, iterations=iterations)
+        return Value(compute(layer.layer, divided, x, train), has_batch=True), new_state
 
     return run
 

@@ -1,6 +1,7 @@
 """Norms, dropout and linear maps on tensors: the counterparts of functions of the same names in funcconv."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...._common.types import Number
@@ -159,6 +160,39 @@ def weight_norm(params: Params, *, axis: Any = -1) -> dict[str, Any]:
     shape = [size if i in kept else 1 for i, size in enumerate(kernel.shape)]
     y = y * scale.to(y.dtype).reshape(shape)
     return {**{name: value for name, value in params.items() if name != "scale"}, "kernel": y.to(kernel.dtype)}
+
+
+def spectral_norm(
+    params: Params, state: Mapping[str, Any], linear_map: Callable[[Any, Any], Any], *, iterations: int
+) -> tuple[dict[str, Any], Mapping[str, Any]]:
+    """Divide a kernel by the norm of a linear map, as the layer `SpectralNorm`.
+
+    Args:
+        params: the parameters with the kernel.
+        state: the vectors of the power iteration, which have begun.
+        linear_map: computes the linear map of a kernel and an array.
+        iterations: number of power iterations.
+
+    Returns:
+        The parameters and the next state.
+    """
+    kernel = wide(params["kernel"])
+    left, right = (state[name].to(kernel.dtype) for name in ("left", "right"))
+    for _ in range(iterations):
+        image, transpose = torch.func.vjp(partial(linear_map, kernel.detach()), right)
+        left = _unit(image)
+        right = _unit(transpose(left)[0])
+    # Copies, because the next use of the layer changes the buffers in place, which this one has yet to differentiate.
+    left, right = left.detach().clone(), right.detach().clone()
+    sigma = (left * linear_map(kernel, right)).sum()
+    divided = (kernel / torch.where(sigma == 0, 1, sigma)).to(params["kernel"].dtype)
+    new_state = {"left": left.to(state["left"].dtype), "right": right.to(state["right"].dtype)}
+    return {**params, "kernel": divided}, new_state if iterations else state
+
+
+def _unit(x: Any) -> Any:
+    length = torch.linalg.vector_norm(x)
+    return x / torch.where(length == 0, 1, length)
 
 
 def directions(x: Any, axes: Sequence[int]) -> Any:

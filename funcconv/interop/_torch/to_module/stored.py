@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ...._common.errors import FuncconvError
-from ..names import COUNTER, Convert, TorchArray
+from ..names.array import COUNTER, Convert, TorchArray
 from .lazy_torch import torch
 
 
@@ -22,8 +22,8 @@ class Stored(NamedTuple):
         name: its name in the module, such as `"layer1.conv.weight"`.
         axes: how the axes are permuted from PyTorch's order to that of the graph.
         shape: its shape in the graph.
-        positions: the name of a buffer that says where each number is in PyTorch, if the order differs in more than
-            axes: the features of a flattened image.
+        positions: the name of a buffer that says where each number is in PyTorch, if the order differs in more than a
+            permutation of axes: the features of a flattened image, or a vector that is an image here.
     """
 
     entry: str
@@ -76,7 +76,7 @@ def _axes(to_own: Convert, shape: tuple[int, ...]) -> tuple[int, ...] | None:
     """Return how a conversion permutes the axes; None if it does more."""
     probe = np.empty(shape, np.int8)
     converted = to_own(probe)
-    if converted.size and not np.may_share_memory(converted, probe):
+    if converted.ndim != probe.ndim or (converted.size and not np.may_share_memory(converted, probe)):
         return None
     # A view has the strides of the axes that it permutes. Axes of equal size and stride have size 1, in any order.
     left = list(range(len(shape)))
