@@ -28,6 +28,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "_graph/combine",
     "_graph/to_file",
     "_graph/infer",
+    "_graph/masked",
     "_graph/evaluate",
     "_graph/derive",
     "_graph/use",

@@ -234,7 +234,9 @@ def test_two_masks_leave_what_is_real_in_both(rng):
 
 
 def test_training_on_masked_batches(rng):
-    graph = graph_of(pipeline(fc.Conv(4, 3), fc.BatchNorm(), jax.nn.relu, fc.Dropout(0.1), fc.global_pool), 8, 6, 3)
+    graph = graph_of(
+        pipeline(fc.SpectralNorm(fc.Conv(4, 3)), fc.BatchNorm(), jax.nn.relu, fc.Dropout(0.1), fc.global_pool), 8, 6, 3
+    )
     inputs = masked_batch(rng)
 
     def loss(params, state, batch, key):

@@ -22,6 +22,7 @@ from ..declare.training_layers.batch_norm import BatchNorm
 from ..declare.training_layers.dropout import Dropout, DropPath
 from ..declare.training_layers.kernels import WeightNorm, WeightStandardize
 from ..declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
+from ..declare.training_layers.spectral_norm import SpectralNorm
 from .functions import masked_function
 from .values import hidden, joint_mask
 
@@ -106,6 +107,14 @@ def _(op: ConvTranspose, call: Call) -> tuple[Any, Any]:
 @_run.register
 def _(op: WeightNorm | WeightStandardize, call: Call) -> tuple[Any, Any]:
     return _run(op.layer, call._replace(entry=op.normalized(call.entry)))
+
+
+@_run.register
+def _(op: SpectralNorm, call: Call) -> tuple[Any, Any]:
+    shape = call.x.shape[len(call.batch) :]
+    entry, state = op.with_next_state(call.entry, call.state, shape, train=call.train)
+    value, _ = _run(op.layer, call._replace(entry=entry))
+    return value, state if call.train else call.state
 
 
 @_run.register

@@ -100,7 +100,7 @@ class SpectralNorm(_WithKernel):
         """Apply the layer with the normalized kernel, in training after some power iterations."""
         del key
         (x,) = xs
-        kernel_and_bias, new_state = self._normalized(params, state, x.shape[len(batch) :], train=train)
+        kernel_and_bias, new_state = self.with_next_state(params, state, x.shape[len(batch) :], train=train)
         return self.layer.apply(kernel_and_bias, x, batch=batch), new_state if train else state
 
     def begun(self, params: Any, state: Any, shape: Shape) -> Any:
@@ -114,9 +114,10 @@ class SpectralNorm(_WithKernel):
         Returns:
             The state with which evaluation computes the same.
         """
-        return self._normalized(params, state, shape, train=False)[1]
+        return self.with_next_state(params, state, shape, train=False)[1]
 
-    def _normalized(self, params: Any, state: Any, shape: Shape, *, train: bool) -> tuple[dict[str, Any], Any]:
+    def with_next_state(self, params: Any, state: Any, shape: Shape, *, train: bool) -> tuple[dict[str, Any], Any]:
+        """Return the layer's parameters with the normalized kernel, and the next state."""
         linear_map = self.linear_map(params["kernel"], shape)
         return normalized(
             "SpectralNorm", params, state, linear_map, train=train, iterations=self.iterations, starts=True
