@@ -136,7 +136,8 @@ def _explained_pool(eqn: Any, where: Where) -> Explained:
     window = tuple(axis.window for axis in axes)
     form, why = _select.FORMS[eqn.primitive]
     if eqn.primitive is _select.extreme_p:
-        form, why = chosen_form(image, axes, eqn.params["measured"], where.platform)
+        keeps_nans = eqn.params["keeps_nans"]
+        form, why = chosen_form(image, axes, eqn.params["measured"], where.platform, keeps_nans=keeps_nans)
     return Explained(
         map=eqn.primitive.name,
         form=form,

@@ -25,16 +25,26 @@ Axes = tuple[Axis, ...]
 # The form, and the reason for it.
 DEFAULT = "fold", "one axis after another, without the number of the tap"
 _ON_GPU = "reduce_window", "XLA's own form, with which networks with pools were faster on a GPU"
+_WITHOUT_NANS = (
+    "reduce_window",
+    "XLA's own form, which it can compute together with other operations if NaNs may be lost",
+)
 
 
-def extreme(x: Array, axes: Axes, reduce: str, measured: MeasuredForms | None, platform: str | None) -> Array:
+def extreme(
+    x: Array, axes: Axes, reduce: str, measured: MeasuredForms | None, platform: str | None, *, keeps_nans: bool
+) -> Array:
     """Return the largest or smallest tap of each window, in the form that is chosen."""
-    form, _ = chosen_form(x, axes, measured, platform)
-    return FORMS[form](x, axes, reduce)
+    form, _ = chosen_form(x, axes, measured, platform, keeps_nans=keeps_nans)
+    return FORMS[form](x, axes, reduce) if keeps_nans else _by_reduce_window(x, axes, reduce, keeps_nans=False)
 
 
-def chosen_form(x: Any, axes: Axes, measured: MeasuredForms | None, platform: str | None) -> tuple[str, str]:
+def chosen_form(
+    x: Any, axes: Axes, measured: MeasuredForms | None, platform: str | None, *, keeps_nans: bool
+) -> tuple[str, str]:
     """Return the form for an array, and the reason for it."""
+    if not keeps_nans:
+        return _WITHOUT_NANS
     if measured is not None and platform == measured.platform:
         form = measured.form(key_of(x, axes))
         if form in FORMS:
@@ -71,15 +81,15 @@ def _by_taps(x: Array, axes: Axes, reduce: str) -> Array:
     return functools.reduce(partial(first, reduce), taps_of(x, axes))
 
 
-def _by_reduce_window(x: Array, axes: Axes, reduce: str) -> Array:
-    """Use XLA's operation, with a comparison that keeps NaNs."""
+def _by_reduce_window(x: Array, axes: Axes, reduce: str, *, keeps_nans: bool = True) -> Array:
+    """Use XLA's operation, with a comparison that keeps NaNs, or with XLA's own, of which a library may lose them."""
     for i, axis in enumerate(axes, start=x.ndim - 1 - len(axes)):  # without inputs that no window reads
         x = lax.slice_in_dim(x, 0, axis.size + axis.hi_used, axis=i)
     ones = (1,) * (x.ndim - len(axes) - 1)
     y: Array = lax.reduce_window(
         x,
         x.dtype.type(extreme_identity(reduce, x.dtype)),
-        partial(first, reduce),
+        partial(first, reduce) if keeps_nans else (lax.max if reduce == "max" else lax.min),
         window_dimensions=(*ones, *(axis.window for axis in axes), 1),
         window_strides=(*ones, *(axis.stride for axis in axes), 1),
         padding=((0, 0),) * x.ndim,

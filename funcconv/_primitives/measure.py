@@ -61,14 +61,14 @@ def conv_task(primitive: Primitive, problem: Problem) -> Task:
 
 
 def pool_task(eqn: Any, platform: str) -> Task:
-    """Return the task of the forward pass of a max or min pool."""
+    """Return the task of the forward pass of a max or min pool that keeps NaNs; others have one form."""
     x, params = eqn.invars[0].aval, eqn.params
 
     def compute(forms: MeasuredForms, x: Any) -> Any:
         return _select.extreme_p.bind(x, **params | {"measured": forms})
 
     operand = jax.ShapeDtypeStruct(x.shape, x.dtype)
-    default, _ = _extreme.chosen_form(x, params["axes"], None, platform)
+    default, _ = _extreme.chosen_form(x, params["axes"], None, platform, keeps_nans=True)
     forms = tuple(_extreme.FORMS) if math.prod(x.shape) > _LEAST_PRODUCTS else (default,)
     return Task(_extreme.key_of(x, params["axes"]), forms, default, (operand,), compute)
 

@@ -64,7 +64,9 @@ _MOST_NUMBERED_TAPS = 16
 _NO_TAP, _NO_WINDOW = 254, 255  # numbers that no tap has: of a position without a tap, and of a missing window
 
 
-def select(x: Array, axes: Sequence[Axis], reduce: str, real: Sequence[range] | None = None) -> Array:
+def select(
+    x: Array, axes: Sequence[Axis], reduce: str, real: Sequence[range] | None = None, *, keeps_nans: bool = True
+) -> Array:
     """Return the largest or smallest tap of each window, and the first of equal taps.
 
     Args:
@@ -72,13 +74,16 @@ def select(x: Array, axes: Sequence[Axis], reduce: str, real: Sequence[range] | 
         axes: the windows.
         reduce: `"max"` or `"min"`.
         real: the positions of each axis that are not padding; every window must read one of them. None: all positions.
+        keeps_nans: whether a window with a NaN gives NaN. Otherwise it gives NaN or the result of its other taps.
 
     Returns:
         `(batch, *positions, channels)`. Its derivative is the one of the selected tap.
     """
     padded_axes = tuple(axis._replace(size=size, lo=0, hi=0) for axis, size in zip(axes, x.shape[1:-1], strict=True))
     real = None if real is None else tuple(real)
-    return extreme_p.bind(x, axes=padded_axes, reduce=reduce, real=real, measured=current_tuning_forms())
+    return extreme_p.bind(
+        x, axes=padded_axes, reduce=reduce, real=real, measured=current_tuning_forms(), keeps_nans=keeps_nans
+    )
 
 
 def _extreme(
@@ -88,17 +93,16 @@ def _extreme(
     reduce: str,
     real: Real,
     measured: MeasuredForms | None,
+    keeps_nans: bool,
     platform: str | None = None,
 ) -> Array:
     del real  # the value does not depend on it
-    return extreme(x, axes, reduce, measured, platform)
+    return extreme(x, axes, reduce, measured, platform, keeps_nans=keeps_nans)
 
 
-def _selected(
-    x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real, measured: MeasuredForms | None = None
-) -> Array:
-    """Fold windows axis by axis, for differentiation by JAX: padding is never selected."""
-    del measured  # a derivative has its own form
+def _selected(x: Array, *, axes: tuple[Axis, ...], reduce: str, real: Real, **form: Any) -> Array:
+    """Fold windows axis by axis, for differentiation by JAX: padding is never selected, and NaNs are kept."""
+    del form  # a derivative has its own
     dtype = x.dtype
     if _overlap(axes):
         x = x.astype(wide(dtype))  # the gradient of an input is a sum over windows
@@ -201,9 +205,9 @@ def _overlap(axes: Sequence[Axis]) -> bool:
 
 
 def _derivative(
-    primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str, real: Real, measured: MeasuredForms | None
+    primals: Any, tangents: Any, *, axes: tuple[Axis, ...], reduce: str, real: Real, **form: Any
 ) -> tuple[Array, Array]:
-    del measured
+    del form
     if not _numbered(axes):
         return jax.jvp(partial(_selected, axes=axes, reduce=reduce, real=real), primals, tangents)
     (x,), (t,) = primals, tangents

@@ -127,6 +127,8 @@ def _tasks(traced: core.ClosedJaxpr, platform: str, library: str | None) -> Mapp
     counts: Counter[Any] = Counter()
     for eqn, times in convs_and_pools(traced.jaxpr, 1):
         if eqn.primitive is _select.extreme_p:
+            if not eqn.params["keeps_nans"]:
+                continue
             task = pool_task(eqn, platform)
         elif eqn.primitive in _conv.PRIMITIVES:
             roles = dict(zip(_conv.PRIMITIVES[eqn.primitive], [*eqn.invars, *eqn.outvars], strict=True))

@@ -433,3 +433,41 @@ def test_windows_of_more_taps_than_int32_counts(op, name):
         jax.eval_shape(partial(op, reduce="median"), too_large)
     with pytest.raises(fc.FuncconvError, match=rf"^{name}: an image of \(46341, 46341\) has 2,147,488,281 positions"):
         jax.eval_shape(partial(op, reduce="max", return_indices=True), too_large)
+
+
+@pytest.mark.parametrize("reduce", ["max", "min"])
+def test_nans_may_be_ignored(rng, reduce):
+    x = jnp.asarray(rng.normal(size=(2, 9, 8, 3)))
+    options = {"reduce": reduce, "stride": (2, 1), "padding": ((1, 1), (0, 1)), "dilation": (1, 2)}
+    usual, ignoring = (partial(fc.pool, window=(3, 2), nan=nan, **options) for nan in ("propagate", "ignore"))
+    assert np.array_equal(ignoring(x), usual(x))
+    for derivative in (
+        lambda f: jax.grad(lambda x: (f(x) ** 3).sum()),
+        lambda f: lambda x: jax.jvp(f, (x,), (x**2,))[1],
+    ):
+        assert np.array_equal(derivative(ignoring)(x), derivative(usual)(x))
+    holes = x.at[:, ::3, ::2].set(jnp.nan)
+    with_nans, without = (
+        ignoring(holes),
+        usual(jnp.where(jnp.isnan(holes), jnp.inf if reduce == "min" else -jnp.inf, x)),
+    )
+    assert (jnp.isnan(with_nans) | (with_nans == without)).all()
+    assert np.array_equal(ignoring(x.astype(int)), usual(x.astype(int)))
+    assert "reduce_window" in jax.jit(ignoring).lower(x).as_text()
+    (row,) = fc.explain(ignoring, x)
+    assert row.form == "reduce_window"
+
+
+@pytest.mark.parametrize(
+    ("options", "match"),
+    [
+        ({"nan": "drop"}, "must be 'propagate' or 'ignore'; got 'drop'"),
+        ({"nan": "ignore", "reduce": "mean"}, "got reduce='mean'"),
+        ({"nan": "ignore", "ties": "split"}, "ties='split'"),
+        ({"nan": "ignore", "return_indices": True}, "return_indices=True"),
+        ({"nan": "ignore", "mask": jnp.ones((1, 4), bool)}, "mask=given"),
+    ],
+)
+def test_nans_are_ignored_only_where_something_is_selected(options, match):
+    with pytest.raises(fc.FuncconvError, match=match):
+        fc.pool(jnp.ones((1, 4, 1)), 2, **options)

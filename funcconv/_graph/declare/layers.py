@@ -126,6 +126,9 @@ class Pool(Layer):
         return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
             Needs `reduce="max"` or `"min"` and `ties="first"`. The value of the node is then a pair; its entries are
             the nodes `node[0]` and `node[1]`. Default: False.
+        nan: what a NaN does to a `"max"` or `"min"` with `ties="first"`. `"propagate"`: a window with a NaN gives NaN.
+            `"ignore"`: it gives NaN or the result of its other taps, which can depend on the platform, and XLA can
+            compute the pool together with the layers before it. Default: `"propagate"`.
         layout: order of the axes of the input and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for
             all batch axes, and each other letter is a spatial axis. Default: None, channels last.
         name: name of its nodes. Default: None, which gives `pool1`, `pool2`, ... in order of first use.
@@ -153,6 +156,7 @@ class Pool(Layer):
     count_include_pad: bool = field(default=False, kw_only=True)
     ceil_mode: bool = field(default=False, kw_only=True)
     return_indices: bool = field(default=False, kw_only=True)
+    nan: str = field(default="propagate", kw_only=True)
     layout: str | None = field(default=None, kw_only=True)
     value: Hashable = field(init=False, kw_only=True)  # what `reduce` is compared by
 
@@ -201,6 +205,7 @@ class Pool(Layer):
             count_include_pad=self.count_include_pad,
             ceil_mode=self.ceil_mode,
             return_indices=self.return_indices,
+            nan=self.nan if mask is None else "propagate",
             mask=mask,
             spatial=spatial,
             layout=self.layout,

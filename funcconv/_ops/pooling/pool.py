@@ -6,6 +6,7 @@ import jax.numpy as jnp
 
 from ..._common.dtypes import wide
 from ..._common.eager import one_program
+from ..._common.errors import FuncconvError
 from ..._common.types import ArrayLike, Number, Padding, PadMode, Reduce, Scalar, Sizes
 from ..._primitives.folds import NO_INPUT, NO_PART
 from ..._primitives.select import select
@@ -36,6 +37,7 @@ def pool(
     count_include_pad: bool = False,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    nan: str = "propagate",
     mask: ArrayLike | None = None,
     spatial: int | None = None,
     layout: str | None = None,
@@ -84,6 +86,10 @@ def pool(
             that side; as in PyTorch. Default: False.
         return_indices: whether to return also where each maximum or minimum was found, as `max_unpool` expects it.
             Needs `reduce="max"` or `"min"` and `ties="first"`. Default: False.
+        nan: what a NaN does to a `"max"` or `"min"` with `ties="first"`. `"propagate"`: a window with a NaN gives NaN.
+            `"ignore"`: it gives NaN or the result of its other taps, which can depend on the platform. Then XLA can
+            compute the pool together with the operations before it, which makes inference of small networks faster.
+            In derivatives NaNs are always kept. Default: `"propagate"`.
         mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
             in one batch. The others count as padding, and may contain anything. The result is zero, and an index -1, at
             positions that are not real in it, which `conv_mask` tells. Default: None, all.
@@ -128,6 +134,7 @@ def pool(
     """
     x = as_array("pool", "the input", x)
     options = ReduceOptions(x.dtype, reduce, ties, p, temperature, return_indices, mask is not None)
+    _check_nan(options, nan)
     reducer, x = reduction("pool", options, x)
     inside = image("pool", x, *spatial_axes("pool", "window", window, spatial), layout).whole()
     stride = window if stride is None else stride
@@ -154,7 +161,8 @@ def pool(
     padded = pad(inside.array, axes, modes, value=reducer.identity)
     if options.selects and jnp.issubdtype(x.dtype, jnp.inexact):
         real = [range(axis.lo + part.start, axis.lo + part.stop) for axis, part in zip(axes, parts, strict=True)]
-        return restored(inside, select(padded, axes, str(reduce), None if full else real), options, counts)
+        y = select(padded, axes, str(reduce), None if full else real, keeps_nans=nan == "propagate")
+        return restored(inside, y, options, counts)
     number = None
     if reducer.numbers:
         # `pad` fills the mode "zeros" with 0, which would be the index of an input, so indices are shifted meanwhile.
@@ -164,3 +172,16 @@ def pool(
     for i, axis in reversed(tuple(enumerate(axes, start=1))):
         tree = fold(reducer.combine, tree, i, axis.window, axis.stride, axis.dilation, axis.outputs)
     return restored(inside, reducer.lower(tree), options, counts)
+
+
+def _check_nan(options: ReduceOptions, nan: str) -> None:
+    if nan not in ("propagate", "ignore"):
+        msg = f"pool: nan must be 'propagate' or 'ignore'; got {nan!r}"
+        raise FuncconvError(msg)
+    if nan == "ignore" and not options.selects:
+        msg = (
+            "pool: nan='ignore' is for reduce='max' or 'min' with ties='first', without return_indices and mask; got "
+            f"reduce={options.reduce!r}, ties={options.ties!r}, return_indices={options.indices}, "
+            f"mask={'given' if options.masked else None}. Leave it out"
+        )
+        raise FuncconvError(msg)

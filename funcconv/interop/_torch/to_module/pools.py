@@ -92,6 +92,7 @@ def pool(
     count_include_pad: bool = False,
     ceil_mode: bool = False,
     return_indices: bool = False,
+    nan: str = "propagate",
     spatial: int | None = None,
     layout: str | None = None,
     **geometry: Any,
@@ -110,6 +111,7 @@ def pool(
         count_include_pad: whether a mean divides by the taps on the padding too.
         ceil_mode: whether a last window may extend beyond the padded image.
         return_indices: whether to return also where each maximum was found.
+        nan: has no counterpart: PyTorch keeps NaNs, as both choices may.
         spatial: number of spatial axes.
         layout: order of the axes.
         **geometry: padding and dilation.
@@ -117,6 +119,7 @@ def pool(
     Returns:
         The result in the layout of `x`; with the indices, a pair.
     """
+    del nan
     inside = image("pool", x, len(window) if isinstance(window, Sequence) else spatial, layout)
     stride = window if stride is None else stride
     axes = resolve("pool", inside.sizes, window, stride=stride, ceil_mode=ceil_mode, **geometry)
