@@ -1,15 +1,21 @@
 """A graph evaluated on arrays: the values of all nodes, and the values as a function of the parameters."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, TypeAlias
+
+import jax
 
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Params, Shape
+from ..._windows.layout import as_array
 from ..infer.check_parameters import checked_entries
 from ..masked.values import unmasked
 from ..name import entries as _entries
 from .inputs import batch_axes
 from .rows import Mode, Run, evaluate
+
+# What takes the place of values, by the names of their nodes: an array, or a function of the value.
+Edits: TypeAlias = Mapping[str, Any]
 
 
 def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
@@ -25,7 +31,7 @@ def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
 
 
 def all_values(
-    graph: Any, params: Params, xs: Sequence[Any], mode: Mode, *, masked: bool
+    graph: Any, params: Params, xs: Sequence[Any], mode: Mode, *, masked: bool, edits: Edits | None = None
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return every value, the inputs and then the rows, and the next states.
 
@@ -35,9 +41,11 @@ def all_values(
         xs: its inputs, arrays or `Masked`.
         mode: how it is evaluated.
         masked: whether values whose positions are not all real are `Masked`, or only the arrays.
+        edits: for the names of nodes, what takes the place of their values: an array, or a function of the value.
     """
     entries = checked_entries(graph, params, [unmasked(x) for x in xs])
-    values, states = evaluate(graph._rows, entries, xs, batch_axes(graph, xs), mode)
+    by_number = {number_of(graph, name, "edits"): _checked_edit(name, edit) for name, edit in (edits or {}).items()}
+    values, states = evaluate(graph._rows, entries, xs, batch_axes(graph, xs), mode, by_number)
     return values if masked else [unmasked(value) for value in values], states
 
 
@@ -52,6 +60,29 @@ def as_function(graph: Any, xs: Sequence[Any], batch: Shape, mode: Mode) -> Run:
         return [unmasked(value) for value in evaluate(graph._rows, entries, xs, batch, mode, edits)[0]]
 
     return run
+
+
+def _checked_edit(name: str, edit: Any) -> Callable[[Any], Any]:
+    """Return an edit as a function that refuses a result of another shape or dtype than the value."""
+
+    def edited(value: Any) -> Any:
+        new = edit(value) if callable(edit) else edit
+        new = jax.tree.map(lambda leaf: as_array("edits", f"the value of node {name!r}", leaf), new)
+        before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree) for tree in (value, new))
+        if before != after:
+            msg = (
+                f"edits: the new value of node {name!r} must be like its value, {_types(value)}; got {_types(new)}. "
+                "Broadcast and cast it, for example with a function: lambda value: jnp.zeros_like(value)"
+            )
+            raise FuncconvError(msg)
+        return new
+
+    return edited
+
+
+def _types(value: Any) -> Any:
+    types = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", value)
+    return types if isinstance(types, str) else repr(types)
 
 
 def number_of(graph: Any, name: str, method: str) -> int:

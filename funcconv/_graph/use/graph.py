@@ -13,15 +13,15 @@ from ..._common.types import Params
 from ..derive.at_nodes import Backward, backward
 from ..derive.cotangents import output_cotangents
 from ..derive.jacobian import jacobian_by_example
-from ..evaluate.call import all_values, as_function, mode_of, number_of
+from ..evaluate.call import Edits, all_values, as_function, mode_of, number_of
 from ..evaluate.inputs import batch_axes, input_arrays
 from ..to_file.read_json import from_json
 from ..to_file.write_json import content_hash, to_json
 from . import notebook
-from .parts import NetworkWithParts
+from .editable import EditableNetwork
 
 
-class Graph(NetworkWithParts):
+class Graph(EditableNetwork):
     """A network: a directed acyclic graph of pure functions, some of which share parameters.
 
     A graph contains no arrays. `graph.init(key)` draws a tree of parameters, with one entry for each distinct layer.
@@ -58,7 +58,14 @@ class Graph(NetworkWithParts):
     """
 
     def values(
-        self, params: Params, /, *xs: Any, state: Mapping[str, Any] | None = None, masked: bool = False, **named: Any
+        self,
+        params: Params,
+        /,
+        *xs: Any,
+        state: Mapping[str, Any] | None = None,
+        masked: bool = False,
+        edits: Edits | None = None,
+        **named: Any,
     ) -> dict[str, Any]:
         """Evaluate the graph, and return the value of every node.
 
@@ -69,6 +76,9 @@ class Graph(NetworkWithParts):
                 without state. The graph is evaluated in evaluation mode (`train=False`).
             masked: whether to return a value whose positions are not all real, because inputs are `fc.Masked`, as
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
+            edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
+                the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
+                Default: None.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:
@@ -86,7 +96,8 @@ class Graph(NetworkWithParts):
             >>> {name: value.shape for name, value in values.items()}
             {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
-        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, state), masked=masked)
+        arrays = input_arrays(self, xs, named)
+        values, _ = all_values(self, params, arrays, mode_of(self, state), masked=masked, edits=edits)
         return dict(zip(self.nodes, values, strict=True))
 
     def backward(

@@ -8,7 +8,7 @@ import jax
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, Params
 from ..declare.node import Node
-from ..evaluate.call import all_values, mode_of
+from ..evaluate.call import Edits, all_values, mode_of
 from ..evaluate.inputs import in_order, input_arrays, wanted_inputs
 from ..infer.init import draw_parameters, entry_shapes, first_state, value_shapes
 from ..name import entries as _entries
@@ -104,7 +104,7 @@ class Network(GraphStructure):
         """
         return entry_shapes(self, params)
 
-    def __call__(self, *args: Any, masked: bool = False, **named: Any) -> Any:
+    def __call__(self, *args: Any, masked: bool = False, edits: Edits | None = None, **named: Any) -> Any:
         """Evaluate the graph on parameters and arrays, `graph(params, *xs)`, or call it on nodes, as a layer.
 
         The graph is evaluated in evaluation mode: `Dropout` returns its input.
@@ -115,6 +115,9 @@ class Network(GraphStructure):
                 Or nodes, without parameters.
             masked: whether to return an output whose positions are not all real, because inputs are `fc.Masked`, as
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
+            edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
+                the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
+                Default: None.
             **named: all inputs by name, instead of by position: `graph(params, left=a, right=b)`.
 
         Returns:
@@ -125,6 +128,15 @@ class Network(GraphStructure):
                 `apply`), or if an op does not accept its inputs; the message names the node. For nodes: if their
                 number of axes or channels differs from the declared input, or if a layer needs parameters or a state of
                 another shape for their sizes.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x = fc.Input("x", (2,))
+            >>> graph = fc.Graph(x, fc.serial(jax.nn.relu, fc.add)(x))
+            >>> graph({}, jnp.array([1.0, -2.0])).tolist()
+            [1.0, 0.0]
+            >>> graph({}, jnp.array([1.0, -2.0]), edits={"relu1": lambda value: 10 * value}).tolist()
+            [10.0, 0.0]
         """
         if any(isinstance(arg, Node) for arg in (*args, *named.values())):
             return repeat_on_nodes(self, in_order(self, args, named))
@@ -139,7 +151,8 @@ class Network(GraphStructure):
             entries = ", ".join(map("/".join, self._stateful))
             msg = f"graph: the graph keeps a state ({entries}); got none. Call graph.apply(params, state, *xs)"
             raise FuncconvError(msg)
-        values, _ = all_values(self, params, input_arrays(self, xs, named), mode_of(self, {}), masked=masked)
+        arrays = input_arrays(self, xs, named)
+        values, _ = all_values(self, params, arrays, mode_of(self, {}), masked=masked, edits=edits)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results])
 
     def apply(
@@ -151,6 +164,7 @@ class Network(GraphStructure):
         key: Array | None = None,
         train: bool = False,
         masked: bool = False,
+        edits: Edits | None = None,
         **named: Any,
     ) -> tuple[Any, Mapping[str, Any]]:
         """Evaluate a graph with a state or random numbers, in training or in evaluation mode.
@@ -165,6 +179,9 @@ class Network(GraphStructure):
                 batch and updates its state. A Python bool. Default: False.
             masked: whether to return an output whose positions are not all real, because inputs are `fc.Masked`, as
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
+            edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
+                the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
+                Default: None.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:
@@ -186,5 +203,6 @@ class Network(GraphStructure):
             ((2, 6, 6, 4), (4,))
         """
         mode = mode_of(self, state)._replace(key=key, train=train)
-        values, states = all_values(self, params, input_arrays(self, xs, named), mode, masked=masked)
+        arrays = input_arrays(self, xs, named)
+        values, states = all_values(self, params, arrays, mode, masked=masked, edits=edits)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), _entries.tree_of(states)
