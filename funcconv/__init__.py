@@ -109,9 +109,11 @@ if _typing.TYPE_CHECKING:
     from . import plot as plot
     from . import spatial as spatial
     from . import train as train
+    from . import zoo as zoo
 else:  # these take as long as the rest
-    __getattr__, __dir__ = _lazy_modules(__name__, ("interop", "plot", "spatial", "train"))
+    __getattr__, __dir__ = _lazy_modules(__name__, ("interop", "plot", "spatial", "train", "zoo"))
 
 _registered_by("funcconv.torch.", "funcconv.interop")  # functions in files of traced modules
+_registered_by("funcconv.zoo.", "funcconv.zoo")  # initializers in files of ready-made networks
 
 __version__ = "0.1.0"

@@ -45,13 +45,14 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "train",
     "interop",
     "spatial",
+    "zoo",
     "_launch",
     "_bench",
     "_command_line",
     "__init__",
     "__main__",
 ]
-NAMESPACES = {"plot", "train", "interop", "spatial"}  # public, and none imports another
+NAMESPACES = {"plot", "train", "interop", "spatial", "zoo"}  # public, and none imports another
 MOST_FILES = 14  # of a folder
 MOST_LINES_OF_A_FILE, MOST_LINES_OF_A_CLASS, MOST_LINES_OF_A_FUNCTION = 300, 200, 60  # the last two: of code
 HOUSE = Path(inspect.getfile(fc)).parent
@@ -62,6 +63,7 @@ PUBLIC = {name: value for name, value in vars(fc).items() if not name.startswith
 PUBLIC |= {f"plot.{name}": value for name, value in vars(fc.plot).items() if inspect.isfunction(value)}
 PUBLIC |= {f"interop.{name}": value for name, value in vars(fc.interop).items() if inspect.isfunction(value)}
 PUBLIC |= {f"spatial.{name}": value for name, value in vars(fc.spatial).items() if inspect.isfunction(value)}
+PUBLIC |= {f"zoo.{name}": value for name, value in vars(fc.zoo).items() if inspect.isfunction(value)}
 PUBLIC |= {f"train.{name}": value for name, value in vars(fc.train).items() if name[0] != "_"}
 METHODS = {
     f"{kind.__name__}.{name}": value
@@ -229,17 +231,19 @@ except RuntimeError as error:
 def test_namespaces_are_imported_when_they_are_used():
     code = """
 import sys, jax, funcconv as fc
-late = "interop", "plot", "spatial", "train"
+late = "interop", "plot", "spatial", "train", "zoo"
 print([name for name in (*(f"funcconv.{name}" for name in late), "optax") if name in sys.modules])
 print([name for name in late if name not in dir(fc)], "conv" in dir(fc))
 print(fc.train.State.__name__, "optax" in sys.modules, "train" in vars(fc), hasattr(fc, "trian"))
 from funcconv import plot, spatial
 print(plot.filters.__name__, spatial.conv.__name__)
 from funcconv._graph.to_file.registry import named
-print("funcconv.interop" in sys.modules, named("funcconv.torch.masked").__name__, "funcconv.interop" in sys.modules)
+for name, module in (("torch.masked", "interop"), ("zoo.small_scale", "zoo")):
+    module = f"funcconv.{module}"
+    print(module in sys.modules, named(f"funcconv.{name}").__name__, module in sys.modules)
 """
     process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
-    printed = ["[]", "[] True", "State True True False", "filters conv", "False masked True"]
+    printed = ["[]", "[] True", "State True True False", "filters conv", "False masked True", "False small_scale True"]
     assert process.stdout.splitlines() == printed, process.stderr
 
 

@@ -341,6 +341,31 @@ def test_names_may_repeat():
         fc.interop.to_torch(graph, params, names=one)
 
 
+def test_a_scale_of_each_channel_is_the_parameter_of_its_name(rng):
+    """It is called as its entry, and has its axis of channels first in PyTorch; the order of a matrix is not known."""
+
+    def block(shape):
+        x = fc.Input("x", (5, 6, 3))
+        y = fc.Conv(3, 1, name="conv")(x)
+        return fc.Graph(x, fc.node(jnp.multiply, y, init=lambda *_: jnp.ones(shape), name="scale", batched=False))
+
+    def whole(shape):
+        x = fc.Input("x", (5, 6, 3))
+        return fc.Graph(x, fc.Graph(x, block(shape)(x), name="block")(x))
+
+    weights = {"block.conv.weight": rng.normal(size=(3, 3, 1, 1)).astype(F32), "block.conv.bias": np.ones(3, F32)}
+    weights["block.scale"] = rng.normal(size=(3, 1, 1)).astype(F32)
+    params, _ = fc.interop.from_torch(whole((1, 1, 3)), weights)
+    assert np.array_equal(params["block"]["scale"], weights["block.scale"].reshape(1, 1, 3))
+    back = fc.interop.to_torch(whole((1, 1, 3)), params)
+    assert list(back) == list(weights)
+    assert all(np.array_equal(back[name], array) for name, array in weights.items())
+    with pytest.raises(fc.FuncconvError, match=r"block/scale is \(1, 1, 3\), that of .* is \(1, 3, 1\)"):
+        fc.interop.from_torch(whole((1, 1, 3)), weights | {"block.scale": np.ones((1, 1, 3), F32)})
+    with pytest.raises(fc.FuncconvError, match="no module for the layer multiply of the entry 'block/scale'"):
+        fc.interop.from_torch(whole((5, 6, 3)), weights)
+
+
 def test_to_torch_needs_the_state():
     graph = over(fc.serial(fc.Conv(3, 1), fc.BatchNorm()), (4, 4, 3))
     with pytest.raises(fc.FuncconvError, match=r"the graph has a state \(batch_norm1\), but state is None"):

@@ -31,7 +31,8 @@ def to_torch(
     Args:
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
             `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize`, `WeightNorm` and `SpectralNorm`
-            (of `Conv`, `ConvTranspose` or `Dense`; the last with `norm="kernel"`) and layers without parameters.
+            (of `Conv`, `ConvTranspose` or `Dense`; the last with `norm="kernel"`), functions that draw a vector, such
+            as a scale `(1, 1, channels)`, and layers without parameters.
         params: the parameters of the graph, or a tree like them, such as gradients.
         state: the state of the graph, such as running statistics. It is needed if the graph has one. Default: None.
         names: the path of a module for each entry of the graph, such as `{"conv1": "features.0"}`, or a list of paths

@@ -35,7 +35,8 @@ def from_torch(
     Args:
         graph: a graph that `trace_torch` returned, or one of `Conv`, `ConvTranspose`, `Dense`, `BatchNorm`,
             `GroupNorm`, `InstanceNorm`, `LayerNorm`, `RMSNorm`, `WeightStandardize`, `WeightNorm` and `SpectralNorm`
-            (of `Conv`, `ConvTranspose` or `Dense`; the last with `norm="kernel"`) and layers without parameters.
+            (of `Conv`, `ConvTranspose` or `Dense`; the last with `norm="kernel"`), functions that draw a vector, such
+            as a scale `(1, 1, channels)`, and layers without parameters.
         source: a `torch.nn.Module`, or its `state_dict()`, or a dict of NumPy arrays with the same names. Normalized
             kernels may have the names of `torch.nn.utils.parametrizations` or the older ones of `torch.nn.utils`.
         example: an input of the module, with a batch axis in front; for several inputs a tuple. The weights are paired

@@ -27,7 +27,7 @@ class TorchArray:
         path: where it is in the entry, such as `"kernel"`; `""` is the entry itself.
         in_state: whether it is in the state, and not in the parameters.
         name: its name in the module of the entry, such as `"weight"`; if `is_whole_name`, in the outermost module.
-        is_whole_name: whether the name is that of a traced module, which no other name can replace.
+        is_whole_name: whether the name is that in the outermost module, which no other name can replace.
         to_own: converts PyTorch's array.
         to_torch: converts the graph's array.
         stored: whether PyTorch's state dict has it.

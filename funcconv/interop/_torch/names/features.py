@@ -15,7 +15,7 @@ from ...._graph.use.graph import Graph
 
 
 class Shapes:
-    """The shapes of the values and states of a graph, inferred once, on first use."""
+    """The shapes of the values, parameters and states of a graph, inferred once, on first use."""
 
     def __init__(self, graph: Graph) -> None:
         self.graph = graph
@@ -27,6 +27,13 @@ class Shapes:
             shapes = self.graph.shapes()
             self._values = [shapes[name] for name in self.graph.nodes]
         return self._values[number].shape  # type: ignore[no-any-return]
+
+    def drawn(self, row: Row) -> Any:
+        """Return the shapes and dtypes of the parameters that a row draws; None if it draws none."""
+        if not row.op.draws:
+            return None
+        shapes = [self.value(number) for number in row.inputs]
+        return jax.eval_shape(lambda key: row.op.draw(key, *shapes), jax.eval_shape(jax.random.key, 0))
 
     def state(self, row: Row) -> Any:
         """Return the shapes and dtypes of the state of a row; `{}` if it keeps none."""

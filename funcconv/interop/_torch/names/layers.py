@@ -6,6 +6,7 @@ import numpy as np
 
 from ...._common.errors import FuncconvError
 from ...._graph.declare.conv_layers import Conv, ConvTranspose
+from ...._graph.declare.function import Function
 from ...._graph.declare.layer import Layer
 from ...._graph.declare.layers import Dense
 from ...._graph.declare.training_layers.batch_norm import BatchNorm
@@ -50,6 +51,8 @@ def arrays_of(op: str, shapes: Shapes, entry: str, row: Row, flatten_order: str)
         FuncconvError: if PyTorch has no module for the layer.
     """
     if not has_module(row.op):
+        if isinstance(row.op, Function) and _is_vector(shapes.drawn(row)):
+            return [_scale(entry)]
         msg = (
             f"{op}: PyTorch has no module for the layer {row.op!r} of the entry {entry!r}. Convert its arrays "
             "yourself, and the others with a graph without it (graph.subgraph)"
@@ -62,6 +65,11 @@ def arrays_of(op: str, shapes: Shapes, entry: str, row: Row, flatten_order: str)
         order = Features(shapes, row, flatten_order)
         return divided_by_norm(arrays, row.op, shapes.value(row.inputs[0]), order)
     return arrays
+
+
+def _is_vector(entry: Any) -> bool:
+    """Return whether an entry is one array, of which only the last axis may be longer than 1."""
+    return hasattr(entry, "shape") and entry.ndim > 0 and entry.size == entry.shape[-1]
 
 
 def _of_plain_layer(op: str, shapes: Shapes, entry: str, row: Row, flatten_order: str) -> list[TorchArray]:
@@ -99,6 +107,21 @@ def _statistic(entry: str, path: str, to_own: Convert, to_torch: Convert) -> Tor
     return TorchArray(entry, path, in_state=True, name=name, is_whole_name=False, to_own=to_own, to_torch=to_torch)
 
 
+def _scale(entry: str) -> TorchArray:
+    """Return a scale such as (1, 1, channels), which is (channels, 1, 1) in PyTorch and is called as its entry."""
+    name = entry.replace("/", ".")
+    to_own, to_torch = _first_to_last, _last_to_first
+    return TorchArray(entry, "", in_state=False, name=name, is_whole_name=True, to_own=to_own, to_torch=to_torch)
+
+
+def _first_to_last(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, 0, -1)
+
+
+def _last_to_first(array: np.ndarray) -> np.ndarray:
+    return np.moveaxis(array, -1, 0)
+
+
 def _kernel_to_own(weight: np.ndarray) -> np.ndarray:
     return np.moveaxis(weight, (0, 1), (-1, -2)) if weight.ndim > 1 else weight
 
@@ -113,7 +136,7 @@ def _counter(count: np.ndarray) -> np.ndarray:
 
 def _norm_order(op: str, shapes: Shapes, row: Row, layer: Any, flatten_order: str) -> tuple[Convert, Convert]:
     if isinstance(layer, LayerNorm | RMSNorm) and layer.axes > 1:
-        return lambda w: np.moveaxis(w, 0, -1), lambda w: np.moveaxis(w, -1, 0)
+        return _first_to_last, _last_to_first
     order = Features(shapes, row, flatten_order)
     if isinstance(layer, GroupNorm) and layer.groups > 1 and order.is_permuted():
         msg = (
