@@ -67,7 +67,8 @@ def pools(place: Place) -> str:
         "Pools",
         "Times as fast as a window reduction of `jax.lax`. Max pools of funcconv keep NaNs, which can cost time. XLA "
         "computes a small network of convolutions, ReLUs and max pools of lax with one library call, which ignores "
-        'NaNs. So inference of a LeNet can be faster with lax. With `nan="ignore"` the pools of funcconv allow that too.',
+        "NaNs. So inference of a LeNet can be faster with lax. "
+        'With `nan="ignore"` the pools of funcconv allow that too.',
         table(["window and images", *titles.values()], body),
     )
 
