@@ -86,6 +86,8 @@ from ._inspect.receptive_field import receptive_field as receptive_field
 from ._graph.to_file.registry import register_op as register_op
 from ._graph.to_file.registry import registered_by as _registered_by
 from ._ops.resampling.resize import resize as resize
+from ._graph.stream.stream import Stream as Stream
+from ._graph.stream.stream import stream as stream
 from ._inspect.summary import summary as summary
 from ._primitives.tune import tune as tune
 from ._primitives.tuning import Tuning as Tuning

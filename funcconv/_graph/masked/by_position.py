@@ -16,11 +16,7 @@ from ..declare.readings import check_readings
 
 
 def acts_by_position(op: Function, entry: Any, xs: Sequence[Any], spatial: int, batch: Shape) -> bool:
-    """Return whether a function of one example acts on each position by itself.
-
-    Then it gives the same if it is called on one position at a time. As for batches, this is checked once for each
-    function and shape by its traced programs; programs that differ are run on random inputs. A function that cannot be
-    called on one position, or on a line of positions, mixes positions.
+    """Return whether a function acts on each position of its masked inputs by itself.
 
     Args:
         op: the function.
@@ -30,19 +26,35 @@ def acts_by_position(op: Function, entry: Any, xs: Sequence[Any], spatial: int, 
         batch: the batch axes, which are in front of all inputs.
     """
     masked = [isinstance(x, Masked) for x in xs]
-    if not op.parametric and is_elementwise(op.op) and len({_ndim(x) for x in xs}) == 1 and all(masked):
-        return True
     specs = [jax.tree.map(lambda leaf: _example(leaf, batch), x.x if isinstance(x, Masked) else x) for x in xs]
-    if any(
-        len(leaf.shape) < spatial
-        for x, is_masked in zip(specs, masked, strict=True)
-        if is_masked
-        for leaf in jax.tree.leaves(x)
-    ):
+    return is_by_position(op, jax.tree.map(spec, entry), specs, masked, spatial)
+
+
+def is_by_position(op: Function, entry: Any, specs: Sequence[Any], over: Sequence[bool], spatial: int) -> bool:
+    """Return whether a function of one example acts on each position by itself.
+
+    Then it gives the same if it is called on one position at a time. As for batches, this is checked once for each
+    function and shape by its traced programs; programs that differ are run on random inputs. A function that cannot be
+    called on one position, or on a line of positions, mixes positions.
+
+    Args:
+        op: the function.
+        entry: the shapes and dtypes of its parameters.
+        specs: the shapes and dtypes of its inputs, for one example.
+        over: which inputs have the positions; the others are the same for all positions.
+        spatial: the number of axes of positions, which are the first ones of these inputs.
+    """
+    with_positions = [x for x, has_positions in zip(specs, over, strict=True) if has_positions]
+    ranks = {len(leaf.shape) for leaf in jax.tree.leaves(with_positions)}
+    if op.batched or min(ranks) < spatial:
         return False
-    entry = jax.tree.map(spec, entry)
-    check = lambda: all(_acts_along(op, entry, specs, masked, axis, spatial) for axis in range(spatial))  # noqa: E731
-    return bool(remembered(op, f"by position {masked} {spatial}", (entry, specs), check))
+    if not op.parametric and is_elementwise(op.op) and len(ranks) == 1 and all(over):
+        return True
+
+    def check() -> bool:
+        return all(_acts_along(op, entry, specs, over, axis, spatial) for axis in range(spatial))
+
+    return bool(remembered(op, f"by position {list(over)} {spatial}", (entry, specs), check))
 
 
 def _acts_along(
@@ -83,10 +95,6 @@ def _acts_along(
         return check_readings(repr(op), one, whole, (entry, others), rests)
     except FuncconvError:  # the results differ
         return False
-
-
-def _ndim(x: Any) -> int:
-    return jnp.ndim(x.x if isinstance(x, Masked) else x)
 
 
 def _example(leaf: Array, batch: Shape) -> Any:

@@ -1,0 +1,1 @@
+"""Graphs evaluated on signals that arrive in chunks."""
