@@ -84,6 +84,13 @@ class Stream:
     Attributes:
         delay: number of positions by which the output lags behind; a list for several outputs.
         multiple: the length of a chunk must be a multiple of this number of samples.
+
+    Example:
+        >>> import funcconv as fc, jax
+        >>> x = fc.Input("x", (100, 1))
+        >>> stream = fc.stream(fc.Graph(x, fc.serial(fc.Conv(4, 8, stride=4), fc.Conv(1, 5, padding="SAME"))(x)))
+        >>> stream.multiple, stream.delay
+        (4, 3)
     """
 
     def __init__(self, graph: Graph, axis: int = -2, state: Mapping[str, Any] | None = None) -> None:
