@@ -174,7 +174,8 @@ def _over_neighbours(op: Callable[[Array, Array], Array], real: Array, axis: int
     if before + after == 0:
         return real
     size = real.shape[axis]
-    return fold(op, _edges(real, axis, before, after), axis, before + after + 1, 1, 1, size)
+    y: Array = fold(op, _edges(real, axis, before, after), axis, before + after + 1, 1, 1, size)
+    return y
 
 
 def _all_taps(real: Array, axes: Sequence[Axis]) -> Array:

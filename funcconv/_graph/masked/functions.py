@@ -92,7 +92,7 @@ def _enlarging(function: Callable[..., Any], options: Mapping[str, Any], spatial
         factor = options["factor"]
     if function is resize and options.keys() <= {"scale", "method"} and options.get("method", "nearest") == "nearest":
         factor = options.get("scale")
-    factors = tuple(factor) if isinstance(factor, Sequence) else (factor,) * spatial
+    factors: Any = tuple(factor) if isinstance(factor, Sequence) else (factor,) * spatial
     whole = all(isinstance(n, int) and not isinstance(n, bool) for n in factors)
     return factors if whole and len(factors) == spatial else None
 

@@ -120,7 +120,7 @@ def _(op: SpectralNorm, call: Call) -> tuple[Any, Any]:
 @_run.register
 def _(op: Pool, call: Call) -> tuple[Any, Any]:
     y = op.apply(None, call.x, batch=call.batch, mask=call.mask)
-    window = op.window if isinstance(op.window, tuple) else (op.window,) * call.spatial
+    window: Any = op.window if isinstance(op.window, tuple) else (op.window,) * call.spatial
     _check_spatial(op, call, len(window))
     mask = conv_mask(
         call.mask,

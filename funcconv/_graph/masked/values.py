@@ -30,4 +30,5 @@ def hidden(value: Masked) -> Masked:
 def joint_mask(values: Sequence[Any]) -> Array:
     """Return which positions are real in all masked values."""
     masks = list({id(value.mask): value.mask for value in values if isinstance(value, Masked)}.values())
-    return reduce(jnp.logical_and, masks)
+    mask: Array = reduce(jnp.logical_and, masks)
+    return mask

@@ -79,14 +79,14 @@ def _(op: Dense | Dropout | DropPath | BatchNorm, inputs: Inputs) -> Stage:
 @stage_of.register
 def _(op: LayerNorm | RMSNorm, inputs: Inputs) -> Stage:
     if op.axes >= len(inputs.shapes[0]):
-        return stage_of.dispatch(Layer)(op, inputs)  # type: ignore[no-any-return]
+        return stage_of.dispatch(Layer)(op, inputs)
     return _by_position(op, inputs)
 
 
 @stage_of.register
 def _(op: Function, inputs: Inputs) -> Stage:
     if not inputs.positionwise:
-        return stage_of.dispatch(Layer)(op, inputs)  # type: ignore[no-any-return]
+        return stage_of.dispatch(Layer)(op, inputs)
     return _by_position(op, inputs)
 
 
@@ -151,14 +151,14 @@ _IDENTITY = {"max": -np.inf, "min": np.inf, "lse": -np.inf, "sum": 0.0, "mean": 
 @stage_of.register
 def _(op: Pool, inputs: Inputs) -> Stage:
     (flow,), (shape,) = inputs.flows, inputs.shapes
-    window = op.window if isinstance(op.window, tuple) else (op.window,) * (len(shape) - 1)
+    window: Any = op.window if isinstance(op.window, tuple) else (op.window,) * (len(shape) - 1)
     stride = window if op.stride is None else op.stride
     geometry: dict[str, Any] = {"padding": op.padding, "dilation": op.dilation, "ceil_mode": op.ceil_mode}
     axes = resolve(op.label, _spatial(op, shape, len(window)), window, stride=stride, **geometry)
     if op.reduce not in _IDENTITY or op.return_indices or op.ceil_mode:
-        return stage_of.dispatch(Layer)(op, inputs)  # type: ignore[no-any-return]
+        return stage_of.dispatch(Layer)(op, inputs)
     _check_zeros(op, axes[0])
-    windows = of_windows(axes[0], flow)
+    identity, windows = _IDENTITY[str(op.reduce)], of_windows(axes[0], flow)
     fills = pad_modes(op.label, op.pad_mode, len(axes), optional=True)[0] is not None
 
     def compute(chunk: Chunk) -> Any:
@@ -169,7 +169,7 @@ def _(op: Pool, inputs: Inputs) -> Stage:
             return apply(x, op.reduce)
         exists = exists.reshape(exists.shape + (1,) * (x.ndim - axis - 1))
         if op.reduce != "mean" or op.count_include_pad:
-            return apply(jnp.where(exists, x, jnp.asarray(_IDENTITY[op.reduce], x.dtype)), op.reduce)
+            return apply(jnp.where(exists, x, jnp.asarray(identity, x.dtype)), op.reduce)
         ones = jnp.broadcast_to(exists, x.shape).astype(x.dtype)
         share = apply(ones, "mean")  # of the taps that exist
         return apply(x, "mean") / jnp.where(share == 0, 1, share)
@@ -179,7 +179,12 @@ def _(op: Pool, inputs: Inputs) -> Stage:
 
 def _apply_pool(op: Pool, window: Any, axes: Sequence[Axis], stride: Any, x: Array, reduce: Any) -> Array:
     padding = ((0, 0), *((axis.lo, axis.hi) for axis in axes[1:]))
-    options = {"ties": op.ties, "p": op.p, "temperature": op.temperature, "count_include_pad": op.count_include_pad}
+    options: dict[str, Any] = {
+        "ties": op.ties,
+        "p": op.p,
+        "temperature": op.temperature,
+        "count_include_pad": op.count_include_pad,
+    }
     return pool(  # type: ignore[no-any-return]
         x, window, reduce=reduce, stride=stride, padding=padding, dilation=op.dilation, pad_mode=op.pad_mode, **options
     )

@@ -196,7 +196,7 @@ class Stream:
             """Return which positions exist, of those from `first` to `last`, counted from the new ones."""
             number = jnp.arange(first, last, dtype=jnp.int32)
             delivered = carry["samples"] * flow.rate.numerator // flow.rate.denominator
-            begun = number + delivered >= flow.delay
+            begun: Array = number + delivered >= flow.delay
             return begun & (number < flow.left) if ended else begun
 
         def shown(x: Array, flow: Flow) -> Array:
@@ -282,7 +282,7 @@ def _long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:
 def _stride(op: Any) -> int:
     """Return the stride of a layer along its first axis."""
     layer = getattr(op, "layer", op)
-    stride = getattr(layer, "stride", 1)
+    stride: Any = getattr(layer, "stride", 1)
     stride = layer.window if stride is None and isinstance(layer, Pool) else stride
     return int(stride[0] if isinstance(stride, tuple) else stride)
 

@@ -35,7 +35,7 @@ def fold_norms(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[S
             params, path, _folded(layer.op, norm.op, entry, norm_entry, _entries.get(state, norm_path))
         )
     names = {layer.name for layer, _ in pairs}
-    rows = [row._replace(op=replace(row.op, bias=True)) if row.name in names else row for row in graph._rows]
+    rows = [row._replace(op=_with_bias(row.op)) if row.name in names else row for row in graph._rows]
     folded = with_rows(graph, rows, [None] * len(rows) if pairs else graph._places)
     for _, norm in pairs:
         folded = removed(folded, norm.name)
@@ -60,7 +60,7 @@ def _pairs(graph: Any) -> list[tuple[Row, Row]]:
     return pairs
 
 
-def _folded(layer: Any, norm: BatchNorm, entry: Any, norm_entry: Any, statistics: Any) -> dict[str, Array]:
+def _folded(layer: Any, norm: Any, entry: Any, norm_entry: Any, statistics: Any) -> dict[str, Array]:
     """Return the parameters of a layer followed by a norm."""
     kernel = entry["kernel"]
     positions = (kernel.ndim - 2) // 2 if isinstance(layer, LocalConv) else 0
@@ -82,6 +82,10 @@ def _folded(layer: Any, norm: BatchNorm, entry: Any, norm_entry: Any, statistics
         outputs = jnp.repeat(outputs.reshape(layer.groups, -1).T, of_inputs, axis=1)
     outputs = outputs.reshape((1,) * (kernel.ndim - outputs.ndim) + outputs.shape)
     return {"kernel": (kernel.astype(dtype) * outputs).astype(kernel.dtype), "bias": bias.astype(kernel.dtype)}
+
+
+def _with_bias(layer: Any) -> Any:
+    return replace(layer, bias=True)
 
 
 def _as_local(bias: Array, positions: int) -> Array:

@@ -99,7 +99,7 @@ def batch_norm(
             raise FuncconvError(msg)
         over = tuple(range(wide_x.ndim - 1))
         y, mean, var = standardized(wide_x, over, epsilon, axis_name, real)
-        of_one = count / (count - 1)
+        of_one: Any = count / (count - 1)
         if real is not None:
             real_count = count_real(real, wide_x, over, axis_name).reshape(())
             of_one = real_count / jnp.maximum(real_count - 1, 1)

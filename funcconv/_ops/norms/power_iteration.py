@@ -28,7 +28,7 @@ class BilinearMap(NamedTuple):
     left_shape: Shape
     right_shape: Shape
 
-    def __call__(self, kernel: Array, x: Array) -> Array:
+    def apply(self, kernel: Array, x: Array) -> Array:
         """Apply the map."""
         return self.function(self.options, kernel, x)
 
@@ -103,7 +103,7 @@ def normalized(
         # The loop carries the kernel, so that its program is the same for all kernels.
         vectors = _Vectors(lax.stop_gradient(unit_kernel), left, right)
         _, left, right = lax.fori_loop(0, count, _iteration(linear_map), vectors)
-    sigma = jnp.vdot(left, linear_map(unit_kernel, right), precision="highest")
+    sigma = jnp.vdot(left, linear_map.apply(unit_kernel, right), precision="highest")
     # For a kernel of zeros, and only there, the norm is 0.
     divided = unit_kernel / jnp.where(sigma == 0, 1, sigma)
     return {**params, "kernel": divided.astype(kernel.dtype)}, {
@@ -150,8 +150,8 @@ def _iteration(linear_map: BilinearMap) -> Callable[[Any, _Vectors], _Vectors]:
 
     def iteration(_: Any, vectors: _Vectors) -> _Vectors:
         kernel = vectors.kernel
-        left = unit(linear_map(kernel, vectors.right))
-        (right,) = jax.linear_transpose(functools.partial(linear_map, kernel), vectors.right)(left)
+        left = unit(linear_map.apply(kernel, vectors.right))
+        (right,) = jax.linear_transpose(functools.partial(linear_map.apply, kernel), vectors.right)(left)
         return _Vectors(kernel, left, unit(right))
 
     return iteration

@@ -88,7 +88,7 @@ def count_real(real: Array, x: Array, axes: Sequence[int], axis_name: Hashable |
     """Return how many numbers of `x` over `axes`, which are kept with size 1, are real, in the dtype of `x`."""
     count = jnp.sum(real, tuple(axes), keepdims=True, dtype=x.dtype)
     count = count * math.prod(x.shape[axis] for axis in axes if real.shape[axis] == 1)
-    return count if axis_name is None else lax.psum(count, axis_name)  # type: ignore[no-any-return, no-untyped-call]
+    return count if axis_name is None else lax.psum(count, axis_name)  # type: ignore[no-untyped-call]
 
 
 def scaled(x: Array, scale: Array | None, bias: Array | None) -> Array:

@@ -145,8 +145,8 @@ def pool(
     counts = [tap_counts(axis, part) for axis, part in zip(axes, parts, strict=True)]
     full = check_counts(axes, counts, needs_all=isinstance(reducer, Joint) and not reducer.allows_missing)
     if mask is not None:
-        real = image_mask("pool", mask, x.shape, len(axes), layout)
-        windows = MaskedWindows(real, axes, modes, padding, ceil_mode)
+        shown = image_mask("pool", mask, x.shape, len(axes), layout)
+        windows = MaskedWindows(shown, axes, modes, padding, ceil_mode)
         return masked_pool(inside, reducer, options, windows, count_include_pad=count_include_pad)
     if count_include_pad:
         counts = [tap_counts(axis, taking_part(axis, padded=True)) for axis in axes]

@@ -98,7 +98,7 @@ def begun_state(graph: Graph, params: Params, state: Params | None) -> Params | 
         if isinstance(row.op, SpectralNorm):
             path = tuple(str(row.params).split("/"))
             with contextlib.suppress(KeyError):  # a missing entry has its own message
-                entry = get(state, path)
+                entry = get(state or {}, path)
                 if not np.any(entry["left"]):
                     begun = row.op.begun(get(params, path), entry, shapes.value(row.inputs[0]))
                     state = replaced(state, path, begun)

@@ -65,7 +65,7 @@ def normalized_layer(
         arrangements = {"param/kernel": Arrangement(order), "param/scale": scale}
         return NormalizedLayer(WeightNorm(layer), module, arrays, arrangements)
     axis = 1 if isinstance(layer, ConvTranspose) else 0
-    parametrization = translation.modules.get(f"{before}parametrizations.weight.0")
+    parametrization: Any = translation.modules.get(f"{before}parametrizations.weight.0")
     if type(parametrization).__name__ != "_SpectralNorm":  # another one would do something else in training
         return None
     if shapes.keys() == {ORIGINAL, LEFT, RIGHT} and _computes(source, shapes, names, partial(_divided, axis=axis)):
