@@ -128,7 +128,20 @@ def alone(op, params, x):
         return None
 
 
-@pytest.mark.parametrize("name", LAWS)
+# Rows that show what others show too.
+SLOW = {
+    *("conv-lax", "conv-fft", "conv-same", "sum_pool", "min_pool", "prod_pool", "lp_pool", "sum_pool-crop"),
+    *(f"global-{reduce}" for reduce in REDUCES if reduce not in ("max", "lse")),
+    *(f"adaptive-{reduce}" for reduce in REDUCES if reduce not in ("max", "mean", "median")),
+    *("global-split", "layer_norm", "rms_norm", "local_response_norm", "max_pool-zeros"),
+}
+assert {*LAWS} > SLOW
+
+
+@pytest.mark.once
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[pytest.mark.slow] if name in SLOW else []) for name in LAWS]
+)
 def test_each_example_is_as_on_its_own(name):
     op, shapes, shape, mask_of = LAWS[name]
     rng = np.random.default_rng(0)
@@ -180,12 +193,11 @@ def masks_of_all_sizes(size):
     return jnp.arange(size)[None] < jnp.arange(size + 1)[:, None]
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 def test_conv_mask_is_the_positions_that_each_size_has_on_its_own(padding):
     compared = 0
-    for size, window, stride, dilation, ceil_mode in itertools.product(
-        (7,), (1, 3, 4), (1, 2, 3), (1, 2), (False, True)
-    ):
+    for size, window, stride, dilation, ceil_mode in itertools.product((7,), (1, 3), (1, 3), (1, 2), (False, True)):
         options = {"stride": stride, "padding": padding, "dilation": dilation, "ceil_mode": ceil_mode}
         try:
             outputs = resolve("conv", (size,), window, **options)[0].outputs
@@ -199,13 +211,14 @@ def test_conv_mask_is_the_positions_that_each_size_has_on_its_own(padding):
                 count = 0
             assert np.array_equal(real[own], np.arange(outputs) < count), (size, own, window, options)
             compared += 1
-    assert compared > 20
+    assert compared > 10
 
 
+@pytest.mark.once
 @pytest.mark.parametrize("padding", PADDINGS, ids=str)
 def test_the_mask_of_a_transposed_convolution_too(padding):
     compared = 0
-    for size, window, stride, extra in itertools.product((1, 3, 5), (2, 3), (1, 2, 4), (None, 0, 1)):
+    for size, window, stride, extra in itertools.product((1, 5), (2, 3), (1, 4), (None, 1)):
         options = {"stride": stride, "padding": padding, "dilation": 1, "output_padding": extra}
         sizes = [_transposed_size(own, window, options) for own in range(1, size + 1)]
         if sizes[-1] is None:
@@ -216,7 +229,7 @@ def test_the_mask_of_a_transposed_convolution_too(padding):
             if expected is not None and expected > 1:
                 assert np.array_equal(real[own], np.arange(sizes[-1]) < expected), (size, own, window, options)
                 compared += 1
-    assert compared > 20
+    assert compared > 10
 
 
 def _transposed_size(own, window, options):
