@@ -80,7 +80,9 @@ def branches(x):
     """Return branches with different delays, which are joined."""
     ahead, behind = fc.Conv(2, 9, padding="SAME")(x), fc.Conv(3, 4, padding="CAUSAL")(x)
     joined = fc.concat(fc.Pool(3, stride=1, padding=1, reduce="mean")(ahead), behind, x)
-    return fc.serial(fc.BatchNorm(), fc.WeightNorm(fc.Conv(2, 3, stride=2, padding=1)), fc.Dropout(0.5))(joined)
+    return fc.serial(
+        fc.BatchNorm(), fc.WeightNorm(fc.Conv(2, 3, stride=2, padding=1)), fc.SpectralNorm(fc.Dense(2)), fc.Dropout(0.5)
+    )(joined)
 
 
 def test_causal_networks_have_no_delay(rng):

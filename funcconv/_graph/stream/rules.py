@@ -26,6 +26,7 @@ from ..declare.training_layers.batch_norm import BatchNorm
 from ..declare.training_layers.dropout import Dropout, DropPath
 from ..declare.training_layers.kernels import WeightNorm, WeightStandardize
 from ..declare.training_layers.norms import LayerNorm, RMSNorm
+from ..declare.training_layers.spectral_norm import SpectralNorm
 from .flow import Flow, of_transposed, of_windows
 
 
@@ -94,6 +95,19 @@ def _(op: Function, inputs: Inputs) -> Stage:
 def _(op: WeightNorm | WeightStandardize, inputs: Inputs) -> Stage:
     stage = stage_of(op.layer, inputs)
     return stage._replace(compute=lambda chunk: stage.compute(chunk._replace(entry=op.normalized(chunk.entry))))
+
+
+@stage_of.register
+def _(op: SpectralNorm, inputs: Inputs) -> Stage:
+    if op.norm != "kernel":  # the norm of the layer depends on the length of the signal
+        return stage_of.dispatch(Layer)(op, inputs)
+    (shape,), stage = inputs.shapes, stage_of(op.layer, inputs)
+
+    def compute(chunk: Chunk) -> Any:
+        entry, _ = op.with_next_state(chunk.entry, chunk.state, shape, train=False)
+        return stage.compute(chunk._replace(entry=entry))
+
+    return stage._replace(compute=compute)
 
 
 @stage_of.register
