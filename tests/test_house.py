@@ -32,6 +32,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "_graph/evaluate",
     "_graph/derive",
     "_graph/use",
+    "_graph/repeat",
     "_graph/stream",
     "_graph",
     "_inspect",

@@ -32,7 +32,7 @@ def drawn(layer: Any, xs: Any) -> Any:
     """Return the shapes and dtypes of the parameters that a layer draws for inputs of one example."""
 
     def draw() -> Any:
-        return jax.eval_shape(lambda key: layer.draw(key, *shapes(xs)), jax.eval_shape(jax.random.key, 0))
+        return jax.eval_shape(lambda key: layer.draw_for(key, *xs), jax.eval_shape(jax.random.key, 0))
 
     return remembered(layer, "drawn", xs, draw)
 

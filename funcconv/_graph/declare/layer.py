@@ -11,6 +11,7 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, Shape
 from ..._windows.reach import Reach
+from .inference import shapes
 from .node import Application, Node, check_name
 from .portable import portable
 
@@ -35,6 +36,7 @@ class Layer:
     random: ClassVar[bool] = False  # whether it draws in training
     optional: ClassVar[bool] = False  # whether its entry may be missing, because its value does not depend on it
     arity: ClassVar[int | None] = 1  # how many nodes it is called on; None for any number
+    takes_masked: ClassVar[bool] = False  # whether `run` takes `Masked` inputs; other layers have a rule in `masked`
 
     def __post_init__(self) -> None:
         for field in (declared for declared in fields(self) if declared.init):
@@ -90,6 +92,11 @@ class Layer:
         return False
 
     @property
+    def copies(self) -> int | None:
+        """How many copies of a network it is, each with its own parameters; None for other layers."""
+        return None
+
+    @property
     def label(self) -> str:
         """What automatic names are made of: `conv_transpose` for a ConvTranspose, `rms_norm` for an RMSNorm."""
         return re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", type(self).__name__).lower()
@@ -114,6 +121,16 @@ class Layer:
     def first_state(self, *shapes: Shape) -> Any:
         """Return the state that it starts from, for inputs of these shapes, which have no batch axes."""
         raise NotImplementedError
+
+    # These two are called for nodes. Most layers need no dtypes.
+    def draw_for(self, key: Array, *xs: Any) -> Any:
+        """Draw parameters for inputs of these shapes and dtypes, without batch axes."""
+        return self.draw(key, *shapes(xs))
+
+    def first_state_for(self, entry: Any, *xs: Any) -> Any:
+        """Return the state that it starts from, for parameters and inputs of these shapes and dtypes."""
+        del entry
+        return self.first_state(*shapes(xs))
 
     def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
         """Compute the op on arrays that all have these batch axes in front; one with a state, in its first."""

@@ -8,7 +8,7 @@ import jax
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, Params
 from ..._ops.init import fold_in_name
-from ..declare.inference import shapes, spec
+from ..declare.inference import spec
 from ..name import entries as _entries
 from ..name.flatten import Row
 from .check_parameters import GIVEN, check_shared_entry, check_shared_state, checked_entries
@@ -41,12 +41,13 @@ def first_state(graph: Any, params: Params | None) -> dict[str, Any]:
     if not graph._stateful:
         return {}
     specs, nodes = value_shapes(graph, params), graph.nodes
+    entries = entry_shapes(graph, params)
     state: dict[str, Any] = {}
     users: dict[Any, str] = {}
-    for row, path in zip(graph._rows, graph._paths, strict=True):
+    for row, path, entry in zip(graph._rows, graph._paths, entries, strict=True):
         if path in graph._stateful and row.op.stateful:
             xs = [specs[nodes[i]] for i in row.inputs]
-            first = naming_the_node(row, xs, lambda row=row, xs=xs: row.op.first_state(*shapes(xs)))  # type: ignore[misc]
+            first = naming_the_node(row, xs, lambda op=row.op, entry=entry, xs=xs: op.first_state_for(entry, *xs))  # type: ignore[misc]
             if path in users:
                 check_shared_state(row, users[path], _entries.get(state, path), first)
                 continue
@@ -87,4 +88,4 @@ def _given_or_drawn(row: Row, path: _entries.Path, key: Array, given: Params, xs
     # One key for each name on the path, so that an entry does not depend on what else is drawn.
     for name in path:
         key = fold_in_name(key, name)
-    return naming_the_node(row, xs, lambda: row.op.draw(key, *shapes(xs)))
+    return naming_the_node(row, xs, lambda: row.op.draw_for(key, *xs))

@@ -67,6 +67,8 @@ def run_masked(
     Raises:
         FuncconvError: if the op would mix real and masked positions.
     """
+    if op.takes_masked:
+        return op.run(entry, state, *xs, batch=batch, key=key, train=train)
     return _run(op, Call(entry, state, xs, joint_mask(xs), batch, key, train))
 
 

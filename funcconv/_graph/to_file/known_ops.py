@@ -19,6 +19,7 @@ from ..._ops.pooling import pool as _pool
 from ..._ops.resampling import patches as _patches
 from ..._ops.resampling import pixels as _pixels
 from ..._ops.resampling import resize as _resize
+from ..._primitives.conv import checkpoint_policy
 from ..combine import merge as _merge
 
 _ACTIVATIONS = (
@@ -35,6 +36,7 @@ _NUMPY = (
     "sinh", "cosh", "arcsin", "arccos", "argmax", "argmin", "remainder", "arctan2", "true_divide", "bitwise_not",
 )  # fmt: skip
 _LAX = ("stop_gradient",)
+_POLICIES = ("everything_saveable", "nothing_saveable", "dots_saveable", "dots_with_no_batch_dims_saveable")
 _OPERATORS = ("abs", "add", "matmul", "mul", "neg", "pow", "sub", "truediv")
 _OWN: dict[ModuleType, tuple[str, ...]] = {
     _adaptive: ("adaptive_pool",),
@@ -59,3 +61,5 @@ KNOWN_OPS: dict[str, Callable[..., Any]] = {
     for name in names
     if hasattr(module, name)  # not every version of JAX has all
 }
+KNOWN_OPS["funcconv.checkpoint_policy"] = checkpoint_policy
+KNOWN_OPS.update({f"jax.checkpoint_policies.{name}": getattr(jax.checkpoint_policies, name) for name in _POLICIES})

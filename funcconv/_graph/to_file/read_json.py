@@ -13,6 +13,7 @@ from ..._common.strict_json import digest, parsed, refuse
 from ..declare.arithmetic import WithNumber
 from ..declare.layer import Layer
 from ..declare.node import Input, Item, Place, check_name
+from ..name.block import INPUT, Block
 from ..name.flatten import InputRow, Row, check_rows
 from .registry import named
 from .write_json import FORMAT, VERSION
@@ -61,21 +62,8 @@ def _network(kind: type[Same], data: Any, depth: int) -> Same:
         refuse(f"it must have one key for each of its {len(inputs)} inputs; got {len(keys)}")
     nested = [_network(kind, entry, depth + 1) for entry in _list(data["graphs"])]
     uses: dict[Any, object] = {}
-    layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
-    rows, places = [], []
-    for i, node in enumerate(_list(data["nodes"]), len(inputs)):
-        name, entry = node["name"], node["params"]
-        _strings([name] + ([] if entry is None else [entry]))
-        operands = tuple(_number(entry, i, f"node {name!r}") for entry in _list(node["inputs"]))
-        try:
-            op = _read_layer(node["op"], 0)
-        except FuncconvError as error:
-            refuse(f"node {name!r}: {error}")
-        if (entry is not None) != op.parametric or op.arity not in (None, len(operands)):
-            refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
-        rows.append(Row(name, layers.setdefault((entry, op), op) if entry else op, operands, entry))
-        places.append(_place(node.get("place"), nested, uses, name))
-    check_rows([input_node.name for input_node in inputs], rows)
+    rows = _read_rows(data["nodes"], [input_node.name for input_node in inputs], 0)
+    places = [_place(node.get("place"), nested, uses, node["name"]) for node in data["nodes"]]
     count = len(inputs) + len(rows)
     tree = _read_structure(data["outputs"], count, 0)
     results, structure = jax.tree.flatten(tree)
@@ -85,8 +73,26 @@ def _network(kind: type[Same], data: Any, depth: int) -> Same:
         _strings([data["name"]])
         check_name(data["name"])
     graph: Any = object.__new__(kind)
-    graph._set(signature, keys, tuple(rows), tuple(results), structure, data["name"], places)
+    graph._set(signature, keys, rows, tuple(results), structure, data["name"], places)
     return graph  # type: ignore[no-any-return]
+
+
+def _read_rows(data: Any, inputs: list[str], depth: int) -> tuple[Row, ...]:
+    layers: dict[Any, Layer] = {}  # one object for the uses of an entry, which shares them in another graph too
+    rows = []
+    for i, node in enumerate(_list(data), len(inputs)):
+        name, entry = node["name"], node["params"]
+        _strings([name] + ([] if entry is None else [entry]))
+        operands = tuple(_number(entry, i, f"node {name!r}") for entry in _list(node["inputs"]))
+        try:
+            op = _read_layer(node["op"], depth)
+        except FuncconvError as error:
+            refuse(f"node {name!r}: {error}")
+        if (entry is not None) != op.parametric or op.arity not in (None, len(operands)):
+            refuse(f"node {name!r}: {op!r} does not go with the parameters {entry!r} and {len(operands)} inputs")
+        rows.append(Row(name, layers.setdefault((entry, op), op) if entry else op, operands, entry))
+    check_rows(inputs, rows)
+    return tuple(rows)
 
 
 def _place(data: Any, nested: list[Any], uses: dict[Any, object], name: str) -> Place | None:
@@ -172,6 +178,13 @@ def _read_item(data: Any, _: int) -> Item:
     return Item(data)
 
 
+def _read_block(data: Any, depth: int) -> Block:
+    rows = _read_rows(data["nodes"], [INPUT], depth)
+    shape = data["shape"]
+    declared = None if shape is None else Input(INPUT, _list(shape)).shape
+    return Block(rows, _number(data["output"], len(rows) + 1, "the output of a block"), declared)
+
+
 _READERS: Mapping[str, Callable[[Any, int], Any]] = {
     "float": lambda data, _: float(data),
     "complex": lambda data, depth: complex(*(_read(entry, depth) for entry in data)),
@@ -181,6 +194,7 @@ _READERS: Mapping[str, Callable[[Any, int], Any]] = {
     "item": _read_item,
     "with_number": _read_with_number,
     "partial": _read_partial,
+    "block": _read_block,
 }
 
 

@@ -15,6 +15,8 @@ from ..._common.strict_json import digest
 from ..declare.arithmetic import WithNumber
 from ..declare.layer import Layer
 from ..declare.node import Item
+from ..name.block import Block
+from ..name.flatten import Row
 from .registry import name_of
 
 FORMAT, VERSION = "funcconv graph", 1
@@ -37,11 +39,10 @@ def _graph(graph: Any) -> dict[str, Any]:
     nodes = []
     for row, place in zip(graph.rows, graph._places, strict=True):
         try:
-            op = _layer(row.op)
+            node = _node(row)
         except FuncconvError as error:
-            msg = f"to_json: node {row.name!r}: {error}"
+            msg = f"to_json: {error}"
             raise FuncconvError(msg) from None
-        node: dict[str, Any] = {"name": row.name, "op": op, "inputs": list(row.inputs), "params": row.params}
         if place is not None:
             if place.graph not in nested:
                 nested.append(place.graph)
@@ -59,6 +60,15 @@ def _graph(graph: Any) -> dict[str, Any]:
         "outputs": _structure(jax.tree.unflatten(graph._tree, list(graph._results))),
         "graphs": [_graph(inner_graph) for inner_graph in nested],
     }
+
+
+def _node(row: Row) -> dict[str, Any]:
+    try:
+        op = _layer(row.op)
+    except FuncconvError as error:
+        msg = f"node {row.name!r}: {error}"
+        raise FuncconvError(msg) from None
+    return {"name": row.name, "op": op, "inputs": list(row.inputs), "params": row.params}
 
 
 def _structure(tree: Any) -> Any:
@@ -109,6 +119,9 @@ def _value(value: Any) -> Any:
         return {"precision": value.name}
     if isinstance(value, Layer):
         return _layer(value)
+    if isinstance(value, Block):
+        declared = None if value.declared is None else list(value.declared)
+        return {"block": {"nodes": list(map(_node, value.rows)), "output": value.result, "shape": declared}}
     if isinstance(value, np.dtype) or (isinstance(value, type) and issubclass(value, np.generic)):
         return {"dtype": str(jnp.dtype(value))}
     if (name := name_of(value)) is not None:

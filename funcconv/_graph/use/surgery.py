@@ -85,8 +85,9 @@ def _check_shapes(graph: Any, values: Sequence[Node]) -> None:
 
 def _kept_shapes(layer: Any, xs: Sequence[Any]) -> dict[str, Any]:
     """Return the shapes of the parameters of a layer and of its state, for inputs of one example."""
-    kept = {"parameters": shapes(drawn(layer, xs))}
-    return kept | {"state": shapes(layer.first_state(*shapes(xs)))} if layer.stateful else kept
+    entry = drawn(layer, xs)
+    kept = {"parameters": shapes(entry)}
+    return kept | {"state": shapes(layer.first_state_for(entry, *xs))} if layer.stateful else kept
 
 
 def _described(graph: Any) -> str:

@@ -1,0 +1,1 @@
+"""Copies of a block that are computed by one loop, and the same block as separate nodes."""

@@ -1,0 +1,311 @@
+"""The layer that computes copies of a block one after another, by one loop."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
+from typing import Any, ClassVar
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, Shape
+from ..._ops.masks import Masked
+from ..declare.inference import result, spec
+from ..declare.layer import Layer
+from ..declare.windowed import check_count
+from ..evaluate.rows import Mode, evaluate
+from ..infer.init import draw_parameters, first_state
+from ..infer.rows import in_node, none_if_it_fails
+from ..masked.values import unmasked
+from ..name import entries as _entries
+from ..name.block import INPUT, Block, block_of
+from ..name.flatten import InputRow
+from ..use.graph import Graph
+from ..use.structure import from_parts
+
+
+@dataclass(frozen=True, repr=False)
+class Repeat(Layer):
+    """`n` copies of a block, one after another. Each copy has its own parameters, along the first axis of each array.
+
+    Attributes:
+        block: the rows of the block.
+        n: the number of copies.
+        remat: what is computed again for derivatives: None, `"block"`, or a policy of `jax.checkpoint`.
+    """
+
+    block: Block
+    n: int
+    remat: str | Callable[..., Any] | None = field(default=None, kw_only=True)
+
+    takes_masked: ClassVar[bool] = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        check_count(self, "n", self.n)
+        if not (self.remat in (None, "block") or callable(self.remat)):
+            msg = (
+                f'repeat: remat must be None, "block", or a policy such as fc.checkpoint_policy; got {self.remat!r}'
+            )
+            raise FuncconvError(msg)
+
+    def __repr__(self) -> str:
+        name = getattr(self.remat, "__name__", repr(self.remat))
+        options = [f"remat={name}"] if self.remat else []
+        options += [f"{name}={value!r}" for name in ("name", "params") if (value := getattr(self, name))]
+        return f"repeat({', '.join([f'[{self.block!r}]', str(self.n), *options])})"
+
+    def __reduce__(self) -> Any:
+        for row in self.block.rows:
+            row.op.__reduce__()  # whose error says what cannot be pickled
+        return super().__reduce__()
+
+    @property
+    def copies(self) -> int:
+        """The number of copies."""
+        return self.n
+
+    @property
+    def parametric(self) -> bool:  # type: ignore[override]
+        """Whether a layer of the block has parameters."""
+        return any(self.block.paths)
+
+    @property
+    def stateful(self) -> bool:  # type: ignore[override]
+        """Whether a layer of the block keeps a state."""
+        return any(row.op.stateful for row in self.block.rows)
+
+    @property
+    def random(self) -> bool:  # type: ignore[override]
+        """Whether a layer of the block draws in training."""
+        return any(row.op.random for row in self.block.rows)
+
+    @property
+    def batched(self) -> bool:
+        """Whether a function of the block is written for a batch."""
+        return any(getattr(row.op, "batched", False) for row in self.block.rows)
+
+    @property
+    def draws(self) -> bool:
+        """Whether it can draw all its parameters."""
+        first_rows = {row.params: row for row in reversed(self.block.rows) if row.params}
+        return self.parametric and all(row.op.draws for row in first_rows.values())
+
+    @property
+    def undecided(self) -> bool:
+        """Whether it is not known how a function of the block is written."""
+        return self.block.undecided
+
+    @cached_property
+    def mapped(self) -> "Repeat":
+        """The same copies, with functions that are written for one example; one object, so that its uses share."""
+        return replace(self, block=self.block.mapped)
+
+    def decided(self, entry: Any, xs: Any) -> "Repeat":
+        """Return the copies with functions that are mapped over examples.
+
+        Raises:
+            FuncconvError: if a function computes something else when it is called on a batch.
+        """
+        if not self.undecided:
+            return self
+        values = list(xs)
+        for row, own in zip(self.block.rows, self._row_entries(one_copy(entry)), strict=True):
+            operands = [values[i] for i in row.inputs]
+            op = in_node(row, lambda row=row, own=own, xs=operands: row.op.decided(own, xs))  # type: ignore[misc]
+            value = none_if_it_fails(lambda op=op, own=own, xs=operands: result(op, own, xs))  # type: ignore[misc]
+            if value is None:  # the error of the node is raised where the copies are evaluated
+                return self
+            values.append(value)
+        return self.mapped
+
+    def graph(self, x: Any) -> Graph:
+        """Return the block as a graph, for an input of this shape and dtype."""
+        key = (x.shape, x.dtype)
+        if key not in self._graphs:
+            self.check_input(x.shape)
+            parts = (None, self.block.rows, (self.block.result,), jax.tree.structure(0), None)
+            self._graphs[key] = from_parts(Graph, (InputRow(INPUT, *key),), *parts, [None] * len(self.block.rows))
+        return self._graphs[key]
+
+    @cached_property
+    def _graphs(self) -> dict[Any, Graph]:
+        return {}
+
+    def check_input(self, shape: Shape) -> None:
+        """Refuse other channels than those of the graph that is the block."""
+        declared = self.block.declared
+        if declared is not None and (len(shape), shape[-1:]) != (len(declared), declared[-1:]):
+            msg = (
+                f"repeat: the block is a graph that declares an input of shape {declared}, so the input must have as "
+                f"many axes and as many channels (the last axis); got {shape}. Declare fc.Input with this shape, or "
+                "pass the layers themselves, for example an fc.serial, which take inputs of any shape"
+            )
+            raise FuncconvError(msg)
+
+    def draw_for(self, key: Array, *xs: Any) -> Any:
+        """Draw the parameters of each copy with its own key."""
+        graph = self.graph(*xs)
+        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.n, dtype=jnp.uint32))
+        return jax.vmap(lambda own: draw_parameters(graph, own, {}))(keys)
+
+    def first_state_for(self, entry: Any, *xs: Any) -> Any:
+        """Return the state of the block once for each copy."""
+        state = first_state(self.graph(*xs), one_copy(entry) or {})
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (self.n, *leaf.shape)), state)
+
+    def apply(self, params: Any, *xs: Any, batch: Shape) -> Any:
+        """Compute the copies, in evaluation and from the first state."""
+        (x,) = xs
+        one = spec(x).update(shape=x.shape[len(batch) :])
+        state = self.first_state_for(jax.tree.map(spec, params), one) if self.stateful else None
+        return self.run(params, state, x, batch=batch, key=None, train=False)[0]
+
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Compute the copies, in training or not, and the next state of each."""
+        (x,) = xs
+        if not hasattr(unmasked(x), "shape"):
+            msg = f"repeat: the input must be one array; got {type(x).__name__}. Select one with node[0] or node['name']"
+            raise FuncconvError(msg)
+        self.check_input(unmasked(x).shape[len(batch) :])
+        self._check_copies(params)
+        keys = None
+        if self.random and train and key is not None:
+            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.n, dtype=jnp.uint32))
+        y, states = lax.scan(self._step(batch, train=train), x, (params, state, keys), length=self.n)
+        return y, states if train else state
+
+    def _step(self, batch: Shape, *, train: bool) -> Callable[..., Any]:
+        """Return the function of one copy: one object for each kind of call, by which JAX knows compiled loops."""
+        if (batch, train) not in self._steps:
+
+            def step(x: Any, copy: Any) -> tuple[Any, Any]:
+                y, state = self._of_one_copy(x, *copy, batch, train=train)
+                _check_result(x, y)
+                return y, state if train else None
+
+            if self.remat is not None:
+                policy = self.remat if callable(self.remat) else None
+                step = jax.checkpoint(step, prevent_cse=False, policy=policy)  # type: ignore[attr-defined]
+            self._steps[batch, train] = step
+        return self._steps[batch, train]
+
+    @cached_property
+    def _steps(self) -> dict[Any, Callable[..., Any]]:
+        return {}
+
+    def _of_one_copy(
+        self, x: Any, params: Any, state: Any, key: Array | None, batch: Shape, *, train: bool
+    ) -> tuple[Any, Any]:
+        states = {row.params: _entries.get(state, path) for row, path in self._kept() if _entries.has(state, path)}
+        rows, entries = self.block.rows, self._row_entries(params)
+        values, states = evaluate(rows, entries, [x], batch, Mode(states, key, train))  # type: ignore[arg-type]
+        return values[self.block.result], _entries.tree_of(states)
+
+    def _kept(self) -> list[tuple[Any, Any]]:
+        """Return the rows with a state, with the paths of their entries."""
+        rows = zip(self.block.rows, self.block.paths, strict=True)
+        return [(row, path) for row, path in rows if row.op.stateful]
+
+    def _row_entries(self, params: Any) -> list[Any]:
+        """Return the parameters of each row of one copy, None where it has none."""
+        rows = zip(self.block.rows, self.block.paths, strict=True)
+        return [
+            _entries.get(params, path) if path and (not row.op.optional or _entries.has(params, path)) else None
+            for row, path in rows
+        ]
+
+    def _check_copies(self, params: Any) -> None:
+        rows = list(zip(self.block.rows, self.block.paths, strict=True))
+        needed = [path for row, path in rows if path and not row.op.optional]
+        _entries.check(params or {}, needed, optional=[path for row, path in rows if path and row.op.optional])
+        for path, leaf in jax.tree.leaves_with_path(params):
+            if jnp.shape(leaf)[:1] != (self.n,):
+                name = jax.tree_util.keystr(path, simple=True, separator="/")
+                msg = (
+                    f"repeat: the first axis of each parameter has the size {self.n}, the number of copies; "
+                    f"{name!r} has the shape {jnp.shape(leaf)}. Stack the arrays of the copies with jnp.stack"
+                )
+                raise FuncconvError(msg)
+
+
+def one_copy(tree: Any) -> Any:
+    """Return the shapes and dtypes of one copy's arrays, from those of all copies."""
+    return jax.tree.map(lambda leaf: spec(leaf).update(shape=leaf.shape[1:]), tree)
+
+
+def _check_result(x: Any, y: Any) -> None:
+    """Refuse a block whose value cannot be the input of the next copy."""
+    given, returned = _type(x), _type(y)
+    if given != returned:
+        msg = (
+            f"repeat: the block must return an array of the shape and dtype of its input, {given}, which the next copy "
+            f"takes; it returns {returned}. Choose its channels, padding and stride so that both agree"
+        )
+        raise FuncconvError(msg)
+
+
+def _type(value: Any) -> str:
+    if isinstance(value, Masked):
+        return f"{_type(value.x)} with a mask {list(value.mask.shape)}"
+    return f"{value.dtype}{list(value.shape)}" if hasattr(value, "shape") else f"a {type(value).__name__}"
+
+
+def repeat(
+    block: Any,
+    n: int,
+    remat: str | Callable[..., Any] | None = None,
+    *,
+    name: str | None = None,
+    params: str | None = None,
+) -> Repeat:
+    """Apply `n` copies of a block one after another, each with its own weights: `block_n(... block_2(block_1(x)))`.
+
+    The result is that of `fc.serial` of `n` blocks, up to rounding. The copies are computed by one `jax.lax.scan`, so
+    the size of the program and the time to compile it do not depend on `n`. The parameters are those of the block, and
+    each array has one more axis in front, of size `n`: entry `i` along this axis belongs to copy `i`. The state of
+    batch norms has this axis too. The arrays are one entry of the parameters, `repeat1`. In training, each copy draws
+    other random numbers. If you call the layer several times, its uses share the parameters and the state.
+
+    The value inside a copy has no name in the graph. `fc.unstack` makes each copy separate nodes.
+
+    Args:
+        block: a layer, a composition such as `fc.serial(...)` or `fc.residual(...)`, a graph with one input and one
+            output, or a plain function of arrays. Its value must have the shape and dtype of its input. A function must
+            compute the same for one example and for a batch; for a function that is written for a batch, pass
+            `fc.node(f, batched=True)`.
+        n: number of copies, a positive integer.
+        remat: what is computed again when derivatives are taken, to save memory. None: nothing, all intermediate values
+            are kept. `"block"`: only the inputs of the copies are kept, and the forward pass of each copy is repeated.
+            A policy of `jax.checkpoint`, such as `fc.checkpoint_policy`: the values that it selects are kept too.
+            Default: None.
+        name: name of its nodes and of its entry in the parameters and in the state. Default: None, which gives
+            `repeat1`, `repeat2`, ... in order of first use.
+        params: name of its entry in the parameters, if it differs from `name`. Layers with the same `params` share one
+            entry. Default: None, the same as `name`.
+
+    Returns:
+        A layer, which you call on a node.
+
+    Raises:
+        FuncconvError: if the block is not a layer, composition, graph or function, if it takes several inputs or
+            returns several values, if `n` is not a positive integer, or if `remat` has another value. If the value of
+            the block has another shape or dtype than its input, `graph.init` raises the error, with the name of the
+            node.
+
+    Source: remat: Chen et al., "Training deep nets with sublinear memory cost", 2016, arXiv:1604.06174.
+
+    Example:
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> x = fc.Input("x", (8, 8, 4))
+        >>> block = fc.residual(fc.serial(fc.Conv(4, 3, padding=1), jnp.tanh))
+        >>> graph = fc.Graph(x, fc.repeat(block, 100)(x))
+        >>> params = graph.init(jax.random.key(0))
+        >>> jax.tree.map(jnp.shape, params)
+        {'repeat1': {'conv1': {'bias': (100, 4), 'kernel': (100, 3, 3, 4, 4)}}}
+        >>> graph(params, jnp.ones((2, 8, 8, 4))).shape
+        (2, 8, 8, 4)
+    """
+    return Repeat(block_of(block, "repeat"), n, remat=remat, name=name, params=params)
