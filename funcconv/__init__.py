@@ -87,6 +87,7 @@ from ._graph.repeat.layer import repeat as repeat
 from ._graph.to_file.registry import register_op as register_op
 from ._graph.to_file.registry import registered_by as _registered_by
 from ._ops.resampling.resize import resize as resize
+from ._graph.repeat.unstack import stack as stack
 from ._graph.stream.stream import Stream as Stream
 from ._graph.stream.stream import stream as stream
 from ._inspect.summary import summary as summary
@@ -104,6 +105,7 @@ from ._graph.declare.training_layers.spectral_norm import SpectralNorm as Spectr
 from ._graph.declare.training_layers.kernels import WeightNorm as WeightNorm
 from ._graph.declare.training_layers.kernels import WeightStandardize as WeightStandardize
 from ._ops.resampling.patches import unfold as unfold
+from ._graph.repeat.unstack import unstack as unstack
 from ._ops.pooling.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 

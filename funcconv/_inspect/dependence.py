@@ -271,6 +271,27 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     return [seen and (seen[0].transpose(axes), seen[1].transpose(axes))]
 
 
+def _scan(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
+    """Run the program of a loop as often as it runs, or until what it carries sees nothing new."""
+    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    fixed, carry, sliced = operands[:consts], operands[consts : consts + carried], operands[consts + carried :]
+    slices = [seen and (seen[0][0], seen[1][0]) for seen in (over(seen, 0) for seen in sliced)]
+    results: list[Seen] = [None] * (len(eqn.outvars) - carried)  # of all passes together
+    for _ in range(eqn.params["length"]):
+        before = carry
+        found = run(eqn.params["jaxpr"].jaxpr, [*fixed, *carry, *slices])
+        carry, results = found[:carried], [union(pair) for pair in zip(results, found[carried:], strict=True)]
+        if all(map(_same, before, carry)):
+            break
+    return [*carry, *(seen and (seen[0][None], seen[1][None]) for seen in results)]
+
+
+def _same(one: Seen, other: Seen) -> bool:
+    if one is None or other is None:
+        return one is other
+    return all(np.array_equal(a, b) for a, b in zip(one, other, strict=True))
+
+
 _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(ELEMENTWISE, _elementwise),
     **dict.fromkeys(REDUCED, _reduced),
@@ -287,6 +308,7 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     "concatenate": _concatenate,
     "dot_general": _dot_general,
     "conv_general_dilated": _lax_convolution,
+    "scan": _scan,
     "optimization_barrier": lambda _, operands: list(operands),
     "stack": lambda eqn, operands: [stacked(operands, eqn.params["axis"])],
     _family.conv_p.name: partial(_convolution, windows),

@@ -214,11 +214,12 @@ def _texts(graph: Network, params: Params | None) -> list[list[str]]:
     ):
         # `relu1` says which operation it is. `conv1` does not say its options.
         operation = [row.operation] if row and re.sub(r"\d*(@\d+)?$", "", name.split("/")[-1]) != row.operation else []
+        copies = [f"\N{MULTIPLICATION SIGN} {row.op.copies}"] if row and row.op.copies else []
         shape = [", ".join(str(leaf.shape) for leaf in jax.tree.leaves(shapes[name]))] if shapes else []
         count = sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(entry))
         first = first_rows[row.params].name if row and row.params else name
         weights = [f"weights of {first}"] if first != name else [f"{count:,} parameters"] if count else []
-        texts.append([name, *operation, *shape, *weights])
+        texts.append([name, *operation, *copies, *shape, *weights])
     return texts
 
 

@@ -9,7 +9,9 @@ import jax
 import numpy as np
 
 from .._common.types import Params, Shape
+from .._graph.name.block import INPUT
 from .._graph.name.flatten import Row
+from .._graph.repeat.layer import Repeat, one_copy
 from .._graph.use.network import Network
 from .._windows.reach import IDENTITY, LARGE, NOWHERE, Reach, clipped, everything, of_table
 from .dependence import run
@@ -95,6 +97,7 @@ class FieldsOfGraph:
             operation = operations.setdefault(like, _Operation(row, entry, xs))
             self._seen[row.name] = self._through(operation, operands, jax.tree.leaves(shapes[row.name]))
             steps.append((row.name, operation, operands))
+        self.mixed = frozenset(self._channels)
         known = {name for name, _ in self._channels}
         self._channels |= {(name, len(shapes[name].shape) - 1) for name in graph.inputs if name not in known}
         for name in graph.inputs:
@@ -131,6 +134,11 @@ class FieldsOfGraph:
                     ways.setdefault(key, []).append(composed(before_step, step, before[leaf].shape))
             results.append({key: joined(seen_each_way, spec.shape) for key, seen_each_way in ways.items()})
         return results
+
+    def along(self, node: str, name: str, axis: int) -> Seen | None:
+        """Return what the value of a node, an array, sees of an axis of an input by the geometry."""
+        (seen,) = self._seen[node]
+        return seen.get((name, axis))
 
     def __call__(self, node: str, names: Sequence[str]) -> dict[str, tuple[ReceptiveField, ...]]:
         result = {}
@@ -170,6 +178,8 @@ class _Operation:
         """Return what a leaf of the result sees of an axis of a leaf of the operands."""
         if axis is None:
             return Seen(None, IDENTITY)
+        if isinstance(self._row.op, Repeat):
+            return self._after_copies(self._row.op, axis)
         if self._axes is not None:
             reach = self._axes[axis]
             return Seen(axis, reach) if reach else Seen(None, everything(self._xs[0].shape[axis]), mixes=True)
@@ -180,6 +190,26 @@ class _Operation:
             self._found[leaf, axis] = run(self._program.jaxpr, self._arguments({leaf: along(shape, axis)}))
         interval, size = self._found[leaf, axis][out], jax.tree.leaves(self._xs)[leaf].shape[axis]
         return interval and _fitted(interval, self._program.out_avals[out].shape, size)
+
+    def _after_copies(self, repeat: Repeat, axis: int) -> Seen | None:
+        """Return what the last copy of a block sees of an axis of the first copy's input."""
+        output, shape = repeat.graph(self._xs[0]).outputs[0], self._xs[0].shape
+        seen = Seen(axis, IDENTITY)
+        for _ in range(repeat.n):
+            if seen.axis is None:  # all positions see the same
+                break
+            step = self._block.along(output, INPUT, seen.axis)
+            if step is None:
+                return None
+            seen = composed(seen, step, shape)
+        return seen._replace(mixes=(INPUT, axis) in self._block.mixed)
+
+    @cached_property
+    def _block(self) -> FieldsOfGraph:
+        """What one copy of a block sees."""
+        params = one_copy(self._entry) or {}
+        graph = self._row.op.graph(self._xs[0])  # type: ignore[attr-defined]
+        return FieldsOfGraph(graph, graph.shapes(params), params)
 
     def _arguments(self, pairs: Mapping[int, Interval]) -> list[Interval | None]:
         """Return the pairs of the program's arguments: parameters have none."""

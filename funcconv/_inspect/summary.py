@@ -17,6 +17,7 @@ from jax.interpreters import partial_eval
 from .._common.errors import FuncconvError
 from .._common.types import Params
 from .._graph.name.flatten import Row
+from .._graph.repeat.layer import Repeat, one_copy
 from .._graph.use.network import Network
 from .follow import FieldsOfGraph, ReceptiveField
 from .table import html_table, rich_table, text_table, totals
@@ -37,7 +38,7 @@ class SummaryRow(NamedTuple):
         flops: of its convolutions and products.
         gradient_flops: of those of the backward pass, by its parameters and by those inputs that depend on parameters.
         real_flops: as `flops`, without multiplications by padding.
-        bytes: of its value.
+        bytes: of its value; of a `repeat`, of all values within its copies that a backward pass needs.
         receptive_field: what it sees of each input, as `fc.receptive_field` returns it.
     """
 
@@ -197,7 +198,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
             flops=forward.all,
             gradient_flops=backward.all,
             real_flops=forward.real,
-            bytes=size,
+            bytes=size + (_bytes_within(row.op, entry, shapes[operands[0]], batch) if operands else 0),
             receptive_field=fields_of(name, graph.inputs),
         )
         rows.append(summary_row)
@@ -225,6 +226,20 @@ def _batched(tree: Any, batch: int) -> Any:
         lambda leaf: jax.ShapeDtypeStruct((batch, *leaf.shape), leaf.dtype),  # type: ignore[no-untyped-call]
         tree,
     )
+
+
+def _bytes_within(op: Any, entry: Any, x: Any, batch: int) -> int:
+    """Return the bytes of the values within a `repeat`, without its value; 0 for other layers."""
+    if not isinstance(op, Repeat):
+        return 0
+    if op.remat is not None:  # the inputs of the other copies; what a policy selects is not known
+        return (op.n - 1) * _bytes(_batched(x, batch))
+    graph, params = op.graph(x), one_copy(entry) or {}
+    nodes, shapes, of_one_copy = graph.nodes, graph.shapes(params), 0
+    for row, own in zip(graph.rows, graph.entry_shapes(params), strict=True):
+        of_one_copy += sum(map(_bytes, jax.tree.leaves(_batched(shapes[row.name], batch))))
+        of_one_copy += _bytes_within(row.op, own, shapes[nodes[row.inputs[0]]], batch) if row.inputs else 0
+    return op.n * of_one_copy - _bytes(_batched(x, batch))
 
 
 def _bytes(leaf: Any) -> int:

@@ -10,7 +10,7 @@ from ..declare.function import as_layer
 from ..declare.node import Node
 from .flatten import Row, flatten
 
-INPUT = "input"  # the name of a block's input
+INPUT = "block_input"  # the name of a block's input
 
 
 @dataclass(frozen=True, repr=False)

@@ -14,7 +14,6 @@ from ..._common.types import Array, Shape
 from ..._ops.masks import Masked
 from ..declare.inference import result, spec
 from ..declare.layer import Layer
-from ..declare.windowed import check_count
 from ..evaluate.rows import Mode, evaluate
 from ..infer.init import draw_parameters, first_state
 from ..infer.rows import in_node, none_if_it_fails
@@ -44,11 +43,11 @@ class Repeat(Layer):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        check_count(self, "n", self.n)
+        if isinstance(self.n, bool) or not isinstance(self.n, int) or self.n < 1:
+            msg = f"repeat: n, the number of copies, must be a positive integer; got {self.n!r}"
+            raise FuncconvError(msg)
         if not (self.remat in (None, "block") or callable(self.remat)):
-            msg = (
-                f'repeat: remat must be None, "block", or a policy such as fc.checkpoint_policy; got {self.remat!r}'
-            )
+            msg = f'repeat: remat must be None, "block", or a policy such as fc.checkpoint_policy; got {self.remat!r}'
             raise FuncconvError(msg)
 
     def __repr__(self) -> str:
@@ -167,7 +166,9 @@ class Repeat(Layer):
         """Compute the copies, in training or not, and the next state of each."""
         (x,) = xs
         if not hasattr(unmasked(x), "shape"):
-            msg = f"repeat: the input must be one array; got {type(x).__name__}. Select one with node[0] or node['name']"
+            msg = (
+                f"repeat: the input must be one array; got {type(x).__name__}. Select one with node[0] or node['name']"
+            )
             raise FuncconvError(msg)
         self.check_input(unmasked(x).shape[len(batch) :])
         self._check_copies(params)

@@ -119,7 +119,7 @@ def selected(graph: Any, tree: Mapping[str, Any], paths: Sequence[_entries.Path]
 
 def unshared(graph: Same) -> Same:
     """Return the graph in which every use of a parameter entry has an entry of its own, called as its node."""
-    rows = tuple(row._replace(params=row.name, op=_own(row)) if row.params else row for row in graph._rows)
+    rows = tuple(row._replace(params=row.name, op=own_layer(row)) if row.params else row for row in graph._rows)
     places = [None] * len(rows)
     return from_parts(type(graph), graph._signature, graph._keys, rows, graph._results, graph._tree, None, places)
 
@@ -147,7 +147,7 @@ def _part(graph: Same, results: Sequence[int], tree: Any) -> Same:
     )
 
 
-def _own(row: Row) -> Layer:
+def own_layer(row: Row) -> Layer:
     """Return the layer of a row as another object, and under no name that other rows have."""
     # A function that draws nothing needs a name of parameters, or it would be called without them.
     params = None if row.op.draws else row.name.replace("@", "_").replace("/", "_")
