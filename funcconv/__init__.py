@@ -83,7 +83,7 @@ from ._ops.pooling.named import min_pool as min_pool
 from ._ops.pooling.pool import pool as pool
 from ._ops.pooling.named import sum_pool as sum_pool
 from ._inspect.receptive_field import receptive_field as receptive_field
-from ._graph.repeat.layer import repeat as repeat
+from ._graph.repeat.repeat import repeat as repeat
 from ._graph.to_file.registry import register_op as register_op
 from ._graph.to_file.registry import registered_by as _registered_by
 from ._ops.resampling.resize import resize as resize

@@ -5,7 +5,6 @@ depend on everything that goes into them. So are those whose pair would have mor
 memory is bounded, whatever the sizes of the arrays.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
@@ -14,12 +13,12 @@ import numpy as np
 from jax.extend import core
 
 from .._common.traced_programs import ELEMENTWISE, REDUCED, called
-from .._common.types import Shape
 from .._primitives import conv as _family
 from .._primitives import select as _select
 from .._primitives import take as _take
 from .._windows.geometry import Axis
 from .._windows.reach import LARGE, NOWHERE
+from . import moved_places
 from .intervals import Seen, over, places_or_none, stacked, sums, taken, union, windows, windows_back
 
 
@@ -59,93 +58,6 @@ def _inner(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     """Run the program of a call; of any other operation everything depends on everything."""
     inner = called(eqn)
     return _everything(eqn, operands) if inner is None else run(inner, operands)
-
-
-def _broadcast_in_dim(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen, *_), shape = operands, [1] * len(eqn.params["shape"])
-    if seen is None:
-        return [None]
-    for size, axis in zip(seen[0].shape, eqn.params["broadcast_dimensions"], strict=True):
-        shape[axis] = size
-    return [(seen[0].reshape(shape), seen[1].reshape(shape))]
-
-
-def _reshape(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen, *_), old, new = operands, eqn.invars[0].aval.shape, eqn.outvars[0].aval.shape
-    if seen is None:
-        return [None]
-    low, high = seen
-    if 0 in old:
-        return [(np.broadcast_to(low, old).reshape(new), np.broadcast_to(high, old).reshape(new))]
-    target: list[int] = []
-    for before, after in _groups(old, new):
-        sizes, own = [old[axis] for axis in before], [low.shape[axis] for axis in before]
-        lengths = [[size for size in group if size != 1] for group in (sizes, [new[axis] for axis in after])]
-        if math.prod(own) == 1 or [len(group) for group in lengths] == [1, 1]:  # nothing changes along it, or one axis
-            target += [1 if new[axis] == 1 else math.prod(own) for axis in after]
-        elif math.prod(sizes) > LARGE:
-            low, high = over((low, high), before)  # type: ignore[misc]
-            target += [1] * len(after)
-        else:
-            spread = [old[axis] if axis in before else size for axis, size in enumerate(low.shape)]
-            low, high = np.broadcast_to(low, spread), np.broadcast_to(high, spread)
-            target += [new[axis] for axis in after]
-    low, high = low.reshape(target), high.reshape(target)
-    # An axis along which all places see the same gets size 1 again, so that later rules can keep it small.
-    for axis, size in enumerate(target):
-        if size > 1:
-            first = (slice(None),) * axis + (slice(0, 1),)
-            if (low == low[first]).all() and (high == high[first]).all():
-                low, high = low[first], high[first]
-    return [(low, high)]
-
-
-def _groups(old: Shape, new: Shape) -> list[tuple[list[int], list[int]]]:
-    """Part the axes before and after a reshape into groups of the same size, which have as few axes as can be."""
-    groups, i, j = [], 0, 0
-    while i < len(old) or j < len(new):
-        before, after = [i][: len(old) - i], [j][: len(new) - j]
-        while math.prod(old[axis] for axis in before) != math.prod(new[axis] for axis in after):
-            if math.prod(old[axis] for axis in before) < math.prod(new[axis] for axis in after):
-                before.append(i + len(before))
-            else:
-                after.append(j + len(after))
-        groups.append((before, after))
-        i, j = i + len(before), j + len(after)
-    return groups
-
-
-def _transpose(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), order = operands, eqn.params["permutation"]
-    return [seen and (seen[0].transpose(order), seen[1].transpose(order))]
-
-
-def _squeeze(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), axes = operands, tuple(eqn.params["dimensions"])
-    return [seen and (seen[0].squeeze(axes), seen[1].squeeze(axes))]
-
-
-def _rev(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), axes = operands, tuple(eqn.params["dimensions"])
-    return [seen and (np.flip(seen[0], axes), np.flip(seen[1], axes))]
-
-
-def _slice(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), starts = operands, eqn.params["start_indices"]
-    strides = eqn.params["strides"] or (1,) * len(starts)
-    for axis, (start, stop, step) in enumerate(zip(starts, eqn.params["limit_indices"], strides, strict=True)):
-        if seen is not None and seen[0].shape[axis] != 1:
-            seen = taken(seen, axis, np.arange(start, stop, step))
-    return [seen]
-
-
-def _split(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
-    (seen,), before, parts, axis = operands, 0, [], eqn.params["axis"]
-    for size in eqn.params["sizes"]:
-        constant = seen is None or seen[0].shape[axis] == 1
-        parts.append(seen if constant else taken(seen, axis, np.arange(before, before + size)))
-        before += size
-    return parts
 
 
 def _pad(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
@@ -273,17 +185,26 @@ def _lax_convolution(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
 
 def _scan(eqn: Any, operands: Sequence[Seen]) -> list[Seen]:
     """Run the program of a loop as often as it runs, or until what it carries sees nothing new."""
-    consts, carried = eqn.params["num_consts"], eqn.params["num_carry"]
+    jaxpr = eqn.params["jaxpr"]
+    jaxpr = getattr(jaxpr, "jaxpr", jaxpr)
+    # The parameters that count constants and carried values differ between versions of JAX. What is sliced or stacked
+    # has one axis less inside.
+    carried = sum(map(_has_equal_rank, jaxpr.outvars, eqn.outvars))
+    consts = sum(map(_has_equal_rank, jaxpr.invars, eqn.invars)) - carried
     fixed, carry, sliced = operands[:consts], operands[consts : consts + carried], operands[consts + carried :]
     slices = [seen and (seen[0][0], seen[1][0]) for seen in (over(seen, 0) for seen in sliced)]
     results: list[Seen] = [None] * (len(eqn.outvars) - carried)  # of all passes together
     for _ in range(eqn.params["length"]):
         before = carry
-        found = run(eqn.params["jaxpr"].jaxpr, [*fixed, *carry, *slices])
+        found = run(jaxpr, [*fixed, *carry, *slices])
         carry, results = found[:carried], [union(pair) for pair in zip(results, found[carried:], strict=True)]
         if all(map(_same, before, carry)):
             break
     return [*carry, *(seen and (seen[0][None], seen[1][None]) for seen in results)]
+
+
+def _has_equal_rank(inner: Any, outer: Any) -> bool:
+    return len(inner.aval.shape) == len(outer.aval.shape)
 
 
 def _same(one: Seen, other: Seen) -> bool:
@@ -297,13 +218,13 @@ _RULES: dict[str, Callable[[Any, Sequence[Seen]], list[Seen]]] = {
     **dict.fromkeys(REDUCED, _reduced),
     **dict.fromkeys(("cumsum", "cumprod", "cummax", "cummin", "cumlogsumexp", "sort"), _along),
     **dict.fromkeys(("reduce_window_sum", "reduce_window_max", "reduce_window_min"), _reduce_window),
-    "broadcast_in_dim": _broadcast_in_dim,
-    "reshape": _reshape,
-    "transpose": _transpose,
-    "squeeze": _squeeze,
-    "rev": _rev,
-    "slice": _slice,
-    "split": _split,
+    "broadcast_in_dim": moved_places.broadcast_in_dim,
+    "reshape": moved_places.reshape,
+    "transpose": moved_places.transpose,
+    "squeeze": moved_places.squeeze,
+    "rev": moved_places.rev,
+    "slice": moved_places.slice_,
+    "split": moved_places.split,
     "pad": _pad,
     "concatenate": _concatenate,
     "dot_general": _dot_general,
