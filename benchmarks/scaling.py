@@ -1,4 +1,4 @@
-"""How cost grows: as the work does, without jumps; and what a graph of many nodes costs beside a plain function."""
+"""How cost grows: as the work does, without jumps; and what a graph of many nodes and a deep network cost."""
 
 import time
 from collections.abc import Callable
@@ -79,10 +79,46 @@ def nodes(*, quick: bool) -> Table:
     return table
 
 
+def depth(*, quick: bool) -> Table:
+    """Return what the gradient of a deep network costs: blocks in series, one repeated block, and with `remat`."""
+    x = fc.Input("x", (32, 32, 16))
+    images = jax.ShapeDtypeStruct((8, 32, 32, 16), jnp.float32)  # type: ignore[no-untyped-call]
+
+    def block() -> Any:
+        convs = [fc.Conv(16, 3, padding=1) for _ in range(2)]
+        return fc.residual(fc.serial(convs[0], fc.GroupNorm(4), jax.nn.relu, convs[1]))
+
+    table = {}
+    for n in (2, 20) if quick else (2, 20, 200):
+        ways = {
+            "serial": lambda n=n: fc.serial(*(block() for _ in range(n))),
+            "repeat": lambda n=n: fc.repeat(block(), n),
+            'repeat, remat="block"': lambda n=n: fc.repeat(block(), n, "block"),
+            "repeat, remat=fc.checkpoint_policy": lambda n=n: fc.repeat(block(), n, fc.checkpoint_policy),
+        }
+        for name, layers in ways.items():
+            graph = fc.Graph(x, layers()(x))
+            params = jax.eval_shape(graph.init, jax.random.key(0))
+            step = jax.jit(jax.grad(lambda params, x, graph=graph: jnp.square(graph(params, x)).sum()))
+            begun = time.perf_counter()
+            lowered = step.lower(params, images)
+            compiled = lowered.compile()
+            taken = time.perf_counter() - begun
+            memory: Any = compiled.memory_analysis()
+            table[f"{n} blocks, {name}"] = {
+                "tracing and compiling, s": taken,
+                "program, kB": len(lowered.as_text()) / 1e3,
+                "temporary memory, MB": memory.temp_size_in_bytes / 1e6,
+            }
+    return table
+
+
 def results(*, quick: bool = False) -> dict[str, Table]:
     """Return all tables."""
     rounds = 3 if quick else 9
     grown: Table = {}
     for name in GROWTH:
         grown |= growth(name, rounds, quick=quick)
-    return {"value and gradients of a 3x3 convolution": grown, "a graph over a plain function": nodes(quick=quick)}
+    return {"value and gradients of a 3x3 convolution": grown, "a graph over a plain function": nodes(quick=quick)} | {
+        "the gradient of a deep network": depth(quick=quick)
+    }

@@ -15,6 +15,7 @@ from .._common.files import write_file
 from .._common.optional_packages import needs
 from .._common.paths import checked_path
 from .._common.types import Params
+from .._graph.repeat.unstack import unstack
 from .._graph.use.graph import Graph
 from .._primitives.plain import plain
 from ._export import batched_inputs, kept_state
@@ -34,7 +35,8 @@ def to_onnx(
     """Write a network to an ONNX file, using the package jax2onnx.
 
     The model is first run by onnxruntime on random inputs. If the results differ from those of the graph, no file is
-    written. If writing fails, an earlier file with this name is unchanged.
+    written. If writing fails, an earlier file with this name is unchanged. The copies of `fc.repeat` are written as
+    separate operations.
 
     Args:
         graph: the network, which is evaluated in evaluation mode. The inputs of the file have the names of its inputs.
@@ -72,12 +74,13 @@ def to_onnx(
     _check_dtypes("state", checked_state)
     inputs = batched_inputs(graph, params, batch)
     _check_dtypes("input", dict(zip(graph.inputs, inputs, strict=True)))
+    separate, own_params, own_state = unstack(graph, params, checked_state)  # converters know no convolutions in loops
 
     def evaluate(*xs: Any) -> Any:
         # What depends on weights alone, such as a normalized kernel, is computed now. Its loops and random numbers have
         # no counterpart in the file.
         with jax.ensure_compile_time_eval():
-            return graph.apply(params, checked_state, *xs)[0]
+            return separate.apply(own_params, own_state, *xs)[0]
 
     # The model must be in float32, because onnxruntime has convolutions in float32 only.
     with jax.enable_x64(False):  # noqa: FBT003

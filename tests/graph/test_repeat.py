@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from available import needed
 from compare import close
 from jaxprs import equations
 
@@ -491,3 +492,17 @@ def test_a_graph_with_a_repeat_can_be_edited_and_cut():
     separate, own_separate = fc.unstack(outer, own)
     assert separate.entries == ("trunk/repeat1/0/conv1", "trunk/repeat1/1/conv1")
     close(separate(own_separate, x), outer(own, x))
+
+
+@pytest.mark.filterwarnings("ignore")  # those of jax2onnx 0.17, November 2026
+def test_files_of_other_libraries_have_separate_layers(tmp_path):
+    needed("torch"), needed("jax2onnx")
+    x = fc.Input("x", SHAPE, "float32")
+    graph = fc.Graph(x, fc.repeat(fc.residual(conv(dtype="float32")), 2)(x))
+    params = graph.init(jax.random.key(0))
+    for convert in (fc.interop.to_torch, fc.interop.to_torch_module):
+        with pytest.raises(fc.FuncconvError, match=r"repeat1.*fc.unstack\(graph, params\)"):
+            convert(graph, params)
+    separate, own = fc.unstack(graph, params)
+    assert len(fc.interop.to_torch(separate, own)) == 4
+    assert fc.interop.to_onnx(graph, params, tmp_path / "net.onnx") == ("repeat1",)  # compares the results

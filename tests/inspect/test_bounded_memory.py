@@ -44,6 +44,7 @@ LAYERS = {
     "Function": fc.serial(fc.residual(serial(jax.nn.softmax, fc.Conv(2, 1))), fc.global_pool),
     "_Arithmetic, of many channels": lambda x: (2 * fc.Conv(HUGE, 1)(x) - 1) * fc.Conv(HUGE, 1)(x),
     "concat": fc.parallel(fc.Conv(HUGE, 1), fc.Conv(HUGE, 1), merge=fc.concat),
+    "Repeat": serial(fc.repeat(fc.residual(fc.serial(fc.Conv(HUGE, 3, padding=1), fc.BatchNorm())), 100)),
     "many features": fc.serial(fc.Flatten(), fc.Dense(HUGE), fc.Dense(HUGE), jnp.tanh, fc.Dropout()),
 }
 
@@ -55,6 +56,7 @@ SPATIAL = {
     "windows as wide": fc.Conv(3, WIDE - 5, padding=WIDE // 2, dilation=2),
     "flattened": fc.serial(fc.LayerNorm(3), fc.Flatten(), fc.Dense(3)),
     "one kernel for each position": fc.LocalConv(2, 3, stride=2),
+    "a repeat": fc.repeat(fc.residual(fc.Conv(3, 3, padding=1)), 100),
     "a function": fc.node(lambda x: jnp.pad(x[1:-1, ::2], ((1, 1), (0, 0), (0, 0))), batched=False),
 }
 

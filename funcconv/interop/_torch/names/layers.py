@@ -51,6 +51,10 @@ def arrays_of(op: str, shapes: Shapes, entry: str, row: Row, flatten_order: str)
         FuncconvError: if PyTorch has no module for the layer.
     """
     if not has_module(row.op):
+        advice = "Convert its arrays yourself, and the others with a graph without it (graph.subgraph)"
+        if row.op.copies:
+            advice = "Part it into layers with fc.unstack(graph, params)"
+        msg = f"{op}: PyTorch has no module for the layer {row.op!r} of the entry {entry!r}. {advice}"
         if isinstance(row.op, Function) and _is_vector(shapes.drawn(row)):
             return [_scale(entry)]
         msg = (

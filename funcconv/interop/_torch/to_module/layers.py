@@ -152,6 +152,7 @@ def _of_layer(layer: Layer) -> Run:
     compute = _LAYERS.get(type(layer))
     if compute is None:
         msg = f"the layer {layer!r} has no counterpart in PyTorch"
+        msg += ". Part it into layers with fc.unstack(graph, params)" if layer.copies else ""
         raise FuncconvError(msg)
     if isinstance(layer, Pool):
         _reduce_of(layer)  # raises if there is none
