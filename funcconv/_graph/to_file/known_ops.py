@@ -61,5 +61,8 @@ KNOWN_OPS: dict[str, Callable[..., Any]] = {
     for name in names
     if hasattr(module, name)  # not every version of JAX has all
 }
-KNOWN_OPS["funcconv.checkpoint_policy"] = checkpoint_policy
-KNOWN_OPS.update({f"jax.checkpoint_policies.{name}": getattr(jax.checkpoint_policies, name) for name in _POLICIES})
+# Of `jax.checkpoint`, for the option `remat` of `repeat`; they are not functions of arrays.
+POLICIES: dict[str, Callable[..., Any]] = {
+    "funcconv.checkpoint_policy": checkpoint_policy,
+    **{f"jax.checkpoint_policies.{name}": getattr(jax.checkpoint_policies, name) for name in _POLICIES},
+}

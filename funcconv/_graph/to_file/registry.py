@@ -5,10 +5,10 @@ from importlib import import_module
 from typing import Any
 
 from ..._common.errors import FuncconvError, suggest
-from .known_ops import KNOWN_OPS
+from .known_ops import KNOWN_OPS, POLICIES
 
-_BY_NAME: dict[str, Callable[..., Any]] = dict(KNOWN_OPS)
-_NAMES: dict[Any, str] = {op: name for name, op in reversed(KNOWN_OPS.items())}  # of two names, the first
+_BY_NAME: dict[str, Callable[..., Any]] = KNOWN_OPS | POLICIES
+_NAMES: dict[Any, str] = {op: name for name, op in reversed(_BY_NAME.items())}  # of two names, the first
 _MODULES: dict[str, str] = {}  # by the beginning of a name: the module that registers such names when it is imported
 
 
