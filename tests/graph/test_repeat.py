@@ -506,3 +506,14 @@ def test_files_of_other_libraries_have_separate_layers(tmp_path):
     separate, own = fc.unstack(graph, params)
     assert len(fc.interop.to_torch(separate, own)) == 4
     assert fc.interop.to_onnx(graph, params, tmp_path / "net.onnx") == ("repeat1",)  # compares the results
+
+
+def test_a_stream_needs_separate_layers(rng):
+    graph = graph_of(fc.repeat(fc.serial(fc.Conv(2, 3, padding="CAUSAL"), jnp.tanh), 2), shape=(8, 2))
+    params, x = graph.init(jax.random.key(0)), jnp.asarray(rng.normal(size=(1, 8, 2)))
+    with pytest.raises(fc.FuncconvError, match=r"node 'repeat1'.*fc.unstack\(graph, params\)"):
+        fc.stream(graph).init(params, 1)
+    separate, own = fc.unstack(graph, params)
+    stream = fc.stream(separate)
+    _, y = stream.step(own, stream.init(own, 1), x)
+    close(y, graph(params, x))

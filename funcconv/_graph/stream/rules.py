@@ -65,9 +65,12 @@ def stage_of(op: Layer, inputs: Inputs) -> Stage:
         FuncconvError: if it needs the whole signal.
     """
     del inputs
+    advice = "Stream the part of the network before it, graph.subgraph(...)"
+    if op.copies:
+        advice = "Part it into layers with fc.unstack(graph, params), and stream the new graph"
     msg = (
         f"{op!r} needs the whole signal, or is not known to compute each position by itself, so it cannot be streamed. "
-        "Stream the part of the network before it, graph.subgraph(...)"
+        f"{advice}"
     )
     raise FuncconvError(msg)
 

@@ -51,16 +51,12 @@ def arrays_of(op: str, shapes: Shapes, entry: str, row: Row, flatten_order: str)
         FuncconvError: if PyTorch has no module for the layer.
     """
     if not has_module(row.op):
+        if isinstance(row.op, Function) and _is_vector(shapes.drawn(row)):
+            return [_scale(entry)]
         advice = "Convert its arrays yourself, and the others with a graph without it (graph.subgraph)"
         if row.op.copies:
             advice = "Part it into layers with fc.unstack(graph, params)"
         msg = f"{op}: PyTorch has no module for the layer {row.op!r} of the entry {entry!r}. {advice}"
-        if isinstance(row.op, Function) and _is_vector(shapes.drawn(row)):
-            return [_scale(entry)]
-        msg = (
-            f"{op}: PyTorch has no module for the layer {row.op!r} of the entry {entry!r}. Convert its arrays "
-            "yourself, and the others with a graph without it (graph.subgraph)"
-        )
         raise FuncconvError(msg)
     arrays = _of_plain_layer(op, shapes, entry, row, flatten_order)
     if isinstance(row.op, WeightNorm):
