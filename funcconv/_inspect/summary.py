@@ -198,7 +198,7 @@ def summary(graph: Network, batch: int = 1, *, params: Params | None = None) -> 
             flops=forward.all,
             gradient_flops=backward.all,
             real_flops=forward.real,
-            bytes=size + (_bytes_within(row.op, entry, shapes[operands[0]], batch) if operands else 0),
+            bytes=size + (_bytes_within(row.op, entry, shapes[operands[0]], batch) if row and operands else 0),
             receptive_field=fields_of(name, graph.inputs),
         )
         rows.append(summary_row)

@@ -51,9 +51,12 @@ class Block:
     @cached_property
     def mapped(self) -> "Block":
         """The same block, in which functions that may be written for either are written for one example."""
-        op: Any
-        rows = [row._replace(op=op.mapped) if (op := row.op).undecided else row for row in self.rows]
-        return Block(tuple(rows), self.result, self.declared)
+        rows = tuple(row._replace(op=_mapped(row.op)) for row in self.rows)
+        return Block(rows, self.result, self.declared)
+
+
+def _mapped(op: Any) -> Any:
+    return op.mapped if op.undecided else op
 
 
 def block_of(layer: Any, kind: str) -> Block:

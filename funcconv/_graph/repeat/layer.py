@@ -183,13 +183,14 @@ class Repeat(Layer):
         if (batch, train) not in self._steps:
 
             def step(x: Any, copy: Any) -> tuple[Any, Any]:
-                y, state = self._of_one_copy(x, *copy, batch, train=train)
+                params, state, key = copy
+                y, state = self._of_one_copy(x, params, state, key, batch, train=train)
                 _check_result(x, y)
                 return y, state if train else None
 
             if self.remat is not None:
                 policy = self.remat if callable(self.remat) else None
-                step = jax.checkpoint(step, prevent_cse=False, policy=policy)  # type: ignore[attr-defined]
+                step = jax.checkpoint(step, prevent_cse=False, policy=policy)
             self._steps[batch, train] = step
         return self._steps[batch, train]
 
@@ -200,9 +201,9 @@ class Repeat(Layer):
     def _of_one_copy(
         self, x: Any, params: Any, state: Any, key: Array | None, batch: Shape, *, train: bool
     ) -> tuple[Any, Any]:
-        states = {row.params: _entries.get(state, path) for row, path in self._kept() if _entries.has(state, path)}
+        states = {str(row.params): _entries.get(state, path) for row, path in self._kept() if _entries.has(state, path)}
         rows, entries = self.block.rows, self._row_entries(params)
-        values, states = evaluate(rows, entries, [x], batch, Mode(states, key, train))  # type: ignore[arg-type]
+        values, states = evaluate(rows, entries, [x], batch, Mode(states, key, train))
         return values[self.block.result], _entries.tree_of(states)
 
     def _kept(self) -> list[tuple[Any, Any]]:
