@@ -82,7 +82,11 @@ class _Start(Node):
     """The input of a block."""
 
     name = INPUT
-    spec = None
+
+    @property
+    def spec(self) -> Any:
+        """None: the shape is not known."""
+        return None
 
     def __repr__(self) -> str:
         return "<input of the block>"

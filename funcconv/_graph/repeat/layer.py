@@ -147,8 +147,11 @@ class Repeat(Layer):
     def draw_for(self, key: Array, *xs: Any) -> Any:
         """Draw the parameters of each copy with its own key."""
         graph = self.graph(*xs)
-        keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.n, dtype=jnp.uint32))
-        return jax.vmap(lambda own: draw_parameters(graph, own, {}))(keys)
+        return jax.vmap(lambda own: draw_parameters(graph, own, {}))(self._keys(key))
+
+    def _keys(self, key: Array) -> Array:
+        """Return a key for each copy, which does not depend on the number of copies."""
+        return jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.n, dtype=jnp.uint32))
 
     def first_state_for(self, entry: Any, *xs: Any) -> Any:
         """Return the state of the block once for each copy."""
@@ -172,9 +175,7 @@ class Repeat(Layer):
             raise FuncconvError(msg)
         self.check_input(unmasked(x).shape[len(batch) :])
         self._check_copies(params)
-        keys = None
-        if self.random and train and key is not None:
-            keys = jax.vmap(partial(jax.random.fold_in, key))(jnp.arange(self.n, dtype=jnp.uint32))
+        keys = self._keys(key) if self.random and train and key is not None else None
         y, states = lax.scan(self._step(batch, train=train), x, (params, state, keys), length=self.n)
         return y, states if train else state
 

@@ -140,12 +140,14 @@ def _separate(graph: Graph) -> Graph:
 
 
 def _separate_once(graph: Graph) -> Graph:
+    """Return the graph with a row for each row of each copy; a nested graph with a repeat is no part of it any more."""
     numbers = list(range(len(graph.inputs)))  # of the values of the graph, in the new one
-    changed = {place.graph.name for row, place in zip(graph.rows, graph._places, strict=True) if place and _is(row)}
+    pairs = list(zip(graph.rows, graph._places, strict=True))
+    changed = {place.graph.name for row, place in pairs if place and isinstance(row.op, Repeat)}
     layers: dict[Any, Layer] = {}  # one object for the uses of an entry
     rows: list[Row] = []
     places: list[Any] = []
-    for row, place in zip(graph.rows, graph._places, strict=True):
+    for row, place in pairs:
         inputs = tuple(numbers[i] for i in row.inputs)
         if not isinstance(row.op, Repeat):
             numbers.append(len(graph.inputs) + len(rows))
@@ -164,10 +166,6 @@ def _separate_once(graph: Graph) -> Graph:
     check_rows(graph.inputs, rows)
     results = tuple(numbers[i] for i in graph._results)
     return from_parts(Graph, graph._signature, graph._keys, tuple(rows), results, graph._tree, graph.name, places)
-
-
-def _is(row: Row) -> bool:
-    return isinstance(row.op, Repeat)
 
 
 def _row_of_copy(repeat: Row, i: int, inner: Row, inputs: tuple[int, ...], layers: dict[Any, Layer]) -> Row:
