@@ -41,6 +41,13 @@ def memory_is_given_back():
     gc.collect()
 
 
+@pytest.fixture
+def rest_of_a_failed_read():
+    """Collect the event loops that orbax leaves to the garbage collector where a read or a write fails."""
+    yield
+    gc.collect()
+
+
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_call(item):
     """Skip a test if XLA cannot compile its float16 program for this processor."""

@@ -1,6 +1,5 @@
 """What can happen to a folder of checkpoints: kills, damage, a full disk, other writers, readers during a write."""
 
-import gc
 import inspect
 import os
 import re
@@ -23,16 +22,12 @@ from funcconv._checkpoints.folder import Checkpoints
 from funcconv._checkpoints.step_folders import REMOVED, REPLACED, WRITING
 from funcconv._checkpoints.stored import StoredCheckpoints
 
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # event loops of orbax
+pytestmark = [
+    pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning"),  # event loops of orbax
+    pytest.mark.usefixtures("rest_of_a_failed_read"),
+]
 HOST = socket.gethostname()
 LIKE = {"w": jnp.zeros(100, jnp.float32), "n": jnp.zeros((), jnp.int32), "large": jnp.zeros(1000, jnp.float32)}
-
-
-@pytest.fixture(autouse=True)
-def rest_of_a_failed_read():
-    """Orbax leaves event loops to the garbage collector where a read or a write fails."""
-    yield
-    gc.collect()
 
 
 def state_of(number, array=jnp.asarray):

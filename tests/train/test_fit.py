@@ -630,6 +630,7 @@ unraisable = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptio
 
 @unraisable
 @pytest.mark.usefixtures("rest_of_a_failed_read")
+@pytest.mark.usefixtures("rest_of_a_failed_read")
 @pytest.mark.parametrize("how", ["truncated", "flipped", "missing"])
 def test_the_checkpoint_before_a_damaged_one_is_taken(problem, tmp_path, how):
     whole, _ = run(problem, 20)
@@ -642,6 +643,7 @@ def test_the_checkpoint_before_a_damaged_one_is_taken(problem, tmp_path, how):
 
 
 @unraisable
+@pytest.mark.usefixtures("rest_of_a_failed_read")
 @pytest.mark.usefixtures("rest_of_a_failed_read")
 def test_a_damaged_checkpoint_is_written_again(problem, tmp_path):
     state, _ = run(problem, 10, checkpoint=tmp_path, checkpoint_every=5)
@@ -659,7 +661,9 @@ def test_what_is_saved_again_replaces(tmp_path):
 
 @unraisable
 @pytest.mark.usefixtures("rest_of_a_failed_read")
+@pytest.mark.usefixtures("rest_of_a_failed_read")
 @unraisable
+@pytest.mark.usefixtures("rest_of_a_failed_read")
 def test_what_was_saved_stays_when_the_disk_is_full(problem, tmp_path):
     """A limit on the size of files stands for a full disk: the run ends with a clear error, and goes on from before."""
     resource = pytest.importorskip("resource")
@@ -716,6 +720,7 @@ def test_other_versions_are_told(problem, tmp_path, monkeypatch):
 
 
 @unraisable
+@pytest.mark.usefixtures("rest_of_a_failed_read")
 def test_each_bit_counts(problem, tmp_path):
     """Whatever byte of the arrays' files is flipped: it is noticed, or makes no difference."""
     state, _ = run(problem, 3, checkpoint=tmp_path)
