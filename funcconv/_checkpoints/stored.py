@@ -130,7 +130,7 @@ class StoredCheckpoints:
             except FuncconvError:  # the checkpoint is complete, but not the expected one
                 raise
             except Exception as error:  # damaged files can raise any error
-                if _identity(path) != identity:
+                if identity is None or _identity(path) != identity:
                     continue  # a writer has replaced or removed it meanwhile
                 damage = f"is damaged: {(str(error).splitlines() or [''])[0][:200] or type(error).__name__}"
                 if not skip:

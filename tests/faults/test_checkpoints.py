@@ -326,6 +326,13 @@ def test_readers_find_whole_states_during_a_run(tmp_path, reads, replaces):
     assert number_in(fc.train.restore(tmp_path, LIKE)) == written[-1]
 
 
+def test_a_checkpoint_that_is_removed_after_it_was_listed_is_not_damaged(tmp_path, monkeypatch):
+    fc.train.save(tmp_path, state_of(3), step=3)
+    folders, listed = StoredCheckpoints._folders, iter([{3: tmp_path / "3", 4: tmp_path / "4"}] * 2)
+    monkeypatch.setattr(StoredCheckpoints, "_folders", lambda self: next(listed, None) or folders(self))
+    assert number_in(fc.train.restore(tmp_path, LIKE)) == 3
+
+
 # locks ------------------------------------------------------------------------------------------------------
 
 
