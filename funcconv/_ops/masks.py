@@ -15,7 +15,7 @@ class Masked(NamedTuple):
 
     A graph takes it in place of an array: `graph(params, fc.Masked(x, mask))`. The result is that of each example on
     its own, and zero at positions that are not real. With `masked=True` outputs that still have positions are `Masked`
-    too.
+    too. Layers with another layout than channels last are refused.
 
     Args:
         x: `(*batch, *spatial, channels)`. Numbers at masked positions may be anything, also NaN.

@@ -220,6 +220,16 @@ def test_wrong_masks_are_refused(rng):
         wraps(params, fc.Masked(x, mask))
 
 
+@pytest.mark.parametrize(
+    "layer", [fc.Conv(4, 3, layout="NCHW"), fc.Pool(2, layout="NCHW"), functools.partial(fc.global_pool, layout="NCHW")]
+)
+def test_channels_must_be_last(layer):
+    """If all sizes are equal, the shape of a mask does not tell which axis is the channels."""
+    graph = graph_of(pipeline(layer), 4, 4, 4)
+    with pytest.raises(fc.FuncconvError, match="must have their channels last"):
+        graph(graph.init(jax.random.key(0)), fc.Masked(jnp.ones((2, 4, 4, 4)), jnp.ones((2, 4, 4), bool)))
+
+
 def test_two_masks_leave_what_is_real_in_both(rng):
     x, y = fc.Input("x", (8, 6, 3)), fc.Input("y", (8, 6, 3))
     graph = fc.Graph((x, y), x * y)

@@ -203,7 +203,9 @@ def test_wrong_calls_are_refused():
     for chunks, match in (
         ([jnp.ones((1, 6, 2))], "chunks of a multiple of 4 samples; got 6"),
         ([jnp.ones((1, 0, 2))], "got 0"),
-        ([jnp.ones((1, 8, 3))], r"must have shape \(\*batch, samples, 2\); got \(1, 8, 3\)"),
+        ([jnp.ones((1, 8, 3))], r"float64 of shape \(1, samples, 2\); got float64\[1, 8, 3\]"),
+        ([jnp.ones((2, 8, 2))], r"got float64\[2, 8, 2\]"),
+        ([jnp.ones((1, 8, 2), jnp.float32)], r"got float32\[1, 8, 2\]"),
         ([jnp.ones((1, 8, 2))] * 2, "the graph has 1 inputs; got 2 chunks"),
     ):
         with pytest.raises(fc.FuncconvError, match=match):

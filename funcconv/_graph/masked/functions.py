@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from ..._common.errors import FuncconvError
 from ..._common.types import Array, Shape
 from ..._ops.conv import conv
 from ..._ops.conv_transpose import conv_transpose
@@ -36,6 +37,8 @@ def masked_function(op: Function, entry: Any, xs: Sequence[Any], mask: Array, ba
     if op.batched:
         return None
     function, options = _function_and_options(op.op)
+    if function in _RULES or function in (pixel_shuffle, resize):
+        check_channels_last(op, options.get("layout"))
     if _takes_mask(op.op):
         y = _with_mask(op, entry, xs, mask, batch)
         rule = _RULES.get(function)
@@ -49,6 +52,16 @@ def masked_function(op: Function, entry: Any, xs: Sequence[Any], mask: Array, ba
     if acts_by_position(op, entry, xs, mask.ndim - len(batch), batch):
         return hidden(Masked(op.apply(entry, *map(unmasked, xs), batch=batch), mask))
     return None
+
+
+def check_channels_last(op: Any, layout: str | None) -> None:
+    """Refuse another order of axes: the mask has the first axes of an array, which must be its positions."""
+    if layout is not None and not layout.endswith("C"):
+        msg = (
+            f"{op!r} has layout={layout!r}, but masked inputs of a graph must have their channels last. Declare the "
+            "input as (*spatial, channels), and leave layout out"
+        )
+        raise FuncconvError(msg)
 
 
 def _function_and_options(op: Callable[..., Any]) -> tuple[Callable[..., Any], dict[str, Any]]:

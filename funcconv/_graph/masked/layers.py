@@ -23,7 +23,7 @@ from ..declare.training_layers.dropout import Dropout, DropPath
 from ..declare.training_layers.kernels import WeightNorm, WeightStandardize
 from ..declare.training_layers.norms import GroupNorm, InstanceNorm, LayerNorm, RMSNorm
 from ..declare.training_layers.spectral_norm import SpectralNorm
-from .functions import masked_function
+from .functions import check_channels_last, masked_function
 from .values import hidden, joint_mask
 
 
@@ -121,9 +121,9 @@ def _(op: SpectralNorm, call: Call) -> tuple[Any, Any]:
 
 @_run.register
 def _(op: Pool, call: Call) -> tuple[Any, Any]:
-    y = op.apply(None, call.x, batch=call.batch, mask=call.mask)
     window: Any = op.window if isinstance(op.window, tuple) else (op.window,) * call.spatial
     _check_spatial(op, call, len(window))
+    y = op.apply(None, call.x, batch=call.batch, mask=call.mask)
     mask = conv_mask(
         call.mask,
         window,
@@ -184,6 +184,7 @@ def _(op: Function, call: Call) -> tuple[Any, Any]:
 
 def _check_spatial(op: Layer, call: Call, spatial: int) -> None:
     """Refuse a mask of other positions than those over which the windows of a layer move."""
+    check_channels_last(op, getattr(op, "layout", None))
     if call.spatial != spatial or call.x.ndim != call.mask.ndim + 1:
         msg = (
             f"{op!r} has {spatial} spatial axes, so the mask must be (*batch, *spatial) with {spatial} axes after the "

@@ -155,12 +155,11 @@ class Stream:
             FuncconvError: if the number of samples is not a positive multiple of `multiple`, or the parameters are not
                 those of the graph.
         """
-        arrays = self._checked(chunks)
+        arrays = self._checked(chunks, carry)
         values, kept = self._advance(params, carry, arrays, ended=False)
         samples = jnp.minimum(carry["samples"] + arrays[0].shape[self._batch(arrays)], self._most).astype(jnp.int32)
-        return {**carry, "samples": samples, "kept": kept}, jax.tree.unflatten(
-            self._graph._tree, [values[i] for i in self._graph._results]
-        )
+        outputs = [values[i] for i in self._graph._results]
+        return {**carry, "samples": samples, "kept": kept}, jax.tree.unflatten(self._graph._tree, outputs)
 
     def flush(self, params: Params, carry: Carry) -> Any:
         """Return the positions of the output that are left after the last chunk.
@@ -224,19 +223,20 @@ class Stream:
     def _batch(self, chunks: Sequence[Any]) -> int:
         return chunks[0].ndim - len(self._graph._signature[0].shape)  # type: ignore[no-any-return]
 
-    def _checked(self, chunks: Sequence[Any]) -> list[Array]:
-        """Return the chunks as arrays; refuse those of wrong shapes."""
+    def _checked(self, chunks: Sequence[Any], carry: Carry) -> list[Array]:
+        """Return the chunks as arrays; refuse those of other shapes or dtypes than the stream has."""
         signature = self._graph._signature
         if len(chunks) != len(signature):
             msg = f"stream: the graph has {len(signature)} inputs; got {len(chunks)} chunks. Pass one for each input"
             raise FuncconvError(msg)
         arrays = [as_array("stream", f"the chunk of {row.name!r}", x) for row, x in zip(signature, chunks, strict=True)]
-        for row, x in zip(signature, arrays, strict=True):
-            axis = x.ndim - len(row.shape)
-            lengths = {array.shape[: self._batch(arrays) + 1] for array in arrays}
-            if axis < 0 or x.shape[axis + 1 :] != row.shape[1:] or len(lengths) > 1:
-                rest = "".join(f", {size}" for size in row.shape[1:])
-                msg = f"stream: a chunk of {row.name!r} must have shape (*batch, samples{rest}); got {x.shape}"
+        for row, x, empty in zip(signature, arrays, carry["inputs"], strict=True):
+            *batch, _ = empty.shape
+            axis, samples = len(batch), arrays[0].shape[len(batch) : len(batch) + 1]
+            if (x.shape, x.dtype) != ((*batch, *samples, *row.shape[1:]), empty.dtype):
+                shape = ", ".join(map(str, (*batch, "samples", *row.shape[1:])))
+                given = f"{x.dtype}{list(x.shape)}"
+                msg = f"stream: the next chunk of {row.name!r} must be {empty.dtype} of shape ({shape}); got {given}"
                 raise FuncconvError(msg)
             if not x.shape[axis] or x.shape[axis] % self.multiple:
                 msg = (
