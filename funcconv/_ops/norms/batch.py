@@ -52,7 +52,8 @@ def batch_norm(
             tuple of names. Arrays that are sharded under `jax.jit` need none. Default: None.
         mask: which positions of `x` are real, `(*batch, *spatial)`, boolean; for images or sequences of different sizes
             in one batch. The others do not count, and may contain anything; the result is zero there. With
-            `train=True` and no real position, the running mean and variance stay as they are. Default: None, all.
+            `train=True` and fewer than two real positions, the running mean and variance stay as they are.
+            Default: None, all.
         layout: order of the axes of `x` and of the result, such as `"NCHW"`: `C` is the channels, `N` stands for all
             batch axes, and each other letter is a spatial axis. Default: None, channels last.
 
@@ -105,7 +106,7 @@ def batch_norm(
             of_one = real_count / jnp.maximum(real_count - 1, 1)
         batch_stats = {"mean": mean, "var": var * of_one if unbiased else var}
         new = {name: _updated(old, batch_stats[name].reshape(-1), momentum) for name, old in running.items()}
-        running = new if real is None else {name: jnp.where(real_count > 0, new[name], running[name]) for name in new}
+        running = new if real is None else {name: jnp.where(real_count > 1, new[name], running[name]) for name in new}
     else:
         mean, var = (as_last_axes(running[name], wide_x) for name in ("mean", "var"))
         y = (wide_x - mean) * lax.rsqrt(var + epsilon)

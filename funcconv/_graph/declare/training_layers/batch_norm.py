@@ -4,6 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 import jax.numpy as jnp
+from jax import lax
 
 from ...._common.dtypes import wide
 from ...._common.errors import FuncconvError
@@ -118,7 +119,16 @@ class BatchNorm(_NormWithBias):
             return y, new
         if not train:
             return y, state
-        steps = state["count"] + 1
+        # A batch of fewer than two real positions changes no statistics, so it does not count.
+        counts = 1 if mask is None else (self._positions(mask) > 1).astype(jnp.int32)
+        steps = state["count"] + counts
         if self.momentum is None:  # the mean over all steps
-            new = {name: old + (new[name] - old) / jnp.asarray(steps, old.dtype) for name, old in running.items()}
+            new = {
+                name: old + (new[name] - old) / jnp.maximum(steps, 1).astype(old.dtype) for name, old in running.items()
+            }
         return y, new | {"count": steps}
+
+    def _positions(self, mask: Array) -> Array:
+        """Return how many positions of the batch are real, on all devices."""
+        count = jnp.sum(mask, dtype=jnp.int32)
+        return count if self.axis_name is None else lax.psum(count, self.axis_name)  # type: ignore[no-untyped-call]
