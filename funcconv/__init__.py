@@ -25,6 +25,7 @@ from ._derivatives import fisher as fisher
 from ._derivatives import gauss_newton as gauss_newton
 from ._derivatives import hessian as hessian
 from ._derivatives import hvp as hvp
+from ._graph.use.importance import importance as importance
 from ._derivatives import linearize_hvp as linearize_hvp
 from ._derivatives import per_example_grad as per_example_grad
 from ._derivatives import value_and_grad_in_batches as value_and_grad_in_batches

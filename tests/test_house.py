@@ -31,6 +31,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "_graph/masked",
     "_graph/evaluate",
     "_graph/derive",
+    "_graph/prune",
     "_graph/use",
     "_graph/repeat",
     "_graph/stream",

@@ -7,6 +7,7 @@ from ..._common.types import Params
 from . import editing
 from .fold_norms import fold_norms
 from .parts import NetworkWithParts
+from .prune import Pruned, channel_groups, prune
 
 Same = TypeVar("Same", bound="EditableNetwork")
 
@@ -124,3 +125,72 @@ class EditableNetwork(NetworkWithParts):
             True
         """
         return fold_norms(self, params, state)
+
+    def prune(
+        self: Same, params: Params, keep: Mapping[str, Any], state: Mapping[str, Any] | None = None
+    ) -> Pruned[Same]:
+        """Remove channels, with all parameters that belong to them.
+
+        Channels are followed through the graph. With a channel, the parameters of norms for it and the part of each
+        kernel that reads it are removed, also after pools, flattening and concatenations. Channels that are added to
+        or multiplied by it, and those of its group in a grouped or depthwise kernel or in a `GroupNorm`, are removed
+        with it. `removed` reports them.
+
+        The outputs do not change if the values of the removed channels are zero where kernels and sums read them, for
+        example because a kernel, its bias and the parameters of the norm after it are zero for these channels.
+
+        Channels of inputs and outputs cannot be removed. Neither can channels that a node mixes other than by a kernel,
+        such as those of a `LayerNorm`, a softmax or a function that counts channels.
+
+        Args:
+            params: the parameter tree. You can pass any tree like it, such as a gradient or the moments of an
+                optimizer.
+            keep: for the names of nodes, the channels to keep: their numbers, in any order, or one boolean for each.
+                They stay in the order that they have.
+            state: the state of the layers that keep one. Default: None, for a graph without state.
+
+        Returns:
+            A named tuple `(graph, params, state, removed)`. `removed` has the removed channels of each node with a
+            kernel. Nodes and entries keep their names.
+
+        Raises:
+            FuncconvError: if the parameters or the state are not those of the graph, or there is no such node or
+                channel; if a channel cannot be removed; if one of two channels that can only be removed together is to
+                be kept; or if no channel would be left.
+
+        Example:
+            >>> import funcconv as fc, jax, jax.numpy as jnp
+            >>> x = fc.Input("x", (8, 8, 1))
+            >>> y = fc.Conv(4, 1)(x)
+            >>> y = fc.Conv(4, 3, padding=1)(y) + y
+            >>> graph = fc.Graph(x, fc.serial(jax.nn.relu, fc.global_pool, fc.Dense(2))(y))
+            >>> pruned = graph.prune(graph.init(jax.random.key(0)), {"conv1": [0, 2, 3]})
+            >>> pruned.removed
+            {'conv1': (1,), 'conv2': (1,)}
+            >>> jax.tree.map(jnp.shape, pruned.params["conv2"])
+            {'bias': (3,), 'kernel': (3, 3, 3, 3)}
+        """
+        return prune(self, params, keep, state)
+
+    def channel_groups(self, params: Params | None = None) -> list[dict[str, tuple[int, ...]]]:
+        """Return the sets of channels that can only be removed together.
+
+        Args:
+            params: the parameter tree, of which only the shapes count. Default: None, for a graph whose layers draw all
+                parameters.
+
+        Returns:
+            For each set that `prune` can remove, the channels of each node with a kernel.
+
+        Raises:
+            FuncconvError: if the parameters are not those of the graph, or needed.
+
+        Example:
+            >>> import funcconv as fc
+            >>> x = fc.Input("x", (8, 8, 1))
+            >>> y = fc.Conv(2, 1)(x)
+            >>> graph = fc.Graph(x, fc.serial(fc.global_pool, fc.Dense(2))(y + fc.Conv(2, 3, padding=1)(y)))
+            >>> graph.channel_groups()
+            [{'conv1': (0,), 'conv2': (0,)}, {'conv1': (1,), 'conv2': (1,)}]
+        """
+        return channel_groups(self, params)

@@ -1,0 +1,1 @@
+"""Which channels of a graph can only be removed together."""
