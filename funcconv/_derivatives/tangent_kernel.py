@@ -95,7 +95,7 @@ def ntk(
             blocks: Array = lax.map(lambda other: _inner(own, gradients(other)), second.arrays)
             return blocks
 
-        k = lax.map(of_first, first.arrays)  # (blocks, other blocks, size * m, other size * m)
+        k: Array = lax.map(of_first, first.arrays)  # (blocks, other blocks, size * m, other size * m)
         m = len(cotangents)
         k = k.reshape(*k.shape[:2], first.size, m, second.size, m).transpose(0, 2, 3, 1, 4, 5)
         k = k.reshape(k.shape[0] * first.size, m, -1, m)
