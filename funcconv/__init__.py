@@ -40,10 +40,12 @@ from ._common.errors import FuncconvError as FuncconvError
 from ._primitives.explain import explain as explain
 from ._ops.resampling.patches import fold as fold
 from ._primitives.conv import checkpoint_policy as checkpoint_policy
-from ._derivatives.gradient_norm import per_example_grad_norm as per_example_grad_norm
-from ._derivatives.tangent_kernel import linearize as linearize
-from ._derivatives.tangent_kernel import ntk as ntk
-from ._derivatives.tangent_kernel import ntk_operator as ntk_operator
+from ._derivatives.factored.gradient_norm import per_example_grad_norm as per_example_grad_norm
+from ._derivatives.factored.kfac_operator import Kfac as Kfac
+from ._derivatives.factored.kfac import kfac as kfac
+from ._derivatives.factored.tangent_kernel import linearize as linearize
+from ._derivatives.factored.tangent_kernel import ntk as ntk
+from ._derivatives.factored.tangent_kernel import ntk_operator as ntk_operator
 from ._graph.use.graph import Graph as Graph
 from ._ops.init import init_conv as init_conv
 from ._ops.init import init_conv_transpose as init_conv_transpose

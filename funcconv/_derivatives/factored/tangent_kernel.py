@@ -16,13 +16,14 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from .._common.dtypes import wide
-from .._common.errors import FuncconvError, suggest
-from .._common.types import Array
+from ..._common.dtypes import wide
+from ..._common.errors import FuncconvError, suggest
+from ..._common.types import Array
+from ..linear_map import positive
+from ..operator import Operator
+from ..trees import Partial, Tree, described, float_tree, is_float, leading_size, like
+from .example_blocks import example_blocks
 from .factors import Sum, gradients_as_sums
-from .linear_map import positive
-from .operator import Operator
-from .trees import Partial, Tree, described, float_tree, is_float, leading_size, like
 
 _KINDS = ("trace", "full", "pseudo")
 Model = Callable[[Tree, Tree], Array]
@@ -77,8 +78,8 @@ def ntk(
         raise FuncconvError(msg)
     positive("ntk: batch_size", batch_size)
     params = float_tree("ntk", "params", params)
-    first = _blocks(x1, "x1", batch_size)
-    second = first if x2 is None else _blocks(x2, "x2", batch_size)
+    first = example_blocks("ntk", "x1", x1, batch_size)
+    second = first if x2 is None else example_blocks("ntk", "x2", x2, batch_size)
     out = _outputs("ntk", model, params, x1)
     count = math.prod(out.shape[1:])
 
@@ -178,32 +179,11 @@ def linearize(model: Callable[..., Any], params: Tree) -> Callable[..., Any]:
     return linear
 
 
-class _Blocks(NamedTuple):
-    """Examples in blocks of equal size; the last one is filled up with the last example."""
-
-    arrays: Tree  # (blocks, size, *shape)
-    size: int
-    examples: int  # how many there are
-
-
 class _Gradients(NamedTuple):
     """The gradients of examples by one leaf: formed, `(n, numbers)`, or as two factors."""
 
     a: Array
     g: Array | None  # None if they are formed
-
-
-def _blocks(x: Tree, what: str, batch_size: int) -> _Blocks:
-    count = leading_size("ntk", what, x)
-    size = min(batch_size, count)
-    number = -(-count // size)
-
-    def cut(leaf: Array) -> Array:
-        leaf = jnp.asarray(leaf)
-        filled = jnp.concatenate([leaf, jnp.repeat(leaf[-1:], number * size - count, 0)])
-        return filled.reshape(number, size, *leaf.shape[1:])
-
-    return _Blocks(jax.tree.map(cut, x), size, count)
 
 
 def _outputs(where: str, model: Model, params: Tree, x: Tree) -> Any:

@@ -22,13 +22,13 @@ import jax.numpy as jnp
 from jax import lax
 from jax.extend import core
 
-from .._common.types import Array
-from .._primitives import conv as _family
-from .._primitives.forms import Form
-from .._windows.padding import pad
-from .._windows.taps import patches
-from .per_example import per_example_grad
-from .trees import Tree
+from ..._common.types import Array
+from ..._primitives import conv as _family
+from ..._primitives.forms import Form
+from ..._windows.padding import pad
+from ..._windows.taps import patches
+from ..per_example import per_example_grad
+from ..trees import Tree
 
 
 class Product(NamedTuple):

@@ -16,8 +16,8 @@ from typing import Any
 
 import jax.numpy as jnp
 
-from .._common.dtypes import scale_of, wide
-from .._common.types import Array
+from ..._common.dtypes import scale_of, wide
+from ..._common.types import Array
 from .factors import Sum, gradients_as_sums
 
 
