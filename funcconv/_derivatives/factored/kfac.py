@@ -172,11 +172,12 @@ def _cotangents(loss: Callable[..., Array], fisher: Fisher, samples: int, z: Arr
 
     flat = z.ravel().astype(wide(z.dtype))
     if fisher == "empirical":
-        return jax.grad(of_flat)(flat)[None]
+        slope: Array = jax.grad(of_flat)(flat)
+        return slope[None]
     values, vectors = jnp.linalg.eigh(jax.hessian(of_flat)(flat))
-    roots = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]).T
+    roots: Array = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]).T
     if fisher == "mc":
-        return jax.random.normal(key, (samples, len(flat)), flat.dtype) @ roots / math.sqrt(samples)
+        roots = jax.random.normal(key, (samples, len(flat)), flat.dtype) @ roots / math.sqrt(samples)
     return roots
 
 
