@@ -41,7 +41,7 @@ class Kfac(Operator):
     Example:
         >>> import funcconv as fc, jax.numpy as jnp
         >>> x, y = jnp.array([[1.0, 2.0]]), jnp.zeros((1, 1))
-        >>> curvature = fc.kfac(jnp.dot, lambda z, y: ((z - y) ** 2).sum() / 2, jnp.ones((2, 1)), (x, y))
+        >>> curvature = fc.kfac(lambda w, x: x @ w, lambda z, y: ((z - y) ** 2).sum() / 2, jnp.ones((2, 1)), (x, y))
         >>> curvature.dense().round(4).tolist(), round(float(curvature.trace()), 4)
         ([[1.0, 2.0], [2.0, 4.0]], 5.0)
     """
