@@ -103,14 +103,15 @@ class InMemory:
         leaves = [np.asarray(jax.random.key_data(x) if is_key(x) else x) for x in jax.tree.leaves(state)]
         self._folder[step] = [each.copy() for each in leaves], json.dumps(run)
 
-    def restore(self, like, about):
+    def restore(self, like, step=None, about=None):
         del about
         if not self._folder:
             return None
-        leaves, run = self._folder[max(self._folder)]
+        number = max(self._folder) if step is None else step
+        leaves, run = self._folder[number]
         old, structure = jax.tree.flatten(like)
         new = [jax.random.wrap_key_data(x) if is_key(y) else jnp.array(x) for x, y in zip(leaves, old, strict=True)]
-        return max(self._folder), structure.unflatten(new), json.loads(run)
+        return number, structure.unflatten(new), json.loads(run)
 
     def close(self):
         pass
@@ -120,8 +121,11 @@ def is_key(leaf):
     return jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key)
 
 
-def fit(folder, passed=None, kind="batches", log=None, steps=STEPS, values=None, **options):
-    """Run, or go on with a run; return all that an interrupt must not change."""
+def fit(folder, passed=None, kind="batches", log=None, steps=STEPS, values=None, on_disk=False, **options):
+    """Run, or go on with a run; return all that an interrupt must not change.
+
+    If `on_disk`, the places include each renaming of a checkpoint and each reading of one.
+    """
     passed = passed or Places()
     folder = Path(folder)
     folder.mkdir(exist_ok=True)
@@ -139,18 +143,31 @@ def fit(folder, passed=None, kind="batches", log=None, steps=STEPS, values=None,
 
     init, step = fc.train.make_step(loss, optax.adam(0.1), ema=0.9)
     options = {"monitor": "error", "checkpoint": folder / "run", "checkpoint_every": 3, "keep": 2, **options}
-    before, save = _run.copied_batch, _fit.Checkpoints.save
 
-    def copied_batch(batch):
-        passed("before a step")
-        return before(batch)
+    def placed(owner, name, place, *, also_after=True, only=lambda *_: True):
+        """Let a function pass places before and after its work; return its owner, its name and itself."""
+        function = getattr(owner, name)
 
-    def saved(self, *arguments, **named):
-        passed("before saving")
-        save(self, *arguments, **named)
-        passed("after saving")
+        def passing(*arguments, **named):
+            counted = only(*arguments)
+            if counted:
+                passed(f"before {place}")
+            result = function(*arguments, **named)
+            if counted and also_after:
+                passed(f"after {place}")
+            return result
 
-    _run.copied_batch, _fit.Checkpoints.save = copied_batch, saved
+        setattr(owner, name, passing)
+        return owner, name, function
+
+    functions = [
+        placed(_run, "copied_batch", "a step", also_after=False),
+        placed(_fit.Checkpoints, "save", "saving"),
+    ]
+    if on_disk:
+        run = folder.absolute() / "run"  # orbax renames files too, in folders of its own
+        functions.append(placed(Path, "rename", "a renaming", only=lambda path, _: path.parent == run))
+        functions.append(placed(_fit.Checkpoints, "restore", "reading"))
     try:
         state, history = fc.train.fit(
             step,
@@ -164,13 +181,32 @@ def fit(folder, passed=None, kind="batches", log=None, steps=STEPS, values=None,
             **options,
         )
     finally:
-        _run.copied_batch, _fit.Checkpoints.save = before, save
+        for owner, name, function in reversed(functions):
+            setattr(owner, name, function)
     return {
         "digest": fc.train.digest(state),
+        "best": history.best and [*history.best],
         "records": [*map(repr, history.records)],
         "stopped": history.stopped,
         "log": (folder / "log.jsonl").read_text() if log is None else "",
     }
+
+
+def kill_each(cases, options):
+    """Run once for each place in a process that kills itself there; print the results of the next runs.
+
+    Args:
+        cases: the name of a place, and its number among the places of this name.
+        options: of `fit`.
+    """
+    for number, (name, at) in enumerate(cases):
+        process = os.fork()
+        if not process:
+            fit(f"run{number}", Places(lambda _: os.kill(os.getpid(), signal.SIGKILL), at, name), **options)
+            os._exit(0)
+        _, status = os.waitpid(process, 0)
+        assert status == signal.SIGKILL, (name, at, status)
+    print(json.dumps([fit(f"run{number}", **options) for number in range(len(cases))]))
 
 
 def main(places):

@@ -19,7 +19,7 @@ from .leaves import described, digest, for_orbax, keys, paths, snapshot
 from .lock import FolderLock
 from .record import as_json, read_record, text_of, versions
 from .replace import clean, discard, put_in_place, remove
-from .retention import score, steps_to_keep
+from .retention import steps_to_keep
 from .step_folders import RECORD, WRITING, checked_step, is_checkpoint
 from .stored import StoredCheckpoints
 
@@ -35,10 +35,10 @@ class Checkpoints(StoredCheckpoints):
 
     Args:
         folder: the path of the folder; it is created if it is missing.
-        keep: how many of the last checkpoints are kept; with `best`, also how many of the best. None keeps all.
-            Default: 3.
-        best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest. NaN is never
-            the best. Default: None, metrics are ignored.
+        keep: how many of the last checkpoints are kept; with `score`, also how many of the best. A checkpoint that one
+            of these names as its best, `run["best_at"]`, is kept too. None keeps all. Default: 3.
+        score: a function of the metrics of a checkpoint, whose smallest result is the best. None or NaN is never the
+            best. Default: None, metrics are ignored.
         asynchronous: whether to write in a thread, while the run continues. Default: True.
 
     Raises:
@@ -50,12 +50,12 @@ class Checkpoints(StoredCheckpoints):
         folder: str | os.PathLike[str],
         *,
         keep: int | None = 3,
-        best: str | None = None,
+        score: Callable[[Mapping[str, Number]], float | None] | None = None,
         asynchronous: bool = True,
     ) -> None:
         super().__init__(checked_path("train: no checkpoints can be kept", folder, wants="folder").absolute())
-        self._keep, self._best, self._asynchronous = keep, best, asynchronous
-        self._scores: dict[int, float | None] = {}
+        self._keep, self._score, self._asynchronous = keep, score, asynchronous
+        self._ranks: dict[int, tuple[float | None, int | None]] = {}  # the score and the best step of each checkpoint
         self._thread = ThreadPoolExecutor(1, "checkpoints")  # one thread, so that checkpoints are written in order
         self._writing: Future[None] | None = None
         _on_process_0(self._open)
@@ -201,13 +201,24 @@ class Checkpoints(StoredCheckpoints):
         if self._keep is None:
             return
         folders = self._folders()
-        if self._best is not None:
-            self._scores[step] = score(record["metrics"], self._best)
-            for number in {*folders} - {*self._scores}:
-                self._scores[number] = _score_of(folders[number], self._best)
-        for number in {*folders} - steps_to_keep(folders, step, self._keep, self._scores):
+        self._ranks[step] = self._rank(record)
+        for number in {*folders} - {*self._ranks}:
+            self._ranks[number] = self._rank_in(folders[number])
+        kept = steps_to_keep(folders, step, self._keep, {number: rank[0] for number, rank in self._ranks.items()})
+        # A run that is resumed from one of these checkpoints needs its best one.
+        for number in {*folders} - kept - {self._ranks[number][1] for number in kept}:
             with suppress(OSError):  # removal is tried again after the next checkpoint
                 remove(self.folder, number)
+
+    def _rank(self, record: Mapping[str, Any]) -> tuple[float | None, int | None]:
+        score = self._score(record["metrics"]) if self._score else None
+        return score, record["run"].get("best_at")
+
+    def _rank_in(self, path: Path) -> tuple[float | None, int | None]:
+        try:
+            return self._rank(read_record(path))
+        except (OSError, ValueError, KeyError, TypeError, AttributeError):  # it is damaged
+            return None, None
 
     def _failed(self, step: int, error: Exception) -> FuncconvError:
         why = str(error).splitlines() or [type(error).__name__]
@@ -218,13 +229,6 @@ def _check_path(path: Path) -> None:
     if os.path.lexists(path) and not is_checkpoint(path):
         msg = f"train: {path} is not a checkpoint, so none can be written to this path. Rename or move it"
         raise FuncconvError(msg)
-
-
-def _score_of(path: Path, best: str) -> float | None:
-    try:
-        return score(read_record(path)["metrics"], best)
-    except (OSError, ValueError, KeyError, TypeError):  # it is damaged
-        return None
 
 
 def _on_process_0(action: Callable[[], None]) -> None:

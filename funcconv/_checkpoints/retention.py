@@ -1,9 +1,6 @@
 """Choose the checkpoints to keep: the last ones and the best ones."""
 
-import math
 from collections.abc import Iterable, Mapping
-
-from .._common.types import Number
 
 
 def steps_to_keep(steps: Iterable[int], newest: int, keep: int, scores: Mapping[int, float | None]) -> set[int]:
@@ -26,19 +23,3 @@ def steps_to_keep(steps: Iterable[int], newest: int, keep: int, scores: Mapping[
     # A score that is NaN does not equal itself.
     ranked = sorted((score, step) for step in steps if (score := scores.get(step)) is not None and score == score)
     return {*last, *later, *(step for _, step in ranked[:keep])}
-
-
-def score(metrics: Mapping[str, Number], best: str) -> float | None:
-    """Return the score of a checkpoint, of which the smallest is the best; None if it does not have the metric.
-
-    Args:
-        metrics: the metrics of the checkpoint.
-        best: the name of a metric of which the smallest value is the best, or `"-name"` for the largest.
-
-    Returns:
-        The score.
-    """
-    value = metrics.get(best.removeprefix("-"))
-    if value is None or math.isnan(value):
-        return None
-    return -float(value) if best.startswith("-") else float(value)

@@ -1,13 +1,14 @@
 """Functions for one checkpoint: save a tree, read it, and read its description."""
 
 import os
+from collections.abc import Iterator
 from contextlib import closing
-from typing import Any
+from typing import Any, Literal
 
 from .._common.errors import FuncconvError
 from .._common.paths import checked_path
 from .folder import Checkpoints
-from .step_folders import checked_step
+from .step_folders import checked_step, checked_which
 from .stored import StoredCheckpoints
 
 _PASS_A_FOLDER = "pass a folder to which `fit` or `save` has written"
@@ -46,51 +47,55 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
         checkpoints.save(step, state)
 
 
-def restore(folder: str | os.PathLike[str], like: Any, step: int | None = None) -> Any:
+def restore(folder: str | os.PathLike[str], like: Any, which: int | Literal["best", "last"] = "last") -> Any:
     """Read a checkpoint that `save` or `fit` wrote. The folder is not changed; a running `fit` may use it meanwhile.
 
     Args:
         folder: the folder of checkpoints.
         like: a tree of arrays, or of their types (`jax.ShapeDtypeStruct`), with the names, shapes and dtypes that you
             expect.
-        step: the number of the checkpoint. Default: the last one that is complete; a warning names each later one that
-            is damaged.
+        which: which checkpoint to read. `"last"`: the last one that is complete; a warning names each later one that is
+            damaged. `"best"`: the one of the best evaluation of a `fit` with `monitor=`. A whole number: the one of
+            this step. Default: `"last"`.
 
     Returns:
         A tree like `like`: JAX arrays on the devices of its arrays, and NumPy arrays and numbers where it has those.
 
     Raises:
-        FuncconvError: if orbax is not installed, if there is no checkpoint, if the one of `step` is damaged, or if
-            names, shapes or dtypes differ; the message lists each difference.
+        FuncconvError: if orbax is not installed; if there is no such checkpoint, or the one of a step or the best one
+            is damaged, with a list of the steps that exist; or if names, shapes or dtypes differ, with a list of each
+            difference.
 
     Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> try:
-        ...     fc.train.restore("nowhere", {"w": jnp.zeros(2)})
-        ... except fc.FuncconvError as error:
-        ...     print(error)
-        train: there is no folder nowhere; pass a folder to which `fit` or `save` has written
+        >>> import funcconv as fc, jax.numpy as jnp, tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     for step in (10, 20):
+        ...         fc.train.save(folder, {"w": jnp.full(2, float(step))}, step)
+        ...     [fc.train.restore(folder, {"w": jnp.zeros(2)}, which)["w"].tolist() for which in ("last", 10)]
+        [[20.0, 20.0], [10.0, 10.0]]
     """
     stored = _stored("train.restore", folder)
-    result = stored.restore(like, None if step is None else checked_step("train.restore", step))
-    if result is None:
-        raise _none(stored, folder, step)
-    return result[1]
+    for step in _steps(stored, folder, checked_which("train.restore", which)):
+        if (result := stored.restore(like, step)) is not None:
+            return result[1]
+    raise _none(stored, folder, step)
 
 
-def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, Any]:
+def about(folder: str | os.PathLike[str], which: int | Literal["best", "last"] = "last") -> dict[str, Any]:
     """Read the description of a checkpoint, without its arrays. The folder is not changed.
 
     Args:
         folder: the folder of checkpoints.
-        step: the number of the checkpoint. Default: the last one that can be read.
+        which: which checkpoint to describe. `"last"`: the last one whose description can be read. `"best"`: the one of
+            the best evaluation of a `fit` with `monitor=`. A whole number: the one of this step. Default: `"last"`.
 
     Returns:
         `{"step": ..., "arrays": {path: "float32[3, 3, 1, 8]"}, "digest": ..., "versions": {"jax": ...}, "about": ...}`.
         The last entry is the dict that you passed to `fit` as `about`.
 
     Raises:
-        FuncconvError: if orbax is not installed, if there is no checkpoint, or if the one of `step` is damaged.
+        FuncconvError: if orbax is not installed; or if there is no such checkpoint, or the one of a step or the best
+            one is damaged, with a list of the steps that exist.
 
     Example:
         >>> import funcconv as fc, jax.numpy as jnp, tempfile
@@ -100,11 +105,42 @@ def about(folder: str | os.PathLike[str], step: int | None = None) -> dict[str, 
         (7, {'w': 'float32[2]'})
     """
     stored = _stored("train.about", folder)
-    result = stored.about(None if step is None else checked_step("train.about", step))
-    if result is None:
-        raise _none(stored, folder, step)
-    number, record = result
-    return {"step": number} | {name: record[name] for name in ("arrays", "digest", "versions", "about")}
+    for step in _steps(stored, folder, checked_which("train.about", which)):
+        if (result := stored.about(step)) is not None:
+            number, record = result
+            return {"step": number} | {name: record[name] for name in ("arrays", "digest", "versions", "about")}
+    raise _none(stored, folder, step)
+
+
+def _steps(
+    stored: StoredCheckpoints, folder: str | os.PathLike[str], which: int | Literal["best", "last"]
+) -> Iterator[int | None]:
+    """Yield the step to read, None for the last one; if it is gone, also the one that has become the best meanwhile."""
+    if which == "last":
+        yield None
+        return
+    step = _best_step(stored, folder) if which == "best" else which
+    yield step
+    while which == "best" and (best := _best_step(stored, folder)) != step:
+        step = best
+        yield step
+
+
+def _best_step(stored: StoredCheckpoints, folder: str | os.PathLike[str]) -> int:
+    """Return the step of the best evaluation, as the last checkpoint records it."""
+    last = stored.about()
+    if last is None:
+        raise _none(stored, folder, None)
+    number, record = last
+    step: int | None = record["run"].get("best_at")
+    if step is None:
+        msg = (
+            f"train: the last checkpoint in {folder}, of step {number}, does not say which one is the best: `fit` had "
+            f"no monitor=, or no evaluation yet, or an older version wrote it. The last are {stored.listed()}. Pass "
+            'one of these, or "last"'
+        )
+        raise FuncconvError(msg)
+    return step
 
 
 def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
@@ -123,9 +159,8 @@ def _stored(op: str, folder: str | os.PathLike[str]) -> StoredCheckpoints:
 def _none(stored: StoredCheckpoints, folder: str | os.PathLike[str], step: int | None) -> FuncconvError:
     if step is None:
         return FuncconvError(f"train: {folder} has no checkpoint that can be read; {_PASS_A_FOLDER}")
-    steps = ", ".join(map(str, stored.steps[-10:])) or "none"
     msg = (
-        f"train: {folder} has no checkpoint of step {step} that can be read; the last are {steps}. Pass one of "
-        "these, or None for the last one"
+        f"train: {folder} has no checkpoint of step {step} that can be read; the last are {stored.listed()}. Pass one "
+        'of these, or "last"'
     )
     return FuncconvError(msg)

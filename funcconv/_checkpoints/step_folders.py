@@ -9,6 +9,7 @@ import operator
 import os
 import re
 from pathlib import Path
+from typing import Literal
 
 from .._common.errors import FuncconvError
 
@@ -59,6 +60,24 @@ def step_of(name: str, endings: tuple[str, ...]) -> tuple[int | None, str]:
 def is_checkpoint(path: Path) -> bool:
     """Return whether a folder is a checkpoint, perhaps a damaged one, and not a folder of the user."""
     return any((path / name).exists() for name in (RECORD, OLD_RECORD, "state"))
+
+
+def checked_which(op: str, which: object) -> int | Literal["best", "last"]:
+    """Return which checkpoint to read: `"best"`, `"last"`, or its step as an int.
+
+    Args:
+        op: the name of the calling function, for messages.
+        which: the argument of the caller.
+
+    Raises:
+        FuncconvError: if it is anything else.
+    """
+    if isinstance(which, str) and which in ("best", "last"):
+        return which  # type: ignore[return-value]
+    if which is None or isinstance(which, str):
+        msg = f'{op}: which must be "best", "last" or the step of a checkpoint; got {which!r:.100}'
+        raise FuncconvError(msg)
+    return checked_step(op, which)
 
 
 def checked_step(op: str, step: object) -> int:

@@ -16,6 +16,7 @@ from .leaves import as_saved, described, digest, digest_in_order, returned, targ
 from .record import as_json, check_alike, read_record, versions, warn_of_versions
 from .step_folders import step_folders
 
+_MAX_LISTED_STEPS = 10  # in a message
 _Read = TypeVar("_Read")
 
 
@@ -42,6 +43,10 @@ class StoredCheckpoints:
     def about(self, step: int | None = None) -> tuple[int, dict[str, Any]] | None:
         """Return the step and the record of the last checkpoint that can be read, or of one step."""
         return self._last(step, lambda _, record: record)
+
+    def listed(self) -> str:
+        """Return the steps of the last checkpoints, for messages."""
+        return ", ".join(map(str, self.steps[-_MAX_LISTED_STEPS:])) or "none"
 
     def restore(
         self, like: Any, step: int | None = None, about: Mapping[str, Any] | None = None
@@ -134,7 +139,10 @@ class StoredCheckpoints:
                     continue  # a writer has replaced or removed it meanwhile
                 damage = f"is damaged: {(str(error).splitlines() or [''])[0][:200] or type(error).__name__}"
                 if not skip:
-                    msg = f"train: the checkpoint of step {step} in {self.folder} {damage}. Pass another step"
+                    msg = (
+                        f"train: the checkpoint of step {step} in {self.folder} {damage}. The last checkpoints are "
+                        f"those of steps {self.listed()}"
+                    )
                     raise FuncconvError(msg) from error
                 warnings.warn(f"the checkpoint of step {step} in {self.folder} is skipped: it {damage}", stacklevel=5)
                 return None

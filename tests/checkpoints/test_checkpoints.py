@@ -14,8 +14,9 @@ import pytest
 
 import funcconv as fc
 from funcconv._checkpoints.folder import Checkpoints
-from funcconv._checkpoints.retention import score, steps_to_keep
+from funcconv._checkpoints.retention import steps_to_keep
 from funcconv._checkpoints.stored import StoredCheckpoints
+from funcconv.train._loop.best import Monitor
 
 DTYPES = [getattr(ml_dtypes, name) for name in dir(ml_dtypes) if name.startswith(("bfloat", "float", "int", "uint"))]
 DTYPES += [bool, *(f"{kind}{bits}" for kind in ("int", "uint") for bits in (8, 16, 32, 64)), "float16", "float32"]
@@ -114,16 +115,16 @@ def test_what_is_read_is_of_the_kind_that_is_asked_for(tmp_path):
         assert all(np.array_equal(restored[name], tree[name]) for name in "ab")
         assert restored["k"] == tree["k"]
     fc.train.save(tmp_path, {"w": np.arange(3, dtype=">f4")}, step=1)
-    assert fc.train.restore(tmp_path, {"w": np.zeros(3, "<f4")}, step=1)["w"].tolist() == [0, 1, 2]
+    assert fc.train.restore(tmp_path, {"w": np.zeros(3, "<f4")}, 1)["w"].tolist() == [0, 1, 2]
     with jax.enable_x64(False):
-        restored = fc.train.restore(tmp_path, types, step=0)
+        restored = fc.train.restore(tmp_path, types, 0)
         assert (type(restored["a"]), restored["a"].dtype) == (np.ndarray, np.float64)
         with pytest.raises(
             fc.FuncconvError, match=r"a: float64.* checkpoint, float32\[2\] expected\n.*only NumPy arrays"
         ):
-            fc.train.restore(tmp_path, tree | {"a": jnp.zeros(2)}, step=0)
+            fc.train.restore(tmp_path, tree | {"a": jnp.zeros(2)}, 0)
     with pytest.raises(fc.FuncconvError, match=r"k: key<fry>\[\] in the checkpoint, key<rbg>\[\] expected"):
-        fc.train.restore(tmp_path, tree | {"k": jax.random.key(0, impl="rbg")}, step=0)
+        fc.train.restore(tmp_path, tree | {"k": jax.random.key(0, impl="rbg")}, 0)
 
 
 def test_what_cannot_be_saved(tmp_path):
@@ -157,10 +158,10 @@ def test_steps_are_whole_numbers(tmp_path, step):
     with pytest.raises(fc.FuncconvError, match=r"train.save: step must be a whole number from 0 to .*; got "):
         fc.train.save(tmp_path, {"w": np.ones(1)}, step=step)
     assert os.listdir(tmp_path) == []
-    if step is not None:
-        for read in (lambda: fc.train.restore(tmp_path, {}, step), lambda: fc.train.about(tmp_path, step)):
-            with pytest.raises(fc.FuncconvError, match=r"step must be a whole number from 0 to .*; got "):
-                read()
+    said = 'which must be "best", "last" or' if step in (None, "4") else "step must be a whole number from 0 to"
+    for read in (lambda: fc.train.restore(tmp_path, {}, step), lambda: fc.train.about(tmp_path, step)):
+        with pytest.raises(fc.FuncconvError, match=said):
+            read()
 
 
 def test_steps_of_arrays_and_bad_paths(tmp_path, monkeypatch):
@@ -202,7 +203,8 @@ KEPT = [  # the metric of each step, `keep`, and what is left at the end
 def test_the_last_and_the_best_are_kept(tmp_path, metrics, keep, left, largest):
     """Also where a run ends in between and goes on, and whether the best is the smallest or the largest."""
     for first, last in ((0, 2), (2, 9)):
-        with closing(Checkpoints(tmp_path, keep=keep, best="-error" if largest else "error")) as checkpoints:
+        score = Monitor("error", "max" if largest else "min").score
+        with closing(Checkpoints(tmp_path, keep=keep, score=score)) as checkpoints:
             for step, value in [*metrics.items()][first:last]:
                 told = {} if value is None else {"error": -value if largest else value, "other": -step}
                 checkpoints.save(step, {"w": np.ones(1)}, metrics=told)
@@ -227,8 +229,23 @@ def test_a_run_that_goes_on_before_a_damaged_checkpoint_keeps_its_own():
     """The damaged ones after it are not the last ones; they are replaced when the run comes to them."""
     assert steps_to_keep([10, 11, 20], newest=11, keep=1, scores={}) == {11, 20}
     assert steps_to_keep([10, 11, 20], newest=20, keep=1, scores={10: 1.0, 20: 2.0}) == {10, 20}
-    assert score({"a": 1, "b": 2}, "-b") == -2
-    assert score({"a": 1}, "b") is None
+    assert Monitor("b", "max").score({"a": 1, "b": 2}) == -2
+    assert Monitor("b", "min").score({"a": 1}) is None
+
+
+def test_the_best_of_each_kept_checkpoint_is_kept(tmp_path):
+    """A run that is resumed from it needs it. A damaged record names none."""
+    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        for step, best in {1: 1, 2: 1, 3: 1, 4: 4, 5: 4}.items():
+            checkpoints.save(step, {"w": np.ones(1)}, {"best_at": best})
+            assert {step, best} <= {*checkpoints.steps}
+        assert checkpoints.steps == (4, 5)
+        checkpoints.save(6, {"w": np.ones(1)}, {"best_at": 6})
+        assert checkpoints.steps == (4, 5, 6)
+    with closing(Checkpoints(tmp_path, keep=2)) as checkpoints:
+        (tmp_path / "5" / "record.jsonl").write_text("{}")
+        checkpoints.save(7, {"w": np.ones(1)}, {"best_at": None})
+        assert checkpoints.steps == (6, 7)
 
 
 def test_fit_keeps_the_best_between_its_checkpoints(tmp_path):

@@ -281,9 +281,9 @@ def test_readers_change_nothing(tmp_path):
     before = snapshot(tmp_path)
     assert fc.train.about(tmp_path)["step"] == 3
     assert number_in(fc.train.restore(tmp_path, LIKE)) == 3
-    assert number_in(fc.train.restore(tmp_path, LIKE, step=1)) == 1
+    assert number_in(fc.train.restore(tmp_path, LIKE, 1)) == 1
     with pytest.raises(fc.FuncconvError, match="has no checkpoint of step 4 that can be read; the last are 1, 3"):
-        fc.train.restore(tmp_path, LIKE, step=4)
+        fc.train.restore(tmp_path, LIKE, 4)
     with pytest.raises(fc.FuncconvError, match="does not fit"):
         fc.train.restore(tmp_path, {"w": jnp.zeros(3)})
     assert snapshot(tmp_path) == before

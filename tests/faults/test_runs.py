@@ -28,7 +28,7 @@ SOURCES = Path(_fit.__file__).parents[1]
 # the files that an interrupt at any line must leave in order; their names are checked, so that no move of files
 # makes the test empty
 WATCHED = {
-    *("_loop/fit.py", "_loop/run.py", "_loop/interrupts.py"),
+    *("_loop/fit.py", "_loop/run.py", "_loop/best.py", "_loop/interrupts.py"),
     *("_data/source.py", "_data/batches.py", "_logs/logs.py", "_logs/log_file.py"),
 }
 
@@ -114,10 +114,12 @@ def test_ended_twice(tmp_path, place):
 @pytest.mark.once
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")  # a file that was just opened
 @pytest.mark.usefixtures("in_memory")
+@pytest.mark.parametrize("keep", [2, "best"])
 @pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
-def test_interrupted_at_any_line(tmp_path, rng, count):
+def test_interrupted_at_any_line(tmp_path, rng, count, keep):
     """An exception that a signal raises comes between any two lines of the loop."""
     lines, files = 0, set()
+    fit = partial(interrupted.fit, keep=keep, values=[2.0, 1.0, 3.0])
     watched = {str(SOURCES / name): name for name in WATCHED}
 
     def run(folder, at):
@@ -140,7 +142,7 @@ def test_interrupted_at_any_line(tmp_path, rng, count):
         before = sys.gettrace()
         sys.settrace(watch)
         try:
-            return interrupted.fit(folder)
+            return fit(folder)
         finally:
             sys.settrace(before)
 
@@ -153,7 +155,7 @@ def test_interrupted_at_any_line(tmp_path, rng, count):
         with contextlib.suppress(KeyboardInterrupt):  # a faster run has fewer lines
             run(tmp_path / str(i), at)
         ended += lines >= at
-        assert interrupted.fit(tmp_path / str(i)) == expected, at
+        assert fit(tmp_path / str(i)) == expected, at
         for number, handler in handlers.items():  # an exception may come before the handlers are restored
             signal.signal(number, handler)
     assert ended > count / 2
@@ -373,7 +375,8 @@ def test_steps_of_another_kind(steps):
 @pytest.mark.parametrize("value", ["4", 2.5, float("nan"), True, 0, -2])
 def test_counts_of_another_kind(name, value):
     given = {"evaluate": lambda _: {"a": 1}, "monitor": "a", name: value}
-    with pytest.raises(fc.FuncconvError, match=rf"train: {name} must be (an integer of )?at least 1; got"):
+    said = rf"train: {name} must be (an integer of )?at least 1{', or .best.' if name == 'keep' else ''}; got"
+    with pytest.raises(fc.FuncconvError, match=said):
         trained(None, **given)
 
 

@@ -650,7 +650,7 @@ def test_a_damaged_checkpoint_is_written_again(problem, tmp_path):
     damaged(tmp_path / "10" / "state", "flipped")
     with pytest.warns(UserWarning, match="step 10 .* damaged"):
         run(problem, 10, checkpoint=tmp_path, checkpoint_every=5)
-    assert digest(fc.train.restore(tmp_path, state, step=10)) == digest(state)
+    assert digest(fc.train.restore(tmp_path, state, 10)) == digest(state)
 
 
 def test_what_is_saved_again_replaces(tmp_path):

@@ -48,7 +48,9 @@ def train(seed=0, rate=0.1, steps=12, size=16, order=0, kind="Auto", limit=None,
             os.kill(os.getpid(), getattr(signal, do))
 
     if evaluate is not None:
-        options |= {"evaluate": lambda state: {"error": evaluate}, "monitor": "error", "every": 5}
+        values = evaluate if isinstance(evaluate, list) else [evaluate] * steps  # of the evaluations, in order
+        error = lambda state: {"error": values[int(state.step) // 5 - 1]}
+        options |= {"evaluate": error, "monitor": "error", "every": 5}
     state, history = fc.train.fit(step, state, batches, steps=steps, log=log, progress=False, **options)
     return {"step": int(state.step), "stopped": history.stopped, "digest": fc.train.digest(state.params),
             "position": data.position, "compilations": history.compilations}
@@ -113,7 +115,10 @@ def test_processes_agree(tmp_path):
     """They refuse what would train several models, end after the same step, and go on as one process would."""
     folder = {"checkpoint": str(tmp_path / "checkpoints")}
     both = [{}, {"kind": "Explicit"}, {"spread": True}]
-    first = [*(same for _, same, _ in REFUSED), *both, {}, {"limit": 7}, folder, folder, folder]
+    best = {"evaluate": [2.0, 1.0, 3.0], "keep": "best", "steps": 15, "spread": True}
+    best_folder = {**best, "checkpoint": str(tmp_path / "best")}
+    of_best = [{**best, "steps": 10, "keep": 3}, best, best_folder, best_folder]
+    first = [*(same for _, same, _ in REFUSED), *both, {}, {"limit": 7}, folder, folder, folder, *of_best]
     second = [
         *(other for other, _, _ in REFUSED),
         *both,
@@ -122,6 +127,9 @@ def test_processes_agree(tmp_path):
         {**folder, "at_step": 4, "do": "raise"},
         {**folder, "at_step": 8, "do": "SIGINT"},
         folder,
+        *of_best[:2],
+        {**best_folder, "at_step": 11, "do": "SIGTERM"},
+        best_folder,
     ]
     codes, (zero, one), trouble = together(first, second)
     assert codes == [0, 0], (zero, one, trouble)
@@ -151,6 +159,11 @@ def test_processes_agree(tmp_path):
     assert 8 <= interrupted[0]["step"] < 12, "it went on after the error, and stopped"
     resumed = next(results)
     assert resumed[0] == resumed[1] == whole[0]
+    of_best_step = next(results)[0]
+    for here, there in results:
+        assert here == there
+        assert (here["step"], here["digest"]) == (10, of_best_step["digest"])
+    assert here["stopped"] == ""
 
 
 @pytest.mark.parametrize("victim", [0, 1])

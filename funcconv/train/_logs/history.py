@@ -2,11 +2,19 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..._common.errors import suggest
 from ..._common.types import Number
 
 _MAX_LETTERS = 200  # of the metrics, and of `stopped`, in a printed history
+
+
+class Best(NamedTuple):
+    """The best evaluation of a run: the step after which it was made, and the value of the monitored metric."""
+
+    step: int
+    value: float
 
 
 @dataclass(repr=False)
@@ -19,6 +27,8 @@ class History(Mapping[str, list[Number]]):
         records: a dict of numbers with `"step"` for each step and each evaluation.
         stopped: why the run ended before its last step; an empty text if it did not.
         compilations: how often the step was compiled.
+        best: the best evaluation if `fit` had a `monitor`, a named tuple `(step, value)`; of the whole run, including
+            earlier calls. None if there was no evaluation, or all values were NaN.
 
     Example:
         >>> import funcconv as fc
@@ -34,6 +44,7 @@ class History(Mapping[str, list[Number]]):
     records: list[dict[str, Number]] = field(default_factory=list)
     stopped: str = ""
     compilations: int = 0
+    best: Best | None = None
 
     def __getitem__(self, name: str) -> list[Number]:
         return [record[name] for record in self._with(name)]
@@ -50,8 +61,9 @@ class History(Mapping[str, list[Number]]):
             steps = f", steps {self.records[0]['step']} to {self.records[-1]['step']}"
         latest = {name: value for record in self.records for name, value in record.items() if name != "step"}
         metrics = _shortened(", ".join(f"{name}={_number(value)}" for name, value in latest.items())) or "no metrics"
+        best = f", best={_number(self.best.value)} at step {self.best.step}" if self.best else ""
         stopped = f", stopped={_shortened(repr(self.stopped))}" if self.stopped else ""
-        return f"History({count} records{steps}: {metrics}{stopped})"
+        return f"History({count} records{steps}: {metrics}{best}{stopped})"
 
     @property
     def names(self) -> tuple[str, ...]:

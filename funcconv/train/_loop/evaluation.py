@@ -7,7 +7,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 
-from ..._common.errors import FuncconvError, suggest
+from ..._common.errors import FuncconvError
 from ..._common.types import Number
 
 _EXPECTED = "train: evaluate must return a dict of numbers"
@@ -30,15 +30,6 @@ def numbers_of(returned: Any) -> dict[str, Number]:
             msg = f"{_EXPECTED}, whose names are strings; got the name {name!r}. Write str(name)"
             raise FuncconvError(msg)
     return {name: _number(name, value) for name, value in returned.items()}
-
-
-def monitored(evaluated: Mapping[str, Number], monitor: str) -> float:
-    """Return the value of the monitored metric, with the sign for which the smallest is the best."""
-    name = monitor.removeprefix("-")
-    if name not in evaluated:
-        msg = f"train: monitor is {monitor!r}, but evaluate gave {', '.join(evaluated) or 'nothing'}"
-        raise FuncconvError(msg + (suggest(name, evaluated) if evaluated else ""))
-    return -evaluated[name] if monitor.startswith("-") else evaluated[name]  # so that the smallest is always the best
 
 
 def _number(name: str, value: Any) -> float:

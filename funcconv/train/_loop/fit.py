@@ -3,7 +3,7 @@
 import os
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager, suppress
-from typing import Any
+from typing import Any, Literal
 
 from ..._checkpoints.folder import Checkpoints
 from ..._primitives.tuning import Tuning
@@ -17,6 +17,7 @@ from .._state import State
 from .._step.compiled import CompiledStep
 from .._step.memory import copied
 from .._step.step import Step
+from .best import LAST_WITH_BEST, Mode, best_state
 from .interrupts import Interrupts
 from .options import Options, checked
 from .run import Evaluate, Moment, Parts, Run, begun, resumed
@@ -33,9 +34,10 @@ def fit(
     every: int = 100,
     patience: int | None = None,
     monitor: str | None = None,
+    mode: Mode = "min",
     checkpoint: str | os.PathLike[str] | None = None,
     checkpoint_every: int = 10,
-    keep: int = 3,
+    keep: int | Literal["best"] = 3,
     about: Mapping[str, Any] | None = None,
     on_change: OnChange = "warn",
     log: Logs | None = None,
@@ -71,13 +73,20 @@ def fit(
             Default: 100.
         patience: the number of evaluations in a row without a better value of `monitor` after which the run ends. If
             you call such a run again, it returns the same result, also with more `steps`; with a larger `patience` it
-            continues. Default: no early stopping.
-        monitor: the name of a number that `evaluate` returns, for `patience` and for keeping the best checkpoints. The
-            smallest value is the best; `"-name"` makes the largest the best. Default: none.
+            continues. The last state is returned; pass `keep="best"` for the best one. Default: no early stopping.
+        monitor: the name of a number that `evaluate` returns, such as `"accuracy"` or `"eval/accuracy"`. It says which
+            evaluation is the best, for `history.best`, `patience` and `keep`. If the training steps report a metric of
+            the same name, write the name with `"eval/"`. Metrics of training steps cannot be monitored, because each is
+            measured on one batch. NaN is never the best. Of equal values the earlier is the best. Default: none.
+        mode: `"min"` if the smallest value of `monitor` is the best, `"max"` if the largest is. Default: `"min"`.
         checkpoint: the folder for checkpoints, which is created if it is missing. Default: no checkpoints.
         checkpoint_every: the number of steps between two checkpoints. One is also written at the end, and when the run
             is interrupted. Default: 10.
-        keep: how many of the last checkpoints are kept; with `monitor`, also how many of the best. Default: 3.
+        keep: how many of the last checkpoints are kept, with `monitor` also how many of the best; `fit` then returns
+            the last state. Or `"best"`: `fit` returns the state of the best evaluation, and `state.step` is the step of
+            this evaluation. The folder keeps the last three checkpoints, from which the run is resumed, and the best
+            one of each. Without `checkpoint`, a copy of the best state is kept in the memory of the devices, and one
+            more while a better state replaces it. Default: 3.
         about: a dict that JSON can hold and that every checkpoint stores, such as `{"architecture": graph.to_json()}`.
             A resumed run must pass the same dict. `train.about` reads it. Default: an empty dict.
         on_change: what happens if a resumed run has other settings than its checkpoint recorded: `"warn"`, `"raise"` or
@@ -99,15 +108,20 @@ def fit(
             otherwise none.
 
     Returns:
-        The state, and the `History` of the metrics. If `log` names a file, the history includes the steps of earlier
-        calls. If the checkpoint is of a later step than `steps`, its state is returned.
+        The last state, or the best one with `keep="best"`, and the `History` of the metrics. If `log` names a file, the
+        history includes the steps of earlier calls. If the checkpoint is of a later step than `steps`, its state is
+        returned. With `keep="best"`, an interrupted run returns the best state so far; if no evaluation has returned a
+        number yet, a warning says so, and the last state is returned. A call with more `steps` continues from the last
+        checkpoint, also if the call before returned the best state. Without `checkpoint`, it continues from the state
+        that you pass.
 
     Raises:
         FuncconvError: if an option has the wrong type or is out of range; if `batches` is not an iterator; if
-            `evaluate` returns anything but numbers; if the checkpoint is of another state or cannot be written; if a
-            log cannot be written; if a setting changed and `on_change` is `"raise"`; if a package is missing. With
-            several processes: if they differ, or if one of them failed or is gone. Errors that `batches`, `step`,
-            `evaluate` or a log raise are passed on after the state was saved.
+            `evaluate` returns anything but numbers, or not the one of `monitor`; if the checkpoint is of another state
+            or cannot be written; if the checkpoint of the best state is damaged or missing and `keep` is `"best"`,
+            which is checked at the start; if a log cannot be written; if a setting changed and `on_change` is
+            `"raise"`; if a package is missing. With several processes: if they differ, or if one of them failed or is
+            gone. Errors that `batches`, `step`, `evaluate` or a log raise are passed on after the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax
@@ -130,6 +144,7 @@ def fit(
                 every=every,
                 patience=patience,
                 monitor=monitor,
+                mode=mode,
                 checkpoint=checkpoint,
                 checkpoint_every=checkpoint_every,
                 keep=keep,
@@ -140,18 +155,13 @@ def fit(
             logs, source, compiled = listed(log), Source(batches), CompiledStep(step, tuning)
             _meet(processes, options, batches)
 
-        with processes.guard():
-            folder = _opened_folder(options, processes, closing)
-            restored = folder.restore(state, about=options.about) if folder else None
-        if processes.together:
-            processes.check(digests(restored[1] if restored else state, "state"))
-
+        folder, restored = _restored(state, options, processes, closing)
         with processes.guard():
             settings, saved = _settings(step, state, batches, options), restored[2] if restored else {}
             changes = Changes(saved, on_change, options.checkpoint)
             if processes.is_first:
                 changes.check(settings)
-            moment = _first_moment(state, restored, source, options)
+            moment = _first_moment(state, restored, source, options, folder)
             history, reports, bar = _opened_reports(logs, moment, options, closing, shown=progress)
 
         interrupts = closing.enter_context(Interrupts())
@@ -164,7 +174,8 @@ def fit(
                 run.evaluate_if_due()
                 run.save_if_due()
             run.save()
-    return run.moment.state, history
+            result = run.result()
+    return result, history
 
 
 def _meet(processes: Processes, options: Options, batches: Iterable[Any]) -> None:
@@ -176,14 +187,31 @@ def _meet(processes: Processes, options: Options, batches: Iterable[Any]) -> Non
 def _settings(step: Step, state: State, batches: Any, options: Options) -> dict[str, str]:
     """Return the settings that are recorded, and compared when the run is resumed."""
     every = options.every if options.has_evaluate else None
-    return settings_of(step, state, batches, monitor=options.monitor, patience=options.patience, every=every)
+    monitor = options.monitor.text if options.monitor else None
+    return settings_of(step, state, batches, monitor=monitor, patience=options.patience, every=every)
+
+
+def _restored(
+    state: State, options: Options, processes: Processes, closing: ExitStack
+) -> tuple[Checkpoints | None, tuple[int, State, dict[str, Any]] | None]:
+    """Return the folder of checkpoints and the last one, None if there is none. Compare the state between processes."""
+    with processes.guard():
+        folder = _opened_folder(options, processes, closing)
+        restored = folder.restore(state, about=options.about) if folder else None
+    if processes.together:
+        processes.check(digests(restored[1] if restored else state, "state"))
+    return folder, restored
 
 
 def _opened_folder(options: Options, processes: Processes, closing: ExitStack) -> Checkpoints | None:
     """Return the folder of checkpoints, which is closed at the end of the run; None if there is none."""
     if options.checkpoint is None:
         return None
-    folder = Checkpoints(options.checkpoint, keep=options.keep, best=options.monitor)
+    if options.keep == "best":
+        folder = Checkpoints(options.checkpoint, keep=LAST_WITH_BEST)
+    else:
+        score = options.monitor.score if options.monitor else None
+        folder = Checkpoints(options.checkpoint, keep=options.keep, score=score)
     # Closing a folder waits for all processes, which is in vain if one of them is gone.
     closing.callback(lambda: None if processes.broken else folder.close())
     return folder
@@ -203,12 +231,18 @@ def _opened_reports(
 
 
 def _first_moment(
-    state: State, restored: tuple[int, State, dict[str, Any]] | None, source: Source, options: Options
+    state: State,
+    restored: tuple[int, State, dict[str, Any]] | None,
+    source: Source,
+    options: Options,
+    folder: Checkpoints | None,
 ) -> Moment:
     """Return where the run begins or goes on, and set the batches to that place."""
     if restored:
         _, restored_state, saved = restored
         moment = resumed(restored_state, saved, options.monitor)
+        if options.keep == "best" and moment.standing.best:  # if it cannot be read, say so before training goes on
+            best_state(moment.standing, moment.done, restored_state, folder)
         source.go_to(moment.done, saved.get("place"))
     else:
         moment = begun(copied(state))  # a copy, because the compiled step overwrites the memory of its state

@@ -18,7 +18,8 @@ from .._logs.progress import Progress
 from .._state import State
 from .._step.compiled import CompiledStep
 from .._step.memory import copied_batch, lent, taken_back
-from .evaluation import monitored, numbers_of
+from .best import Best, Monitor, Standing, best_state, recorded
+from .evaluation import numbers_of
 from .interrupts import Interrupts
 from .options import Options
 from .settings import Changes, program_of, record_of
@@ -43,8 +44,7 @@ class Moment:
     state: State
     evaluated_at: int  # the step after which the last evaluation was made
     evaluated: Mapping[str, Number] = field(default_factory=dict)  # the result of that evaluation
-    best: float = float("inf")  # the best value of `monitor`
-    waited: int = 0  # how many evaluations since then were not better
+    standing: Standing = field(default_factory=Standing)  # the best evaluation so far
     records: int = 0  # how many records there are
     pending: tuple[tuple[int, Any], ...] = ()  # step and metrics of further records, which may still be computed
 
@@ -59,7 +59,7 @@ def begun(state: State) -> Moment:
     return Moment(int(state.step), state, int(state.step))
 
 
-def resumed(state: State, saved: Mapping[str, Any], monitor: str | None) -> Moment:
+def resumed(state: State, saved: Mapping[str, Any], monitor: Monitor | None) -> Moment:
     """Return the moment of a checkpoint.
 
     Args:
@@ -67,9 +67,8 @@ def resumed(state: State, saved: Mapping[str, Any], monitor: str | None) -> Mome
         saved: what `Run` saved with it; empty if `train.save` wrote it.
         monitor: of this call. If the run had another one, its best value is forgotten.
     """
-    done, has_same_monitor = int(state.step), saved.get("monitor", monitor) == monitor
-    best, waited = (saved.get("best", "inf"), saved.get("waited", 0)) if has_same_monitor else ("inf", 0)
-    return Moment(done, state, int(saved.get("evaluated_at", done)), best=float(best), waited=int(waited))
+    done = int(state.step)
+    return Moment(done, state, int(saved.get("evaluated_at", done)), standing=recorded(saved, monitor))
 
 
 @dataclass(frozen=True)
@@ -122,10 +121,11 @@ class Run:
 
     def next_batch(self) -> Any:
         """Return the batch of the next step; `END` if the run ends, and put the reason into the history."""
-        done, waited, stopped, batch = self.moment.done, self.moment.waited, "", END
-        if self._options.patience is not None and waited >= self._options.patience:
-            monitor, step = self._options.monitor, self.moment.evaluated_at
-            self._history.stopped = f"{monitor} was not better in {waited} evaluations, at step {step}"
+        done, waited, stopped, batch = self.moment.done, self.moment.standing.waited, "", END
+        monitor, patience = self._options.monitor, self._options.patience
+        if monitor and patience is not None and waited >= patience:
+            step = self.moment.evaluated_at
+            self._history.stopped = f"{monitor.name} was not better in {waited} evaluations, at step {step}"
             return END
         if done >= self._options.steps:
             return END
@@ -153,6 +153,8 @@ class Run:
         self.moment = replace(self.moment, done=done, state=state, pending=(*self.moment.pending, (done, metrics)))
         if compiles:
             self._progress.end_compiling()
+            if self._options.monitor:
+                self._options.monitor.check_step(self._step.names)
         self._step.warn_if_compiled_again(done)
         # The call of the first step compiles, so the time of a step is measured from its end.
         self._first = self._first or (done, time.monotonic())
@@ -168,23 +170,23 @@ class Run:
             return
         self._settle()
         evaluated = numbers_of(self._evaluate(lent(self.moment.state)))
-        best, waited = self.moment.best, self.moment.waited
+        state, standing = taken_back(self.moment.state), self.moment.standing
         if monitor:
-            value = monitored(evaluated, monitor)
-            self._processes.check({f"{monitor} of evaluate": repr(value)})  # else they would not stop together
-            best, waited = (value, 0) if value < best else (best, waited + 1)
+            value = monitor.value(evaluated)
+            self._processes.check({f"{monitor.name} of evaluate": repr(value)})  # else they would not stop together
+            copy = self._options.keep == "best" and self._folder is None
+            standing = standing.after(Best(done, value), monitor, state, copy=copy)
         record = {f"eval/{name}": value for name, value in evaluated.items()}
         self.moment = replace(
             self.moment,
-            state=taken_back(self.moment.state),
+            state=state,
             evaluated_at=done,
             evaluated=evaluated,
-            best=best,
-            waited=waited,
+            standing=standing,
             pending=((done, record),) if record else (),
         )
         self._settle()
-        if monitor and not waited:
+        if monitor and not standing.waited:
             self.save()
 
     def save_if_due(self) -> None:
@@ -208,6 +210,16 @@ class Run:
         if self._processes.everywhere(is_complete):
             self._write()
 
+    def result(self) -> State:
+        """Return the last state, or the best one if `keep` is `"best"`. Put the best evaluation into the history."""
+        moment = self.moment
+        self._history.best = moment.standing.best
+        if self._options.keep != "best":
+            return moment.state
+        state = best_state(moment.standing, moment.done, moment.state, self._folder)
+        self._processes.agree()  # if one of them could not read it, all raise an error
+        return state
+
     def count_compilations(self) -> None:
         """Put the number of compilations into the history."""
         self._history.compilations = self._step.times
@@ -218,9 +230,8 @@ class Run:
             return
         self._reports.flush()  # so that no checkpoint is ahead of its logs if the machine goes down
         run = {
-            "best": str(moment.best),  # a text, because JSON has no infinity
-            "waited": moment.waited,
-            "monitor": options.monitor,
+            **moment.standing.record(),
+            "monitor": options.monitor.text if options.monitor else None,
             "evaluated_at": moment.evaluated_at,
             "place": self._source.place(moment.done),
             **record_of(self._settings, self._program),
