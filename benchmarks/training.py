@@ -1,12 +1,14 @@
-"""Training: what `fit` costs beside a bare loop over the same compiled step, and steps spread over devices."""
+"""Training: what `fit` costs beside a bare loop, whether the device waits for data, and steps spread over devices."""
 
 import contextlib
 import io
+import itertools
 import json
 import statistics
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +93,34 @@ def overhead(*, quick: bool) -> Table:
     return table
 
 
+def slow(batch: Any, seconds: float, *, every: int = 1) -> Iterator[Any]:
+    """Return a batch again and again; each one whose number is a multiple of `every` takes that many seconds."""
+    for number in itertools.count():
+        if number % every == 0:
+            time.sleep(seconds)
+        yield batch
+
+
+def waiting(*, quick: bool) -> Table:
+    """Return what a step takes in `fit` with iterators that take some time, over a batch that is on the device."""
+    step, state, data = problem(64, 16)
+    batch = data[0]
+    steps = WARM + (60 if quick else 200)
+    alone = fitted(step, state, itertools.repeat(jax.device_put(batch)), steps)
+    iterators = {
+        "each takes 0.5 steps": lambda: slow(batch, 0.5e-3 * alone),
+        "each takes 0.9 steps": lambda: slow(batch, 0.9e-3 * alone),
+        "every 20th takes 4 steps": lambda: slow(batch, 4e-3 * alone, every=20),
+        "every 20th takes 10 steps": lambda: slow(batch, 10e-3 * alone, every=20),
+    }
+    table = {"on the device": {"fit, ms": alone}, "train.batches": {"fit, ms": fitted(step, state, data, steps)}}
+    for name, iterator in iterators.items():
+        table[name] = {"fit, ms": fitted(step, state, iterator(), steps)}
+        ahead = fc.train.prefetch(iterator(), 12)
+        table[f"{name}, prefetched"] = {"fit, ms": fitted(step, state, ahead, steps)}
+    return {name: row | {"over the first": row["fit, ms"] / alone} for name, row in table.items()}
+
+
 def spread(*, quick: bool) -> Table:
     """Return what a step takes over so many devices of the CPU, which share its cores, and how long it compiles."""
     table = {}
@@ -103,7 +133,11 @@ def spread(*, quick: bool) -> Table:
 
 def results(*, quick: bool = False) -> dict[str, Table]:
     """Return all tables."""
-    return {"a step in fit and in a bare loop": overhead(quick=quick), "a step over devices": spread(quick=quick)}
+    return {
+        "a step in fit and in a bare loop": overhead(quick=quick),
+        "a step in fit, by what its batches take": waiting(quick=quick),
+        "a step over devices": spread(quick=quick),
+    }
 
 
 def main(devices: int) -> None:

@@ -88,7 +88,7 @@ def listed(
 
 def _entries(root: str, name: str, ignore: Sequence[str]) -> list[os.DirEntry[str]]:
     """Return the entries of a folder by name, without hidden ones and those that match `ignore`."""
-    path = os.path.join(root, name)
+    path = os.path.join(root, name) if name else root
     try:
         with os.scandir(path) as entries:
             ordered = sorted(entries, key=lambda entry: entry.name)

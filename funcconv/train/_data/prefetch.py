@@ -5,6 +5,7 @@ import threading
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -24,36 +25,42 @@ class _Taken:
     batch: Any = None
     error: BaseException | None = None
     state: Any = None  # of the iterator after this batch
-    is_placed: bool = False
 
 
 class Prefetched(Iterator[Any]):
     """Batches of another iterator, taken in a thread; `prefetch` makes one."""
 
-    def __init__(self, batches: Iterable[Any], count: int, sharding: Any) -> None:
-        self._batches, self._count, self._sharding = batches, count, sharding
+    def __init__(self, batches: Any, count: int, sharding: Any) -> None:
+        self._batches, self._count = batches, count
+        put = jax.device_put if sharding is None else partial(jax.make_array_from_process_local_data, sharding)
+        self._put = lambda leaf: put(leaf) if isinstance(leaf, np.ndarray) else leaf
         self._iterator: Iterator[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="funcconv-prefetch")
         self._ahead: deque[Future[_Taken]] = deque()
         self._over = threading.Event()  # no more batches are taken for those in `_ahead`
+        self._last: _Taken | None = None  # the last that was returned, with the state of the iterator after it
 
     def __next__(self) -> Any:
-        self._start()
+        self._begin()
         taken = self._ahead[0].result()
         if taken.error is not None:
             self._ahead.clear()  # the thread takes none after the error; the next call begins anew
             raise taken.error
-        # Copied to the devices as soon as they are there, so that the transfer overlaps with steps.
+        self._place(taken)
+        # The next ones are copied to the devices as soon as they are there, so that this overlaps with steps.
         for future in self._ahead:
             if future.done():
-                self._place(future.result())
-        self._returned(taken)
+                with suppress(Exception):  # which is raised when that batch is due
+                    self._place(future.result())
+        self._last = _Taken(state=taken.state)
         self._ahead.popleft()
         return taken.batch
 
-    def _start(self) -> None:
+    def _begin(self) -> None:
+        """Let the thread take so many batches that `_count` are ahead of the one that is returned next."""
         if not self._ahead:
             self._over = threading.Event()
+            self._last = self._last or _Taken(state=self._state())  # before the thread changes it
         while len(self._ahead) <= self._count:
             self._ahead.append(self._thread.submit(self._take, self._over))
 
@@ -73,50 +80,28 @@ class Prefetched(Iterator[Any]):
             return _Taken(error=error)
 
     def _place(self, taken: _Taken) -> None:
-        if not taken.is_placed and taken.error is None:
-            put = partial(jax.make_array_from_process_local_data, self._sharding) if self._sharding else jax.device_put
-            taken.batch = jax.tree.map(lambda leaf: put(leaf) if isinstance(leaf, np.ndarray) else leaf, taken.batch)
-            taken.is_placed = True
+        if taken.error is None:
+            taken.batch = jax.tree.map(self._put, taken.batch)
 
     def _state(self) -> Any:
-        return None
-
-    def _returned(self, taken: _Taken) -> None:
-        pass
+        """Return a copy of the state of the iterator, which it may go on to change; None if it has none."""
+        return copy.deepcopy(self._batches.get_state()) if has_state(self._batches) else None
 
 
 class PrefetchedWithState(Prefetched):
-    """The same for an iterator with `get_state` and `set_state`. Its state is that of the batches returned."""
-
-    def __init__(self, batches: Any, count: int, sharding: Any) -> None:
-        super().__init__(batches, count, sharding)
-        self._inner = batches
-        self._last: tuple[Any] | None = None  # the state; None if it is not known
+    """The same for an iterator with `get_state` and `set_state`."""
 
     def get_state(self) -> Any:
         """Return the state that the iterator had after the last batch that was returned."""
-        if self._last is None:
-            self._last = (copy.deepcopy(self._inner.get_state()),)
-        return copy.deepcopy(self._last[0])
+        return self._state() if self._last is None else copy.deepcopy(self._last.state)
 
     def set_state(self, state: Any) -> None:
         """Set the iterator to a state, and forget the batches that were taken ahead."""
         self._over.set()
         wait(self._ahead)
         self._ahead.clear()
-        self._inner.set_state(copy.deepcopy(state))
-        self._iterator, self._last = None, (copy.deepcopy(state),)
-
-    def _start(self) -> None:
-        if not self._ahead:
-            self.get_state()  # before the thread goes on
-        super()._start()
-
-    def _state(self) -> Any:
-        return copy.deepcopy(self._inner.get_state())
-
-    def _returned(self, taken: _Taken) -> None:
-        self._last = (taken.state,)
+        self._batches.set_state(copy.deepcopy(state))
+        self._iterator, self._last = None, None
 
 
 def prefetch(batches: Iterable[Any], count: int = 2, *, sharding: Any = None) -> Prefetched:
