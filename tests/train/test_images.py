@@ -4,8 +4,11 @@ import hashlib
 import os
 import shutil
 import sys
+import tempfile
 import threading
 import time
+from contextlib import contextmanager
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -442,14 +445,29 @@ def test_a_file_that_cannot_be_read_is_not_skipped(photos):
         next(data)
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything: run it as another user")
-def test_without_permission(photos):
-    (photos / "dog" / "0.png").chmod(0)
-    with pytest.raises(fc.FuncconvError, match=r"dog/0\.png cannot be read: Permission denied"):
-        next(fc.train.images(photos, 21, size=4, corrupt="skip"))
-    (photos / "dog").chmod(0)
-    with pytest.raises(fc.FuncconvError, match="photos/dog cannot be read: Permission denied"):
-        fc.train.images(photos, 21, size=4)
+@contextmanager
+def as_another_user():
+    """Root may read everything."""
+    user = os.geteuid()
+    if user == 0:
+        os.seteuid(65534)
+    try:
+        yield
+    finally:
+        os.seteuid(user)
+
+
+@pytest.mark.parametrize("name", ["dog/0.png", "dog"])
+def test_without_permission(photos, name):
+    with tempfile.TemporaryDirectory() as folder:  # since other users have no access to `tmp_path`
+        root = shutil.copytree(photos, Path(folder, "photos"))
+        Path(folder).chmod(0o755)
+        (root / name).chmod(0)
+        next(fc.train.images(photos, 1, size=4))  # which imports what the other user may not read
+        said = rf"photos/{name} cannot be read: Permission denied"
+        with as_another_user(), pytest.raises(fc.FuncconvError, match=said):
+            next(fc.train.images(root, 21, size=4, corrupt="skip"))
+        (root / name).chmod(0o755)  # so that it can be removed
 
 
 def test_an_image_that_is_very_large(photos, monkeypatch):
