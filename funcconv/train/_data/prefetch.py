@@ -3,7 +3,7 @@
 import copy
 import threading
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass
@@ -32,8 +32,9 @@ class Prefetched(Iterator[Any]):
 
     def __init__(self, batches: Any, count: int, sharding: Any) -> None:
         self._batches, self._count = batches, count
-        put = jax.device_put if sharding is None else partial(jax.make_array_from_process_local_data, sharding)
-        self._put = lambda leaf: put(leaf) if isinstance(leaf, np.ndarray) else leaf
+        self._put: Callable[[Any], Any] = jax.device_put
+        if sharding is not None:
+            self._put = partial(jax.make_array_from_process_local_data, sharding)
         self._iterator: Iterator[Any] | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="funcconv-prefetch")
         self._ahead: deque[Future[_Taken]] = deque()
@@ -71,9 +72,7 @@ class Prefetched(Iterator[Any]):
         try:
             if self._iterator is None:
                 self._iterator = iter(self._batches)
-            batch = next(self._iterator)
-            # Copies, because an iterator may refill its arrays for the next batch.
-            batch = jax.tree.map(lambda leaf: np.array(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
+            batch = _map_arrays(np.array, next(self._iterator))  # copies, because the iterator may refill its arrays
             return _Taken(batch, state=self._state())
         except BaseException as error:
             over.set()
@@ -81,7 +80,7 @@ class Prefetched(Iterator[Any]):
 
     def _place(self, taken: _Taken) -> None:
         if taken.error is None:
-            taken.batch = jax.tree.map(self._put, taken.batch)
+            taken.batch = _map_arrays(self._put, taken.batch)
 
     def _state(self) -> Any:
         """Return a copy of the state of the iterator, which it may go on to change; None if it has none."""
@@ -102,6 +101,11 @@ class PrefetchedWithState(Prefetched):
         self._ahead.clear()
         self._batches.set_state(copy.deepcopy(state))
         self._iterator, self._last = None, None
+
+
+def _map_arrays(function: Callable[[np.ndarray], Any], batch: Any) -> Any:
+    """Apply a function to the NumPy arrays of a batch."""
+    return jax.tree.map(lambda leaf: function(leaf) if isinstance(leaf, np.ndarray) else leaf, batch)
 
 
 def prefetch(batches: Iterable[Any], count: int = 2, *, sharding: Any = None) -> Prefetched:
