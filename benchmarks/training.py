@@ -7,6 +7,7 @@ import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -101,24 +102,48 @@ def slow(batch: Any, seconds: float, *, every: int = 1) -> Iterator[Any]:
         yield batch
 
 
+def traced(step: Any, state: Any, data: Any, steps: int) -> dict[str, float]:
+    """Return the milliseconds of a step in `fit`, and for which share of them the CPU device computes nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            fc.train.fit(step, state, data, steps=steps, progress=False)
+        (path,) = Path(folder).glob("**/*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(path))
+    runs = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for plane in profile.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name.startswith("ThunkExecutor::Execute")  # XLA's name for running a program on the CPU
+    )
+    # The program runs in several threads, so the times are joined to those at which any of them runs.
+    busy: list[list[float]] = []
+    for begun, ended in runs[len(runs) // 4 :]:  # without compilation and first steps
+        if busy and begun <= busy[-1][1]:
+            busy[-1][1] = max(busy[-1][1], ended)
+        else:
+            busy.append([begun, ended])
+    total = busy[-1][1] - busy[0][0]
+    idle = total - sum(ended - begun for begun, ended in busy)
+    return {"fit, ms": 1e-6 * total / (0.75 * steps), "idle, %": 100 * idle / total}
+
+
 def waiting(*, quick: bool) -> Table:
-    """Return what a step takes in `fit` with iterators that take some time, over a batch that is on the device."""
-    step, state, data = problem(64, 16)
-    batch = data[0]
-    steps = WARM + (60 if quick else 200)
-    alone = fitted(step, state, itertools.repeat(jax.device_put(batch)), steps)
-    iterators = {
-        "each takes 0.5 steps": lambda: slow(batch, 0.5e-3 * alone),
-        "each takes 0.9 steps": lambda: slow(batch, 0.9e-3 * alone),
-        "every 20th takes 4 steps": lambda: slow(batch, 4e-3 * alone, every=20),
-        "every 20th takes 10 steps": lambda: slow(batch, 10e-3 * alone, every=20),
-    }
-    table = {"on the device": {"fit, ms": alone}, "train.batches": {"fit, ms": fitted(step, state, data, steps)}}
-    for name, iterator in iterators.items():
-        table[name] = {"fit, ms": fitted(step, state, iterator(), steps)}
-        ahead = fc.train.prefetch(iterator(), 12)
-        table[f"{name}, prefetched"] = {"fit, ms": fitted(step, state, ahead, steps)}
-    return {name: row | {"over the first": row["fit, ms"] / alone} for name, row in table.items()}
+    """Return how long the device waits in `fit` for iterators that take some time, and do not compute themselves."""
+    step, state, data = problem(512, 16)
+    batch, steps = data[0], 60 if quick else 120
+    table = {"on the device": traced(step, state, itertools.repeat(jax.device_put(batch)), steps)}
+    seconds = 1e-3 * table["on the device"]["fit, ms"]
+    table["train.batches"] = traced(step, state, data, steps)
+    for name, options in {
+        "each takes 0.5 steps": {"seconds": 0.5 * seconds},
+        "each takes 0.9 steps": {"seconds": 0.9 * seconds},
+        "every 20th takes 4 steps": {"seconds": 4 * seconds, "every": 20},
+        "every 20th takes 10 steps": {"seconds": 10 * seconds, "every": 20},
+    }.items():
+        table[name] = traced(step, state, slow(batch, **options), steps)
+        table[f"{name}, prefetched"] = traced(step, state, fc.train.prefetch(slow(batch, **options), 12), steps)
+    return table
 
 
 def spread(*, quick: bool) -> Table:
