@@ -368,7 +368,7 @@ def test_an_empty_class_is_refused_unless_it_is_named(photos):
         ({"animated": "last"}, "animated must be one of"),
         ({"workers": 0}, "workers must be an integer of at least 1"),
         ({"batch_size": 22}, "images: batch_size must be at most the 21 examples"),
-        ({"folder": "nowhere"}, "the folder nowhere cannot be read: No such file"),
+        ({"folder": "nowhere"}, "nowhere cannot be read: No such file"),
         ({"folder": __file__}, "is a file; pass the path of a folder"),
     ],
 )

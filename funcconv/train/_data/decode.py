@@ -59,13 +59,12 @@ class Decoder:
         image = self._converted(self._opened(content, path), path)
         image = _resized(image, self.size, self.resize)
         array = np.asarray(image)
-        if image.mode == "F":  # 16 bits
-            scaled = np.rint(array / 257) if self.dtype == "uint8" else array / np.float32(65535)
-            array = np.clip(scaled, 0, None).astype(self.dtype)
-            opaque = np.asarray(255 if self.dtype == "uint8" else 1, self.dtype)
-            grey = [array] * min(self.channels, 3)
-            return np.stack([*grey, np.broadcast_to(opaque, array.shape)][: self.channels], -1)
-        array = array.reshape(*array.shape[:2], self.channels)
+        if image.mode == "F":  # grey, with the values of 16 bits
+            grey = np.rint(array / 257).astype(np.uint8) if self.dtype == "uint8" else array / np.float32(65535)
+            array = np.repeat(grey[..., None], self.channels, -1)
+            array[..., 3:] = 255 if self.dtype == "uint8" else 1  # the opacity, if there is one
+            return array
+        array = array.reshape(*array.shape[:2], self.channels)  # Pillow has no third axis for grey images
         return array if self.dtype == "uint8" else array / np.float32(255)
 
     def _opened(self, content: bytes, path: str) -> Any:
@@ -78,7 +77,7 @@ class Decoder:
             is_animated = getattr(image, "is_animated", False) and image.format != "MPO"
             image.load()
             transpose = _TRANSPOSES.get(image.getexif().get(_ORIENTATION, 1))  # after load(), as TIFF files need
-        except MemoryError:
+        except (MemoryError, Warning):  # of a warning that the user made an error
             raise
         except Image.DecompressionBombError as error:
             msg = f"images: {path} is very large: {error}. If you trust it, set PIL.Image.MAX_IMAGE_PIXELS = None"

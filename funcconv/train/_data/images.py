@@ -60,16 +60,12 @@ class _ImageFiles:
 
     def read(self, order: np.ndarray, part: slice) -> "_Decoding":
         """Begin to decode the images `order[part]`."""
+        places, decoder = range(part.start, part.stop), self._decoder
         batch = {
-            "image": np.empty(
-                (part.stop - part.start, *self._decoder.size, self._decoder.channels), self._decoder.dtype
-            ),
-            "label": np.empty(part.stop - part.start, np.int32),
+            "image": np.empty((len(places), *decoder.size, decoder.channels), decoder.dtype),
+            "label": np.empty(len(places), np.int32),
         }
-        tasks = [
-            self._threads.submit(self._decode, order, place, batch, i)
-            for i, place in enumerate(range(part.start, part.stop))
-        ]
+        tasks = [self._threads.submit(self._decode, order, place, batch, i) for i, place in enumerate(places)]
         return _Decoding(self, batch, tasks)
 
     def options(self) -> dict[str, Any]:
@@ -80,9 +76,9 @@ class _ImageFiles:
 
     def report_damaged(self) -> None:
         """Warn of each file that was skipped, once."""
-        for number in [number for number in list(self._damaged) if number not in self._reported]:
+        for number in sorted(set(self._damaged) - self._reported):
             self._reported.add(number)
-            warnings.warn(f"{self._damaged[number]} It is skipped, and the next file takes its place.", stacklevel=6)
+            warnings.warn(f"{self._damaged[number]}. It is skipped, and another file is in its place.", stacklevel=6)
 
     def _decode(self, order: np.ndarray, place: int, batch: dict[str, np.ndarray], i: int) -> None:
         """Write example `i` of a batch: the first readable file of the epoch's order, from `place` on.
@@ -220,7 +216,7 @@ def images(
         >>> data.classes, batch["image"].shape, batch["label"].tolist(), float(batch["image"][1].min())
         (('dark', 'light'), (2, 8, 8, 3), [0, 1], 1.0)
     """
-    root = str(checked_path("images", folder, wants="folder"))
+    root = str(checked_path("images", folder, wants="folder").absolute())
     check_choices(resize=resize, channels=channels, dtype=dtype, corrupt=corrupt, animated=animated)
     decoder = Decoder(checked_size(size), resize, channels, dtype, checked_color(background), animated)
     threads = checked_workers(workers)
