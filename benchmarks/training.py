@@ -1,12 +1,15 @@
-"""Training: what `fit` costs beside a bare loop over the same compiled step, and steps spread over devices."""
+"""Training: what `fit` costs beside a bare loop, whether the device waits for data, and steps spread over devices."""
 
 import contextlib
 import io
+import itertools
 import json
 import statistics
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +94,58 @@ def overhead(*, quick: bool) -> Table:
     return table
 
 
+def slow(batch: Any, seconds: float, *, every: int = 1) -> Iterator[Any]:
+    """Return a batch again and again; each one whose number is a multiple of `every` takes that many seconds."""
+    for number in itertools.count():
+        if number % every == 0:
+            time.sleep(seconds)
+        yield batch
+
+
+def traced(step: Any, state: Any, data: Any, steps: int) -> dict[str, float]:
+    """Return the milliseconds of a step in `fit`, and for which share of them the CPU device computes nothing."""
+    with tempfile.TemporaryDirectory() as folder:
+        with jax.profiler.trace(folder):
+            fc.train.fit(step, state, data, steps=steps, progress=False)
+        (path,) = Path(folder).glob("**/*.xplane.pb")
+        profile = jax.profiler.ProfileData.from_file(str(path))
+    runs = sorted(
+        (event.start_ns, event.start_ns + event.duration_ns)
+        for plane in profile.planes
+        for line in plane.lines
+        for event in line.events
+        if event.name.startswith("ThunkExecutor::Execute")  # XLA's name for running a program on the CPU
+    )
+    # The program runs in several threads, so the times are joined to those at which any of them runs.
+    busy: list[list[float]] = []
+    for begun, ended in runs[len(runs) // 4 :]:  # without compilation and first steps
+        if busy and begun <= busy[-1][1]:
+            busy[-1][1] = max(busy[-1][1], ended)
+        else:
+            busy.append([begun, ended])
+    total = busy[-1][1] - busy[0][0]
+    idle = total - sum(ended - begun for begun, ended in busy)
+    return {"fit, ms": 1e-6 * total / (0.75 * steps), "idle, %": 100 * idle / total}
+
+
+def waiting(*, quick: bool) -> Table:
+    """Return how long the device waits in `fit` for iterators that take some time, and do not compute themselves."""
+    step, state, data = problem(512, 16)
+    batch, steps = data[0], 60 if quick else 120
+    table = {"on the device": traced(step, state, itertools.repeat(jax.device_put(batch)), steps)}
+    seconds = 1e-3 * table["on the device"]["fit, ms"]
+    table["train.batches"] = traced(step, state, data, steps)
+    for name, options in {
+        "each takes 0.5 steps": {"seconds": 0.5 * seconds},
+        "each takes 0.9 steps": {"seconds": 0.9 * seconds},
+        "every 20th takes 4 steps": {"seconds": 4 * seconds, "every": 20},
+        "every 20th takes 10 steps": {"seconds": 10 * seconds, "every": 20},
+    }.items():
+        table[name] = traced(step, state, slow(batch, **options), steps)
+        table[f"{name}, prefetched"] = traced(step, state, fc.train.prefetch(slow(batch, **options), 12), steps)
+    return table
+
+
 def spread(*, quick: bool) -> Table:
     """Return what a step takes over so many devices of the CPU, which share its cores, and how long it compiles."""
     table = {}
@@ -103,7 +158,11 @@ def spread(*, quick: bool) -> Table:
 
 def results(*, quick: bool = False) -> dict[str, Table]:
     """Return all tables."""
-    return {"a step in fit and in a bare loop": overhead(quick=quick), "a step over devices": spread(quick=quick)}
+    return {
+        "a step in fit and in a bare loop": overhead(quick=quick),
+        "a step in fit, by what its batches take": waiting(quick=quick),
+        "a step over devices": spread(quick=quick),
+    }
 
 
 def main(devices: int) -> None:

@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import pytest
 
 INSTALL = {
+    "PIL": "pip install '.[images]'",
+    "datasets": "pip install datasets",
     "grain": "pip install grain",
     "jax2onnx": "pip install '.[onnx]'",
     "lineax": "pip install '.[curvature]'",
@@ -17,6 +19,7 @@ INSTALL = {
     "rich": "pip install '.[draw]'",
     "safetensors": "pip install safetensors",
     "tensorboardX": "pip install '.[tensorboard]'",
+    "tensorflow": "pip install tensorflow",
     "timm": "pip install timm==1.0.31",
     "torch": "pip install torch==2.13.0",
     "torchvision": "pip install torchvision==0.28.0",

@@ -74,8 +74,8 @@ def batch_of(number):
 
 
 def data_of(kind, passed):
-    if kind == "loader":
-        return Loader(passed)
+    if kind in ("loader", "prefetched"):
+        return Loader(passed) if kind == "loader" else fc.train.prefetch(Loader(passed))
     if kind == "iterator":
         loader = Loader(passed)
         return (next(loader) for _ in range(100))

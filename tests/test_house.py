@@ -76,6 +76,7 @@ METHODS = {
 }
 EXAMPLES = [name for name, value in METHODS.items() if ">>>" in value.__doc__]
 EXTRAS = {
+    "PIL",
     "flax",
     "lineax",
     "matfree",

@@ -6,6 +6,8 @@ from .._checkpoints.save import restore as restore
 from .._checkpoints.save import save as save
 from ._data.batches import batches as batches
 from ._data.idx import read_idx as read_idx
+from ._data.images import images as images
+from ._data.prefetch import prefetch as prefetch
 from ._logs.history import History as History
 from ._logs.tensorboard import TensorBoard as TensorBoard
 from ._loop.fit import fit as fit

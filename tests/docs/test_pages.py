@@ -37,6 +37,7 @@ def anchors(page):
 
 
 PACKAGES = {  # by what is imported
+    "PIL": "'.[images]'",
     "haiku": "dm-haiku",
     "jax2onnx": "'.[onnx]'",
     "sklearn": "scikit-learn",

@@ -22,14 +22,18 @@ from funcconv.train._loop import fit as _fit
 
 pytestmark = pytest.mark.usefixtures("climate_of_a_user", "signals_stay")
 
-KINDS = ["batches", "loader", "iterator"]
+KINDS = ["batches", "loader", "iterator", "prefetched"]
 TESTS = str(Path(interrupted.__file__).parent)
 SOURCES = Path(_fit.__file__).parents[1]
 # the files that an interrupt at any line must leave in order; their names are checked, so that no move of files
 # makes the test empty
 WATCHED = {
     *("_loop/fit.py", "_loop/run.py", "_loop/best.py", "_loop/interrupts.py"),
-    *("_data/source.py", "_data/batches.py", "_logs/logs.py", "_logs/log_file.py"),
+    *("_data/source.py", "_logs/logs.py", "_logs/log_file.py"),
+}
+WATCHED_OF_KIND = {
+    "batches": WATCHED | {"_data/batches.py", "_data/arrays.py"},
+    "prefetched": WATCHED | {"_data/prefetch.py"},
 }
 
 
@@ -116,11 +120,12 @@ def test_ended_twice(tmp_path, place):
 @pytest.mark.usefixtures("in_memory")
 @pytest.mark.parametrize("keep", [2, "best"])
 @pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.slow)])
-def test_interrupted_at_any_line(tmp_path, rng, count, keep):
+@pytest.mark.parametrize("kind", WATCHED_OF_KIND)
+def test_interrupted_at_any_line(tmp_path, rng, kind, count, keep):
     """An exception that a signal raises comes between any two lines of the loop."""
     lines, files = 0, set()
-    fit = partial(interrupted.fit, keep=keep, values=[2.0, 1.0, 3.0])
-    watched = {str(SOURCES / name): name for name in WATCHED}
+    fit = partial(interrupted.fit, keep=keep, values=[2.0, 1.0, 3.0], kind=kind)
+    watched = {str(SOURCES / name): name for name in WATCHED_OF_KIND[kind]}
 
     def run(folder, at):
         """Raise at the line of this number."""
@@ -149,7 +154,7 @@ def test_interrupted_at_any_line(tmp_path, rng, count, keep):
     assert threading.current_thread() is threading.main_thread()
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
     expected = run(tmp_path / "whole", None)
-    assert files == WATCHED
+    assert files == WATCHED_OF_KIND[kind]
     ended = 0
     for i, at in enumerate(rng.choice(lines, count, replace=False) + 1):
         with contextlib.suppress(KeyboardInterrupt):  # a faster run has fewer lines

@@ -1,65 +1,102 @@
 """Batches of arrays in memory, in an order that depends only on a key and the epoch."""
 
-import mmap
 from collections.abc import Iterator
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, Self
 
 import jax
 import numpy as np
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Array
+from .arrays import Arrays
+
+
+class Reading(Protocol):
+    """Examples that are being read."""
+
+    def is_ready(self) -> bool:
+        """Whether `result` returns at once; False if it raises an error."""
+
+    def result(self) -> Any:
+        """Return a tree of NumPy arrays, `(examples, ...)`. Raises the error of the first example that has one."""
+
+
+class Examples(Protocol):
+    """The examples of a data set."""
+
+    count: int
+
+    def read(self, order: np.ndarray, part: slice) -> Reading:
+        """Begin to read the examples with the numbers `order[part]`, where `order` is that of a whole epoch."""
+
+    def options(self) -> dict[str, Any]:
+        """Return the settings that the examples depend on, by names and in a form that JSON has."""
 
 
 class Batches(Iterator[Any]):
-    """An iterator over batches that can be set to any position; `batches` makes one."""
+    """An iterator over batches that can be set to any position; `batches` and `images` make one."""
+
+    _op = "batches"  # for messages
 
     def __init__(
         self,
-        arrays: Any,
+        examples: Examples,
         size: int,
         key: Array | None,
         *,
         epochs: int | None,
         drop_last: bool,
-        shard: tuple[int, int],
+        shard: tuple[int, int] | None,
         sharding: Any,
         prefetch: int,
-        copy: bool,
     ) -> None:
-        self._arrays = jax.tree.map(_unchanging if copy else np.asarray, arrays)
-        self._count = len(jax.tree.leaves(self._arrays)[0])
+        count = examples.count
+        if shard is None:
+            shard = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
+        index, parts = shard
+        for name, value, is_valid, expected in (
+            ("batch_size", size, size >= 1, "at least 1"),
+            ("batch_size", size, size <= count or not drop_last, f"at most the {count} examples there are"),
+            ("epochs", epochs, epochs is None or epochs >= 1, "at least 1"),
+            ("shard", shard, 0 <= index < parts and size % parts == 0, "(i, n) with i below n, which cuts a batch"),
+            ("prefetch", prefetch, prefetch >= 0, "at least 0"),
+        ):
+            if not is_valid:
+                msg = f"{self._op}: {name} must be {expected}; got {value}"
+                raise FuncconvError(msg)
+        self._examples, self._count = examples, count
         self._size, self._epochs, self._shard = size, epochs, shard
         self._sharding, self._prefetch = sharding, prefetch
         full_batches, remaining = divmod(self._count, size)
         self.per_epoch = full_batches + bool(remaining and not drop_last)
         self._seed = None if key is None else np.asarray(jax.random.key_data(key)).ravel().tolist()
-        self._ahead: dict[int, Any] = {}  # by number, so that an interrupt between two lines skips no batch
+        # By number, so that an interrupt between two lines skips no batch.
+        self._readings: dict[int, Reading] = {}
+        self._ahead: dict[int, Any] = {}  # on the devices
         self._orders: dict[int, np.ndarray] = {}  # of the current epoch alone, to save memory
         self.position = 0
 
     def __repr__(self) -> str:
-        return f"Batches({self._count} examples, batches of {self._size}, next batch {self.position})"
+        return f"{type(self).__name__}({self._count} examples, batches of {self._size}, next batch {self.position})"
 
     def __next__(self) -> Any:
-        for number in range(self.position, self.position + self._prefetch):
-            if self._known(number) and number not in self._ahead:
-                self._ahead[number] = self._placed(number)
         if not self._known(self.position):
             raise StopIteration
+        self._read_ahead()
         batch = self._ahead.pop(self.position, None)
         if batch is None:
             batch = self._placed(self.position)
         self.position += 1
         return batch
 
-    def seek(self, position: int) -> "Batches":
+    def seek(self, position: int) -> Self:
         """Go to a batch by its number from the beginning, and return self."""
         if position < 0:
-            msg = f"batches: a position must not be negative; got {position}. Pass the number of a batch, from 0"
+            msg = f"{self._op}: a position must not be negative; got {position}. Pass the number of a batch, from 0"
             raise FuncconvError(msg)
         self.position = position
+        self._readings.clear()
         self._ahead.clear()
         return self
 
@@ -72,14 +109,11 @@ class Batches(Iterator[Any]):
         }
         if self._shard[1] > 1:  # each process takes its part of the same examples in the same order
             settings |= {"examples": self._count, "key": self._seed, "parts of a batch": self._shard[1]}
+            settings |= self._examples.options()
         return settings
 
     def options(self) -> dict[str, Any]:
         """Return the settings of the batches, except for those that may differ between processes."""
-        arrays = {
-            jax.tree_util.keystr(path, simple=True, separator="/"): f"{array.dtype}{list(array.shape)}"
-            for path, array in jax.tree.leaves_with_path(self._arrays)
-        }
         drops_last = self.per_epoch * self._size <= self._count
         # Checkpoints record these names and compare the values, so they must not change.
         return {
@@ -87,21 +121,17 @@ class Batches(Iterator[Any]):
             "key": self._seed,
             "drop_last": drops_last,
             "parts of a batch": self._shard[1],
-            "arrays": arrays,
+            **self._examples.options(),
         }
 
     def __getitem__(self, number: int) -> Any:
         """Return a batch by its number, in the memory of the host."""
         if not self._known(number):
-            msg = f"batches: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
+            msg = (
+                f"{self._op}: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
+            )
             raise IndexError(msg)
-        epoch, number_in_epoch = divmod(number, self.per_epoch)
-        examples = self._order(epoch)[number_in_epoch * self._size : (number_in_epoch + 1) * self._size]
-        index, count = self._shard
-        return jax.tree.map(
-            lambda array: array[examples[index * len(examples) // count : (index + 1) * len(examples) // count]],
-            self._arrays,
-        )
+        return self._reading(number).result()
 
     def _known(self, number: int) -> bool:
         return number >= 0 and (self._epochs is None or number < self._epochs * self.per_epoch)
@@ -114,8 +144,30 @@ class Batches(Iterator[Any]):
             self._orders = {epoch: np.random.default_rng([*self._seed, epoch]).permutation(self._count)}
         return self._orders[epoch]
 
+    def _reading(self, number: int) -> Reading:
+        """Begin to read a batch."""
+        epoch, number_in_epoch = divmod(number, self.per_epoch)
+        first = number_in_epoch * self._size
+        last = min(first + self._size, self._count)
+        index, parts = self._shard
+        part = slice(first + index * (last - first) // parts, first + (index + 1) * (last - first) // parts)
+        return self._examples.read(self._order(epoch), part)
+
+    def _read_ahead(self) -> None:
+        """Begin to read the next batches, and copy those that are ready to the devices."""
+        self._readings = {number: reading for number, reading in self._readings.items() if number >= self.position}
+        # One more than is placed, so that it is read while a step uses the batch that is returned now.
+        for number in range(self.position, self.position + self._prefetch + 1):
+            if self._known(number) and number not in self._readings and number not in self._ahead:
+                self._readings[number] = self._reading(number)
+        for number in range(self.position, self.position + self._prefetch):
+            if number in self._readings and self._readings[number].is_ready():
+                self._ahead[number] = self._placed(number)
+
     def _placed(self, number: int) -> Any:
-        batch = self[number]
+        """Return a batch on the devices. After an error it is read again."""
+        reading = self._readings.pop(number, None)
+        batch = (reading or self._reading(number)).result()
         if self._sharding is None:
             return jax.tree.map(jax.device_put, batch)
         put = partial(jax.make_array_from_process_local_data, self._sharding)
@@ -178,22 +230,8 @@ def batches(
             "Cut the longer ones"
         )
         raise FuncconvError(msg)
-    ((count,),) = lengths
-    if shard is None:
-        shard = (0, 1) if sharding is None else (jax.process_index(), jax.process_count())
-    index, parts = shard
-    for name, value, is_valid, expected in (
-        ("batch_size", batch_size, batch_size >= 1, "at least 1"),
-        ("batch_size", batch_size, batch_size <= count or not drop_last, f"at most the {count} examples there are"),
-        ("epochs", epochs, epochs is None or epochs >= 1, "at least 1"),
-        ("shard", shard, 0 <= index < parts and batch_size % parts == 0, "(i, n) with i below n, which cuts a batch"),
-        ("prefetch", prefetch, prefetch >= 0, "at least 0"),
-    ):
-        if not is_valid:
-            msg = f"batches: {name} must be {expected}; got {value}"
-            raise FuncconvError(msg)
     return Batches(
-        arrays,
+        Arrays(arrays, copy=copy),
         batch_size,
         key,
         epochs=epochs,
@@ -201,17 +239,4 @@ def batches(
         shard=shard,
         sharding=sharding,
         prefetch=prefetch,
-        copy=copy,
     )
-
-
-def _unchanging(array: Any) -> np.ndarray:
-    """Return the array itself if nobody can write to its memory, otherwise a copy."""
-    if isinstance(array, jax.Array):
-        return np.asarray(array)
-    memory = array  # a read-only view may be of an array that can be written to, so follow the views to their end
-    while isinstance(memory, np.ndarray):
-        if memory.flags.writeable:
-            return np.array(array)
-        memory = memory.base
-    return np.asarray(array) if memory is None or isinstance(memory, bytes | mmap.mmap) else np.array(array)

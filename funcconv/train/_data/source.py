@@ -25,14 +25,14 @@ class Source:
     """
 
     def __init__(self, batches: Any) -> None:
-        if not (isinstance(batches, Iterator) or _has_state(batches)):
+        if not (isinstance(batches, Iterator) or has_state(batches)):
             msg = (
                 "train: batches must be an iterator, so that a run that goes on can pass over those of earlier steps: "
                 f"train.batches(...), or iter(...) of a list or a loader; got {type(batches).__name__}"
             )
             raise FuncconvError(msg)
         self._batches = batches
-        self._settable = isinstance(batches, Batches) or _has_state(batches)
+        self._settable = isinstance(batches, Batches) or has_state(batches)
         self._iterator: Iterator[Any] | None = None
         self._taken = 0  # the number of the step that the last batch is for
         self._known: tuple[int, Any] = (0, None)  # a step, and the state that the iterator had after it
@@ -99,12 +99,13 @@ class Source:
 
     def _set_state(self, state: Any) -> bool:
         """Set the iterator to an earlier state; return whether it can be set."""
-        if not (_has_state(self._batches) and isinstance(state, dict) and ("bytes" in state or "value" in state)):
+        if not (has_state(self._batches) and isinstance(state, dict) and ("bytes" in state or "value" in state)):
             return False
         self._batches.set_state(state["bytes"].encode("latin-1") if "bytes" in state else state["value"])
         self._iterator = None
         return True
 
 
-def _has_state(batches: Any) -> bool:
+def has_state(batches: Any) -> bool:
+    """Whether an iterator can be set to an earlier state."""
     return hasattr(batches, "get_state") and hasattr(batches, "set_state")

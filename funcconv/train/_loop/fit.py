@@ -61,11 +61,11 @@ def fit(
     Args:
         step: the step that `make_step` returned; `fit` compiles it.
         state: the first state, from the `init` that `make_step` returned. It is copied, so you can use it again.
-        batches: an iterator over batches, of one of three kinds. The result of `train.batches` is set to the right
-            position when a run is resumed. An iterator with `get_state()` and `set_state(state)`, such as grain's, is
-            set to the state that it had. Any other iterator must start from the beginning; `fit` skips the batches of
-            earlier steps. A list or a loader is not an iterator: pass `iter(loader)`. NumPy arrays are copied, so an
-            iterator may reuse its buffers.
+        batches: an iterator over batches, of one of three kinds. The results of `train.batches` and `train.images` are
+            set to the right position when a run is resumed. An iterator with `get_state()` and `set_state(state)`, such
+            as grain's, is set to the state that it had. Any other iterator must start from the beginning; `fit` skips
+            the batches of earlier steps. A list or a loader is not an iterator: pass `iter(loader)`. NumPy arrays are
+            copied, so an iterator may reuse its buffers. `train.prefetch` takes batches of a slow iterator ahead.
         steps: the number of steps of the whole run, including those of earlier calls.
         evaluate: a function `evaluate(state)` that returns a dict of numbers. They are reported under names that begin
             with `"eval/"`. It may keep the state or parts of it. Default: no evaluation.
@@ -91,10 +91,10 @@ def fit(
             A resumed run must pass the same dict. `train.about` reads it. Default: an empty dict.
         on_change: what happens if a resumed run has other settings than its checkpoint recorded: `"warn"`, `"raise"` or
             `"ignore"`. The message names each setting with both values. Settings are the options of `make_step`, the
-            constants of the optimizer such as the learning rate, the options and the key of `train.batches`, the key of
-            the state, `every`, `patience` and `monitor`. A changed loss or model is recognized by a digest of the
-            traced step. The numbers in the training data are not compared. If `monitor` changes, the best value is
-            forgotten. Default: `"warn"`.
+            constants of the optimizer such as the learning rate, the options and the key of `train.batches` or
+            `train.images`, the key of the state, `every`, `patience` and `monitor`. A changed loss or model is
+            recognized by a digest of the traced step. The numbers in the training data are not compared. If `monitor`
+            changes, the best value is forgotten. Default: `"warn"`.
         log: where records are written: the path of a file that gets one line of JSON for each record; a function that
             is called with each record, such as a `train.TensorBoard`, and closed at the end if it has a method `close`;
             or a list of these. Each process needs its own file. An existing file is appended to. When a run is resumed,
