@@ -37,6 +37,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "_graph/stream",
     "_graph",
     "_inspect",
+    "_weight_files",
     "_checkpoints",
     "plot",
     "train/_state",

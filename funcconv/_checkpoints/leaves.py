@@ -10,6 +10,7 @@ import numpy as np
 from jax.sharding import SingleDeviceSharding
 
 from .._common.errors import FuncconvError
+from .._common.patterns import path_of
 
 _ORBAX_DTYPES = {
     *("bool", "int2", "int4", "int8", "int16", "int32", "int64", "uint8", "uint16", "uint32", "uint64"),
@@ -34,7 +35,7 @@ def snapshot(tree: Any, step: int) -> Any:
     Raises:
         FuncconvError: if a leaf cannot be saved, or two leaves have the same path.
     """
-    paths = [_name(path) for path, _ in jax.tree.leaves_with_path(tree)]
+    paths = [path_of(path) for path, _ in jax.tree.leaves_with_path(tree)]
     if duplicates := sorted({name for name in paths if paths.count(name) > 1}) if len({*paths}) < len(paths) else []:
         msg = (
             f"train: each entry of a state must have its own name; the state of step {step} has several entries called "
@@ -42,7 +43,7 @@ def snapshot(tree: Any, step: int) -> Any:
         )
         raise FuncconvError(msg)
     return jax.tree.map_with_path(
-        lambda path, leaf: _snapshot_leaf(leaf, f"{_name(path) or 'the state'} of step {step}"), tree
+        lambda path, leaf: _snapshot_leaf(leaf, f"{path_of(path) or 'the state'} of step {step}"), tree
     )
 
 
@@ -81,17 +82,24 @@ def _snapshot_leaf(leaf: Any, description: str) -> Any:
 
 def described(tree: Any) -> dict[str, str]:
     """Return the dtype and shape of each leaf by its name, `{"params/w": "float32[3]"}`; nothing is converted."""
-    return {_name(path): f"{_dtype(leaf)}{list(np.shape(leaf))}" for path, leaf in jax.tree.leaves_with_path(tree)}
+    return {path_of(path): f"{_dtype(leaf)}{list(np.shape(leaf))}" for path, leaf in jax.tree.leaves_with_path(tree)}
+
+
+def like_leaf(array: Any, leaf: Any) -> Any:
+    """Return a copy of an array with the dtype and shape of a leaf, as the type of the leaf and on its devices."""
+    if _is_read_as_numpy(leaf):
+        return _as_kind_of(np.array(array), leaf)
+    return jax.device_put(array if _is_key(_dtype(array)) else np.array(array), _sharding(leaf))
 
 
 def paths(tree: Any) -> dict[str, str]:
     """Return the path of each leaf, in the form that `digest` uses, by its name, in order."""
-    return {_name(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
+    return {path_of(path): jax.tree_util.keystr(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
 
 def keys(tree: Any) -> dict[str, list[str]]:
     """Return the keys on the path to each leaf, by its name, in order."""
-    return {_name(path): _keys(path) for path, _ in jax.tree.leaves_with_path(tree)}
+    return {path_of(path): _keys(path) for path, _ in jax.tree.leaves_with_path(tree)}
 
 
 def for_orbax(tree: Any) -> Any:
@@ -135,7 +143,7 @@ def as_saved(stored: Any, descriptions: Mapping[str, str], by_name: Mapping[str,
     """
     order = _order(by_name)
     if order is None:
-        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, descriptions[_name(path)]), stored)
+        return jax.tree.map_with_path(lambda path, leaf: _saved(leaf, descriptions[path_of(path)]), stored)
     nested: dict[str, Any] = {}
     for number, (name, path) in zip(order, by_name.items(), strict=True):
         inner = nested
@@ -176,7 +184,7 @@ def digest_in_order(tree: Any, order: Mapping[str, str]) -> str:
     Returns:
         64 hexadecimal digits.
     """
-    leaves = {_name(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
+    leaves = {path_of(path): leaf for path, leaf in jax.tree.leaves_with_path(tree)}
     return _digest((path, leaves[name]) for name, path in order.items())
 
 
@@ -204,10 +212,6 @@ def _gathered(leaf: Any) -> Any:
     from jax.experimental import multihost_utils
 
     return multihost_utils.process_allgather(leaf, tiled=True)
-
-
-def _name(path: Any) -> str:
-    return jax.tree_util.keystr(path, simple=True, separator="/")
 
 
 def _dtype(leaf: Any) -> Any:

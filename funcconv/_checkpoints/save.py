@@ -1,13 +1,14 @@
 """Functions for one checkpoint: save a tree, read it, and read its description."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import closing
 from typing import Any, Literal
 
 from .._common.errors import FuncconvError
 from .._common.paths import checked_path
 from .folder import Checkpoints
+from .parts.restore import restored_parts
 from .step_folders import checked_step, checked_which
 from .stored import StoredCheckpoints
 
@@ -47,38 +48,103 @@ def save(folder: str | os.PathLike[str], state: Any, step: int = 0) -> None:
         checkpoints.save(step, state)
 
 
-def restore(folder: str | os.PathLike[str], like: Any, which: int | Literal["best", "last"] = "last") -> Any:
-    """Read a checkpoint that `save` or `fit` wrote. The folder is not changed; a running `fit` may use it meanwhile.
+def restore(
+    path: str | os.PathLike[str] | Any,
+    like: Any = None,
+    which: int | Literal["best", "last"] = "last",
+    *,
+    into: Any = None,
+    match: Mapping[str, str] | None = None,
+    missing: Literal["raise", "keep"] = "raise",
+    mismatched: Literal["raise", "keep"] = "raise",
+    key: str | None = None,
+) -> Any:
+    """Read a checkpoint that `save` or `fit` wrote; or with `into`, the parts of a tree that any file of weights has.
+
+    With `like`, the checkpoint must have exactly the arrays of a tree. With `into`, arrays are paired by name, and the
+    result has the arrays of the file in place of those of `into`. The file may be a folder of `save` or `fit`, a
+    safetensors file, a file of PyTorch (`.pt`, `.pth`, `.bin`), a msgpack file of Flax, or a folder of orbax. Nothing
+    is converted: dtypes and shapes must be those of `into`. In names and patterns, `.` and `/` are the same, so
+    `encoder.conv1.weight` is `encoder/conv1/weight`.
+
+    A file of PyTorch, and a safetensors file with its names, has kernels as `(out, in, *window)`. They are read as
+    `(*window, in, out)` if this is the only order of axes in which their shapes fit. Otherwise, as for a kernel of
+    shape `(3, 3, 3, 3)`, and for each dense kernel, an error says how to convert them with the graph. Files of Flax
+    need no conversion, except for transposed convolutions (`fc.interop.from_linen`).
+
+    No file is changed; a running `fit` may use the folder meanwhile.
 
     Args:
-        folder: the folder of checkpoints.
+        path: the folder of checkpoints. With `into` also the path of a file, or a tree of arrays such as those of
+            `fc.interop.read_weights` or `fc.interop.from_torch`, whose axes are in the order of `into`.
         like: a tree of arrays, or of their types (`jax.ShapeDtypeStruct`), with the names, shapes and dtypes that you
-            expect.
-        which: which checkpoint to read. `"last"`: the last one that is complete; a warning names each later one that is
-            damaged. `"best"`: the one of the best evaluation of a `fit` with `monitor=`. A whole number: the one of
-            this step. Default: `"last"`.
+            expect. Pass either `like` or `into`.
+        which: which checkpoint of a folder to read. `"last"`: the last one that is complete; a warning names each later
+            one that is damaged. `"best"`: the one of the best evaluation of a `fit` with `monitor=`. A whole number:
+            the one of this step. Default: `"last"`.
+        into: a tree of arrays, such as the parameters of a new model, that gets the arrays of the file.
+        match: a dict from names in the file to names in `into`, `{"encoder/*": "trunk/*"}`. Each `*` stands for any
+            text, the same on both sides. A name without `*` is that of one array, or of a dict with all its entries.
+            The first pattern that matches counts; what no pattern matches is not used, so `"*": "*"` at the end takes
+            all other equal names. Default: equal names.
+        missing: what happens if the file lacks an array of `into`: `"raise"`, or `"keep"` the array of `into`.
+            Default: `"raise"`.
+        mismatched: what happens if an array of the file has another shape or dtype: `"raise"`, or `"keep"` the array of
+            `into`. Default: `"raise"`.
+        key: the entry of the file to read, such as `"state_dict"`, `"ema"` or `"model"`; names in the file begin below
+            it. `"."` is the whole file. Default: for a checkpoint of `fit` its parameters; for PyTorch the only dict
+            with weights; for other files everything. Only with `into`.
 
     Returns:
-        A tree like `like`: JAX arrays on the devices of its arrays, and NumPy arrays and numbers where it has those.
+        With `like`: a tree like it, with JAX arrays on the devices of its arrays, and NumPy arrays and numbers where it
+        has those. With `into`: `(tree, report)`, a tree like `into` of the same types, and a `RestoreReport` that lists
+        what was restored, is missing, does not fit, and was not used.
 
     Raises:
-        FuncconvError: if orbax is not installed; if there is no such checkpoint, or the one of a step or the best one
-            is damaged, with a list of the steps that exist; or if names, shapes or dtypes differ, with a list of each
-            difference.
+        FuncconvError: if there is no such checkpoint or file, it is damaged, or the package that reads it is not
+            installed; for checkpoints with a list of the steps that exist.
+            With `like`, if names, shapes or dtypes differ; the message lists each difference. With `into`, if two names
+            of the file belong to one entry (the message shows both), if a pattern has no effect or can be read in two
+            ways, if the order of axes is not certain, if nothing was restored, or as `missing` and `mismatched` say.
 
     Example:
-        >>> import funcconv as fc, jax.numpy as jnp, tempfile
+        >>> import funcconv as fc, jax.numpy as jnp
+        >>> import tempfile
         >>> with tempfile.TemporaryDirectory() as folder:
         ...     for step in (10, 20):
         ...         fc.train.save(folder, {"w": jnp.full(2, float(step))}, step)
         ...     [fc.train.restore(folder, {"w": jnp.zeros(2)}, which)["w"].tolist() for which in ("last", 10)]
         [[20.0, 20.0], [10.0, 10.0]]
+        >>> params = {"trunk": {"w": jnp.zeros(2)}, "head": {"w": jnp.zeros(3)}}
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     fc.train.save(folder, {"encoder": {"w": jnp.ones(2)}, "decoder": {"w": jnp.ones(2)}})
+        ...     params, report = fc.train.restore(
+        ...         folder, into=params, match={"encoder/*": "trunk/*"}, missing="keep")
+        >>> params["trunk"]["w"].tolist(), params["head"]["w"].tolist()
+        ([1.0, 1.0], [0.0, 0.0, 0.0])
+        >>> report
+        RestoreReport: 1 of 2 arrays restored
+          renamed: trunk/w from encoder/w
+          missing in the file, kept: head/w
+          unused in the file: decoder/w
     """
-    stored = _stored("train.restore", folder)
-    for step in _steps(stored, folder, checked_which("train.restore", which)):
+    which = checked_which("train.restore", which)
+    if into is not None and like is None:
+        step = None if which == "last" else next(_steps(_stored("train.restore", path), path, which))
+        return restored_parts(
+            "train.restore", path, into, match=match, missing=missing, mismatched=mismatched, key=key, step=step
+        )
+    if like is None or into is not None or (match, missing, mismatched, key) != (None, "raise", "raise", None):
+        msg = (
+            "train.restore: pass like=, a tree with the same names, shapes and dtypes as the checkpoint; or into=, a "
+            "tree that gets the arrays with its names. match, missing, mismatched and key need into="
+        )
+        raise FuncconvError(msg)
+    stored = _stored("train.restore", path)
+    for step in _steps(stored, path, which):
         if (result := stored.restore(like, step)) is not None:
             return result[1]
-    raise _none(stored, folder, step)
+    raise _none(stored, path, step)
 
 
 def about(folder: str | os.PathLike[str], which: int | Literal["best", "last"] = "last") -> dict[str, Any]:

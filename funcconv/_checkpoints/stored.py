@@ -12,6 +12,7 @@ import numpy as np
 
 from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
+from .._common.patterns import path_of
 from .leaves import as_saved, described, digest, digest_in_order, returned, target
 from .record import as_json, check_alike, read_record, versions, warn_of_versions
 from .step_folders import step_folders
@@ -86,8 +87,10 @@ class StoredCheckpoints:
             warn_of_versions(number, record["versions"])
         return number, state, record["run"]
 
-    def arrays(self) -> Any:
-        """Return the last complete state as nested dicts and lists of NumPy arrays.
+    def arrays(self, step: int | None = None, *, typed_keys: bool = False) -> Any:
+        """Return the last complete state, or the one of a step, as nested dicts and lists of NumPy arrays.
+
+        Random keys are arrays of their data, or with `typed_keys` keys.
 
         The arrays of a checkpoint of funcconv 0.1 are not checked, because it does not record their order.
         """
@@ -103,9 +106,9 @@ class StoredCheckpoints:
             if record["paths"]:
                 state = as_saved(state, record["arrays"], record["keys"])
                 _check_digest(digest_in_order(state, record["paths"]), record)
-            return state
+            return _with_keys(state, record["arrays"]) if typed_keys else state
 
-        result = self._last(None, read)
+        result = self._last(step, read)
         return None if result is None else result[1]
 
     def _arrays(self, path: Path, like: Any) -> Any:
@@ -160,6 +163,17 @@ def _check_digest(digest_read: str, record: Mapping[str, Any]) -> None:
     if digest_read != record["digest"]:
         msg = "its arrays do not match their checksum"
         raise ValueError(msg)
+
+
+def _with_keys(state: Any, descriptions: Mapping[str, str]) -> Any:
+    """Return a state with a random key for each array that was one."""
+    known = {f"{jax.random.key(0, impl=name).dtype}": name for name in ("threefry2x32", "rbg", "unsafe_rbg")}
+
+    def with_key(path: Any, leaf: Any) -> Any:
+        impl = known.get(descriptions[path_of(path)].partition("[")[0])
+        return leaf if impl is None else jax.random.wrap_key_data(leaf, impl=impl)
+
+    return jax.tree.map_with_path(with_key, state)
 
 
 def _number_of_jax(leaf: Any) -> Any:

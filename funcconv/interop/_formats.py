@@ -9,18 +9,19 @@ from typing import Any, NamedTuple, NoReturn
 import jax
 import numpy as np
 
+from .._checkpoints.content import read_content
 from .._common.errors import FuncconvError
 from .._common.files import read_file, sync, write_file
 from .._common.optional_packages import needs
 from .._graph.name.entries import check
 from .._graph.use.graph import Graph
+from .._weight_files.content import Content, file_kind
+from .._weight_files.read import choose, named_arrays
 from . import _safetensors as safetensors
 from ._flax import from_linen
 from ._matching import check_params
 from ._onnx import to_onnx
 from ._torch.weights import from_torch
-from ._weight_files.content import Content, file_kind, read_content
-from ._weight_files.read import choose, named_arrays
 
 READABLE = (
     ".safetensors, .msgpack of Flax, .pt, .pth, .pth.tar, .ckpt or .bin of PyTorch (a state dict, alone or in a "

@@ -13,7 +13,7 @@ from .._common.errors import FuncconvError
 from .._common.types import Array
 from .._graph.name.entries import put
 from .._graph.use.graph import Graph
-from ._closest_names import closest_names
+from .._weight_files.closest_names import closest_names
 from ._matching import Entry, entries, shape_of, side_by_side
 from ._uses import orders_of_use
 

@@ -14,15 +14,14 @@ from .._common.errors import FuncconvError
 from .._common.files import existing_file, write_file
 from .._common.types import Params
 from .._graph.use.graph import Graph
-from . import _safetensors_format as safetensors_format
+from .._weight_files import safetensors_format
+from .._weight_files.safetensors_format import ESCAPE, STATE_PREFIX
 from ._matching import check_params
 
 _ARCHITECTURE = "funcconv"  # the entry of the metadata with the JSON of the graph
 _HASH = "funcconv-hash"
 _EMPTY = "funcconv-empty"  # the names under which the tree has {} or None in place of an array
 _RESERVED = (_EMPTY, safetensors_format.CHECKSUMS, safetensors_format.SHA256)
-_STATE_PREFIX = "@state/"  # of the names in a state
-_ESCAPE = "@"  # doubled in front of a name that starts with it, so that no parameter is taken for a state
 
 
 def save_safetensors(
@@ -71,7 +70,7 @@ def save_safetensors(
     """
     arrays, empty = _named(params, "parameters", "")
     for collected, state_part in zip(
-        (arrays, empty), _named({} if state is None else state, "state", _STATE_PREFIX), strict=True
+        (arrays, empty), _named({} if state is None else state, "state", STATE_PREFIX), strict=True
     ):
         collected |= state_part
     texts = _texts(metadata)
@@ -211,10 +210,10 @@ def _arrays(path: str | os.PathLike[str]) -> tuple[dict[str, Any], dict[str, Any
     for name in [*empty, *arrays]:
         # `pop` releases each array, so that it is in memory once.
         value = exact(arrays.pop(name)) if name in arrays else empty[name]
-        if name.startswith(_STATE_PREFIX):
-            _put(state, name.removeprefix(_STATE_PREFIX), value)
+        if name.startswith(STATE_PREFIX):
+            _put(state, name.removeprefix(STATE_PREFIX), value)
         else:
-            _put(params, name.removeprefix(_ESCAPE) if checked else name, value)
+            _put(params, safetensors_format.name_in_tree(name) if checked else name, value)
     return params, state, metadata
 
 
@@ -253,7 +252,7 @@ def _named(tree: Any, kind: str, prefix: str) -> tuple[dict[str, np.ndarray], di
                     rule = "must be nested dicts, with names without '/' that are not empty"
                     msg = f"save_safetensors: {location} {rule}; got the name {key!r}"
                     raise FuncconvError(msg)
-                escaped = _ESCAPE + key if not name and key.startswith(_ESCAPE) and not prefix else key
+                escaped = ESCAPE + key if not name and key.startswith(ESCAPE) and not prefix else key
                 walk(value, f"{name}/{escaped}" if name else escaped)
         elif subtree is None or isinstance(subtree, Mapping):
             empty[prefix + name] = None if subtree is None else {}

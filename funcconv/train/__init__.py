@@ -1,6 +1,7 @@
 """Training: a step that is a pure function, and a loop that can be resumed exactly after any interruption."""
 
 from .._checkpoints.leaves import digest as digest
+from .._checkpoints.parts.report import RestoreReport as RestoreReport
 from .._checkpoints.save import about as about
 from .._checkpoints.save import restore as restore
 from .._checkpoints.save import save as save

@@ -11,7 +11,7 @@ from available import needed
 from damage import cuts, flipped_bits
 
 import funcconv as fc
-from funcconv.interop._safetensors_format import DTYPES
+from funcconv._weight_files.safetensors_format import DTYPES
 
 COUNTS = [pytest.param(100, id="few"), pytest.param(2000, id="many", marks=pytest.mark.slow)]
 

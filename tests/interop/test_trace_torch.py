@@ -11,7 +11,7 @@ from compare import close, rounding
 from torch_models import import_torchvision
 
 import funcconv as fc
-from funcconv.interop._torch.arrays import as_numpy
+from funcconv._weight_files.arrays import as_numpy
 
 torch = needed("torch")
 from torch import nn  # noqa: E402

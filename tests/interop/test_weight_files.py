@@ -25,7 +25,7 @@ from flax import nnx, serialization
 
 import funcconv as fc
 from funcconv._command_line import main
-from funcconv.interop._closest_names import closest_names
+from funcconv._weight_files.closest_names import closest_names
 
 KEY = jax.random.key(0)
 F32 = np.float32

@@ -169,3 +169,52 @@ def test_everything_may_be_frozen(normed):
     assert (float(metrics["grad_norm"]), int(metrics["skipped"])) == (0, 0)
     for found, expected in ((state.params, first.params), (state.model, first.model), (state.ema, first.ema)):
         jax.tree.map(np.testing.assert_array_equal, found, expected)
+
+
+def test_a_frozen_part_in_evaluation_costs_its_forward_pass_alone(rng):
+    """No gradient, no statistics of the batch and no dropout: the rest of a step costs what the head alone costs."""
+    x, features = fc.Input("x", (8, 8, 3)), fc.Input("features", (512,))
+    convs = [layer for _ in range(3) for layer in (fc.Conv(8, 3, padding="SAME"), fc.BatchNorm(), jnp.tanh)]
+    trunk = fc.Graph(x, fc.serial(*convs, fc.Dropout(0.5), fc.Flatten())(x), name="trunk")
+    head = fc.Graph(features, fc.serial(fc.Dense(16), jnp.tanh, fc.Dropout(0.5), fc.Dense(2))(features))
+    whole = fc.Graph(x, head(trunk(x)))
+    params, model = whole.init(jax.random.key(0)), whole.init_state()
+    batch = jnp.asarray(rng.normal(3, 2, size=(4, 8, 8, 3)), F32)
+
+    def begun(graph, frozen=(), evaluating=()):
+        def loss(params, batch, *, key, state):
+            y, state = graph.apply(params, state, batch, key=key, train=True, evaluating=evaluating)
+            return jnp.square(y).mean(), {"state": state}
+
+        init, step = fc.train.make_step(loss, optax.sgd(0.1), has_aux=True, frozen=frozen)
+        return step, init(graph.select(params), jax.random.key(1), graph.select_state(model))
+
+    def flops(f, *args):
+        return jax.jit(f).lower(*args).compile().cost_analysis()["flops"]
+
+    forward = flops(lambda params, x: trunk.apply(params, model["trunk"], x)[0], params["trunk"], batch)
+    of_head = flops(*begun(head), jnp.ones((4, 512), F32))
+    in_evaluation = flops(*begun(whole, "trunk/*", "trunk/*"), batch)
+    in_training = flops(*begun(whole, "trunk/*"), batch)
+    trained = flops(*begun(whole), batch)
+    assert in_evaluation < 1.05 * (forward + of_head)
+    assert in_evaluation < in_training < trained
+    assert trained > 2.5 * forward
+
+
+def test_a_frozen_part_in_evaluation_does_not_change(normed):
+    graph, _, batch = normed
+
+    def loss(params, batch, *, key, state):
+        y, state = graph.apply(params, state, batch, key=key, train=True, evaluating="trunk/*")
+        return jnp.square(y).mean(), {"state": state}
+
+    init, step = fc.train.make_step(loss, optax.adamw(0.1), has_aux=True, frozen="trunk/*", ema=0.9)
+    first = init(graph.init(jax.random.key(0)), jax.random.key(1), graph.init_state())
+    state = first
+    for _ in range(3):
+        state, _ = jax.jit(step)(state, batch)
+    for name in ("params", "model", "ema"):
+        before, after = getattr(first, name), getattr(state, name)
+        jax.tree.map(np.testing.assert_array_equal, before["trunk"], after["trunk"])
+        assert not np.array_equal(jax.tree.leaves(before["batch_norm1"])[0], jax.tree.leaves(after["batch_norm1"])[0])

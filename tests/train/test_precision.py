@@ -279,3 +279,111 @@ def test_a_network_trains_in_bfloat16(rng):
         losses.append(float(metrics["loss"]))
     assert losses[-1] < losses[0] / 2
     assert {leaf.dtype for leaf in jax.tree.leaves((state.params, state.model))} == {np.dtype(F32)}
+
+
+# compute_dtype by pattern -------------------------------------------------------------------------------------------
+
+
+def dtypes_by_pattern(params, batch, **options):
+    """Return the names of the dtypes of parameters and batch as the loss receives them."""
+    seen = []
+
+    def loss(params, batch, *, key, state):
+        del key, state
+        seen.append(jax.tree.map(lambda leaf: jnp.dtype(leaf.dtype).name, (params, batch)))
+        return sum(leaf.astype(F32).sum() for leaf in jax.tree.leaves(params))
+
+    state, _ = one_step(loss, optax.sgd(1.0), params, batch, **options)
+    stored, given = (jax.tree.map(lambda leaf: leaf.dtype, tree) for tree in (state.params, params))
+    assert stored == given
+    return seen[0]
+
+
+def two_parts():
+    return {"head": {"kernel": jnp.zeros(2), "bias": jnp.zeros(2)}, "trunk": {"kernel": jnp.zeros(2)}}
+
+
+B, F, H = "bfloat16", "float32", "float16"
+
+
+@pytest.mark.parametrize(
+    ("compute_dtype", "inputs", "head", "trunk", "x"),
+    [
+        ({"head/*": F, "*": B}, None, (F, F), B, B),
+        ({"head/bias": jnp.float32, "head": H, "*": jnp.bfloat16}, None, (F, H), B, B),
+        ({"trunk/*": B}, (), (F, F), B, F),  # what no pattern matches keeps its dtype
+        ({"trunk/*": B}, {"x": H}, (F, F), B, H),
+        ({"head": H, "trunk": B, "*": B}, None, (H, H), B, B),  # "*" is that of the inputs
+        ({"*": B}, "x", (B, B), B, B),
+        (B, {"x": F}, (B, B), B, F),
+        (B, {"x": H, "*": F}, (B, B), B, H),  # the first pattern counts
+    ],
+)
+def test_dtypes_by_pattern(compute_dtype, inputs, head, trunk, x):
+    options = {"compute_dtype": compute_dtype, "inputs": inputs}
+    params, batch = dtypes_by_pattern(two_parts(), {"x": jnp.zeros(3), "y": jnp.zeros(3)}, **options)
+    assert params == {"head": {"bias": head[0], "kernel": head[1]}, "trunk": {"kernel": trunk}}
+    assert batch == {"x": x, "y": F}
+
+
+def test_integers_keep_their_dtype():
+    params, batch = dtypes_by_pattern(
+        {"w": jnp.zeros(2), "table": jnp.arange(3)},
+        (jnp.zeros(2), jnp.arange(2)),
+        compute_dtype={"*": B},
+        frozen="table",
+    )
+    assert (params, batch) == ({"w": B, "table": "int32"}, (B, "int32"))
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"compute_dtype": {"heads/*": F, "*": B}}, r"'heads/\*' matches no parameter; the parameters are head/bias"),
+        ({"compute_dtype": {"*": B, "head/*": F}}, r"'head/\*' has no effect: '\*' comes before.*'head/bias'. Put"),
+        ({"compute_dtype": {"head/*": F}}, r"has the patterns 'head/\*', which do not give the dtype of the inputs"),
+        ({"compute_dtype": {"head/*": F}, "inputs": "x"}, r"do not give the dtype of the inputs\. Add the pattern"),
+        ({"compute_dtype": {}}, "dict from patterns to dtypes"),
+        ({"compute_dtype": {3: F}}, "dict from patterns to dtypes"),
+        ({"compute_dtype": {"*": "int8"}}, r"compute_dtype\['\*'\] must be a floating dtype.*'int8'"),
+        ({"compute_dtype": {"*": None}}, r"compute_dtype\['\*'\] must be a floating dtype.*None"),
+        ({"compute_dtype": "bfloat"}, "compute_dtype must be a floating dtype.*'bfloat'"),
+        ({"compute_dtype": B, "inputs": {"x": "int8"}}, r"inputs\['x'\] must be a floating dtype"),
+        ({"compute_dtype": B, "inputs": {"z": F}}, "inputs='z' is no entry of the batch"),
+        ({"inputs": {"x": F}}, "gives dtypes, which needs the dtype of the parameters; give compute_dtype="),
+    ],
+)
+def test_patterns_of_dtypes_that_do_nothing(options, said):
+    with pytest.raises(fc.FuncconvError, match=said):
+        dtypes_by_pattern(two_parts(), {"x": jnp.zeros(3)}, **options)
+
+
+@pytest.mark.parametrize("options", [{"compute_dtype": {"head": H, "*": F}}, {"compute_dtype": F, "inputs": {"x": H}}])
+def test_float16_anywhere_has_a_dynamic_scale(options):
+    init, step = fc.train.make_step(lambda *_, **__: 0.0, optax.sgd(1.0), **options)
+    assert init(two_parts(), jax.random.key(0)).scale is not None
+    assert step.options["loss_scale"] == "dynamic"
+
+
+def test_a_head_in_float32(rng):
+    """The trunk computes in bfloat16 and the head in float32; a layer between them casts."""
+    x = fc.Input("image", (6, 6, 1))
+    trunk = fc.Graph(x, fc.serial(fc.Conv(4, 3), jnp.tanh, fc.Flatten())(x), name="trunk")
+    graph = fc.Graph(x, fc.serial(trunk, lambda x: x.astype("float32"), fc.Dense(1, name="head"))(x))
+
+    def loss(params, batch, *, key, state):
+        del key, state
+        assert params["trunk"]["conv1"]["kernel"].dtype == batch["image"].dtype == jnp.bfloat16
+        y = graph(params, batch["image"])
+        assert y.dtype == params["head"]["kernel"].dtype == F32
+        return jnp.square(y[:, 0] - batch["target"]).mean()
+
+    batch = {"image": rng.normal(size=(8, 6, 6, 1)).astype(F32), "target": rng.normal(size=8).astype(F32)}
+    options = {"compute_dtype": {"head/*": "float32", "*": "bfloat16"}}
+    init, step = fc.train.make_step(loss, optax.sgd(0.1), **options)
+    state, losses = init(graph.init(jax.random.key(0)), jax.random.key(1)), []
+    for _ in range(20):
+        state, metrics = jax.jit(step)(state, batch)
+        losses.append(float(metrics["loss"]))
+    assert losses[-1] < losses[0] / 2
+    assert {leaf.dtype for leaf in jax.tree.leaves(state.params)} == {np.dtype(F32)}

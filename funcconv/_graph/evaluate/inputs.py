@@ -13,6 +13,7 @@ from ..name.flatten import InputRow
 _OPTIONS = (
     "key",
     "train",
+    "evaluating",
     "state",
     "cotangent",
     "of",

@@ -14,6 +14,7 @@ from ..._ops.init import fold_in_name
 from ..._ops.masks import Masked
 from ..masked.layers import run_masked
 from ..name.flatten import Row
+from .parts import Paths, inside
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 _MOST_NARROW_SUMS = 3  # gradients that are summed in 16 bits; a longer sum would lose digits
@@ -28,6 +29,7 @@ class Mode(NamedTuple):
     states: Mapping[str, Any] = _NONE  # of the rows that keep one, by their entry
     key: Array | None = None  # of what is drawn in training
     train: bool = False
+    evaluating: Paths = frozenset()  # rows that are in evaluation mode in training
 
 
 def evaluate(
@@ -71,16 +73,15 @@ def evaluate(
         append(x)
     for row in rows:
         entry = entry_readers[row.params]()
-        # Folded from the name, so that another random node does not change what this one draws.
-        key = fold_in_name(mode.key, row.name) if row.op.random and mode.key is not None else None
+        options = _options(row, batch, mode)
         # The entry of an optional row may be missing, in the parameters and in the state.
         state = states.get(str(row.params)) if row.op.stateful else None
         operands = [readers[i]() for i in row.inputs]
         try:
             if any(isinstance(operand, Masked) for operand in operands):
-                value, state = run_masked(row.op, entry, state, operands, batch=batch, key=key, train=mode.train)
+                value, state = run_masked(row.op, entry, state, operands, **options)
             else:
-                value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
+                value, state = row.op.run(entry, state, *operands, **options)
         # A message of funcconv is complete with the node's name. The traceback of another error must stay, so it gets a
         # note instead.
         except FuncconvError as error:
@@ -93,6 +94,18 @@ def evaluate(
             states[str(row.params)] = state
         append(value)
     return values, states
+
+
+def _options(row: Row, batch: Shape, mode: Mode) -> dict[str, Any]:
+    """Return the options with which a row is evaluated."""
+    is_evaluating = row.name in mode.evaluating
+    is_drawn = row.op.random and mode.key is not None and not is_evaluating
+    # Folded from the name, so that another random node does not change what this one draws.
+    key = fold_in_name(mode.key, row.name) if is_drawn else None  # type: ignore[arg-type]
+    options: dict[str, Any] = {"batch": batch, "key": key, "train": mode.train and not is_evaluating}
+    if paths := inside(mode.evaluating, row):
+        options["evaluating"] = paths
+    return options
 
 
 def _reader(tree: Any, uses: int) -> Callable[[], Any]:

@@ -14,6 +14,7 @@ from ..._common.types import Array, Shape
 from ..._ops.masks import Masked
 from ..declare.inference import result, spec
 from ..declare.layer import Layer
+from ..evaluate.parts import Paths
 from ..evaluate.rows import Mode, evaluate
 from ..infer.init import draw_parameters, first_state
 from ..infer.rows import in_node, none_if_it_fails
@@ -165,8 +166,17 @@ class Repeat(Layer):
         state = self.first_state_for(jax.tree.map(spec, params), one) if self.stateful else None
         return self.run(params, state, x, batch=batch, key=None, train=False)[0]
 
-    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
-        """Compute the copies, in training or not, and the next state of each."""
+    def run(
+        self,
+        params: Any,
+        state: Any,
+        *xs: Any,
+        batch: Shape,
+        key: Array | None,
+        train: bool,
+        evaluating: Paths = frozenset(),
+    ) -> tuple[Any, Any]:
+        """Compute the copies, in training or not, and the next state of each; some rows stay in evaluation mode."""
         (x,) = xs
         if not hasattr(unmasked(x), "shape"):
             msg = (
@@ -176,35 +186,33 @@ class Repeat(Layer):
         self.check_input(unmasked(x).shape[len(batch) :])
         self._check_copies(params)
         keys = self._keys(key) if self.random and train and key is not None else None
-        y, states = lax.scan(self._step(batch, train=train), x, (params, state, keys), length=self.n)
+        y, states = lax.scan(self._step(batch, evaluating, train=train), x, (params, state, keys), length=self.n)
         return y, states if train else state
 
-    def _step(self, batch: Shape, *, train: bool) -> Callable[..., Any]:
+    def _step(self, batch: Shape, evaluating: Paths, *, train: bool) -> Callable[..., Any]:
         """Return the function of one copy: one object for each kind of call, by which JAX knows compiled loops."""
-        if (batch, train) not in self._steps:
+        if (batch, evaluating, train) not in self._steps:
 
             def step(x: Any, copy: Any) -> tuple[Any, Any]:
                 params, state, key = copy
-                y, state = self._of_one_copy(x, params, state, key, batch, train=train)
+                y, state = self._of_one_copy(x, params, state, batch, Mode(key=key, train=train, evaluating=evaluating))
                 _check_result(x, y)
                 return y, state if train else None
 
             if self.remat is not None:
                 policy = self.remat if callable(self.remat) else None
                 step = jax.checkpoint(step, prevent_cse=False, policy=policy)
-            self._steps[batch, train] = step
-        return self._steps[batch, train]
+            self._steps[batch, evaluating, train] = step
+        return self._steps[batch, evaluating, train]
 
     @cached_property
     def _steps(self) -> dict[Any, Callable[..., Any]]:
         return {}
 
-    def _of_one_copy(
-        self, x: Any, params: Any, state: Any, key: Array | None, batch: Shape, *, train: bool
-    ) -> tuple[Any, Any]:
+    def _of_one_copy(self, x: Any, params: Any, state: Any, batch: Shape, mode: Mode) -> tuple[Any, Any]:
         states = {str(row.params): _entries.get(state, path) for row, path in self._kept() if _entries.has(state, path)}
         rows, entries = self.block.rows, self._row_entries(params)
-        values, states = evaluate(rows, entries, [x], batch, Mode(states, key, train))
+        values, states = evaluate(rows, entries, [x], batch, mode._replace(states=states))
         return values[self.block.result], _entries.tree_of(states)
 
     def _kept(self) -> list[tuple[Any, Any]]:

@@ -1,6 +1,6 @@
 """Networks: graphs whose parameters are drawn, and which are evaluated."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
@@ -10,6 +10,7 @@ from ..._common.types import Array, Params
 from ..declare.node import Node
 from ..evaluate.call import Edits, all_values, mode_of
 from ..evaluate.inputs import in_order, input_arrays, wanted_inputs
+from ..evaluate.parts import rows_in_evaluation
 from ..infer.init import draw_parameters, entry_shapes, first_state, value_shapes
 from ..name import entries as _entries
 from .structure import GraphStructure
@@ -163,6 +164,7 @@ class Network(GraphStructure):
         *xs: Any,
         key: Array | None = None,
         train: bool = False,
+        evaluating: str | Sequence[str] = (),
         masked: bool = False,
         edits: Edits | None = None,
         **named: Any,
@@ -177,6 +179,12 @@ class Network(GraphStructure):
                 node is derived from it and the name of the node. Default: None.
             train: whether to evaluate as in training: `Dropout` sets numbers to zero, and `BatchNorm` normalizes by the
                 batch and updates its state. A Python bool. Default: False.
+            evaluating: patterns of nodes that are in evaluation mode also if `train` is true, such as `"trunk/*"`: a
+                part that is not trained, with `make_step(..., frozen="trunk/*")`. `*` stands for any text, and a
+                pattern that matches the name of a nested graph or of a repeat matches everything in it. It is compared
+                with the name of a node, the name without the number of its use (`"trunk/*"` also matches
+                `"trunk@2/conv1"`), and the path of its entry in the parameters, also followed by `/*`. A Python string
+                or several. Default: none.
             masked: whether to return an output whose positions are not all real, because inputs are `fc.Masked`, as
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
@@ -186,12 +194,13 @@ class Network(GraphStructure):
 
         Returns:
             `(outputs, state)`: the outputs in the structure in which they were declared, and the next state. If a layer
-            is used several times, its uses update its state one after another. With `train=False` the state does not
-            change.
+            is used several times, its uses update its state one after another. The state of a node in evaluation mode
+            does not change.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, if an op does not
-                accept its inputs, or if a node needs a key and `key` is None; the message names the node.
+                accept its inputs, or if a node needs a key and `key` is None; the message names the node. If a
+                pattern of `evaluating` matches no node.
 
         Example:
             >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -201,8 +210,13 @@ class Network(GraphStructure):
             >>> y, state = graph.apply(params, state, jnp.ones((2, 8, 8, 3)), key=jax.random.key(1), train=True)
             >>> y.shape, state["batch_norm1"]["var"].shape
             ((2, 6, 6, 4), (4,))
+            >>> parts = ("batch_norm*", "dropout*")  # they need no key, and the state stays
+            >>> y, after = graph.apply(params, state, jnp.ones((2, 8, 8, 3)), train=True, evaluating=parts)
+            >>> bool((after["batch_norm1"]["var"] == state["batch_norm1"]["var"]).all())
+            True
         """
-        mode = mode_of(self, state)._replace(key=key, train=train)
+        paths = rows_in_evaluation(self._rows, evaluating)
+        mode = mode_of(self, state)._replace(key=key, train=train, evaluating=paths)
         arrays = input_arrays(self, xs, named)
         values, states = all_values(self, params, arrays, mode, masked=masked, edits=edits)
         return jax.tree.unflatten(self._tree, [values[i] for i in self._results]), _entries.tree_of(states)

@@ -19,8 +19,8 @@ from ..._graph.declare.function import Function
 from ..._graph.declare.layer import Layer
 from ..._graph.name.entries import put
 from ..._graph.name.flatten import Row
+from ..._weight_files.arrays import as_numpy
 from . import ops
-from .arrays import as_numpy
 from .rows import Arrangement
 from .tensors import Weight
 from .translation import PendingRow, Translation

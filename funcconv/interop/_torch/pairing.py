@@ -9,7 +9,7 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._common.types import Shape
 from ..._graph.use.graph import Graph
-from .._closest_names import closest_names
+from ..._weight_files.closest_names import closest_names
 from .._matching import Entry, entries, side_by_side
 from .._pairing import fitting_pairs
 from .names.array import COUNTER, TorchArray, split_name

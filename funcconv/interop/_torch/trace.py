@@ -11,8 +11,8 @@ from ..._common.errors import FuncconvError
 from ..._graph.name.flatten import InputRow, check_rows
 from ..._graph.use.graph import Graph
 from ..._graph.use.structure import from_parts
+from ..._weight_files.arrays import as_numpy
 from .._matching import copied
-from .arrays import as_numpy
 from .entries import Entries
 from .operations import translate
 from .program import Program, exported, in_float64

@@ -7,8 +7,8 @@ from math import prod
 from typing import Any
 
 from ..._graph.declare.layers import Flatten
+from ..._weight_files.arrays import as_numpy
 from . import ops
-from .arrays import as_numpy
 from .program import Program
 from .rows import PendingRow as PendingRow
 from .rows import Rows

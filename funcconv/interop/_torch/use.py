@@ -9,9 +9,9 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._graph.name.entries import get, put
 from ..._graph.use.graph import Graph
+from ..._weight_files.arrays import as_numpy
 from .._matching import Entry, trees
 from .._pairing import paired
-from .arrays import as_numpy
 from .names.layout import TorchLayout, torch_layout
 from .program import outputs_in_evaluation
 from .trace import differences, leaves_of_outputs, trace_torch

@@ -8,8 +8,8 @@ import numpy as np
 from ..._common.errors import FuncconvError
 from ..._graph.name.entries import put
 from ..._graph.use.graph import Graph
+from ..._weight_files.arrays import as_numpy
 from .._matching import copied
-from .arrays import as_numpy as as_numpy
 from .names.array import COUNTER, names_of, split_name, whole_path
 from .names.layout import TorchLayout, torch_layout
 from .names.parametrizations import current_names

@@ -1,9 +1,8 @@
-"""Patterns of parameter paths, and how parameters and batches are spread over a mesh of devices."""
+"""Patterns of parameters, and how parameters and batches are spread over a mesh of devices."""
 
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from fnmatch import fnmatchcase
 from typing import Any
 
 import jax
@@ -13,21 +12,11 @@ from jax import lax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..._common.errors import FuncconvError
+from ..._common.patterns import meets, path_of
 from .._state import State
 from .processes import Processes, digests
 
 Partition = Mapping[str, PartitionSpec]
-
-
-def path_of(path: Sequence[Any]) -> str:
-    """Return a path in a tree as text, `"trunk/conv1/kernel"`."""
-    return jax.tree_util.keystr(tuple(path), simple=True, separator="/")
-
-
-def meets(path: str, pattern: str) -> bool:
-    """Whether a pattern matches a path, or a subtree that contains it."""
-    names = path.split("/")
-    return any(fnmatchcase("/".join(names[:i]), pattern) for i in range(1, len(names) + 1))
 
 
 def check_patterns(params: Any, patterns: Sequence[str], purpose: str) -> None:

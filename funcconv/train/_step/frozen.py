@@ -8,7 +8,8 @@ import jax.numpy as jnp
 from optax import MaskedNode
 
 from ..._common.errors import FuncconvError
-from .._distributed.partition import check_patterns, meets, path_of
+from ..._common.patterns import meets, path_of
+from .._distributed.partition import check_patterns
 
 
 def check_frozen(params: Any, model: Any, patterns: Sequence[str]) -> None:

@@ -10,8 +10,9 @@ from ..._common.dtypes import wide
 from ..._common.types import Array
 from .._distributed.partition import spread_batch
 from .._state import State
+from .compute_dtypes import cast_parameters
 from .frozen import next_model, trained, with_frozen
-from .inputs import cast, cast_inputs
+from .inputs import cast_inputs
 from .loss import check_signature, check_state, value_and_metrics
 from .options import StepOptions
 from .sums import widened
@@ -80,7 +81,7 @@ def _differentiated(
         check_signature(options.loss)
         params = with_frozen(trained_params, params)
         if options.compute_dtype is not None:
-            params = cast(params, options.compute_dtype)
+            params = cast_parameters(params, options.compute_dtype)
             batch = cast_inputs(batch, options.compute_dtype, options.inputs)
         returned = options.loss(params, batch, key=key, state=model)
         loss, metrics = value_and_metrics(returned, has_aux=options.has_aux)

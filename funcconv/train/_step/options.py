@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ..._common.errors import FuncconvError
 from ..._common.types import DTypeLike, Number
 from .._distributed.partition import Partition, check_options, with_auto_axes
+from .compute_dtypes import ALL, all_dtypes, checked_dtypes
 
 
 @dataclass(frozen=True)
@@ -23,8 +24,8 @@ class StepOptions:
     transform: optax.GradientTransformationExtraArgs  # the same, which also takes the value of the loss
     accumulate: int  # the number of micro-batches
     ema: Number | None
-    compute_dtype: Any
-    inputs: tuple[str, ...] | None  # patterns
+    compute_dtype: Any  # a dtype, a dict of dtypes by pattern, or None
+    inputs: tuple[str, ...] | Mapping[str, Any] | None  # patterns, or dtypes by pattern
     loss_scale: Number | str
     clip: Number | None
     frozen: tuple[str, ...]  # patterns
@@ -60,8 +61,8 @@ def checked_options(
     *,
     accumulate: int,
     ema: Number | None,
-    compute_dtype: DTypeLike | None,
-    inputs: str | Sequence[str] | None,
+    compute_dtype: DTypeLike | Mapping[str, DTypeLike] | None,
+    inputs: str | Sequence[str] | Mapping[str, DTypeLike] | None,
     loss_scale: Number | str | None,
     clip: Number | None,
     frozen: str | Sequence[str],
@@ -85,18 +86,19 @@ def checked_options(
             msg = f"train: {name} must be {expected}; got {value!r}"
             raise FuncconvError(msg)
     check_options(mesh, partition)
-    dtype = None if compute_dtype is None else jnp.dtype(compute_dtype)
+    dtypes = None if compute_dtype is None else checked_dtypes("compute_dtype", compute_dtype)
+    input_patterns = _checked_inputs(inputs, dtypes)
     if loss_scale is None:
         # Float16 has 5 bits for the exponent: without a scale, small gradients become 0. Other dtypes have 8 or more.
-        loss_scale = "dynamic" if dtype == jnp.float16 else 1.0
+        loss_scale = "dynamic" if jnp.dtype("float16") in all_dtypes(dtypes, input_patterns) else 1.0
     return StepOptions(
         loss=loss,
         optimizer=optimizer,
         transform=optax.with_extra_args_support(optimizer),
         accumulate=accumulate,
         ema=ema,
-        compute_dtype=dtype,
-        inputs=None if inputs is None else _patterns(inputs),
+        compute_dtype=dtypes,
+        inputs=input_patterns,
         loss_scale=loss_scale,
         clip=clip,
         frozen=_patterns(frozen),
@@ -105,6 +107,30 @@ def checked_options(
         partition=partition or {},
         has_aux=has_aux,
     )
+
+
+def _checked_inputs(
+    inputs: str | Sequence[str] | Mapping[str, DTypeLike] | None, dtypes: Any
+) -> tuple[str, ...] | Mapping[str, Any] | None:
+    """Return the patterns of inputs, with their dtypes if the user gave some.
+
+    Raises:
+        FuncconvError: if dtypes are given and nothing is cast, or the dtype of inputs is not known.
+    """
+    if isinstance(inputs, Mapping):
+        if dtypes is None:
+            msg = f"train: inputs={inputs!r} gives dtypes, which needs the dtype of the parameters; give compute_dtype="
+            raise FuncconvError(msg)
+        return checked_dtypes("inputs", inputs)  # type: ignore[no-any-return]
+    patterns = None if inputs is None else _patterns(inputs)
+    if isinstance(dtypes, Mapping) and ALL not in dtypes and patterns != ():
+        msg = (
+            f"train: compute_dtype has the patterns {', '.join(map(repr, dtypes))}, which do not give the dtype of the "
+            'inputs. Add the pattern "*" as the last, give the dtypes as inputs={"image": "bfloat16"}, or pass '
+            "inputs=() to cast no input"
+        )
+        raise FuncconvError(msg)
+    return patterns
 
 
 def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:

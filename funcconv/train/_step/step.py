@@ -1,6 +1,6 @@
 """Make a training step, and compile it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from typing import Any, TypeAlias
 
@@ -27,8 +27,8 @@ def make_step(
     *,
     accumulate: int = 1,
     ema: Number | None = None,
-    compute_dtype: DTypeLike | None = None,
-    inputs: str | Sequence[str] | None = None,
+    compute_dtype: DTypeLike | Mapping[str, DTypeLike] | None = None,
+    inputs: str | Sequence[str] | Mapping[str, DTypeLike] | None = None,
     loss_scale: Number | str | None = None,
     clip: Number | None = None,
     frozen: str | Sequence[str] = (),
@@ -58,16 +58,21 @@ def make_step(
             kept in float32. Default: no average.
         compute_dtype: the dtype in which the model computes, such as `"bfloat16"`. Floating parameters and floating
             inputs are cast to it before the loss is called. Targets, the model's state, stored parameters, gradients
-            and the optimizer keep their dtypes. Default: no cast.
+            and the optimizer keep their dtypes. Or a dict from patterns of parameters to dtypes, such as
+            `{"head/*": "float32", "*": "bfloat16"}`. The first pattern that matches a parameter counts; a parameter of
+            no pattern keeps its dtype. `"*"` matches everything, and gives the dtype of the inputs. Layers refuse
+            inputs of another dtype than their parameters, so the model must cast between two parts, for example with
+            the layer `lambda x: x.astype("float32")`. Default: no cast.
         inputs: the entries of the batch that `compute_dtype` casts, as patterns of their paths: `"image"`,
             `("left", "right")`, or `"0"` for the first entry of a tuple. Default: chosen by name. Entries called `x`,
             `input`, `inputs`, `image` or `images` are inputs; `y`, `target`, `targets`, `label` and `labels` are not.
             In a tuple the first entry is an input, and the second of two is not. A batch that is one array is an input.
-            Any other floating entry raises an error.
+            Any other floating entry raises an error. A dict, such as `{"image": "bfloat16", "time": "float32"}`,
+            gives each input its own dtype; the first pattern that matches counts.
         loss_scale: the factor by which the loss is multiplied before it is differentiated; the gradient is divided by
             it afterwards. A number, or `"dynamic"`: the factor is halved when a gradient is not finite, and doubled
             after 2,000 steps with finite gradients, between 1 and 2^127; it starts at 2^15. Default: None, `"dynamic"`
-            if `compute_dtype` is float16, otherwise 1.
+            if `compute_dtype` or `inputs` has float16, otherwise 1.
         clip: maximum global norm of the gradient over all trained parameters. If the norm is larger, the gradient is
             rescaled to it. Default: no clipping.
         frozen: patterns of the paths of parameters that are not trained, such as `"trunk/*"`. `*` stands for any text,
@@ -75,7 +80,8 @@ def make_step(
             parameters, and the optimizer has no state for them. The model's state of the same name, such as the running
             statistics of `"trunk/batch_norm1"`, also stays as it is if a pattern matches it or all parameters of that
             name are frozen. Whether a frozen batch norm normalizes by its batch or by its running statistics depends on
-            the loss: `graph.apply(..., train=True)` or `train=False`. Default: all parameters are trained.
+            the loss: with `graph.apply(..., train=True, evaluating="trunk/*")`, the trunk uses its running statistics
+            and has no dropout. Default: all parameters are trained.
         mesh: the devices to train on, from `jax.make_mesh`. The first axis of every entry of a batch is spread along
             the first axis of the mesh. The state is replicated on all devices, except for `partition`. If the axes of
             the mesh are Explicit, the types of the state have its shardings; inside the step the axes are Auto.
@@ -93,9 +99,10 @@ def make_step(
         and those that the loss returns.
 
     Raises:
-        FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter, or a parameter
-            cannot be spread as `partition` says; from `step`, if a batch cannot be cut or spread evenly, if it is not
-            clear which entries are inputs, or if the loss has the wrong arguments or result.
+        FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter, if a pattern of
+            `compute_dtype` only matches what earlier ones match, or if a parameter cannot be spread as `partition`
+            says; from `step`, if a batch cannot be cut or spread evenly, if it is not clear which entries are inputs,
+            or if the loss has the wrong arguments or result.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax

@@ -11,6 +11,7 @@ from ..._common.errors import FuncconvError
 from ..._common.types import Array
 from .._distributed.partition import placed, shardings, spread_batch
 from .._state import Scale, State
+from .compute_dtypes import check_patterns_of_dtypes
 from .frozen import check_frozen, trained, with_frozen
 from .gradient import gradient
 from .memory import copied
@@ -33,13 +34,15 @@ def initial_state(options: StepOptions, params: Any, key: Array, model: Any) -> 
         model: the state of the model, a tree of arrays, or None.
 
     Raises:
-        FuncconvError: if the key is not typed, or a parameter cannot be trained, frozen or sharded as the options say.
+        FuncconvError: if the key is not typed, or a parameter cannot be trained, frozen, cast or sharded as the options
+            say.
     """
     if not jnp.issubdtype(jnp.result_type(key), jax.dtypes.prng_key):
         msg = f"train: the key must be a typed one, jax.random.key(seed); got {jnp.result_type(key)}"
         raise FuncconvError(msg)
     params, model = copied(params), copied({} if model is None else model)
     check_frozen(params, model, options.frozen)
+    check_patterns_of_dtypes(params, options.compute_dtype)
     has_average = options.ema is not None
     state = State(
         step=_zero(),

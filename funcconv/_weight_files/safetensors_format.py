@@ -47,6 +47,8 @@ CHECKSUMS, SHA256 = "funcconv-checksums", "funcconv-sha256"
 _METADATA = "__metadata__"
 _MAX_HEADER_BYTES = 100_000_000  # a limit of the format
 _MAX_NAMES = 5  # of damaged arrays in a message
+STATE_PREFIX = "@state/"  # of the names in a state
+ESCAPE = "@"  # doubled in front of a name that starts with it, so that no parameter is taken for a state
 
 
 class Content(NamedTuple):
@@ -65,6 +67,11 @@ class _Entry(NamedTuple):
     shape: tuple[int, ...]
     begin: int
     end: int
+
+
+def name_in_tree(name: str) -> str:
+    """Return the name of a parameter in a tree of funcconv, from its name in a file; names of a state stay."""
+    return name if name.startswith(STATE_PREFIX) else name.removeprefix(ESCAPE)
 
 
 def encoded(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Iterator[bytes | memoryview]:

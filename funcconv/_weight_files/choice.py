@@ -4,7 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple, NoReturn
 
-from ..._common.errors import FuncconvError, suggest
+from .._common.errors import FuncconvError, suggest
 from .content import Content
 from .trees import (
     MISSING,

@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterator, Mapping
 from math import prod
 from typing import Any
 
-from ..._common.errors import FuncconvError
+from .._common.errors import FuncconvError
 
 WHOLE = "."  # the key of the whole file
 MISSING = object()

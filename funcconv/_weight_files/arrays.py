@@ -1,16 +1,19 @@
-"""Tensors of PyTorch as NumPy arrays."""
+"""Tensors and arrays as NumPy arrays."""
 
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
-from ..._common.errors import FuncconvError
+from .._common.errors import FuncconvError
 
 
 def as_numpy(value: Any) -> np.ndarray:
-    """Return a tensor or an array as a NumPy array of the same dtype."""
+    """Return a tensor or an array as a NumPy array of the same dtype; of a random key its data."""
     array = value
+    if isinstance(value, jax.Array) and jnp.issubdtype(value.dtype, jax.dtypes.prng_key):
+        array = jax.random.key_data(value)
     if hasattr(value, "detach"):
         try:
             tensor = value.detach().cpu().resolve_conj().resolve_neg()

@@ -7,7 +7,7 @@ import tarfile
 import zipfile
 from typing import Literal, NoReturn
 
-from ..._common.errors import FuncconvError
+from .._common.errors import FuncconvError
 
 Kind = Literal["torch", "safetensors", "msgpack"]
 

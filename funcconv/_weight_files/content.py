@@ -1,21 +1,18 @@
-"""The content of a file or folder of weights, before any weights are chosen. Reading it runs no code of the file."""
+"""The content of a file of weights or of orbax, before any weights are chosen. Reading it runs no code of the file."""
 
 import os
 import re
 import warnings
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, NoReturn
 
 import jax
 import numpy as np
 
-from ..._checkpoints.step_folders import step_folders
-from ..._checkpoints.stored import StoredCheckpoints
-from ..._common.errors import FuncconvError
-from ..._common.files import existing_file, read_file
-from ..._common.optional_packages import needs
-from .. import _safetensors_format as safetensors_format
+from .._common.errors import FuncconvError
+from .._common.files import existing_file, read_file
+from .._common.optional_packages import needs
+from . import safetensors_format
 from .kinds import DOWNLOAD_AGAIN, READ, Kind, kind_of
 
 _WEIGHT_SUFFIXES = (".safetensors", ".pt", ".pth", ".tar", ".ckpt", ".bin", ".msgpack")
@@ -29,14 +26,15 @@ class Content(NamedTuple):
     kind: Literal["torch", "safetensors", "flax", "run"]
     tree: Any  # nested dicts and lists of arrays or tensors, and of other objects
     note: str = ""  # what the reader should know
+    is_own: bool = False  # whether it has names and arrays of funcconv
 
 
-def read_content(op: str, path: str | os.PathLike[str]) -> Content:
-    """Read a file or folder of weights, in the format that its content shows.
+def file_content(op: str, path: str | os.PathLike[str]) -> Content:
+    """Read a file of weights, in the format that its content shows.
 
     Args:
         op: the name of the called function, for messages.
-        path: path of the file, or of a folder of orbax or fc.train.
+        path: path of the file.
 
     Returns:
         The content.
@@ -45,8 +43,6 @@ def read_content(op: str, path: str | os.PathLike[str]) -> Content:
         FuncconvError: if the path is not valid, the file is of another kind, damaged or refused, or a package is
             missing that reads it.
     """
-    if isinstance(path, str | os.PathLike) and os.path.isdir(path):
-        return _of_folder(op, os.fspath(path))
     kind = file_kind(op, path)
     existing = os.fspath(path)
     if kind == "msgpack":
@@ -57,9 +53,11 @@ def read_content(op: str, path: str | os.PathLike[str]) -> Content:
         arrays, _, checked = safetensors_format.read(existing)
     except (OSError, FuncconvError) as error:
         raise _unreadable(op, existing, error) from error
-    is_own = checked and any("/" in name for name in arrays)
-    own = "funcconv wrote this file; load_safetensors reads it as nested dicts" if is_own else ""
-    return Content("safetensors", arrays, own)
+    is_nested = checked and any("/" in name for name in arrays)
+    own = "funcconv wrote this file; load_safetensors reads it as nested dicts" if is_nested else ""
+    # Arrays of PyTorch keep their names if funcconv writes them.
+    is_own = checked and all("/" in name or "." not in name for name in arrays)
+    return Content("safetensors", arrays, own, is_own=is_own)
 
 
 def file_kind(op: str, path: str | os.PathLike[str]) -> Kind:
@@ -142,14 +140,23 @@ def _of_msgpack(op: str, path: str) -> Any:
         raise FuncconvError(msg) from error
 
 
-def _of_folder(op: str, path: str) -> Content:
-    """Return the content of a checkpoint of orbax, or of the last complete checkpoint of a run."""
+def orbax_content(op: str, path: str) -> Content:
+    """Read a checkpoint of orbax.
+
+    Args:
+        op: the name of the called function, for messages.
+        path: path of an existing folder.
+
+    Returns:
+        The content.
+
+    Raises:
+        FuncconvError: if the folder is no checkpoint of orbax or has several, it is damaged, or orbax is not installed.
+    """
     with needs("train", "a folder of orbax"):
         import orbax.checkpoint as ocp
     folder = Path(path).absolute()
     try:
-        if step_folders(folder):
-            return _of_run(op, path, folder)
         checkpoint = _checkpoint_in(op, path, folder)
         with ocp.PyTreeCheckpointer() as reader:
             names = reader.metadata(checkpoint).item_metadata.tree
@@ -178,16 +185,6 @@ def _checkpoint_in(op: str, path: str, folder: Path) -> Path:
         msg = f"{op}: {path} has {len(inner)} checkpoints of orbax; pass the path of one: {listed}"
         raise FuncconvError(msg)
     return inner[0] if inner else folder
-
-
-def _of_run(op: str, path: str, folder: Path) -> Content:
-    """Return the last complete checkpoint in a folder of fc.train."""
-    state = StoredCheckpoints(folder).arrays()
-    if state is None:
-        msg = f"{op}: {path} has no checkpoint that can be read"
-        raise FuncconvError(msg)
-    is_run = isinstance(state, Mapping) and {"params", "optimizer", "model"} <= set(state)
-    return Content("run" if is_run else "flax", state)  # `fc.train.save` writes any tree
 
 
 def _weight_files_in(folder: Path) -> list[str]:

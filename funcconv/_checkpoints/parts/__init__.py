@@ -1,0 +1,1 @@
+"""Parts of a model, from a checkpoint of another one."""

@@ -1,0 +1,1 @@
+"""Files of weights that any library wrote, read as arrays by name."""

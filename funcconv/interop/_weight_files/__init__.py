@@ -1,1 +1,0 @@
-"""Files of weights that other libraries wrote."""
