@@ -172,6 +172,31 @@ def test_the_dtype_of_the_signal(dtype, rng):
     close(y, graph(params, signal), dtype)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6])
+def test_windows_with_gaps_that_are_longer_than_a_chunk(chunk, rng):
+    layers = [
+        fc.Conv(2, 3, padding="CAUSAL", dilation=5, renormalize=True),
+        fc.Pool((3,), stride=1, padding=4, dilation=4, reduce="mean"),
+        fc.Conv(2, 2, padding=((7, 0),), dilation=7),
+    ]
+    graph = graph_of(fc.serial(*layers), 30, 2)
+    params, signal = graph.init(jax.random.key(0)), jnp.asarray(rng.normal(size=(2, 30, 2)))
+    close(streamed(fc.stream(graph), params, signal, chunk), graph(params, signal))
+
+
+def test_what_is_kept_is_one_array_of_each_dtype():
+    def both(x):
+        return fc.serial(fc.Conv(2, 3, padding="CAUSAL"))(x) + fc.serial(fc.Conv(2, 9, padding="CAUSAL"))(x)
+
+    graph = graph_of(both, 16, 2)
+    stream, params = fc.stream(graph), graph.init(jax.random.key(0))
+    carry = stream.init(params, 3)
+    assert jax.tree.map(jnp.shape, carry["kept"]) == {"float64": (3, 8 * 2)}  # once for both readers
+    narrow = stream.init(jax.tree.map(lambda leaf: leaf.astype("float32"), params), 3, dtype="float32")
+    with pytest.raises(fc.FuncconvError, match="other shapes or dtypes"):
+        stream.step(params, {**narrow, "inputs": carry["inputs"]}, jnp.ones((3, 1, 2)))
+
+
 REFUSED = {
     "global_pool1": fc.global_pool,
     "flatten1": fc.Flatten(),

@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
     entry: Any
     state: Any
     xs: Sequence[Array]
-    exists: Sequence[Array]  # which positions of each input exist, `(positions,)`
+    exists: Sequence[Callable[[], Array]]  # return which positions of each input exist, `(positions,)`
     batch: Shape
 
 
@@ -121,12 +121,15 @@ def _(op: Conv, inputs: Inputs) -> Stage:
     windows = of_windows(axes[0], flow)
 
     def compute(chunk: Chunk) -> Any:
-        x, exists, axis = chunk.xs[0], chunk.exists[0], len(chunk.batch)
-        options = op.options() | {"padding": ((0, 0), *((each.lo, each.hi) for each in axes[1:]))}
-        x = _whole_windows(x, axis, axes[0], windows.kept)
+        axis = len(chunk.batch)
+        x, dilation = _whole_windows(chunk.xs[0], axis, axes[0], windows.kept)
+        options = op.options() | {
+            "padding": ((0, 0), *((each.lo, each.hi) for each in axes[1:])),
+            "dilation": (dilation, *(each.dilation for each in axes[1:])),
+        }
         if not op.renormalize:
             return conv(chunk.entry, x, **options)
-        mask = _whole_windows(exists, 0, axes[0], windows.kept)
+        mask, _ = _whole_windows(chunk.exists[0](), 0, axes[0], windows.kept)
         mask = mask.reshape(mask.shape + (1,) * (x.ndim - axis - 2))
         return conv(chunk.entry, x, mask=jnp.broadcast_to(mask, x.shape[:-1]), **options)
 
@@ -179,11 +182,12 @@ def _(op: Pool, inputs: Inputs) -> Stage:
     fills = pad_modes(op.label, op.pad_mode, len(axes), optional=True)[0] is not None
 
     def compute(chunk: Chunk) -> Any:
-        (x,), (exists,), axis = chunk.xs, chunk.exists, len(chunk.batch)
-        x, exists = (_whole_windows(array, i, axes[0], windows.kept) for array, i in ((x, axis), (exists, 0)))
-        apply = partial(_apply_pool, op, window, axes, stride)
+        axis = len(chunk.batch)
+        x, dilation = _whole_windows(chunk.xs[0], axis, axes[0], windows.kept)
+        apply = partial(_apply_pool, op, window, axes, stride, dilation)
         if fills or (axes[0].lo, axes[0].hi_used) == (0, 0):
             return apply(x, op.reduce)
+        exists, _ = _whole_windows(chunk.exists[0](), 0, axes[0], windows.kept)
         exists = exists.reshape(exists.shape + (1,) * (x.ndim - axis - 1))
         if op.reduce != "mean" or op.count_include_pad:
             return apply(jnp.where(exists, x, jnp.asarray(identity, x.dtype)), op.reduce)
@@ -194,16 +198,19 @@ def _(op: Pool, inputs: Inputs) -> Stage:
     return Stage(windows.flow, (windows.kept,), compute)
 
 
-def _apply_pool(op: Pool, window: Any, axes: Sequence[Axis], stride: Any, x: Array, reduce: Any) -> Array:
+def _apply_pool(
+    op: Pool, window: Any, axes: Sequence[Axis], stride: Any, dilation: int, x: Array, reduce: Any
+) -> Array:
     padding = ((0, 0), *((axis.lo, axis.hi) for axis in axes[1:]))
     options: dict[str, Any] = {
         "ties": op.ties,
         "p": op.p,
         "temperature": op.temperature,
         "count_include_pad": op.count_include_pad,
+        "dilation": (dilation, *(axis.dilation for axis in axes[1:])),
     }
     return pool(  # type: ignore[no-any-return]
-        x, window, reduce=reduce, stride=stride, padding=padding, dilation=op.dilation, pad_mode=op.pad_mode, **options
+        x, window, reduce=reduce, stride=stride, padding=padding, pad_mode=op.pad_mode, **options
     )
 
 
@@ -227,10 +234,15 @@ def _by_position(op: Layer, inputs: Inputs) -> Stage:
     return Stage(inputs.flows[0]._replace(delay=delay), kept, compute)
 
 
-def _whole_windows(x: Array, axis: int, window: Axis, kept: int) -> Array:
-    """Return the positions that the windows of a chunk read."""
+def _whole_windows(x: Array, axis: int, window: Axis, kept: int) -> tuple[Array, int]:
+    """Return the positions that the windows of a chunk read, and the dilation of the windows among them."""
     outputs = (x.shape[axis] - kept) // window.stride
-    return lax.slice_in_dim(x, 0, (outputs - 1) * window.stride + window.extent, axis=axis)
+    read = (outputs - 1) * window.stride + 1  # by one tap
+    if read >= window.dilation:
+        return lax.slice_in_dim(x, 0, read - 1 + window.extent, axis=axis), window.dilation
+    # No window reads the positions between what one tap reads and what the next one reads.
+    firsts = range(0, window.extent, window.dilation)
+    return lax.concatenate([lax.slice_in_dim(x, first, first + read, axis=axis) for first in firsts], axis), read
 
 
 def _spatial(op: Any, shape: Shape, spatial: int) -> Shape:

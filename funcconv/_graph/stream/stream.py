@@ -2,32 +2,27 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Array, DTypeLike, Params, Shape
+from ..._common.types import Array, DTypeLike, Params
 from ..._windows.layout import as_array
 from ..._windows.masks import zero_masked
-from ..declare.function import Function
-from ..declare.inference import shapes, spec
-from ..declare.layers import Pool
 from ..evaluate.call import mode_of
 from ..infer.check_parameters import checked_entries
-from ..infer.init import entry_shapes
-from ..infer.rows import in_node, input_specs, row_value
-from ..masked.by_position import is_by_position
-from ..name.flatten import Row
+from ..infer.rows import in_node
 from ..use.graph import Graph
-from .flow import SIGNAL, Flow
-from .rules import Chunk, Inputs, Stage, stage_of
+from .flow import Flow
+from .kept import Kept, nothing_kept
+from .plan import planned, value_specs
+from .rules import Chunk
 
 Carry = Mapping[str, Any]
-
-_LONG = 1 << 16  # samples of the signal for which the shapes of all values are inferred
 
 
 def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = None) -> "Stream":
@@ -73,11 +68,6 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
     return Stream(graph, axis, state)
 
 
-class _Plan(NamedTuple):
-    flows: list[Flow]  # of all values
-    stages: list[Stage]  # of the rows
-
-
 class Stream:
     """A graph that is evaluated on a signal chunk by chunk, made by `fc.stream`.
 
@@ -103,7 +93,7 @@ class Stream:
                 raise FuncconvError(msg)
         self._graph = graph
         self._states = mode_of(graph, state).states
-        self._plan = _planned(graph)
+        self._plan = planned(graph)
         rates = [flow.rate for flow in self._plan.flows]
         self.multiple = math.lcm(*(rate.denominator for rate in rates))
         outputs = [self._plan.flows[i] for i in graph._results]
@@ -112,7 +102,7 @@ class Stream:
         needed = max([0, *(math.ceil(flow.left / flow.rate) for flow in outputs)])
         self._last = -(-needed // self.multiple) * self.multiple  # samples that the last chunk has
         # So many samples suffice to know that no position that is kept or new is before the signal.
-        kept = max([0, *(count for stage in self._plan.stages for count in stage.kept)])
+        kept = max(self._plan.kept)
         most = max(math.ceil((flow.delay + kept) / flow.rate) for flow in self._plan.flows)
         self._most = self.multiple * (1 + most)
 
@@ -125,23 +115,21 @@ class Stream:
             dtype: dtype of the signal. Default: None, that of the declared inputs.
 
         Returns:
-            A tree of arrays, whose shapes stay the same.
+            A tree of arrays, whose shapes stay the same. All kept positions of one dtype are one array, `(*batch,
+            numbers)`.
         """
-        specs = _long_specs(self._graph, dtype)
-        kept: dict[str, list[Array]] = {}
-        entries = entry_shapes(self._graph, params)
-        for row, stage, entry in zip(self._graph._rows, self._plan.stages, entries, strict=True):
-            xs = [specs[i] for i in row.inputs]
-            kept[row.name] = [
-                jnp.zeros((*batch, count, *x.shape[1:]), x.dtype) for x, count in zip(xs, stage.kept, strict=True)
-            ]
-            specs.append(row_value(row, entry, xs))
+        specs = value_specs(self._graph, params, dtype)
         signature = self._graph._signature
         empty = [jnp.zeros((*batch, 0), x.dtype) for x, _ in zip(specs, signature, strict=False)]
+        kept = nothing_kept(specs, self._plan.kept, batch)
         return {"samples": jnp.zeros((), jnp.int32), "kept": kept, "inputs": empty}
 
     def step(self, params: Params, carry: Carry, *chunks: Any) -> tuple[Carry, Any]:
         """Compute the next positions of the output.
+
+        Compile it once: `jax.jit(stream.step)`. For chunks of a few samples
+        `jax.jit(functools.partial(stream.step, params), donate_argnums=0)` takes less time: it is called with fewer
+        arrays.
 
         Args:
             params: the parameter tree.
@@ -152,8 +140,8 @@ class Stream:
             The next carry, and the outputs in the structure of the graph's outputs.
 
         Raises:
-            FuncconvError: if the number of samples is not a positive multiple of `multiple`, or the parameters are not
-                those of the graph.
+            FuncconvError: if the number of samples is not a positive multiple of `multiple`, if the parameters are not
+                those of the graph, or if the carry was made for others.
         """
         arrays = self._checked(chunks, carry)
         values, kept = self._advance(params, carry, arrays, ended=False)
@@ -189,7 +177,10 @@ class Stream:
         """Return all new positions of all values, and what is kept. `ended`: the signal has ended before the chunk."""
         axis = self._batch(chunks)
         batch = chunks[0].shape[:axis]
-        flows, stages = self._plan
+        flows, stages, counts = self._plan
+        kept = Kept(carry["kept"], batch)
+        values: list[Array] = []
+        known: list[Array] = []  # the values, behind their kept positions
 
         def exists(flow: Flow, first: int, last: int) -> Array:
             """Return which positions exist, of those from `first` to `last`, counted from the new ones."""
@@ -198,27 +189,24 @@ class Stream:
             begun: Array = number + delivered >= flow.delay
             return begun & (number < flow.left) if ended else begun
 
-        def shown(x: Array, flow: Flow) -> Array:
-            mask = exists(flow, 0, x.shape[axis])
-            return zero_masked(x, mask.reshape(mask.shape + (1,) * (x.ndim - axis - 1)))
+        def append(x: Array) -> None:
+            flow, count = flows[len(values)], counts[len(values)]
+            if flow.delay or ended:  # otherwise all new positions exist
+                mask = exists(flow, 0, x.shape[axis])
+                x = zero_masked(x, mask.reshape(mask.shape + (1,) * (x.ndim - axis - 1)))
+            values.append(x)
+            known.append(kept.with_old(x, count) if count else x)
 
-        values = [shown(x, SIGNAL) for x in chunks]
-        entries = checked_entries(self._graph, params)
-        kept: dict[str, list[Array]] = {}
-        for row, stage, entry in zip(self._graph._rows, stages, entries, strict=True):
-            xs, known = [], []
-            for i, count, old in zip(row.inputs, stage.kept, carry["kept"][row.name], strict=True):
-                xs.append(lax.concatenate([old, values[i]], axis) if count else values[i])
-                known.append(exists(flows[i], -count, values[i].shape[axis]))
+        for x in chunks:
+            append(x)
+        for row, stage, entry in zip(self._graph._rows, stages, checked_entries(self._graph, params), strict=True):
+            pairs = list(zip(row.inputs, stage.kept, strict=True))
+            xs = [lax.slice_in_dim(known[i], counts[i] - count, None, axis=axis) for i, count in pairs]
+            masks = [partial(exists, flows[i], -count, values[i].shape[axis]) for i, count in pairs]
             state = self._states.get(str(row.params)) if row.op.stateful else None
-            chunk = Chunk(entry, state, xs, known, batch)
-            values.append(shown(in_node(row, lambda: stage.compute(chunk)), stage.flow))  # noqa: B023
-            sizes = [x.shape[axis] for x in xs]
-            kept[row.name] = [
-                lax.slice_in_dim(x, size - count, size, axis=axis)
-                for x, size, count in zip(xs, sizes, stage.kept, strict=True)
-            ]
-        return values, kept
+            chunk = Chunk(entry, state, xs, masks, batch)
+            append(in_node(row, lambda: stage.compute(chunk)))  # noqa: B023
+        return values, kept.following()
 
     def _batch(self, chunks: Sequence[Any]) -> int:
         return chunks[0].ndim - len(self._graph._signature[0].shape)  # type: ignore[no-any-return]
@@ -245,54 +233,3 @@ class Stream:
                 )
                 raise FuncconvError(msg)
         return arrays
-
-
-def _planned(graph: Graph) -> _Plan:
-    """Return how all rows are computed along a signal."""
-    specs = _long_specs(graph, None)
-    flows: list[Flow] = [SIGNAL] * len(specs)
-    stages = []
-    for row, entry in zip(graph._rows, entry_shapes(graph, None), strict=True):
-        xs = [specs[i] for i in row.inputs]
-        stage = in_node(row, lambda row=row, xs=xs, entry=entry: _stage(row, xs, [flows[i] for i in row.inputs], entry))  # type: ignore[misc]
-        specs.append(row_value(row, entry, xs))
-        flows.append(stage.flow)
-        stages.append(stage)
-    return _Plan(flows, stages)
-
-
-def _stage(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> Stage:
-    if not xs or not all(isinstance(x, jax.ShapeDtypeStruct) for x in xs):
-        msg = f"{row.op!r} computes from something else than signals, so it cannot be streamed"
-        raise FuncconvError(msg)
-    entry = jax.tree.map(spec, entry)
-    positionwise = isinstance(row.op, Function) and is_by_position(row.op, entry, xs, [True] * len(xs), 1)
-    return stage_of(row.op, Inputs(flows, [shapes(x) for x in xs], entry, positionwise))
-
-
-def _long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:
-    """Return the shapes and dtypes of the inputs for a long signal, whose length all strides divide."""
-    unit = math.prod(_stride(row.op) for row in graph._rows)
-    reach = sum(_extent(row.op) for row in graph._rows)
-    length = -(-max(_LONG, 4 * unit * reach) // unit) * unit
-    given = input_specs(graph._signature)
-    return [x.update(shape=(length, *x.shape[1:]), dtype=x.dtype if dtype is None else jnp.dtype(dtype)) for x in given]
-
-
-def _stride(op: Any) -> int:
-    """Return the stride of a layer along its first axis."""
-    layer = getattr(op, "layer", op)
-    stride: Any = getattr(layer, "stride", 1)
-    stride = layer.window if stride is None and isinstance(layer, Pool) else stride
-    return int(stride[0] if isinstance(stride, tuple) else stride)
-
-
-def _extent(op: Any) -> int:
-    """Return at least how far the windows of a layer reach along the first axis."""
-    layer = getattr(op, "layer", op)
-    window, dilation = (max(_as_tuple(getattr(layer, name, 1))) for name in ("window", "dilation"))
-    return int(window * dilation)
-
-
-def _as_tuple(value: Any) -> Shape:
-    return value if isinstance(value, tuple) else (value,)

@@ -94,14 +94,16 @@ CONV = (
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
-    _LITTLE,
-    _LARGE_WINDOW,
-    # Windows that cover the image are as fast in other forms, which sum their products.
+    # Large windows that cover the image are as fast in other forms, which sum their products.
     _ONE_POSITION._replace(
         applies=lambda problem: (
-            _ONE_POSITION.applies(problem) and problem.form.groups == 1 and math.prod(problem.form.positions) > 1
+            _ONE_POSITION.applies(problem)
+            and problem.form.groups == 1
+            and (math.prod(problem.form.positions) > 1 or _LITTLE.applies(problem))
         )
     ),
+    _LITTLE,
+    _LARGE_WINDOW,
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     _xla(lambda problem: problem.has_fast_groups, "groups that XLA computes fast"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
