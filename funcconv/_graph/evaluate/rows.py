@@ -14,6 +14,7 @@ from ..._ops.init import fold_in_name
 from ..._ops.masks import Masked
 from ..masked.layers import run_masked
 from ..name.flatten import Row
+from .inside import NOTHING, Inside
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 _MOST_NARROW_SUMS = 3  # gradients that are summed in 16 bits; a longer sum would lose digits
@@ -37,6 +38,7 @@ def evaluate(
     batch: Shape,
     mode: Mode,
     edits: Mapping[int, Callable[[Any], Any]] = _NONE,
+    inside: Inside = NOTHING,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return every value of a graph: its inputs, then its rows.
 
@@ -47,6 +49,7 @@ def evaluate(
         batch: the axes in front of every input.
         mode: the states, and whether it is training.
         edits: what is done to a value, by its number, before others see it.
+        inside: what is done with values inside of rows that are copies of a block.
 
     Returns:
         The values by their numbers, and the next states. Rows that share an entry share its state, one after another.
@@ -77,7 +80,11 @@ def evaluate(
         state = states.get(str(row.params)) if row.op.stateful else None
         operands = [readers[i]() for i in row.inputs]
         try:
-            if any(isinstance(operand, Masked) for operand in operands):
+            if row.op.copies:
+                call: Any = {"batch": batch, "key": key, "train": mode.train, "inside": inside.of(row.name)}
+                value, state, found = row.op.run_inside(entry, state, *operands, **call)
+                inside.put(row.name, found)
+            elif any(isinstance(operand, Masked) for operand in operands):
                 value, state = run_masked(row.op, entry, state, operands, batch=batch, key=key, train=mode.train)
             else:
                 value, state = row.op.run(entry, state, *operands, batch=batch, key=key, train=mode.train)
