@@ -23,8 +23,9 @@ def random_layer(draw):
         padding = draw.choice([0, 1, "SAME", ((1, 0),)])
         return fc.ConvTranspose(2, (window,), stride=draw.choice([1, 2, 4]), padding=padding)
     if kind == "pool":
-        reduce = draw.choice(["max", "min", "mean", "sum", "lse", "prod", "lp"])
-        return fc.Pool((window,), stride=stride, padding=draw.randint(0, window // 2), reduce=reduce)
+        reduce, ceil_mode = draw.choice(["max", "min", "mean", "sum", "lse", "prod", "lp"]), draw.random() < 0.3
+        padding = draw.randint(0, window // 2)
+        return fc.Pool((window,), stride=stride, padding=padding, reduce=reduce, ceil_mode=ceil_mode)
     if kind == "residual":
         return fc.residual(fc.serial(fc.Conv(2, (3,), padding="SAME"), jnp.tanh), fc.Conv(2, (1,)))
     return {"function": jnp.tanh, "norm": fc.LayerNorm(), "dense": fc.Dense(2)}[kind]
@@ -112,6 +113,13 @@ def test_images_can_arrive_row_by_row(rng):
     stream, params = fc.stream(graph, axis=-3), graph.init(jax.random.key(0))
     image = jnp.asarray(rng.normal(size=(2, 12, 9, 2)))
     close(streamed(stream, params, image, 4), graph(params, image))
+
+
+def test_pools_without_padding_reduce_by_anything(rng):
+    last = fc.Pool((2,), reduce=lambda taps, axis: jnp.sum(taps**2, axis), stride=1)
+    graph = graph_of(fc.serial(fc.Pool((3,), stride=2, reduce="median"), last), 24, 2)
+    params, signal = graph.init(jax.random.key(0)), jnp.asarray(rng.normal(size=(2, 24, 2)))
+    close(streamed(fc.stream(graph), params, signal, 4), graph(params, signal))
 
 
 def test_streams_are_pure_functions(rng):
@@ -203,7 +211,8 @@ REFUSED = {
     "group_norm1": fc.GroupNorm(2),
     "cumsum1": partial(jnp.cumsum, axis=-2),
     "conv2": fc.Conv(2, 3, padding=1, pad_mode="reflect"),
-    "pool1": fc.Pool(3, reduce="median"),
+    "pool1": fc.Pool(3, padding=1, reduce="median"),
+    "pool2": fc.serial(fc.Pool(2), fc.Pool(3, stride=2, ceil_mode=True, reduce="mean", count_include_pad=True)),
     "local_conv1": fc.LocalConv(2, 3),
     "add1": None,
 }

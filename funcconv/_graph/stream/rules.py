@@ -175,22 +175,26 @@ def _(op: Pool, inputs: Inputs) -> Stage:
     stride = window if op.stride is None else op.stride
     geometry: dict[str, Any] = {"padding": op.padding, "dilation": op.dilation, "ceil_mode": op.ceil_mode}
     axes = resolve(op.label, _spatial(op, shape, len(window)), window, stride=stride, **geometry)
-    if op.reduce not in _IDENTITY or op.return_indices or op.ceil_mode:
-        return stage_of.dispatch(Layer)(op, inputs)
     _check_zeros(op, axes[0])
-    identity, windows = _IDENTITY[str(op.reduce)], of_windows(axes[0], flow)
+    windows, padded = of_windows(axes[0], flow), max(axes[0].lo, axes[0].hi_used) > 0
     fills = pad_modes(op.label, op.pad_mode, len(axes), optional=True)[0] is not None
+    # Some windows hold fewer real numbers than others: those of a median, and where the taps beyond the padding, which
+    # `ceil_mode` allows, are not as those on the padding.
+    fewer = padded and not fills and op.reduce not in _IDENTITY
+    beyond = op.ceil_mode and (fills or op.count_include_pad)
+    if op.return_indices or fewer or beyond:
+        return stage_of.dispatch(Layer)(op, inputs)
 
     def compute(chunk: Chunk) -> Any:
         axis = len(chunk.batch)
         x, dilation = _whole_windows(chunk.xs[0], axis, axes[0], windows.kept)
         apply = partial(_apply_pool, op, window, axes, stride, dilation)
-        if fills or (axes[0].lo, axes[0].hi_used) == (0, 0):
+        if fills or not padded:
             return apply(x, op.reduce)
         exists, _ = _whole_windows(chunk.exists[0](), 0, axes[0], windows.kept)
         exists = exists.reshape(exists.shape + (1,) * (x.ndim - axis - 1))
         if op.reduce != "mean" or op.count_include_pad:
-            return apply(jnp.where(exists, x, jnp.asarray(identity, x.dtype)), op.reduce)
+            return apply(jnp.where(exists, x, jnp.asarray(_IDENTITY[str(op.reduce)], x.dtype)), op.reduce)
         ones = jnp.broadcast_to(exists, x.shape).astype(x.dtype)
         share = apply(ones, "mean")  # of the taps that exist
         return apply(x, "mean") / jnp.where(share == 0, 1, share)
@@ -207,6 +211,7 @@ def _apply_pool(
         "p": op.p,
         "temperature": op.temperature,
         "count_include_pad": op.count_include_pad,
+        "ceil_mode": op.ceil_mode,
         "dilation": (dilation, *(axis.dilation for axis in axes[1:])),
     }
     return pool(  # type: ignore[no-any-return]
