@@ -205,7 +205,30 @@ def test_what_is_kept_is_one_array_of_each_dtype():
         stream.step(params, {**narrow, "inputs": carry["inputs"]}, jnp.ones((3, 1, 2)))
 
 
+REPEATED = {
+    "causal": fc.residual(fc.serial(fc.Conv(2, 3, padding="CAUSAL", dilation=2), jnp.tanh)),
+    "ahead": fc.residual(fc.serial(fc.Conv(2, 5, padding="SAME"), fc.BatchNorm(), jnp.tanh)),
+    "nested": fc.serial(
+        fc.repeat(fc.serial(fc.Conv(2, 3, padding="SAME"), jnp.tanh), 2), fc.Pool(3, stride=1, padding=1)
+    ),
+    "strides": fc.serial(fc.Conv(3, 2, stride=2), fc.ConvTranspose(2, 2, stride=2)),
+    "function": jnp.tanh,
+}
+
+
+@pytest.mark.parametrize("before", [(), (fc.Conv(2, 3, padding=1, stride=2),)], ids=["", "strided"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_copies_of_a_block(name, before, rng):
+    graph = graph_of(fc.serial(*before, fc.repeat(REPEATED[name], 3), fc.Conv(1, 3, padding=1)), 24, 2)
+    params, state = graph.init(jax.random.key(0)), graph.init_state()
+    state = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape)), state)
+    stream, signal = fc.stream(graph, state=state), jnp.asarray(rng.normal(size=(2, 24, 2)))
+    for chunk in (4, 12):
+        close(streamed(stream, params, signal, chunk), graph.apply(params, state, signal)[0])
+
+
 REFUSED = {
+    "repeat1": fc.repeat(fc.serial(fc.Conv(3, 4, stride=2, padding=1), fc.ConvTranspose(2, 4, stride=2, padding=1)), 3),
     "global_pool1": fc.global_pool,
     "flatten1": fc.Flatten(),
     "group_norm1": fc.GroupNorm(2),

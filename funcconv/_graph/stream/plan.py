@@ -1,6 +1,5 @@
 """How all values of a graph are computed along a signal, before anything is computed."""
 
-import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
@@ -16,6 +15,7 @@ from ..infer.init import entry_shapes
 from ..infer.rows import in_node, input_specs, row_value
 from ..masked.by_position import is_by_position
 from ..name.flatten import Row
+from ..repeat.layer import one_copy
 from ..use.graph import Graph
 from .flow import SIGNAL, Flow
 from .rules import Inputs, Stage, stage_of
@@ -24,21 +24,45 @@ _LONG = 1 << 16  # samples of the signal for which the shapes of all values are 
 
 
 class Plan(NamedTuple):
-    """How the values of a graph are computed along a signal."""
+    """How the values of a graph, or of one copy of a block, are computed along a signal."""
 
+    graph: Graph
     flows: list[Flow]  # of all values
     stages: list[Stage]  # of the rows
     kept: list[int]  # positions of each value that are kept for the row that looks back furthest
+    copies: dict[str, list["Plan"]]  # of each copy, for rows that are copies of a block, by their names
+
+    @property
+    def all(self) -> list["Plan"]:
+        """This plan and those within it."""
+        return [self, *(inner for plans in self.copies.values() for plan in plans for inner in plan.all)]
+
+    @property
+    def geometry(self) -> Any:
+        """The positions that are kept and skipped."""
+        inner = [plan.geometry for plans in self.copies.values() for plan in plans]
+        return [(stage.kept, stage.skipped) for stage in self.stages], inner
 
 
 def planned(graph: Graph) -> Plan:
-    """Return how all rows are computed along a signal."""
-    specs = _long_specs(graph, None)
-    flows: list[Flow] = [SIGNAL] * len(specs)
-    stages = []
-    for row, entry in zip(graph._rows, entry_shapes(graph, None), strict=True):
-        xs = [specs[i] for i in row.inputs]
-        stage = in_node(row, lambda row=row, xs=xs, entry=entry: _stage(row, xs, [flows[i] for i in row.inputs], entry))  # type: ignore[misc]
+    """Return how all values of a graph are computed along a signal."""
+    specs = long_specs(graph, None)
+    return _planned(graph, specs, [SIGNAL] * len(specs), None)
+
+
+def _planned(graph: Graph, specs: Sequence[Any], flows: Sequence[Flow], params: Any) -> Plan:
+    specs, flows, copies = list(specs), list(flows), {}
+    stages: list[Stage] = []
+    for row, entry in zip(graph._rows, entry_shapes(graph, params), strict=True):
+        xs, own_flows = [specs[i] for i in row.inputs], [flows[i] for i in row.inputs]
+        if row.op.copies:
+            plans = in_node(
+                row, lambda row=row, xs=xs, own=own_flows, entry=entry: _of_copies(row.op, *xs, *own, entry)
+            )  # type: ignore[misc]
+            copies[row.name] = plans
+            stage = Stage(plans[-1].flows[plans[-1].graph._results[0]], (0,), _computed_in_copies)
+        else:
+            stage = in_node(row, lambda row=row, xs=xs, own=own_flows, entry=entry: _stage(row, xs, own, entry))  # type: ignore[misc]
         specs.append(row_value(row, entry, xs))
         flows.append(stage.flow)
         stages.append(stage)
@@ -46,15 +70,30 @@ def planned(graph: Graph) -> Plan:
     for row, stage in zip(graph._rows, stages, strict=True):
         for i, count in zip(row.inputs, stage.kept, strict=True):
             kept[i] = max(kept[i], count)
-    return Plan(flows, stages, kept)
+    return Plan(graph, flows, stages, kept, copies)
 
 
-def value_specs(graph: Graph, params: Any, dtype: DTypeLike | None) -> list[Any]:
-    """Return the shapes and dtypes of all values for a long signal."""
-    specs = _long_specs(graph, dtype)
-    for row, entry in zip(graph._rows, entry_shapes(graph, params), strict=True):
-        specs.append(row_value(row, entry, [specs[i] for i in row.inputs]))
-    return specs
+def _computed_in_copies(chunk: Any) -> Any:
+    raise NotImplementedError
+
+
+def _of_copies(op: Any, x: Any, flow: Flow, entry: Any) -> list[Plan]:
+    """Return how each copy of a block is computed. They differ in the delay alone, so that one loop computes them."""
+    graph, params, plans = op.graph(x), one_copy(entry) or {}, list[Plan]()
+    for _ in range(op.copies):
+        if not plans or plans[-1].flows[0] != flow:
+            plans.append(_planned(graph, [x], [flow], params))
+        else:
+            plans.append(plans[-1])
+        following = plans[-1].flows[graph._results[0]]
+        if plans[-1].geometry != plans[0].geometry or following._replace(delay=flow.delay) != flow:
+            msg = (
+                f"{op!r}: because of the strides in it, its copies keep different numbers of positions, so one loop "
+                "cannot stream them. Part it into layers with fc.unstack(graph, params), and stream the new graph"
+            )
+            raise FuncconvError(msg)
+        flow = following
+    return plans
 
 
 def _stage(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> Stage:
@@ -66,13 +105,24 @@ def _stage(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> St
     return stage_of(row.op, Inputs(flows, [shapes(x) for x in xs], entry, positionwise))
 
 
-def _long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:
+def long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:
     """Return the shapes and dtypes of the inputs for a long signal, whose length all strides divide."""
-    unit = math.prod(_stride(row.op) for row in graph._rows)
-    reach = sum(_extent(row.op) for row in graph._rows)
+    unit, reach = _stride_and_reach(graph._rows)
     length = -(-max(_LONG, 4 * unit * reach) // unit) * unit
     given = input_specs(graph._signature)
     return [x.update(shape=(length, *x.shape[1:]), dtype=x.dtype if dtype is None else jnp.dtype(dtype)) for x in given]
+
+
+def _stride_and_reach(rows: Sequence[Row]) -> tuple[int, int]:
+    """Return the product of the strides of all rows, and at least how far all windows reach together."""
+    stride, reach = 1, 0
+    for row in rows:
+        of_row = (_stride(row.op), _extent(row.op))
+        if row.op.copies:
+            own, within = _stride_and_reach(row.op.block.rows)  # type: ignore[attr-defined]
+            of_row = own, within * row.op.copies
+        stride, reach = stride * of_row[0], reach + of_row[1]
+    return stride, reach
 
 
 def _stride(op: Any) -> int:

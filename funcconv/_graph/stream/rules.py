@@ -46,6 +46,7 @@ class Stage(NamedTuple):
     flow: Flow  # of its value
     kept: tuple[int, ...]  # positions of each input that are kept from one chunk to the next
     compute: Callable[[Chunk], Any]  # the new positions of the value
+    skipped: int = 0  # positions of the value that are computed again with those that are kept
 
 
 class Inputs(NamedTuple):
@@ -65,12 +66,9 @@ def stage_of(op: Layer, inputs: Inputs) -> Stage:
         FuncconvError: if it needs the whole signal.
     """
     del inputs
-    advice = "Stream the part of the network before it, graph.subgraph(...)"
-    if op.copies:
-        advice = "Part it into layers with fc.unstack(graph, params), and stream the new graph"
     msg = (
         f"{op!r} needs the whole signal, or is not known to compute each position by itself, so it cannot be streamed. "
-        f"{advice}"
+        "Stream the part of the network before it, graph.subgraph(...)"
     )
     raise FuncconvError(msg)
 
@@ -161,7 +159,7 @@ def _(op: ConvTranspose, inputs: Inputs) -> Stage:
             y = lax.concatenate([y, gap], axis)
         return lax.slice_in_dim(y, windows.skipped, windows.skipped + new, axis=axis)
 
-    return Stage(windows.flow, (windows.kept,), compute)
+    return Stage(windows.flow, (windows.kept,), compute, windows.skipped)
 
 
 # What a pool finds at positions that do not exist.

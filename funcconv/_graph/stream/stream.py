@@ -2,7 +2,6 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import jax
@@ -12,15 +11,10 @@ from jax import lax
 from ..._common.errors import FuncconvError
 from ..._common.types import Array, DTypeLike, Params
 from ..._windows.layout import as_array
-from ..._windows.masks import zero_masked
 from ..evaluate.call import mode_of
-from ..infer.check_parameters import checked_entries
-from ..infer.rows import in_node
 from ..use.graph import Graph
-from .flow import Flow
-from .kept import Kept, nothing_kept
-from .plan import planned, value_specs
-from .rules import Chunk
+from .advance import Signal, advance, first_kept
+from .plan import long_specs, planned
 
 Carry = Mapping[str, Any]
 
@@ -34,8 +28,8 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
 
     Args:
         graph: a graph whose layers compute on windows or on single positions: convolutions, transposed convolutions,
-            pools, dense layers, functions of single positions, norms over channels, and batch norms in evaluation. All
-            its inputs are signals. The declared length of the signal does not matter.
+            pools, dense layers, functions of single positions, norms over channels, batch norms in evaluation, and
+            `fc.repeat` of these. All its inputs are signals. The declared length of the signal does not matter.
         axis: the axis of the signal, counted from the end. It must be the first axis after the batch axes. Default: -2,
             for `(*batch, time, channels)`.
         state: the state of a graph that has one, with the running statistics of batch norms. Default: None.
@@ -45,7 +39,8 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
 
     Raises:
         FuncconvError: if an operation needs the whole signal, such as `global_pool`, if branches that are joined
-            advance differently, or if the signal is padded with something else than zeros; the message names the node.
+            advance differently, if the signal is padded with something else than zeros, or if strides within an
+            `fc.repeat` make its copies keep different numbers of positions; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -92,18 +87,18 @@ class Stream:
                 )
                 raise FuncconvError(msg)
         self._graph = graph
-        self._states = mode_of(graph, state).states
+        mode_of(graph, state)  # which refuses a state of another graph
+        self._state = state
         self._plan = planned(graph)
-        rates = [flow.rate for flow in self._plan.flows]
-        self.multiple = math.lcm(*(rate.denominator for rate in rates))
+        self.multiple = math.lcm(*(flow.rate.denominator for plan in self._plan.all for flow in plan.flows))
         outputs = [self._plan.flows[i] for i in graph._results]
         delays = [flow.delay for flow in outputs]
         self.delay: Any = delays[0] if len(delays) == 1 else delays
         needed = max([0, *(math.ceil(flow.left / flow.rate) for flow in outputs)])
         self._last = -(-needed // self.multiple) * self.multiple  # samples that the last chunk has
         # So many samples suffice to know that no position that is kept or new is before the signal.
-        kept = max(self._plan.kept)
-        most = max(math.ceil((flow.delay + kept) / flow.rate) for flow in self._plan.flows)
+        kept = max(count for plan in self._plan.all for count in plan.kept)
+        most = max(math.ceil((flow.delay + kept) / flow.rate) for plan in self._plan.all for flow in plan.flows)
         self._most = self.multiple * (1 + most)
 
     def init(self, params: Params, *batch: int, dtype: DTypeLike | None = None) -> Carry:
@@ -116,13 +111,12 @@ class Stream:
 
         Returns:
             A tree of arrays, whose shapes stay the same. All kept positions of one dtype are one array, `(*batch,
-            numbers)`.
+            numbers)`; for each `fc.repeat` there is another one, `(copies, *batch, numbers)`.
         """
-        specs = value_specs(self._graph, params, dtype)
-        signature = self._graph._signature
-        empty = [jnp.zeros((*batch, 0), x.dtype) for x, _ in zip(specs, signature, strict=False)]
-        kept = nothing_kept(specs, self._plan.kept, batch)
-        return {"samples": jnp.zeros((), jnp.int32), "kept": kept, "inputs": empty}
+        specs = long_specs(self._graph, dtype)
+        empty = [jnp.zeros((*batch, 0), x.dtype) for x in specs]
+        kept = first_kept(self._plan, specs, params, batch)
+        return {"samples": jnp.zeros((), jnp.int32), "inputs": empty, **kept}
 
     def step(self, params: Params, carry: Carry, *chunks: Any) -> tuple[Carry, Any]:
         """Compute the next positions of the output.
@@ -144,10 +138,13 @@ class Stream:
                 those of the graph, or if the carry was made for others.
         """
         arrays = self._checked(chunks, carry)
-        values, kept = self._advance(params, carry, arrays, ended=False)
-        samples = jnp.minimum(carry["samples"] + arrays[0].shape[self._batch(arrays)], self._most).astype(jnp.int32)
+        batch = carry["inputs"][0].shape[:-1]
+        values, kept = advance(
+            self._plan, carry, params, self._state, arrays, Signal(carry["samples"], batch, ended=False)
+        )
+        samples = jnp.minimum(carry["samples"] + arrays[0].shape[len(batch)], self._most).astype(jnp.int32)
         outputs = [values[i] for i in self._graph._results]
-        return {**carry, "samples": samples, "kept": kept}, jax.tree.unflatten(self._graph._tree, outputs)
+        return {**carry, "samples": samples, **kept}, jax.tree.unflatten(self._graph._tree, outputs)
 
     def flush(self, params: Params, carry: Carry) -> Any:
         """Return the positions of the output that are left after the last chunk.
@@ -164,7 +161,7 @@ class Stream:
             jnp.zeros((*batch, max(self._last, self.multiple), *row.shape[1:]), empty.dtype)
             for row, empty in zip(self._graph._signature, carry["inputs"], strict=True)
         ]
-        values, _ = self._advance(params, carry, chunks, ended=True)
+        values, _ = advance(self._plan, carry, params, self._state, chunks, Signal(carry["samples"], batch, ended=True))
         axis = len(batch)
         flows = [self._plan.flows[i] for i in self._graph._results]
         left = [
@@ -172,44 +169,6 @@ class Stream:
             for i, flow in zip(self._graph._results, flows, strict=True)
         ]
         return jax.tree.unflatten(self._graph._tree, left)
-
-    def _advance(self, params: Params, carry: Carry, chunks: Sequence[Array], *, ended: bool) -> Any:
-        """Return all new positions of all values, and what is kept. `ended`: the signal has ended before the chunk."""
-        axis = self._batch(chunks)
-        batch = chunks[0].shape[:axis]
-        flows, stages, counts = self._plan
-        kept = Kept(carry["kept"], batch)
-        values: list[Array] = []
-        known: list[Array] = []  # the values, behind their kept positions
-
-        def exists(flow: Flow, first: int, last: int) -> Array:
-            """Return which positions exist, of those from `first` to `last`, counted from the new ones."""
-            number = jnp.arange(first, last, dtype=jnp.int32)
-            delivered = carry["samples"] * flow.rate.numerator // flow.rate.denominator
-            begun: Array = number + delivered >= flow.delay
-            return begun & (number < flow.left) if ended else begun
-
-        def append(x: Array) -> None:
-            flow, count = flows[len(values)], counts[len(values)]
-            if flow.delay or ended:  # otherwise all new positions exist
-                mask = exists(flow, 0, x.shape[axis])
-                x = zero_masked(x, mask.reshape(mask.shape + (1,) * (x.ndim - axis - 1)))
-            values.append(x)
-            known.append(kept.with_old(x, count) if count else x)
-
-        for x in chunks:
-            append(x)
-        for row, stage, entry in zip(self._graph._rows, stages, checked_entries(self._graph, params), strict=True):
-            pairs = list(zip(row.inputs, stage.kept, strict=True))
-            xs = [lax.slice_in_dim(known[i], counts[i] - count, None, axis=axis) for i, count in pairs]
-            masks = [partial(exists, flows[i], -count, values[i].shape[axis]) for i, count in pairs]
-            state = self._states.get(str(row.params)) if row.op.stateful else None
-            chunk = Chunk(entry, state, xs, masks, batch)
-            append(in_node(row, lambda: stage.compute(chunk)))  # noqa: B023
-        return values, kept.following()
-
-    def _batch(self, chunks: Sequence[Any]) -> int:
-        return chunks[0].ndim - len(self._graph._signature[0].shape)  # type: ignore[no-any-return]
 
     def _checked(self, chunks: Sequence[Any], carry: Carry) -> list[Array]:
         """Return the chunks as arrays; refuse those of other shapes or dtypes than the stream has."""
