@@ -127,7 +127,7 @@ def _in_copies(
     plans: Sequence[Plan], kept: Any, params: Any, state: Any, x: Array, signal: Signal, delays: Any
 ) -> tuple[Array, Any]:
     """Return the new positions of the last copy of a block, and what is kept in all of them."""
-    if delays is None and any(flow.delay for plan in plans for inner in plan.all for flow in inner.flows):
+    if delays is None and any(flow.delay for plan in plans for inner in plan.with_inner for flow in inner.flows):
         delays = _delays_of_copies(plans)
 
     def step(x: Array, copy: Any) -> tuple[Array, Any]:

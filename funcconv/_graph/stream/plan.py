@@ -1,6 +1,7 @@
 """How all values of a graph are computed along a signal, before anything is computed."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -33,9 +34,9 @@ class Plan(NamedTuple):
     copies: dict[str, list["Plan"]]  # of each copy, for rows that are copies of a block, by their names
 
     @property
-    def all(self) -> list["Plan"]:
-        """This plan and those within it."""
-        return [self, *(inner for plans in self.copies.values() for plan in plans for inner in plan.all)]
+    def with_inner(self) -> list["Plan"]:
+        """This plan and those of the copies within it."""
+        return [self, *(inner for plans in self.copies.values() for plan in plans for inner in plan.with_inner)]
 
     @property
     def geometry(self) -> Any:
@@ -55,14 +56,9 @@ def _planned(graph: Graph, specs: Sequence[Any], flows: Sequence[Flow], params: 
     stages: list[Stage] = []
     for row, entry in zip(graph._rows, entry_shapes(graph, params), strict=True):
         xs, own_flows = [specs[i] for i in row.inputs], [flows[i] for i in row.inputs]
-        if row.op.copies:
-            plans = in_node(
-                row, lambda row=row, xs=xs, own=own_flows, entry=entry: _of_copies(row.op, *xs, *own, entry)
-            )  # type: ignore[misc]
+        stage, plans = in_node(row, partial(_of_row, row, xs, own_flows, entry))
+        if plans:
             copies[row.name] = plans
-            stage = Stage(plans[-1].flows[plans[-1].graph._results[0]], (0,), _computed_in_copies)
-        else:
-            stage = in_node(row, lambda row=row, xs=xs, own=own_flows, entry=entry: _stage(row, xs, own, entry))  # type: ignore[misc]
         specs.append(row_value(row, entry, xs))
         flows.append(stage.flow)
         stages.append(stage)
@@ -71,10 +67,6 @@ def _planned(graph: Graph, specs: Sequence[Any], flows: Sequence[Flow], params: 
         for i, count in zip(row.inputs, stage.kept, strict=True):
             kept[i] = max(kept[i], count)
     return Plan(graph, flows, stages, kept, copies)
-
-
-def _computed_in_copies(chunk: Any) -> Any:
-    raise NotImplementedError
 
 
 def _of_copies(op: Any, x: Any, flow: Flow, entry: Any) -> list[Plan]:
@@ -96,13 +88,18 @@ def _of_copies(op: Any, x: Any, flow: Flow, entry: Any) -> list[Plan]:
     return plans
 
 
-def _stage(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> Stage:
+def _of_row(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> tuple[Stage, list[Plan]]:
+    """Return how a row is computed, and how each copy of its block if it is copies of one."""
     if not xs or not all(isinstance(x, jax.ShapeDtypeStruct) for x in xs):
         msg = f"{row.op!r} computes from something else than signals, so it cannot be streamed"
         raise FuncconvError(msg)
+    if row.op.copies:
+        plans = _of_copies(row.op, *xs, *flows, entry)
+        flow = plans[-1].flows[plans[-1].graph._results[0]]
+        return Stage(flow, (0,), None), plans
     entry = jax.tree.map(spec, entry)
     positionwise = isinstance(row.op, Function) and is_by_position(row.op, entry, xs, [True] * len(xs), 1)
-    return stage_of(row.op, Inputs(flows, [shapes(x) for x in xs], entry, positionwise))
+    return stage_of(row.op, Inputs(flows, [shapes(x) for x in xs], entry, positionwise)), []
 
 
 def long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:

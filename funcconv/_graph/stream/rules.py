@@ -45,7 +45,7 @@ class Stage(NamedTuple):
 
     flow: Flow  # of its value
     kept: tuple[int, ...]  # positions of each input that are kept from one chunk to the next
-    compute: Callable[[Chunk], Any]  # the new positions of the value
+    compute: Callable[[Chunk], Any] | None  # the new positions of the value; None for copies of a block
     skipped: int = 0  # positions of the value that are computed again with those that are kept
 
 
@@ -95,7 +95,8 @@ def _(op: Function, inputs: Inputs) -> Stage:
 @stage_of.register
 def _(op: WeightNorm | WeightStandardize, inputs: Inputs) -> Stage:
     stage = stage_of(op.layer, inputs)
-    return stage._replace(compute=lambda chunk: stage.compute(chunk._replace(entry=op.normalized(chunk.entry))))
+    of_layer: Any = stage.compute
+    return stage._replace(compute=lambda chunk: of_layer(chunk._replace(entry=op.normalized(chunk.entry))))
 
 
 @stage_of.register
@@ -103,10 +104,11 @@ def _(op: SpectralNorm, inputs: Inputs) -> Stage:
     if op.norm != "kernel":  # the norm of the layer depends on the length of the signal
         return stage_of.dispatch(Layer)(op, inputs)
     (shape,), stage = inputs.shapes, stage_of(op.layer, inputs)
+    of_layer: Any = stage.compute
 
     def compute(chunk: Chunk) -> Any:
         entry, _ = op.with_next_state(chunk.entry, chunk.state, shape, train=False)
-        return stage.compute(chunk._replace(entry=entry))
+        return of_layer(chunk._replace(entry=entry))
 
     return stage._replace(compute=compute)
 

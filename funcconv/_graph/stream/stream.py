@@ -90,15 +90,15 @@ class Stream:
         mode_of(graph, state)  # which refuses a state of another graph
         self._state = state
         self._plan = planned(graph)
-        self.multiple = math.lcm(*(flow.rate.denominator for plan in self._plan.all for flow in plan.flows))
+        self.multiple = math.lcm(*(flow.rate.denominator for plan in self._plan.with_inner for flow in plan.flows))
         outputs = [self._plan.flows[i] for i in graph._results]
         delays = [flow.delay for flow in outputs]
         self.delay: Any = delays[0] if len(delays) == 1 else delays
         needed = max([0, *(math.ceil(flow.left / flow.rate) for flow in outputs)])
         self._last = -(-needed // self.multiple) * self.multiple  # samples that the last chunk has
         # So many samples suffice to know that no position that is kept or new is before the signal.
-        kept = max(count for plan in self._plan.all for count in plan.kept)
-        most = max(math.ceil((flow.delay + kept) / flow.rate) for plan in self._plan.all for flow in plan.flows)
+        kept = max(count for plan in self._plan.with_inner for count in plan.kept)
+        most = max(math.ceil((flow.delay + kept) / flow.rate) for plan in self._plan.with_inner for flow in plan.flows)
         self._most = self.multiple * (1 + most)
 
     def init(self, params: Params, *batch: int, dtype: DTypeLike | None = None) -> Carry:
