@@ -8,7 +8,7 @@ layers has twelve shapes of kernels. They have exactly the numbers that `jax.nn.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -36,7 +36,7 @@ def normal(scale: int, exactly: Callable[..., Array]) -> Callable[..., Array]:
 
     def init(key: Array, shape: Shape, dtype: DTypeLike, *factors: float) -> Array:
         if len(shape) < 2 or not _as_vectors(key, dtype):
-            return math.prod(factors, start=exactly(key, shape, dtype))
+            return _times(exactly(key, shape, dtype), factors)
         kind = jax.dtypes.canonicalize_dtype(dtype)
         std = np.sqrt(np.array(scale / math.prod(shape[:-1]), kind)) / np.array(_TRUNCATED_STD, kind)
 
@@ -78,11 +78,17 @@ def _cut(draw: Callable[[int], Array], key: Array, shape: Shape, *factors: Any) 
     """Return the first numbers of a vector in a shape, times the factors."""
     size = math.prod(shape)
     if isinstance(key, jax.core.Tracer):  # the caller's program is compiled as a whole
-        return math.prod(factors, start=draw(size)).reshape(shape)
+        return _times(draw(size), factors).reshape(shape)
     numbers: Array = _leading(draw(next((length for length in _LENGTHS if size <= length), size)), factors, shape)
     return numbers
 
 
 @partial(jax.jit, static_argnums=2)
 def _leading(numbers: Array, factors: tuple[Any, ...], shape: Shape) -> Array:
-    return math.prod(factors, start=numbers[: math.prod(shape)]).reshape(shape)
+    return _times(numbers[: math.prod(shape)], factors).reshape(shape)
+
+
+def _times(numbers: Array, factors: Iterable[Any]) -> Array:
+    for factor in factors:
+        numbers = numbers * factor
+    return numbers

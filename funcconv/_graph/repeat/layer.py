@@ -227,7 +227,7 @@ class Repeat(Layer):
 
     def with_folded_norms(self, params: Any, state: Any, x: Any) -> tuple["Repeat", Any, Any]:
         """Return the copies without the batch norms that follow a layer with a kernel."""
-        graphs = []
+        graphs: list[Graph] = []
 
         def fold(params: Any, state: Any) -> tuple[Any, Any]:
             graph, params, state = fold_norms(self.graph(x), params, state)

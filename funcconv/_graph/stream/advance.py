@@ -40,19 +40,18 @@ def first_kept(plan: Plan, inputs: Sequence[Any], params: Any, batch: Shape) -> 
         params: its parameters.
         batch: the batch axes of the signal.
     """
-    specs, copies = list(inputs), {}
+    specs, copies = list(inputs), dict[str, Any]()
     for row, entry in zip(plan.graph._rows, entry_shapes(plan.graph, params), strict=True):
         xs = [specs[i] for i in row.inputs]
         if row.op.copies:
             one = first_kept(plan.copies[row.name][0], xs, one_copy(entry) or {}, batch)
-            zeros = partial(_zeros_of_copies, row.op.copies)
-            copies[row.name] = jax.tree.map(zeros, one)
+            copies[row.name] = jax.tree.map(partial(_repeated, row.op.copies), one)
         specs.append(row_value(row, entry, xs))
     return {"kept": nothing_kept(specs, plan.kept, batch), "copies": copies}
 
 
-def _zeros_of_copies(n: int, leaf: Array) -> Array:
-    return jnp.zeros((n, *leaf.shape), leaf.dtype)
+def _repeated(n: int, leaf: Array) -> Array:
+    return jnp.broadcast_to(leaf, (n, *leaf.shape))
 
 
 def advance(
@@ -92,7 +91,7 @@ def advance(
 
     for x in chunks:
         append(x)
-    states, copies = mode_of(plan.graph, state).states, {}
+    states, copies = mode_of(plan.graph, state).states, dict[str, Any]()
     rows = zip(plan.graph._rows, plan.stages, checked_entries(plan.graph, params), strict=True)
     for row, stage, entry in rows:
         own_state = states.get(str(row.params)) if row.op.stateful else None

@@ -51,9 +51,11 @@ def planned(graph: Graph) -> Plan:
     return _planned(graph, specs, [SIGNAL] * len(specs), None)
 
 
-def _planned(graph: Graph, specs: Sequence[Any], flows: Sequence[Flow], params: Any) -> Plan:
-    specs, flows, copies = list(specs), list(flows), {}
+def _planned(graph: Graph, specs: list[Any], flows: list[Flow], params: Any) -> Plan:
+    """Return how all values are computed, for the inputs of a long signal and parameters of these shapes."""
+    specs, flows = list(specs), list(flows)
     stages: list[Stage] = []
+    copies: dict[str, list[Plan]] = {}
     for row, entry in zip(graph._rows, entry_shapes(graph, params), strict=True):
         xs, own_flows = [specs[i] for i in row.inputs], [flows[i] for i in row.inputs]
         stage, plans = in_node(row, partial(_of_row, row, xs, own_flows, entry))

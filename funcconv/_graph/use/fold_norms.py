@@ -46,7 +46,7 @@ def fold_norms(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[S
 
 def _folded_copies(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[Same, Params, Mapping[str, Any]]:
     """Return the graph in which the norms inside of copies are folded, with the arrays of the copies."""
-    values, layers = value_shapes(graph, params), {}
+    values, layers = value_shapes(graph, params), dict[Any, Any]()
     for row in graph._rows:
         if not (row.op.copies and row.op.stateful) or row.params in layers:
             continue
