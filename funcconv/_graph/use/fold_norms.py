@@ -50,6 +50,8 @@ def _folded_copies(graph: Same, params: Params, state: Mapping[str, Any]) -> tup
     for row in graph._rows:
         if not (row.op.copies and row.op.stateful) or row.params in layers:
             continue
+        if any(other.params == row.params and other.op != row.op for other in graph._rows):
+            continue  # another layer uses the same entry
         path = tuple(str(row.params).split("/"))
         x = values[graph.nodes[row.inputs[0]]]
         entry, own_state = _entries.get(params, path), _entries.get(state, path)

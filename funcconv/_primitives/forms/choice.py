@@ -94,16 +94,18 @@ CONV = (
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
-    # Large windows that cover the image are as fast in other forms, which sum their products.
+    # Such as one sample of a stream: calling the library takes longer than the product.
     _ONE_POSITION._replace(
-        applies=lambda problem: (
-            _ONE_POSITION.applies(problem)
-            and problem.form.groups == 1
-            and (math.prod(problem.form.positions) > 1 or _LITTLE.applies(problem))
-        )
+        applies=lambda problem: _LITTLE.applies(problem) and _ONE_POSITION.applies(problem) and problem.form.groups == 1
     ),
     _LITTLE,
     _LARGE_WINDOW,
+    # Large windows that cover the image are as fast in other forms, which sum their products.
+    _ONE_POSITION._replace(
+        applies=lambda problem: (
+            _ONE_POSITION.applies(problem) and problem.form.groups == 1 and math.prod(problem.form.positions) > 1
+        )
+    ),
     _xla(lambda problem: problem.is_for_onednn and problem.taps > 1, "oneDNN computes it"),
     _xla(lambda problem: problem.has_fast_groups, "groups that XLA computes fast"),
     # An input gradient computes all stride phases of one kernel, so their taps count together.
