@@ -14,7 +14,7 @@ from .._common.initializers import glorot_uniform, normal, uniform
 from .._common.types import Array, DTypeLike, Initializer, Shape, Sizes
 from .._windows.geometry import per_axis
 
-INITS = {
+INITS: dict[str, Callable[..., Array]] = {
     "lecun_normal": normal(1, initializers.lecun_normal()),
     "glorot_uniform": glorot_uniform,
     "he_normal": normal(2, initializers.he_normal()),

@@ -96,7 +96,7 @@ def _of_row(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> t
         msg = f"{row.op!r} computes from something else than signals, so it cannot be streamed"
         raise FuncconvError(msg)
     if row.op.copies:
-        plans = _of_copies(row.op, *xs, *flows, entry)
+        plans = _of_copies(row.op, xs[0], flows[0], entry)
         flow = plans[-1].flows[plans[-1].graph._results[0]]
         return Stage(flow, (0,), None), plans
     entry = jax.tree.map(spec, entry)
