@@ -6,7 +6,21 @@ from pathlib import Path
 
 import jax
 
-from . import allocator, convolutions, derivatives, eager, forms, gpu, importing, peers, pools, scaling, training
+from . import (
+    allocator,
+    convolutions,
+    derivatives,
+    eager,
+    forms,
+    gpu,
+    importing,
+    peers,
+    pools,
+    scaling,
+    streams,
+    training,
+    zoo,
+)
 from .about import about, place
 from .report import page
 from .tables import show
@@ -22,6 +36,8 @@ SUITES = {
     "importing": importing.results,
     "scaling": scaling.results,
     "training": training.results,
+    "streams": streams.results,
+    "zoo": zoo.results,
     "allocator": allocator.results,
 }
 
@@ -37,7 +53,9 @@ def main() -> None:
     )
     parser.add_argument("--quick", action="store_true", help="fewer rows and rounds, smaller arrays; keeps nothing")
     parser.add_argument(
-        "--report", action="store_true", help="measure nothing; write docs/speed.md and the figures of README.md"
+        "--report",
+        action="store_true",
+        help="measure nothing; write docs/speed.md and figures of README.md and docs/zoo.md",
     )
     options = parser.parse_args()
     unknown = set(options.suites) - set(SUITES)

@@ -76,3 +76,13 @@ def compiling(place: Place) -> str:
         "longer to compile than one call of a library.",
         *parts,
     )
+
+
+def ready_made(place: Place | None) -> str:
+    """Return the table of ready-made networks, for the page about them."""
+    merged = place.table("zoo", "training step of a ready-made network") if place else {}
+    if place is None or not merged:
+        return "The time of training steps was not measured."
+    columns = [Column("training step, ms", "funcconv, ms"), Column("time of Flax / time of funcconv", "flax")]
+    shown = figures("network and images", merged, columns)
+    return f"Measured on the {place.heading} in float32, with jax {' / '.join(place.versions)}.\n\n{shown}"

@@ -1,4 +1,4 @@
-"""Put the page and the parts of the README together, and write them."""
+"""Put the page and the parts of the README and of the page on networks together, and write them."""
 
 import re
 from collections.abc import Mapping
@@ -16,6 +16,7 @@ from .records import MEAN, NOT_RECORDED, Place, facts, load
 ROOT = Path(__file__).parents[2]
 RESULTS = ROOT / "benchmarks" / "results"
 PAGE, README, PICTURE = ROOT / "docs" / "speed.md", ROOT / "README.md", ROOT / "docs" / "pictures" / "speed.png"
+ZOO = ROOT / "docs" / "zoo.md"
 COMMAND = "python -m benchmarks --report"
 
 INTRO = f"""# Speed
@@ -110,7 +111,9 @@ def _sections(place: Place) -> list[str]:
         suites.random_shapes(place),
         suites.pools(place),
         networks.compiling(place),
+        suites.depth(place),
         suites.derivatives(place),
+        suites.streams(place),
         suites.allocator(place),
         suites.calls(place),
     ]
@@ -162,13 +165,19 @@ def readme_blocks(places: list[Place]) -> dict[str, str]:
     return {"headline": wrapped(headline), "table": wrapped(f"{text}\n\n{table_of_ten}")}
 
 
+def zoo_blocks(places: list[Place]) -> dict[str, str]:
+    """Return the parts of the page on ready-made networks that have figures, by the names of their markers."""
+    place = next((place for place in places if place.of_suite("zoo")), None)
+    return {"training steps": wrapped(networks.ready_made(place))}
+
+
 def rewritten(text: str, blocks: Mapping[str, str]) -> str:
     """Return a text with new blocks between its markers `<!-- speed: NAME -->` and `<!-- end of speed: NAME -->`."""
     for name, block in blocks.items():
         start, end = f"<!-- speed: {name} -->", f"<!-- end of speed: {name} -->"
         pattern = re.compile(f"{re.escape(start)}.*?{re.escape(end)}", re.DOTALL)
         if len(pattern.findall(text)) != 1:
-            message = f"README.md must have the markers {start} and {end} once"
+            message = f"the text must have the markers {start} and {end} once"
             raise ValueError(message)
         text = pattern.sub(lambda _, new=f"{start}\n{block}\n{end}": new, text)
     return text
@@ -189,6 +198,7 @@ def write() -> None:
     places, records = load(RESULTS)
     PAGE.write_text(page(places, records, choice.results()))
     README.write_text(rewritten(README.read_text(), readme_blocks(places)))
+    ZOO.write_text(rewritten(ZOO.read_text(), zoo_blocks(places)))
     if result := pictured(places):
         from ..picture import draw
 

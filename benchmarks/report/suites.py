@@ -197,6 +197,48 @@ def growth(place: Place) -> str:
     return table(["size", "from, to", "smallest, ms", "largest, ms", "most from one size to the next"], body)
 
 
+def depth(place: Place) -> str:
+    """Return what deep networks cost in one loop and in series."""
+    columns = {
+        "tracing and compiling, s": "tracing and compiling, seconds",
+        "program, kB": "program, kB",
+        "temporary memory, MB": "temporary memory, MB",
+        "first init, s": "first `graph.init`, seconds",
+    }
+    return section(
+        "Deep networks",
+        "The gradient of residual blocks with two 3x3 convolutions of 16 channels, on images of 8x32x32x16. "
+        "`fc.repeat` computes the blocks in one loop, `fc.serial` one after another. `remat` computes values again "
+        "instead of keeping them.",
+        figures(
+            "network",
+            place.table("scaling", "the gradient of a deep network"),
+            [Column(heading, column, 3) for column, heading in columns.items()],
+        ),
+    )
+
+
+def streams(place: Place) -> str:
+    """Return what a sample takes in chunks."""
+    columns = {
+        "us a sample": "microseconds for a sample",
+        "times real time": "times as fast as real time",
+        "times as long as the whole": "time / time of all at once",
+    }
+    return section(
+        "Streams",
+        "`fc.stream` on one signal of 16,000 samples in a second, which arrives in chunks: each chunk is one call of a "
+        "compiled step, which has the parameters as constants and whose carry is donated. In one `jax.lax.scan`, "
+        "samples are computed one after another, as for drawing them from the network. `16 layers` is a WaveNet of 32 "
+        "channels, `zoo.wavenet` that of `fc.zoo.wavenet()`, with 30 layers and 256 channels in the last ones.",
+        figures(
+            "network and chunks",
+            place.table("streams", "a sample of a stream"),
+            [Column(heading, column, 3) for column, heading in columns.items()],
+        ),
+    )
+
+
 ALLOCATOR_COLUMNS = {
     "all settings": "`funcconv run`",
     "no huge pages": "with `--no-huge-pages`",

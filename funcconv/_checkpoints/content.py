@@ -29,7 +29,7 @@ def read_content(op: str, path: str | os.PathLike[str], step: int | None = None)
     if is_folder and _has_steps(folder := Path(path).absolute()):
         return _of_run(op, os.fspath(path), folder, step)
     if step is not None:
-        msg = f"{op}: step={step} needs a folder to which `fit` or `save` has written; {path} is none"
+        msg = f"{op}: which={step} needs a folder to which `fit` or `save` has written; {path} is none"
         raise FuncconvError(msg)
     return orbax_content(op, os.fspath(path)) if is_folder else file_content(op, path)
 

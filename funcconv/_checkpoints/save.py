@@ -130,7 +130,8 @@ def restore(
     """
     which = checked_which("train.restore", which)
     if into is not None and like is None:
-        step = None if which == "last" else next(_steps(_stored("train.restore", path), path, which))
+        step = _best_step(_stored("train.restore", path), path) if which == "best" else which
+        step = None if step == "last" else step
         return restored_parts(
             "train.restore", path, into, match=match, missing=missing, mismatched=mismatched, key=key, step=step
         )

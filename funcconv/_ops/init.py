@@ -10,11 +10,11 @@ import jax.numpy as jnp
 from jax.nn import initializers
 
 from .._common.errors import FuncconvError, suggest
-from .._common.initializers import glorot_uniform, normal
+from .._common.initializers import glorot_uniform, normal, uniform
 from .._common.types import Array, DTypeLike, Initializer, Shape, Sizes
 from .._windows.geometry import per_axis
 
-INITS = {
+INITS: dict[str, Callable[..., Array]] = {
     "lecun_normal": normal(1, initializers.lecun_normal()),
     "glorot_uniform": glorot_uniform,
     "he_normal": normal(2, initializers.he_normal()),
@@ -255,7 +255,7 @@ def _draw(
     bias_init: Callable[..., Array] = initializers.zeros
     if init == "torch":
         bound = 1 / math.sqrt(torch_fan_in or math.prod(shape[:-1]))
-        kernel_init = bias_init = partial(jax.random.uniform, minval=-bound, maxval=bound)
+        kernel_init = bias_init = partial(uniform, bound=bound)
     elif not callable(init):
         if not isinstance(init, str) or init not in INITS:
             msg = f"{op}: unknown init {init!r}{suggest(init, (*INITS, 'torch'))}"

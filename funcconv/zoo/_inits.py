@@ -6,9 +6,9 @@ Normal distributions are cut off at two standard deviations and have the given v
 import math
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 
+from .._common.initializers import uniform
 from .._common.types import Array, DTypeLike, Shape
 from .._graph.to_file.registry import register_op
 from .._ops.init import INITS
@@ -18,23 +18,22 @@ _lecun_normal = INITS["lecun_normal"]  # variance 1 / fan_in
 
 def he_normal_by_outputs(key: Array, shape: Shape, dtype: DTypeLike) -> Array:
     """Draw a kernel with variance `2 / fan_out`, PyTorch's `kaiming_normal_(mode="fan_out")`."""
-    return _lecun_normal(key, shape, dtype) * math.sqrt(2 * shape[-2] / shape[-1])
+    return _lecun_normal(key, shape, dtype, math.sqrt(2 * shape[-2] / shape[-1]))
 
 
 def normal_with_deviation_001(key: Array, shape: Shape, dtype: DTypeLike) -> Array:
     """Draw a kernel with the standard deviation 0.01."""
-    return _lecun_normal(key, shape, dtype) * (0.01 * math.sqrt(math.prod(shape[:-1])))
+    return _lecun_normal(key, shape, dtype, 0.01 * math.sqrt(math.prod(shape[:-1])))
 
 
 def normal_with_deviation_002(key: Array, shape: Shape, dtype: DTypeLike) -> Array:
     """Draw a kernel with the standard deviation 0.02."""
-    return _lecun_normal(key, shape, dtype) * (0.02 * math.sqrt(math.prod(shape[:-1])))
+    return _lecun_normal(key, shape, dtype, 0.02 * math.sqrt(math.prod(shape[:-1])))
 
 
 def uniform_by_outputs(key: Array, shape: Shape, dtype: DTypeLike) -> Array:
     """Draw a kernel uniformly within `±1 / sqrt(outputs)`."""
-    bound = 1 / math.sqrt(shape[-1])
-    return jax.random.uniform(key, shape, dtype, -bound, bound)
+    return uniform(key, shape, dtype, 1 / math.sqrt(shape[-1]))
 
 
 def small_scale(key: Array, shape: Shape) -> Any:

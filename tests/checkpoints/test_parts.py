@@ -208,7 +208,7 @@ def test_nothing_is_restored():
         ({"into": {"a": 1.0}, "missing": "kep"}, "missing must be 'raise' or 'keep'; got 'kep'; did you mean 'keep'"),
         ({"into": {"a": 1.0}, "mismatched": None}, "mismatched must be 'raise' or 'keep'; got None"),
         ({"into": {"a": 1.0}, "key": "b"}, "choose a part of a file"),
-        ({"into": {"a": 1.0}, "step": 3}, "choose a part of a file"),
+        ({"into": {"a": 1.0}, "which": 3}, "choose a part of a file"),
         ({"into": {"a": 1.0}, "key": 3}, "key must be the path of an entry.*got 3"),
         ({"into": {"a": 1.0}, "key": ""}, "key must be the path of an entry"),
         ({"into": {"a": 1.0}, "like": {"a": 1.0}}, "pass like=.*or into="),
@@ -313,7 +313,7 @@ def test_a_folder(tmp_path):
     assert report.notes == ()
     same(restore(tmp_path, into=zeros(PARAMS), which=1)[0], PARAMS)
     same(restore(tmp_path, into=zeros(PARAMS["trunk"]), key="trunk", which=1)[0], PARAMS["trunk"])
-    refused("no checkpoint of step 3", path=tmp_path, into=zeros(PARAMS), step=3)
+    refused("no checkpoint of step 3", path=tmp_path, into=zeros(PARAMS), which=3)
     refused("no entry 'trnk'; it has '@odd', 'trunk'", path=tmp_path, into=zeros(PARAMS), key="trnk")
 
 
@@ -326,7 +326,7 @@ def test_a_damaged_folder_is_skipped(tmp_path):
     with pytest.warns(UserWarning, match="step 2 .* is skipped: it is damaged"):
         tree, _ = restore(tmp_path, into=zeros(PARAMS))
     same(tree, PARAMS)
-    refused("step 2 .* is damaged", path=tmp_path, into=zeros(PARAMS), step=2)
+    refused("step 2 .* is damaged", path=tmp_path, into=zeros(PARAMS), which=2)
 
 
 @pytest.fixture
@@ -372,7 +372,7 @@ def test_our_own_safetensors(tmp_path):
     same(tree, PARAMS)  # also a name with @, and a square window: the axes are ours
     assert report.unused == ("@state/norm/mean",)
     same(restore(path, into=zeros(running), key="@state")[0], running)
-    refused(r"step=3 needs a folder", path=path, into=zeros(PARAMS), step=3)
+    refused(r"which=3 needs a folder", path=path, into=zeros(PARAMS), which=3)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, ml_dtypes.bfloat16, F32, np.float64, np.int64, np.uint8, bool])

@@ -5,6 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.nn import initializers
+from jaxprs import equations
 
 import funcconv as fc
 from funcconv._common import initializers as _initializers
@@ -69,7 +70,8 @@ def test_shapes_of_kernels_share_a_program(monkeypatch):
     draw = jax.random.truncated_normal
 
     def recorded(key, lower, upper, shape, dtype):
-        lengths.append(shape)
+        if not isinstance(key, jax.core.Tracer):  # the shapes of parameters are inferred too
+            lengths.append(shape)
         return draw(key, lower, upper, shape, dtype)
 
     monkeypatch.setattr(jax.random, "truncated_normal", recorded)
@@ -77,3 +79,40 @@ def test_shapes_of_kernels_share_a_program(monkeypatch):
     fc.Graph(x, fc.serial(fc.Conv(4, 3), fc.Conv(5, 3), fc.flatten, fc.Dense(2))(x)).init(jax.random.key(0))
     assert len(lengths) == 3
     assert len(set(lengths)) == 1
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_uniform_numbers_are_those_of_jax(dtype):
+    for i, shape in enumerate([(7,), *SHAPES]):
+        key = jax.random.key(i)
+        expected = jax.random.uniform(key, shape, dtype, -0.25, 0.25)
+        assert bits(_initializers.uniform(key, shape, dtype, 0.25)) == bits(expected), shape
+        within = jax.jit(lambda key, shape=shape: _initializers.uniform(key, shape, dtype, 0.25))(key)
+        assert bits(within) == bits(expected), shape
+
+
+@pytest.mark.parametrize("name", JAX_INITS)
+def test_mapped_keys_draw_the_same_numbers(name):
+    keys = jax.random.split(jax.random.key(0), 3)
+    ours = jax.vmap(lambda key: INITS[name](key, (3, 3, 5, 7), "float32"))(keys)
+    for key, kernel in zip(keys, ours, strict=True):
+        assert bits(kernel) == bits(JAX_INITS[name](key, (3, 3, 5, 7), "float32"))
+
+
+def test_factors_multiply_the_numbers():
+    for key in (jax.random.key(0), jax.random.PRNGKey(0)):
+        expected = JAX_INITS["lecun_normal"](key, (3, 5, 7), "float32") * 0.3
+        assert bits(INITS["lecun_normal"](key, (3, 5, 7), "float32", 0.3)) == bits(expected)
+
+
+def test_programs_draw_vectors():
+    """XLA needs several times as long to compile random numbers in the shape of a kernel."""
+    x = fc.Input("x", (16, 16, 3))
+    layers = fc.serial(fc.Conv(3, 3, padding=1), fc.Conv(3, 3, padding=1, init="torch"))
+    graph = fc.Graph(x, fc.serial(layers, fc.repeat(layers, 3))(x))
+    drawn = [
+        equation.outvars[0].aval.shape
+        for equation in equations(jax.make_jaxpr(graph.init)(jax.random.key(0)))
+        if equation.primitive.name == "random_bits"
+    ]
+    assert sorted(drawn) == [(3,), (3, 3), (3, 81), (3, 81), (81,), (81,)]  # with an axis of copies

@@ -48,6 +48,11 @@ def test_the_readme_is_written_from_the_results():
     assert page.rewritten(text, page.readme_blocks(load(page.RESULTS)[0])) == text, AGAIN
 
 
+def test_the_table_of_ready_made_networks_is_written_from_the_results():
+    text = page.ZOO.read_text()
+    assert page.rewritten(text, page.zoo_blocks(load(page.RESULTS)[0])) == text, AGAIN
+
+
 def test_the_readme_has_ten_rows():
     table = page.readme_blocks(load(page.RESULTS)[0])["table"]
     assert len(re.findall(r"^\| ", table, re.MULTILINE)) == 11  # with the head
@@ -128,6 +133,23 @@ def test_the_spread_is_shown(folder):
     tables["conv, against lax"]["stem"] |= quartiles([1.8, 2.0, 2.0, 2.2, 4.0], [1.0] * 5)
     text = page.page(*load(folder("convolutions-cpu-jax1.0", tables, jax="1.0")))
     assert row(text, "convolution")[-1] == "±5 %"
+
+
+def test_streams_and_deep_networks_are_shown(folder):
+    streams = {"us a sample": 31.25, "times real time": 2.0, "times as long as the whole": 5.0}
+    folder("streams-cpu-jax1.0", {"a sample of a stream": {"16 layers, chunks of 1": streams}}, jax="1.0")
+    deep = {"tracing and compiling, s": 0.5, "program, kB": 57.0, "temporary memory, MB": 27.0, "first init, s": 0.6}
+    tables = {"the gradient of a deep network": {"8 blocks, repeat": deep}}
+    text = page.page(*load(folder("scaling-cpu-jax1.0", tables, jax="1.0")))
+    assert row(text, "16 layers, chunks of 1") == ["31.2", "2.00", "5.00"]
+    assert row(text, "8 blocks, repeat") == ["0.500", "57.0", "27.0", "0.600"]
+
+
+def test_ready_made_networks_are_shown(folder):
+    assert "not measured" in page.zoo_blocks([])["training steps"]
+    table = {"training step of a ready-made network": {"lenet(), 64x28x28x1": {"funcconv, ms": 4.0, "flax": 1.5}}}
+    places, _ = load(folder("zoo-cpu-jax1.0", table, jax="1.0"))
+    assert row(page.zoo_blocks(places)["training steps"], "lenet(), 64x28x28x1") == ["4.0", "1.5"]
 
 
 def test_a_gpu_record_may_lack_parts(tmp_path):

@@ -23,8 +23,9 @@ def random_layer(draw):
         padding = draw.choice([0, 1, "SAME", ((1, 0),)])
         return fc.ConvTranspose(2, (window,), stride=draw.choice([1, 2, 4]), padding=padding)
     if kind == "pool":
-        reduce = draw.choice(["max", "min", "mean", "sum", "lse", "prod", "lp"])
-        return fc.Pool((window,), stride=stride, padding=draw.randint(0, window // 2), reduce=reduce)
+        reduce, ceil_mode = draw.choice(["max", "min", "mean", "sum", "lse", "prod", "lp"]), draw.random() < 0.3
+        padding = draw.randint(0, window // 2)
+        return fc.Pool((window,), stride=stride, padding=padding, reduce=reduce, ceil_mode=ceil_mode)
     if kind == "residual":
         return fc.residual(fc.serial(fc.Conv(2, (3,), padding="SAME"), jnp.tanh), fc.Conv(2, (1,)))
     return {"function": jnp.tanh, "norm": fc.LayerNorm(), "dense": fc.Dense(2)}[kind]
@@ -114,6 +115,13 @@ def test_images_can_arrive_row_by_row(rng):
     close(streamed(stream, params, image, 4), graph(params, image))
 
 
+def test_pools_without_padding_reduce_by_anything(rng):
+    last = fc.Pool((2,), reduce=lambda taps, axis: jnp.sum(taps**2, axis), stride=1)
+    graph = graph_of(fc.serial(fc.Pool((3,), stride=2, reduce="median"), last), 24, 2)
+    params, signal = graph.init(jax.random.key(0)), jnp.asarray(rng.normal(size=(2, 24, 2)))
+    close(streamed(fc.stream(graph), params, signal, 4), graph(params, signal))
+
+
 def test_streams_are_pure_functions(rng):
     graph = graph_of(branches, 16, 2)
     stream = fc.stream(graph, state=graph.init_state())
@@ -172,13 +180,62 @@ def test_the_dtype_of_the_signal(dtype, rng):
     close(y, graph(params, signal), dtype)
 
 
+@pytest.mark.parametrize("chunk", [1, 2, 3, 5, 6])
+def test_windows_with_gaps_that_are_longer_than_a_chunk(chunk, rng):
+    layers = [
+        fc.Conv(2, 3, padding="CAUSAL", dilation=5, renormalize=True),
+        fc.Pool((3,), stride=1, padding=4, dilation=4, reduce="mean"),
+        fc.Conv(2, 2, padding=((7, 0),), dilation=7),
+    ]
+    graph = graph_of(fc.serial(*layers), 30, 2)
+    params, signal = graph.init(jax.random.key(0)), jnp.asarray(rng.normal(size=(2, 30, 2)))
+    close(streamed(fc.stream(graph), params, signal, chunk), graph(params, signal))
+
+
+def test_what_is_kept_is_one_array_of_each_dtype():
+    def both(x):
+        return fc.serial(fc.Conv(2, 3, padding="CAUSAL"))(x) + fc.serial(fc.Conv(2, 9, padding="CAUSAL"))(x)
+
+    graph = graph_of(both, 16, 2)
+    stream, params = fc.stream(graph), graph.init(jax.random.key(0))
+    carry = stream.init(params, 3)
+    assert jax.tree.map(jnp.shape, carry["kept"]) == {"float64": (3, 8 * 2)}  # once for both readers
+    narrow = stream.init(jax.tree.map(lambda leaf: leaf.astype("float32"), params), 3, dtype="float32")
+    with pytest.raises(fc.FuncconvError, match="other shapes or dtypes"):
+        stream.step(params, {**narrow, "inputs": carry["inputs"]}, jnp.ones((3, 1, 2)))
+
+
+REPEATED = {
+    "causal": fc.residual(fc.serial(fc.Conv(2, 3, padding="CAUSAL", dilation=2), jnp.tanh)),
+    "ahead": fc.residual(fc.serial(fc.Conv(2, 5, padding="SAME"), fc.BatchNorm(), jnp.tanh)),
+    "nested": fc.serial(
+        fc.repeat(fc.serial(fc.Conv(2, 3, padding="SAME"), jnp.tanh), 2), fc.Pool(3, stride=1, padding=1)
+    ),
+    "strides": fc.serial(fc.Conv(3, 2, stride=2), fc.ConvTranspose(2, 2, stride=2)),
+    "function": jnp.tanh,
+}
+
+
+@pytest.mark.parametrize("before", [(), (fc.Conv(2, 3, padding=1, stride=2),)], ids=["", "strided"])
+@pytest.mark.parametrize("name", REPEATED)
+def test_copies_of_a_block(name, before, rng):
+    graph = graph_of(fc.serial(*before, fc.repeat(REPEATED[name], 3), fc.Conv(1, 3, padding=1)), 24, 2)
+    params, state = graph.init(jax.random.key(0)), graph.init_state()
+    state = jax.tree.map(lambda leaf: jnp.asarray(rng.uniform(0.5, 2, leaf.shape)), state)
+    stream, signal = fc.stream(graph, state=state), jnp.asarray(rng.normal(size=(2, 24, 2)))
+    for chunk in (4, 12):
+        close(streamed(stream, params, signal, chunk), graph.apply(params, state, signal)[0])
+
+
 REFUSED = {
+    "repeat1": fc.repeat(fc.serial(fc.Conv(3, 4, stride=2, padding=1), fc.ConvTranspose(2, 4, stride=2, padding=1)), 3),
     "global_pool1": fc.global_pool,
     "flatten1": fc.Flatten(),
     "group_norm1": fc.GroupNorm(2),
     "cumsum1": partial(jnp.cumsum, axis=-2),
     "conv2": fc.Conv(2, 3, padding=1, pad_mode="reflect"),
-    "pool1": fc.Pool(3, reduce="median"),
+    "pool1": fc.Pool(3, padding=1, reduce="median"),
+    "pool2": fc.serial(fc.Pool(2), fc.Pool(3, stride=2, ceil_mode=True, reduce="mean", count_include_pad=True)),
     "local_conv1": fc.LocalConv(2, 3),
     "add1": None,
 }

@@ -95,6 +95,7 @@ def test_it_is_chosen():
     covering = forms(fc.conv, (7, 7, 16, 128), (32, 7, 7, 64), groups=4)
     assert covering["conv_input_grad"] == covering["conv_kernel_grad"] == "single_position"
     assert set(forms(fc.conv, (4, 4, 32, 64), (64, 1, 1, 32), padding="FULL").values()) == {"single_position"}
+    assert forms(fc.conv, (2, 32, 32), (1, 2, 32))["conv"] == "single_position"  # a sample of a stream
     assert "single_position" not in forms(fc.conv, (3, 3, 32, 64), (64, 8, 8, 32)).values()
     assert "single_position" not in forms(fc.conv, (3, 3, 64, 64), (64, 1, 1, 64), padding=1).values()  # one tap
 

@@ -141,6 +141,16 @@ class Layer:
         del key, train
         return self.apply(params, *xs, batch=batch), state
 
+    def run_inside(
+        self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool, inside: Any
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Compute a layer that is copies of a network; return the values inside too, by their names."""
+        raise NotImplementedError
+
+    def with_folded_norms(self, params: Any, state: Any, x: Any) -> tuple["Layer", Any, Any]:
+        """Return a layer that is copies of a network without the batch norms inside, its parameters and its state."""
+        raise NotImplementedError
+
 
 def check_nodes(layer: object, inputs: Sequence[object]) -> None:
     """Refuse inputs that are not nodes."""

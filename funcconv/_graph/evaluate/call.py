@@ -3,15 +3,13 @@
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias
 
-import jax
-
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Params, Shape
-from ..._windows.layout import as_array
 from ..infer.check_parameters import checked_entries
 from ..masked.values import unmasked
 from ..name import entries as _entries
 from .inputs import batch_axes
+from .inside import Inside, checked_edit, inner_edit, is_inside
 from .rows import Mode, Run, evaluate
 
 # What takes the place of values, by the names of their nodes: an array, or a function of the value.
@@ -31,7 +29,14 @@ def mode_of(graph: Any, state: Mapping[str, Any] | None) -> Mode:
 
 
 def all_values(
-    graph: Any, params: Params, xs: Sequence[Any], mode: Mode, *, masked: bool, edits: Edits | None = None
+    graph: Any,
+    params: Params,
+    xs: Sequence[Any],
+    mode: Mode,
+    *,
+    masked: bool,
+    edits: Edits | None = None,
+    found: dict[str, Any] | None = None,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return every value, the inputs and then the rows, and the next states.
 
@@ -42,11 +47,21 @@ def all_values(
         mode: how it is evaluated.
         masked: whether values whose positions are not all real are `Masked`, or only the arrays.
         edits: for the names of nodes, what takes the place of their values: an array, or a function of the value.
+        found: gets the values inside of copies by their names. Default: None, they are not kept.
     """
+    edits = edits or {}
     entries = checked_entries(graph, params, [unmasked(x) for x in xs])
-    by_number = {number_of(graph, name, "edits"): _checked_edit(name, edit) for name, edit in (edits or {}).items()}
-    values, states = evaluate(graph._rows, entries, xs, batch_axes(graph, xs), mode, by_number)
-    return values if masked else [unmasked(value) for value in values], states
+    inner = [name for name in edits if name not in graph.nodes and is_inside(graph._rows, name)]
+    inside = Inside({name: inner_edit(name, edits[name]) for name in inner}, found)
+    by_number = {
+        number_of(graph, name, "edits"): checked_edit(name, edit) for name, edit in edits.items() if name not in inner
+    }
+    values, states = evaluate(graph._rows, entries, xs, batch_axes(graph, xs), mode, by_number, inside)
+    if not masked:
+        values = [unmasked(value) for value in values]
+        if found is not None:
+            found.update({name: unmasked(value) for name, value in found.items()})
+    return values, states
 
 
 def as_function(graph: Any, xs: Sequence[Any], batch: Shape, mode: Mode) -> Run:
@@ -60,29 +75,6 @@ def as_function(graph: Any, xs: Sequence[Any], batch: Shape, mode: Mode) -> Run:
         return [unmasked(value) for value in evaluate(graph._rows, entries, xs, batch, mode, edits)[0]]
 
     return run
-
-
-def _checked_edit(name: str, edit: Any) -> Callable[[Any], Any]:
-    """Return an edit as a function that refuses a result of another shape or dtype than the value."""
-
-    def edited(value: Any) -> Any:
-        new = edit(value) if callable(edit) else edit
-        new = jax.tree.map(lambda leaf: as_array("edits", f"the value of node {name!r}", leaf), new)
-        before, after = (jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype.name), tree) for tree in (value, new))
-        if before != after:
-            msg = (
-                f"edits: the new value of node {name!r} must be like its value, {_types(value)}; got {_types(new)}. "
-                "Broadcast and cast it, for example with a function: lambda value: jnp.zeros_like(value)"
-            )
-            raise FuncconvError(msg)
-        return new
-
-    return edited
-
-
-def _types(value: Any) -> Any:
-    types = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", value)
-    return types if isinstance(types, str) else repr(types)
 
 
 def number_of(graph: Any, name: str, method: str) -> int:

@@ -42,7 +42,7 @@ def rows_in_evaluation(rows: Sequence[Row], patterns: str | Sequence[str]) -> Pa
     )
 
 
-def inside(paths: Paths, row: Row) -> Paths:
+def in_repeat(paths: Paths, row: Row) -> Paths:
     """Return the rows in a repeat that are among some paths, by their paths in it."""
     if not (paths and row.op.copies):
         return frozenset()

@@ -14,7 +14,8 @@ from ..._ops.init import fold_in_name
 from ..._ops.masks import Masked
 from ..masked.layers import run_masked
 from ..name.flatten import Row
-from .parts import Paths, inside
+from .inside import NOTHING, Inside
+from .parts import Paths, in_repeat
 
 _NONE: Mapping[Any, Any] = MappingProxyType({})
 _MOST_NARROW_SUMS = 3  # gradients that are summed in 16 bits; a longer sum would lose digits
@@ -39,6 +40,7 @@ def evaluate(
     batch: Shape,
     mode: Mode,
     edits: Mapping[int, Callable[[Any], Any]] = _NONE,
+    inside: Inside = NOTHING,
 ) -> tuple[list[Any], dict[str, Any]]:
     """Return every value of a graph: its inputs, then its rows.
 
@@ -49,6 +51,7 @@ def evaluate(
         batch: the axes in front of every input.
         mode: the states, and whether it is training.
         edits: what is done to a value, by its number, before others see it.
+        inside: what is done with values inside of rows that are copies of a block.
 
     Returns:
         The values by their numbers, and the next states. Rows that share an entry share its state, one after another.
@@ -78,7 +81,10 @@ def evaluate(
         state = states.get(str(row.params)) if row.op.stateful else None
         operands = [readers[i]() for i in row.inputs]
         try:
-            if any(isinstance(operand, Masked) for operand in operands):
+            if row.op.copies:
+                value, state, found = row.op.run_inside(entry, state, *operands, **options, inside=inside.of(row.name))
+                inside.put(row.name, found)
+            elif any(isinstance(operand, Masked) for operand in operands):
                 value, state = run_masked(row.op, entry, state, operands, **options)
             else:
                 value, state = row.op.run(entry, state, *operands, **options)
@@ -103,7 +109,7 @@ def _options(row: Row, batch: Shape, mode: Mode) -> dict[str, Any]:
     # Folded from the name, so that another random node does not change what this one draws.
     key = fold_in_name(mode.key, row.name) if is_drawn else None  # type: ignore[arg-type]
     options: dict[str, Any] = {"batch": batch, "key": key, "train": mode.train and not is_evaluating}
-    if paths := inside(mode.evaluating, row):
+    if paths := in_repeat(mode.evaluating, row):
         options["evaluating"] = paths
     return options
 

@@ -51,15 +51,7 @@ class Call(NamedTuple):
 
 
 def run_masked(
-    op: Layer,
-    entry: Any,
-    state: Any,
-    xs: Sequence[Any],
-    *,
-    batch: Shape,
-    key: Array | None,
-    train: bool,
-    **of_repeat: Any,
+    op: Layer, entry: Any, state: Any, xs: Sequence[Any], *, batch: Shape, key: Array | None, train: bool
 ) -> tuple[Any, Any]:
     """Return the value of a row, `Masked` if positions are left, and its next state.
 
@@ -71,13 +63,12 @@ def run_masked(
         batch: the batch axes.
         key: of what it draws in training.
         train: whether it is evaluated in training.
-        **of_repeat: options that only a repeat has.
 
     Raises:
         FuncconvError: if the op would mix real and masked positions.
     """
     if op.takes_masked:
-        return op.run(entry, state, *xs, batch=batch, key=key, train=train, **of_repeat)
+        return op.run(entry, state, *xs, batch=batch, key=key, train=train)
     return _run(op, Call(entry, state, xs, joint_mask(xs), batch, key, train))
 
 

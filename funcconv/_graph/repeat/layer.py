@@ -14,6 +14,7 @@ from ..._common.types import Array, Shape
 from ..._ops.masks import Masked
 from ..declare.inference import result, spec
 from ..declare.layer import Layer
+from ..evaluate.inside import NOTHING, InnerEdit, Inside, for_copies
 from ..evaluate.parts import Paths
 from ..evaluate.rows import Mode, evaluate
 from ..infer.init import draw_parameters, first_state
@@ -22,6 +23,7 @@ from ..masked.values import unmasked
 from ..name import entries as _entries
 from ..name.block import INPUT, Block
 from ..name.flatten import InputRow
+from ..use.fold_norms import fold_norms
 from ..use.graph import Graph
 from ..use.structure import from_parts
 
@@ -166,7 +168,11 @@ class Repeat(Layer):
         state = self.first_state_for(jax.tree.map(spec, params), one) if self.stateful else None
         return self.run(params, state, x, batch=batch, key=None, train=False)[0]
 
-    def run(
+    def run(self, params: Any, state: Any, *xs: Any, batch: Shape, key: Array | None, train: bool) -> tuple[Any, Any]:
+        """Compute the copies, in training or not, and the next state of each."""
+        return self.run_inside(params, state, *xs, batch=batch, key=key, train=train, inside=NOTHING)[:2]
+
+    def run_inside(
         self,
         params: Any,
         state: Any,
@@ -174,9 +180,10 @@ class Repeat(Layer):
         batch: Shape,
         key: Array | None,
         train: bool,
+        inside: Inside,
         evaluating: Paths = frozenset(),
-    ) -> tuple[Any, Any]:
-        """Compute the copies, in training or not, and the next state of each; some rows stay in evaluation mode."""
+    ) -> tuple[Any, Any, dict[str, Any]]:
+        """Compute the copies; return the values inside too, each with an axis of copies in front."""
         (x,) = xs
         if not hasattr(unmasked(x), "shape"):
             msg = (
@@ -186,34 +193,59 @@ class Repeat(Layer):
         self.check_input(unmasked(x).shape[len(batch) :])
         self._check_copies(params)
         keys = self._keys(key) if self.random and train and key is not None else None
-        y, states = lax.scan(self._step(batch, evaluating, train=train), x, (params, state, keys), length=self.n)
-        return y, states if train else state
+        numbers = jnp.arange(self.n) if inside.edits else None
+        step = self._step(batch, inside, evaluating, train=train)
+        y, (states, found) = lax.scan(step, x, (params, state, keys, numbers), length=self.n)
+        return y, states if train else state, found or {}
 
-    def _step(self, batch: Shape, evaluating: Paths, *, train: bool) -> Callable[..., Any]:
+    def _step(self, batch: Shape, inside: Inside, evaluating: Paths, *, train: bool) -> Callable[..., Any]:
         """Return the function of one copy: one object for each kind of call, by which JAX knows compiled loops."""
-        if (batch, evaluating, train) not in self._steps:
+        collects = inside.found is not None
+        kind = (batch, evaluating, train, collects)
+        if not inside.edits and kind in self._steps:
+            return self._steps[kind]
 
-            def step(x: Any, copy: Any) -> tuple[Any, Any]:
-                params, state, key = copy
-                y, state = self._of_one_copy(x, params, state, batch, Mode(key=key, train=train, evaluating=evaluating))
-                _check_result(x, y)
-                return y, state if train else None
+        def step(x: Any, copy: Any) -> tuple[Any, Any]:
+            params, state, key, number = copy
+            edits = for_copies(inside.edits, self.block.rows, number, self.n) if inside.edits else {}
+            within = Inside(edits, {} if collects else None) if edits or collects else NOTHING
+            mode = Mode(key=key, train=train, evaluating=evaluating)
+            y, state = self._of_one_copy(x, params, state, batch, mode, within)
+            _check_result(x, y)
+            return y, (state if train else None, within.found)
 
-            if self.remat is not None:
-                policy = self.remat if callable(self.remat) else None
-                step = jax.checkpoint(step, prevent_cse=False, policy=policy)
-            self._steps[batch, evaluating, train] = step
-        return self._steps[batch, evaluating, train]
+        if self.remat is not None:
+            policy = self.remat if callable(self.remat) else None
+            step = jax.checkpoint(step, prevent_cse=False, policy=policy)
+        if not inside.edits:
+            self._steps[kind] = step
+        return step
 
     @cached_property
     def _steps(self) -> dict[Any, Callable[..., Any]]:
         return {}
 
-    def _of_one_copy(self, x: Any, params: Any, state: Any, batch: Shape, mode: Mode) -> tuple[Any, Any]:
+    def _of_one_copy(self, x: Any, params: Any, state: Any, batch: Shape, mode: Mode, inside: Inside) -> Any:
         states = {str(row.params): _entries.get(state, path) for row, path in self._kept() if _entries.has(state, path)}
-        rows, entries = self.block.rows, self._row_entries(params)
-        values, states = evaluate(rows, entries, [x], batch, mode._replace(states=states))
+        rows, entries, names = self.block.rows, self._row_entries(params), [row.name for row in self.block.rows]
+        edits = {1 + names.index(name): _of_value(edit) for name, edit in inside.edits.items() if name in names}
+        values, states = evaluate(rows, entries, [x], batch, mode._replace(states=states), edits, inside)
+        if inside.found is not None:
+            inside.found.update(zip(names, values[1:], strict=True))
         return values[self.block.result], _entries.tree_of(states)
+
+    def with_folded_norms(self, params: Any, state: Any, x: Any) -> tuple["Repeat", Any, Any]:
+        """Return the copies without the batch norms that follow a layer with a kernel."""
+        graphs: list[Graph] = []
+
+        def fold(params: Any, state: Any) -> tuple[Any, Any]:
+            graph, params, state = fold_norms(self.graph(x), params, state)
+            graphs.append(graph)
+            return params, state
+
+        params, state = jax.vmap(fold)(params, state)
+        rows, results = graphs[0].rows, graphs[0]._results
+        return replace(self, block=Block(rows, results[0], self.block.declared)), params, state
 
     def _kept(self) -> list[tuple[Any, Any]]:
         """Return the rows with a state, with the paths of their entries."""
@@ -245,6 +277,10 @@ class Repeat(Layer):
 def one_copy(tree: Any) -> Any:
     """Return the shapes and dtypes of one copy's arrays, from those of all copies."""
     return jax.tree.map(lambda leaf: spec(leaf).update(shape=leaf.shape[1:]), tree)
+
+
+def _of_value(edit: InnerEdit) -> Callable[[Any], Any]:
+    return lambda value: edit(value, ())
 
 
 def _check_result(x: Any, y: Any) -> None:

@@ -23,7 +23,9 @@ def repeat(
     batch norms has this axis too. The arrays are one entry of the parameters, `repeat1`. In training, each copy draws
     other random numbers. If you call the layer several times, its uses share the parameters and the state.
 
-    The value inside a copy has no name in the graph. `fc.unstack` makes each copy separate nodes.
+    `graph.values` returns the values inside too, as `repeat1/conv1` with an axis of copies in front. With `edits=`,
+    `repeat1/conv1` is the node in all copies, and `repeat1/3/conv1` that in copy 3. `fc.unstack` makes each copy
+    separate nodes.
 
     Args:
         block: a layer, a composition such as `fc.serial(...)` or `fc.residual(...)`, a graph with one input and one

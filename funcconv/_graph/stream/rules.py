@@ -36,7 +36,7 @@ class Chunk(NamedTuple):
     entry: Any
     state: Any
     xs: Sequence[Array]
-    exists: Sequence[Array]  # which positions of each input exist, `(positions,)`
+    exists: Sequence[Callable[[], Array]]  # return which positions of each input exist, `(positions,)`
     batch: Shape
 
 
@@ -45,7 +45,8 @@ class Stage(NamedTuple):
 
     flow: Flow  # of its value
     kept: tuple[int, ...]  # positions of each input that are kept from one chunk to the next
-    compute: Callable[[Chunk], Any]  # the new positions of the value
+    compute: Callable[[Chunk], Any] | None  # the new positions of the value; None for copies of a block
+    skipped: int = 0  # positions of the value that are computed again with those that are kept
 
 
 class Inputs(NamedTuple):
@@ -65,12 +66,9 @@ def stage_of(op: Layer, inputs: Inputs) -> Stage:
         FuncconvError: if it needs the whole signal.
     """
     del inputs
-    advice = "Stream the part of the network before it, graph.subgraph(...)"
-    if op.copies:
-        advice = "Part it into layers with fc.unstack(graph, params), and stream the new graph"
     msg = (
         f"{op!r} needs the whole signal, or is not known to compute each position by itself, so it cannot be streamed. "
-        f"{advice}"
+        "Stream the part of the network before it, graph.subgraph(...)"
     )
     raise FuncconvError(msg)
 
@@ -97,7 +95,8 @@ def _(op: Function, inputs: Inputs) -> Stage:
 @stage_of.register
 def _(op: WeightNorm | WeightStandardize, inputs: Inputs) -> Stage:
     stage = stage_of(op.layer, inputs)
-    return stage._replace(compute=lambda chunk: stage.compute(chunk._replace(entry=op.normalized(chunk.entry))))
+    of_layer: Any = stage.compute
+    return stage._replace(compute=lambda chunk: of_layer(chunk._replace(entry=op.normalized(chunk.entry))))
 
 
 @stage_of.register
@@ -105,10 +104,11 @@ def _(op: SpectralNorm, inputs: Inputs) -> Stage:
     if op.norm != "kernel":  # the norm of the layer depends on the length of the signal
         return stage_of.dispatch(Layer)(op, inputs)
     (shape,), stage = inputs.shapes, stage_of(op.layer, inputs)
+    of_layer: Any = stage.compute
 
     def compute(chunk: Chunk) -> Any:
         entry, _ = op.with_next_state(chunk.entry, chunk.state, shape, train=False)
-        return stage.compute(chunk._replace(entry=entry))
+        return of_layer(chunk._replace(entry=entry))
 
     return stage._replace(compute=compute)
 
@@ -121,12 +121,15 @@ def _(op: Conv, inputs: Inputs) -> Stage:
     windows = of_windows(axes[0], flow)
 
     def compute(chunk: Chunk) -> Any:
-        x, exists, axis = chunk.xs[0], chunk.exists[0], len(chunk.batch)
-        options = op.options() | {"padding": ((0, 0), *((each.lo, each.hi) for each in axes[1:]))}
-        x = _whole_windows(x, axis, axes[0], windows.kept)
+        axis = len(chunk.batch)
+        x, dilation = _whole_windows(chunk.xs[0], axis, axes[0], windows.kept)
+        options = op.options() | {
+            "padding": ((0, 0), *((each.lo, each.hi) for each in axes[1:])),
+            "dilation": (dilation, *(each.dilation for each in axes[1:])),
+        }
         if not op.renormalize:
             return conv(chunk.entry, x, **options)
-        mask = _whole_windows(exists, 0, axes[0], windows.kept)
+        mask, _ = _whole_windows(chunk.exists[0](), 0, axes[0], windows.kept)
         mask = mask.reshape(mask.shape + (1,) * (x.ndim - axis - 2))
         return conv(chunk.entry, x, mask=jnp.broadcast_to(mask, x.shape[:-1]), **options)
 
@@ -158,7 +161,7 @@ def _(op: ConvTranspose, inputs: Inputs) -> Stage:
             y = lax.concatenate([y, gap], axis)
         return lax.slice_in_dim(y, windows.skipped, windows.skipped + new, axis=axis)
 
-    return Stage(windows.flow, (windows.kept,), compute)
+    return Stage(windows.flow, (windows.kept,), compute, windows.skipped)
 
 
 # What a pool finds at positions that do not exist.
@@ -172,21 +175,26 @@ def _(op: Pool, inputs: Inputs) -> Stage:
     stride = window if op.stride is None else op.stride
     geometry: dict[str, Any] = {"padding": op.padding, "dilation": op.dilation, "ceil_mode": op.ceil_mode}
     axes = resolve(op.label, _spatial(op, shape, len(window)), window, stride=stride, **geometry)
-    if op.reduce not in _IDENTITY or op.return_indices or op.ceil_mode:
-        return stage_of.dispatch(Layer)(op, inputs)
     _check_zeros(op, axes[0])
-    identity, windows = _IDENTITY[str(op.reduce)], of_windows(axes[0], flow)
+    windows, padded = of_windows(axes[0], flow), max(axes[0].lo, axes[0].hi_used) > 0
     fills = pad_modes(op.label, op.pad_mode, len(axes), optional=True)[0] is not None
+    # Some windows hold fewer real numbers than others: those of a median, and where the taps beyond the padding, which
+    # `ceil_mode` allows, are not as those on the padding.
+    fewer = padded and not fills and op.reduce not in _IDENTITY
+    beyond = op.ceil_mode and (fills or op.count_include_pad)
+    if op.return_indices or fewer or beyond:
+        return stage_of.dispatch(Layer)(op, inputs)
 
     def compute(chunk: Chunk) -> Any:
-        (x,), (exists,), axis = chunk.xs, chunk.exists, len(chunk.batch)
-        x, exists = (_whole_windows(array, i, axes[0], windows.kept) for array, i in ((x, axis), (exists, 0)))
-        apply = partial(_apply_pool, op, window, axes, stride)
-        if fills or (axes[0].lo, axes[0].hi_used) == (0, 0):
+        axis = len(chunk.batch)
+        x, dilation = _whole_windows(chunk.xs[0], axis, axes[0], windows.kept)
+        apply = partial(_apply_pool, op, window, axes, stride, dilation)
+        if fills or not padded:
             return apply(x, op.reduce)
+        exists, _ = _whole_windows(chunk.exists[0](), 0, axes[0], windows.kept)
         exists = exists.reshape(exists.shape + (1,) * (x.ndim - axis - 1))
         if op.reduce != "mean" or op.count_include_pad:
-            return apply(jnp.where(exists, x, jnp.asarray(identity, x.dtype)), op.reduce)
+            return apply(jnp.where(exists, x, jnp.asarray(_IDENTITY[str(op.reduce)], x.dtype)), op.reduce)
         ones = jnp.broadcast_to(exists, x.shape).astype(x.dtype)
         share = apply(ones, "mean")  # of the taps that exist
         return apply(x, "mean") / jnp.where(share == 0, 1, share)
@@ -194,16 +202,20 @@ def _(op: Pool, inputs: Inputs) -> Stage:
     return Stage(windows.flow, (windows.kept,), compute)
 
 
-def _apply_pool(op: Pool, window: Any, axes: Sequence[Axis], stride: Any, x: Array, reduce: Any) -> Array:
+def _apply_pool(
+    op: Pool, window: Any, axes: Sequence[Axis], stride: Any, dilation: int, x: Array, reduce: Any
+) -> Array:
     padding = ((0, 0), *((axis.lo, axis.hi) for axis in axes[1:]))
     options: dict[str, Any] = {
         "ties": op.ties,
         "p": op.p,
         "temperature": op.temperature,
         "count_include_pad": op.count_include_pad,
+        "ceil_mode": op.ceil_mode,
+        "dilation": (dilation, *(axis.dilation for axis in axes[1:])),
     }
     return pool(  # type: ignore[no-any-return]
-        x, window, reduce=reduce, stride=stride, padding=padding, dilation=op.dilation, pad_mode=op.pad_mode, **options
+        x, window, reduce=reduce, stride=stride, padding=padding, pad_mode=op.pad_mode, **options
     )
 
 
@@ -227,10 +239,15 @@ def _by_position(op: Layer, inputs: Inputs) -> Stage:
     return Stage(inputs.flows[0]._replace(delay=delay), kept, compute)
 
 
-def _whole_windows(x: Array, axis: int, window: Axis, kept: int) -> Array:
-    """Return the positions that the windows of a chunk read."""
+def _whole_windows(x: Array, axis: int, window: Axis, kept: int) -> tuple[Array, int]:
+    """Return the positions that the windows of a chunk read, and the dilation of the windows among them."""
     outputs = (x.shape[axis] - kept) // window.stride
-    return lax.slice_in_dim(x, 0, (outputs - 1) * window.stride + window.extent, axis=axis)
+    read = (outputs - 1) * window.stride + 1  # by one tap
+    if read >= window.dilation:
+        return lax.slice_in_dim(x, 0, read - 1 + window.extent, axis=axis), window.dilation
+    # No window reads the positions between what one tap reads and what the next one reads.
+    firsts = range(0, window.extent, window.dilation)
+    return lax.concatenate([lax.slice_in_dim(x, first, first + read, axis=axis) for first in firsts], axis), read
 
 
 def _spatial(op: Any, shape: Shape, spatial: int) -> Shape:

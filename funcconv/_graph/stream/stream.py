@@ -2,32 +2,21 @@
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Array, DTypeLike, Params, Shape
+from ..._common.types import Array, DTypeLike, Params
 from ..._windows.layout import as_array
-from ..._windows.masks import zero_masked
-from ..declare.function import Function
-from ..declare.inference import shapes, spec
-from ..declare.layers import Pool
 from ..evaluate.call import mode_of
-from ..infer.check_parameters import checked_entries
-from ..infer.init import entry_shapes
-from ..infer.rows import in_node, input_specs, row_value
-from ..masked.by_position import is_by_position
-from ..name.flatten import Row
 from ..use.graph import Graph
-from .flow import SIGNAL, Flow
-from .rules import Chunk, Inputs, Stage, stage_of
+from .advance import Signal, advance, first_kept
+from .plan import long_specs, planned
 
 Carry = Mapping[str, Any]
-
-_LONG = 1 << 16  # samples of the signal for which the shapes of all values are inferred
 
 
 def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = None) -> "Stream":
@@ -39,8 +28,8 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
 
     Args:
         graph: a graph whose layers compute on windows or on single positions: convolutions, transposed convolutions,
-            pools, dense layers, functions of single positions, norms over channels, and batch norms in evaluation. All
-            its inputs are signals. The declared length of the signal does not matter.
+            pools, dense layers, functions of single positions, norms over channels, batch norms in evaluation, and
+            `fc.repeat` of these. All its inputs are signals. The declared length of the signal does not matter.
         axis: the axis of the signal, counted from the end. It must be the first axis after the batch axes. Default: -2,
             for `(*batch, time, channels)`.
         state: the state of a graph that has one, with the running statistics of batch norms. Default: None.
@@ -50,7 +39,8 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
 
     Raises:
         FuncconvError: if an operation needs the whole signal, such as `global_pool`, if branches that are joined
-            advance differently, or if the signal is padded with something else than zeros; the message names the node.
+            advance differently, if the signal is padded with something else than zeros, or if strides within an
+            `fc.repeat` make its copies keep different numbers of positions; the message names the node.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp
@@ -71,11 +61,6 @@ def stream(graph: Graph, axis: int = -2, *, state: Mapping[str, Any] | None = No
         True
     """
     return Stream(graph, axis, state)
-
-
-class _Plan(NamedTuple):
-    flows: list[Flow]  # of all values
-    stages: list[Stage]  # of the rows
 
 
 class Stream:
@@ -102,18 +87,18 @@ class Stream:
                 )
                 raise FuncconvError(msg)
         self._graph = graph
-        self._states = mode_of(graph, state).states
-        self._plan = _planned(graph)
-        rates = [flow.rate for flow in self._plan.flows]
-        self.multiple = math.lcm(*(rate.denominator for rate in rates))
+        mode_of(graph, state)  # which refuses a state of another graph
+        self._state = state
+        self._plan = planned(graph)
+        self.multiple = math.lcm(*(flow.rate.denominator for plan in self._plan.with_inner for flow in plan.flows))
         outputs = [self._plan.flows[i] for i in graph._results]
         delays = [flow.delay for flow in outputs]
         self.delay: Any = delays[0] if len(delays) == 1 else delays
         needed = max([0, *(math.ceil(flow.left / flow.rate) for flow in outputs)])
         self._last = -(-needed // self.multiple) * self.multiple  # samples that the last chunk has
         # So many samples suffice to know that no position that is kept or new is before the signal.
-        kept = max([0, *(count for stage in self._plan.stages for count in stage.kept)])
-        most = max(math.ceil((flow.delay + kept) / flow.rate) for flow in self._plan.flows)
+        kept = max(count for plan in self._plan.with_inner for count in plan.kept)
+        most = max(math.ceil((flow.delay + kept) / flow.rate) for plan in self._plan.with_inner for flow in plan.flows)
         self._most = self.multiple * (1 + most)
 
     def init(self, params: Params, *batch: int, dtype: DTypeLike | None = None) -> Carry:
@@ -125,23 +110,20 @@ class Stream:
             dtype: dtype of the signal. Default: None, that of the declared inputs.
 
         Returns:
-            A tree of arrays, whose shapes stay the same.
+            A tree of arrays, whose shapes stay the same. All kept positions of one dtype are one array, `(*batch,
+            numbers)`; for each `fc.repeat` there is another one, `(copies, *batch, numbers)`.
         """
-        specs = _long_specs(self._graph, dtype)
-        kept: dict[str, list[Array]] = {}
-        entries = entry_shapes(self._graph, params)
-        for row, stage, entry in zip(self._graph._rows, self._plan.stages, entries, strict=True):
-            xs = [specs[i] for i in row.inputs]
-            kept[row.name] = [
-                jnp.zeros((*batch, count, *x.shape[1:]), x.dtype) for x, count in zip(xs, stage.kept, strict=True)
-            ]
-            specs.append(row_value(row, entry, xs))
-        signature = self._graph._signature
-        empty = [jnp.zeros((*batch, 0), x.dtype) for x, _ in zip(specs, signature, strict=False)]
-        return {"samples": jnp.zeros((), jnp.int32), "kept": kept, "inputs": empty}
+        specs = long_specs(self._graph, dtype)
+        empty = [jnp.zeros((*batch, 0), x.dtype) for x in specs]
+        kept = first_kept(self._plan, specs, params, batch)
+        return {"samples": jnp.zeros((), jnp.int32), "inputs": empty, **kept}
 
     def step(self, params: Params, carry: Carry, *chunks: Any) -> tuple[Carry, Any]:
         """Compute the next positions of the output.
+
+        Compile it once: `jax.jit(stream.step)`. For chunks of a few samples
+        `jax.jit(functools.partial(stream.step, params), donate_argnums=0)` takes less time: it is called with fewer
+        arrays.
 
         Args:
             params: the parameter tree.
@@ -152,14 +134,17 @@ class Stream:
             The next carry, and the outputs in the structure of the graph's outputs.
 
         Raises:
-            FuncconvError: if the number of samples is not a positive multiple of `multiple`, or the parameters are not
-                those of the graph.
+            FuncconvError: if the number of samples is not a positive multiple of `multiple`, if the parameters are not
+                those of the graph, or if the carry was made for others.
         """
         arrays = self._checked(chunks, carry)
-        values, kept = self._advance(params, carry, arrays, ended=False)
-        samples = jnp.minimum(carry["samples"] + arrays[0].shape[self._batch(arrays)], self._most).astype(jnp.int32)
+        batch = carry["inputs"][0].shape[:-1]
+        values, kept = advance(
+            self._plan, carry, params, self._state, arrays, Signal(carry["samples"], batch, ended=False)
+        )
+        samples = jnp.minimum(carry["samples"] + arrays[0].shape[len(batch)], self._most).astype(jnp.int32)
         outputs = [values[i] for i in self._graph._results]
-        return {**carry, "samples": samples, "kept": kept}, jax.tree.unflatten(self._graph._tree, outputs)
+        return {**carry, "samples": samples, **kept}, jax.tree.unflatten(self._graph._tree, outputs)
 
     def flush(self, params: Params, carry: Carry) -> Any:
         """Return the positions of the output that are left after the last chunk.
@@ -176,7 +161,7 @@ class Stream:
             jnp.zeros((*batch, max(self._last, self.multiple), *row.shape[1:]), empty.dtype)
             for row, empty in zip(self._graph._signature, carry["inputs"], strict=True)
         ]
-        values, _ = self._advance(params, carry, chunks, ended=True)
+        values, _ = advance(self._plan, carry, params, self._state, chunks, Signal(carry["samples"], batch, ended=True))
         axis = len(batch)
         flows = [self._plan.flows[i] for i in self._graph._results]
         left = [
@@ -184,44 +169,6 @@ class Stream:
             for i, flow in zip(self._graph._results, flows, strict=True)
         ]
         return jax.tree.unflatten(self._graph._tree, left)
-
-    def _advance(self, params: Params, carry: Carry, chunks: Sequence[Array], *, ended: bool) -> Any:
-        """Return all new positions of all values, and what is kept. `ended`: the signal has ended before the chunk."""
-        axis = self._batch(chunks)
-        batch = chunks[0].shape[:axis]
-        flows, stages = self._plan
-
-        def exists(flow: Flow, first: int, last: int) -> Array:
-            """Return which positions exist, of those from `first` to `last`, counted from the new ones."""
-            number = jnp.arange(first, last, dtype=jnp.int32)
-            delivered = carry["samples"] * flow.rate.numerator // flow.rate.denominator
-            begun: Array = number + delivered >= flow.delay
-            return begun & (number < flow.left) if ended else begun
-
-        def shown(x: Array, flow: Flow) -> Array:
-            mask = exists(flow, 0, x.shape[axis])
-            return zero_masked(x, mask.reshape(mask.shape + (1,) * (x.ndim - axis - 1)))
-
-        values = [shown(x, SIGNAL) for x in chunks]
-        entries = checked_entries(self._graph, params)
-        kept: dict[str, list[Array]] = {}
-        for row, stage, entry in zip(self._graph._rows, stages, entries, strict=True):
-            xs, known = [], []
-            for i, count, old in zip(row.inputs, stage.kept, carry["kept"][row.name], strict=True):
-                xs.append(lax.concatenate([old, values[i]], axis) if count else values[i])
-                known.append(exists(flows[i], -count, values[i].shape[axis]))
-            state = self._states.get(str(row.params)) if row.op.stateful else None
-            chunk = Chunk(entry, state, xs, known, batch)
-            values.append(shown(in_node(row, lambda: stage.compute(chunk)), stage.flow))  # noqa: B023
-            sizes = [x.shape[axis] for x in xs]
-            kept[row.name] = [
-                lax.slice_in_dim(x, size - count, size, axis=axis)
-                for x, size, count in zip(xs, sizes, stage.kept, strict=True)
-            ]
-        return values, kept
-
-    def _batch(self, chunks: Sequence[Any]) -> int:
-        return chunks[0].ndim - len(self._graph._signature[0].shape)  # type: ignore[no-any-return]
 
     def _checked(self, chunks: Sequence[Any], carry: Carry) -> list[Array]:
         """Return the chunks as arrays; refuse those of other shapes or dtypes than the stream has."""
@@ -245,54 +192,3 @@ class Stream:
                 )
                 raise FuncconvError(msg)
         return arrays
-
-
-def _planned(graph: Graph) -> _Plan:
-    """Return how all rows are computed along a signal."""
-    specs = _long_specs(graph, None)
-    flows: list[Flow] = [SIGNAL] * len(specs)
-    stages = []
-    for row, entry in zip(graph._rows, entry_shapes(graph, None), strict=True):
-        xs = [specs[i] for i in row.inputs]
-        stage = in_node(row, lambda row=row, xs=xs, entry=entry: _stage(row, xs, [flows[i] for i in row.inputs], entry))  # type: ignore[misc]
-        specs.append(row_value(row, entry, xs))
-        flows.append(stage.flow)
-        stages.append(stage)
-    return _Plan(flows, stages)
-
-
-def _stage(row: Row, xs: Sequence[Any], flows: Sequence[Flow], entry: Any) -> Stage:
-    if not xs or not all(isinstance(x, jax.ShapeDtypeStruct) for x in xs):
-        msg = f"{row.op!r} computes from something else than signals, so it cannot be streamed"
-        raise FuncconvError(msg)
-    entry = jax.tree.map(spec, entry)
-    positionwise = isinstance(row.op, Function) and is_by_position(row.op, entry, xs, [True] * len(xs), 1)
-    return stage_of(row.op, Inputs(flows, [shapes(x) for x in xs], entry, positionwise))
-
-
-def _long_specs(graph: Graph, dtype: DTypeLike | None) -> list[Any]:
-    """Return the shapes and dtypes of the inputs for a long signal, whose length all strides divide."""
-    unit = math.prod(_stride(row.op) for row in graph._rows)
-    reach = sum(_extent(row.op) for row in graph._rows)
-    length = -(-max(_LONG, 4 * unit * reach) // unit) * unit
-    given = input_specs(graph._signature)
-    return [x.update(shape=(length, *x.shape[1:]), dtype=x.dtype if dtype is None else jnp.dtype(dtype)) for x in given]
-
-
-def _stride(op: Any) -> int:
-    """Return the stride of a layer along its first axis."""
-    layer = getattr(op, "layer", op)
-    stride: Any = getattr(layer, "stride", 1)
-    stride = layer.window if stride is None and isinstance(layer, Pool) else stride
-    return int(stride[0] if isinstance(stride, tuple) else stride)
-
-
-def _extent(op: Any) -> int:
-    """Return at least how far the windows of a layer reach along the first axis."""
-    layer = getattr(op, "layer", op)
-    window, dilation = (max(_as_tuple(getattr(layer, name, 1))) for name in ("window", "dilation"))
-    return int(window * dilation)
-
-
-def _as_tuple(value: Any) -> Shape:
-    return value if isinstance(value, tuple) else (value,)

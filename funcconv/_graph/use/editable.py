@@ -100,6 +100,7 @@ class EditableNetwork(NetworkWithParts):
         `kernel * scale / sqrt(var + epsilon)` and `(bias - mean) * scale / sqrt(var + epsilon) + shift`.
 
         A layer without a bias gets one. Layers and norms that share parameters with other nodes are left as they are.
+        Norms inside of an `fc.repeat` are folded in each copy.
 
         Args:
             params: the parameter tree.

@@ -15,6 +15,7 @@ from ..declare.layers import Dense
 from ..declare.training_layers.batch_norm import BatchNorm
 from ..evaluate.call import mode_of
 from ..infer.check_parameters import checked_entries
+from ..infer.init import value_shapes
 from ..name import entries as _entries
 from ..name.flatten import Row
 from .editing import removed, with_rows
@@ -27,6 +28,7 @@ def fold_norms(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[S
     """Return the graph without the batch norms that follow a layer with a kernel, its parameters and its state."""
     checked_entries(graph, params)
     mode_of(graph, state)
+    graph, params, state = _folded_copies(graph, params, state)
     pairs = _pairs(graph)
     for layer, norm in pairs:
         path, norm_path = (tuple(str(row.params).split("/")) for row in (layer, norm))
@@ -40,6 +42,25 @@ def fold_norms(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[S
     for _, norm in pairs:
         folded = removed(folded, norm.name)
     return folded, _entries.select(params, folded._entries), _entries.select(state, folded._stateful)
+
+
+def _folded_copies(graph: Same, params: Params, state: Mapping[str, Any]) -> tuple[Same, Params, Mapping[str, Any]]:
+    """Return the graph in which the norms inside of copies are folded, with the arrays of the copies."""
+    values, layers = value_shapes(graph, params), dict[Any, Any]()
+    for row in graph._rows:
+        if not (row.op.copies and row.op.stateful) or row.params in layers:
+            continue
+        if any(other.params == row.params and other.op != row.op for other in graph._rows):
+            continue  # another layer uses the same entry
+        path = tuple(str(row.params).split("/"))
+        x = values[graph.nodes[row.inputs[0]]]
+        entry, own_state = _entries.get(params, path), _entries.get(state, path)
+        layers[row.params], entry, own_state = row.op.with_folded_norms(entry, own_state, x)
+        params, state = _entries.replaced(params, path, entry), _entries.replaced(state, path, own_state)
+    if not layers:
+        return graph, params, state
+    rows = [row._replace(op=layers.get(row.params, row.op)) for row in graph._rows]
+    return with_rows(graph, rows, [None] * len(rows)), params, state
 
 
 def _pairs(graph: Any) -> list[tuple[Row, Row]]:

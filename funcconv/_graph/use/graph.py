@@ -78,11 +78,13 @@ class Graph(EditableNetwork):
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
                 the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
-                Default: None.
+                Inside of an `fc.repeat`, `repeat1/conv1` is the node in all copies, with a function of the value in
+                one copy or an array `(copies, *batch, *shape)`; `repeat1/3/conv1` is the node in copy 3. Default: None.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:
-            The values of `graph.nodes` by name, inputs included.
+            The values of `graph.nodes` by name, inputs included. After them those inside of each `fc.repeat`, such as
+            `repeat1/conv1`, `(copies, *batch, *shape)`.
 
         Raises:
             FuncconvError: if the parameters, the state or the inputs are not those of the graph, or an op does not
@@ -97,8 +99,9 @@ class Graph(EditableNetwork):
             {'x': (5, 8, 8, 1), 'conv1': (5, 6, 6, 4), 'tanh1': (5, 6, 6, 4), 'max_pool1': (5, 3, 3, 4)}
         """
         arrays = input_arrays(self, xs, named)
-        values, _ = all_values(self, params, arrays, mode_of(self, state), masked=masked, edits=edits)
-        return dict(zip(self.nodes, values, strict=True))
+        mode, found = mode_of(self, state), dict[str, Any]()
+        values, _ = all_values(self, params, arrays, mode, masked=masked, edits=edits, found=found)
+        return dict(zip(self.nodes, values, strict=True)) | found
 
     def backward(
         self, params: Params, /, *xs: Any, cotangent: Any = None, state: Mapping[str, Any] | None = None, **named: Any

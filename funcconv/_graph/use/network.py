@@ -118,7 +118,8 @@ class Network(GraphStructure):
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
                 the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
-                Default: None.
+                Inside of an `fc.repeat`, `repeat1/conv1` is the node in all copies, with a function of the value in
+                one copy or an array `(copies, *batch, *shape)`; `repeat1/3/conv1` is the node in copy 3. Default: None.
             **named: all inputs by name, instead of by position: `graph(params, left=a, right=b)`.
 
         Returns:
@@ -189,7 +190,8 @@ class Network(GraphStructure):
                 `fc.Masked` too. Default: False, the array, which is zero at the other positions.
             edits: for the names of nodes, what takes the place of their values in the rest of the graph: an array like
                 the value, or a function of it, as in `{"relu2": jnp.zeros_like}`. Names of inputs are allowed too.
-                Default: None.
+                Inside of an `fc.repeat`, `repeat1/conv1` is the node in all copies, with a function of the value in
+                one copy or an array `(copies, *batch, *shape)`; `repeat1/3/conv1` is the node in copy 3. Default: None.
             **named: all inputs by name, instead of `*xs`.
 
         Returns:

@@ -94,9 +94,13 @@ CONV = (
     _ELSEWHERE,
     _TYPED,
     _DTYPE,
+    # Such as one sample of a stream: calling the library takes longer than the product.
+    _ONE_POSITION._replace(
+        applies=lambda problem: _LITTLE.applies(problem) and _ONE_POSITION.applies(problem) and problem.form.groups == 1
+    ),
     _LITTLE,
     _LARGE_WINDOW,
-    # Windows that cover the image are as fast in other forms, which sum their products.
+    # Large windows that cover the image are as fast in other forms, which sum their products.
     _ONE_POSITION._replace(
         applies=lambda problem: (
             _ONE_POSITION.applies(problem) and problem.form.groups == 1 and math.prod(problem.form.positions) > 1
