@@ -8,7 +8,11 @@ from ._data.batches import batches as batches
 from ._data.idx import read_idx as read_idx
 from ._logs.history import History as History
 from ._logs.tensorboard import TensorBoard as TensorBoard
+from ._loop.evaluate import evaluate as evaluate
 from ._loop.fit import fit as fit
 from ._state import State as State
+from ._step.confusion import confusion as confusion
 from ._step.step import compile as compile
 from ._step.step import make_step as make_step
+from ._step.totals import Sum as Sum
+from ._step.totals import Weighted as Weighted

@@ -90,14 +90,36 @@ class Batches(Iterator[Any]):
             "arrays": arrays,
         }
 
+    def first_epoch(self) -> Iterator[Any]:
+        """Return an iterator over the batches of the first epoch, in the memory of the host; no position changes.
+
+        With a sharding these are whole batches, also in several processes, so that a last batch of any size is one.
+
+        Raises:
+            FuncconvError: if the last examples are left out.
+        """
+        left_out = self._count - self.per_epoch * self._size
+        if left_out > 0:
+            msg = (
+                f"batches: {left_out} of {self._count} examples would be left out, because they do not fill a batch of "
+                f"{self._size}. Pass drop_last=False to train.batches"
+            )
+            raise FuncconvError(msg)
+        shard = self._shard if self._sharding is None else (0, 1)
+        return (self._part(number, shard) for number in range(self.per_epoch))
+
     def __getitem__(self, number: int) -> Any:
         """Return a batch by its number, in the memory of the host."""
         if not self._known(number):
             msg = f"batches: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
             raise IndexError(msg)
+        return self._part(number, self._shard)
+
+    def _part(self, number: int, shard: tuple[int, int]) -> Any:
+        """Return one of several equal parts of a batch, in the memory of the host."""
         epoch, number_in_epoch = divmod(number, self.per_epoch)
         examples = self._order(epoch)[number_in_epoch * self._size : (number_in_epoch + 1) * self._size]
-        index, count = self._shard
+        index, count = shard
         return jax.tree.map(
             lambda array: array[examples[index * len(examples) // count : (index + 1) * len(examples) // count]],
             self._arrays,
@@ -156,7 +178,8 @@ def batches(
 
     Returns:
         An iterator with these attributes: `position` (the number of batches taken), `seek(position)`, `per_epoch` (the
-        number of batches in an epoch), and `[number]`, which returns a batch in the memory of the host.
+        number of batches in an epoch), `[number]`, which returns a batch in the memory of the host, and
+        `first_epoch()`, which iterates over the batches of an epoch as `evaluate` does.
 
     Raises:
         FuncconvError: if the arrays differ in length or have fewer examples than a batch, or an option is out of range.
