@@ -11,7 +11,11 @@ from ._data.images import images as images
 from ._data.prefetch import prefetch as prefetch
 from ._logs.history import History as History
 from ._logs.tensorboard import TensorBoard as TensorBoard
+from ._loop.evaluate import evaluate as evaluate
 from ._loop.fit import fit as fit
 from ._state import State as State
+from ._step.confusion import confusion as confusion
 from ._step.step import compile as compile
 from ._step.step import make_step as make_step
+from ._step.totals import Sum as Sum
+from ._step.totals import Weighted as Weighted

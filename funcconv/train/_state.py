@@ -5,8 +5,12 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from .._common.errors import FuncconvError
 from .._common.types import Array
+
+_MAX_MEMBERS = 4  # of an ensemble, in a printed state
 
 
 @jax.tree_util.register_dataclass
@@ -26,6 +30,9 @@ class Scale:
 class State:
     """A training run at one moment, as a tree of arrays. `init` makes the first one; `step` takes and returns one.
 
+    An ensemble is a state in which each array has a first axis for the members, `jax.vmap(init)(params, keys)`. Its
+    step is `jax.vmap(step, in_axes=(0, None))`, which `fit` accepts.
+
     Attributes:
         step: how many steps were taken, including those without an update.
         params: the parameters.
@@ -34,7 +41,7 @@ class State:
         model: the state of the model, such as running statistics.
         ema: the moving average of the parameters, in their dtypes, or None.
         scale: the dynamic scale of the loss, or None.
-        skipped: how many steps were not finite, and so without an update.
+        skipped: how many steps were not finite, or had a total weight of 0, and so were without an update.
         ema_float32: the moving average before it is rounded to 16 bits; None if no parameter has 16 bits.
 
     Example:
@@ -71,9 +78,28 @@ class State:
         return "State(" + ",\n  ".join(lines) + ")"
 
 
+def steps_of(state: State) -> int:
+    """Return how many steps were taken. All members of an ensemble must have taken as many.
+
+    Raises:
+        FuncconvError: if they have not.
+    """
+    steps = np.unique(np.asarray(state.step))
+    if steps.size != 1:
+        msg = (
+            f"train: the members of an ensemble must have taken the same number of steps; got {steps.tolist()}. "
+            "Train them to the same step first"
+        )
+        raise FuncconvError(msg)
+    return int(steps[0])
+
+
 def _number(value: Any) -> str:
     """Return the value of a scalar, or its type if the value is not known, as while JAX traces a function."""
     try:
+        if value.ndim:  # one for each member of an ensemble
+            members = list(map(_number, value[:_MAX_MEMBERS]))
+            return f"[{', '.join(members)}{', ...' if len(value) > _MAX_MEMBERS else ''}]"
         return f"{value.item():g}" if jnp.issubdtype(value.dtype, jnp.floating) else str(int(value))
     except Exception:  # a printed state must not raise, whatever is in its place
         return f"<{type(value).__name__}>"

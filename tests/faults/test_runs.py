@@ -420,7 +420,10 @@ WRONG = {
     "a time": np.timedelta64(1, "s"),
     "an array of text": np.array("0.5"),
     "a list": [1.0],
-    "a vector": np.ones(1),
+    "a vector of texts": np.array(["0.5", "1"]),
+    "a vector of dates": np.array(["2020-01-01"], np.datetime64),
+    "a complex vector": np.ones(2, complex),
+    "a vector of keys": jax.random.split(jax.random.key(0)),
     "a key": jax.random.key(0),
     "a ragged list": [[1], [1, 2]],
     "a dict": {},
@@ -445,5 +448,14 @@ def test_evaluations_that_are_numbers():
     right = [1, True, 0.5, np.float16(0.5), np.int8(1), np.bool_(True), jnp.bfloat16(0.5), jnp.array(1), np.array(0.5)]
     _, history = trained(None, evaluate=lambda _: {str(i): value for i, value in enumerate(right)})
     assert [history[f"eval/{i}"] for i in range(len(right))] == [[float(value)] for value in right]
+    arrays = [
+        np.ones(3),
+        jnp.arange(6).reshape(2, 3),
+        np.array([True, False]),
+        jnp.ones((1, 2), jnp.bfloat16),
+        np.ones(0),
+    ]
+    _, history = trained(None, evaluate=lambda _: {str(i): value for i, value in enumerate(arrays)})
+    assert [history[f"eval/{i}"] for i in range(len(arrays))] == [[value.astype(float).tolist()] for value in arrays]
     _, history = trained(None, evaluate=lambda _: {}, every=1)
     assert len(history.records) == 2

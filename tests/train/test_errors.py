@@ -183,7 +183,11 @@ def test_an_iterator_of_a_list_goes_on(tmp_path):
     [
         (None, "evaluate must return a dict of numbers; got NoneType"),
         (0.5, "evaluate must return a dict of numbers; got float"),
-        ({"error": np.ones(2)}, r"evaluate must return a dict of numbers; 'error' has shape \(2,\)"),
+        ({"error": [1.0, 2.0]}, r"evaluate must return a dict of numbers; 'error' is a list. Convert it"),
+        (
+            {"error": np.array(["a", "b"])},
+            r"evaluate must return a dict of numbers; 'error' is of dtype <U1. Convert it",
+        ),
     ],
 )
 def test_what_evaluate_returns(found, said):

@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 
 GUARD = 900  # seconds after which processes that hang are killed; what is measured is never how long they take
@@ -32,7 +33,7 @@ def loss(params, batch, *, key, state):
 
 
 def train(seed=0, rate=0.1, steps=12, size=16, order=0, kind="Auto", limit=None, at_step=None, do=None, spread=False,
-          evaluate=None, own_state=False, **options):
+          evaluate=None, own_state=False, measure=None, **options):
     mesh = Mesh(np.array(jax.devices()), ("data",), axis_types=(AxisType[kind],))
     partition = {"w": PartitionSpec("data")} if spread else None
     init, step = fc.train.make_step(loss, optax.sgd(rate), mesh=None if own_state else mesh, partition=partition)
@@ -52,8 +53,17 @@ def train(seed=0, rate=0.1, steps=12, size=16, order=0, kind="Auto", limit=None,
         error = lambda state: {"error": values[int(state.step) // 5 - 1]}
         options |= {"evaluate": error, "monitor": "error", "every": 5}
     state, history = fc.train.fit(step, state, batches, steps=steps, log=log, progress=False, **options)
-    return {"step": int(state.step), "stopped": history.stopped, "digest": fc.train.digest(state.params),
-            "position": data.position, "compilations": history.compilations}
+    found = {"step": int(state.step), "stopped": history.stopped, "digest": fc.train.digest(state.params),
+             "position": data.position, "compilations": history.compilations}
+    if measure:  # batches of 26, 26 and 12 examples, on 4 devices
+        part = {"shard": (number, count)} if measure == "parts" else {"sharding": where}
+        held_out = fc.train.batches(arrays, 26, jax.random.key(7), drop_last=False, **part)
+        metrics = {"error": lambda state, batch: jnp.square(batch["x"] @ state.params["w"] - batch["y"]),
+                   "count": lambda state, batch: fc.train.Sum((batch["y"] > 0).sum())}
+        found |= fc.train.evaluate(metrics, state, held_out)
+        found["known"] = float(np.square(x @ np.asarray(state.params["w"]) - arrays["y"]).mean())
+        found["positive"] = int((arrays["y"] > 0).sum())
+    return found
 
 
 for run in runs:
@@ -108,13 +118,15 @@ REFUSED = [  # what the second process does otherwise, and what both say
     ({"steps": -1}, {}, "steps must be at least 0; got -1"),
     ({"own_state": True}, {"own_state": True}, r"has a state of its own\. Give mesh= to make_step"),
     ({"evaluate": 0.5}, {"evaluate": 0.25}, "error of evaluate: 0.25 in process 0, 0.5 in process 1"),
+    ({"measure": "parts"}, {"measure": "parts"}, "the first batch of evaluate/x has other values in process 0 than in"),
 ]
 
 
 def test_processes_agree(tmp_path):
     """They refuse what would train several models, end after the same step, and go on as one process would."""
     folder = {"checkpoint": str(tmp_path / "checkpoints")}
-    both = [{}, {"kind": "Explicit"}, {"spread": True}]
+    measured = [{"measure": "whole"}, {"measure": "whole", "kind": "Explicit"}]
+    both = [{}, {"kind": "Explicit"}, {"spread": True}, *measured]
     best = {"evaluate": [2.0, 1.0, 3.0], "keep": "best", "steps": 15, "spread": True}
     best_folder = {**best, "checkpoint": str(tmp_path / "best")}
     of_best = [{**best, "steps": 10, "keep": 3}, best, best_folder, best_folder]
@@ -141,7 +153,11 @@ def test_processes_agree(tmp_path):
         assert there["error"].startswith("FuncconvError")
         assert "process 1" in there["error"] or "process 1" in here["error"]
     whole, explicit, spread = next(results), next(results), next(results)
-    for here, there in (whole, explicit, spread):
+    measured = [next(results) for _ in measured]
+    for here, _ in measured:
+        np.testing.assert_allclose(here["error"], here["known"], rtol=0, atol=64 * 4 * float(np.finfo(np.float32).eps))
+        assert here["count"] == here["positive"]
+    for here, there in (whole, explicit, spread, *measured):
         assert here == there
         assert (here["step"], here["stopped"], here["compilations"]) == (12, "", 1)
     interrupted = next(results)

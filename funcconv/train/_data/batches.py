@@ -124,6 +124,24 @@ class Batches(Iterator[Any]):
             **self._examples.options(),
         }
 
+    def first_epoch(self) -> Iterator[Any]:
+        """Return an iterator over the batches of the first epoch, in the memory of the host; no position changes.
+
+        With a sharding these are whole batches, also in several processes, so that a last batch of any size is one.
+
+        Raises:
+            FuncconvError: if the last examples are left out.
+        """
+        left_out = self._count - self.per_epoch * self._size
+        if left_out > 0:
+            msg = (
+                f"{self._op}: {left_out} of {self._count} examples would be left out, because they do not fill a batch "
+                f"of {self._size}. Pass drop_last=False"
+            )
+            raise FuncconvError(msg)
+        shard = self._shard if self._sharding is None else (0, 1)
+        return (self._reading(number, shard).result() for number in range(self.per_epoch))
+
     def __getitem__(self, number: int) -> Any:
         """Return a batch by its number, in the memory of the host."""
         if not self._known(number):
@@ -131,7 +149,7 @@ class Batches(Iterator[Any]):
                 f"{self._op}: there is no batch {number}; there are {self.per_epoch} an epoch and {self._epochs} epochs"
             )
             raise IndexError(msg)
-        return self._reading(number).result()
+        return self._reading(number, self._shard).result()
 
     def _known(self, number: int) -> bool:
         return number >= 0 and (self._epochs is None or number < self._epochs * self.per_epoch)
@@ -144,12 +162,12 @@ class Batches(Iterator[Any]):
             self._orders = {epoch: np.random.default_rng([*self._seed, epoch]).permutation(self._count)}
         return self._orders[epoch]
 
-    def _reading(self, number: int) -> Reading:
-        """Begin to read a batch."""
+    def _reading(self, number: int, shard: tuple[int, int]) -> Reading:
+        """Begin to read one of several equal parts of a batch."""
         epoch, number_in_epoch = divmod(number, self.per_epoch)
         first = number_in_epoch * self._size
         last = min(first + self._size, self._count)
-        index, parts = self._shard
+        index, parts = shard
         part = slice(first + index * (last - first) // parts, first + (index + 1) * (last - first) // parts)
         return self._examples.read(self._order(epoch), part)
 
@@ -159,7 +177,7 @@ class Batches(Iterator[Any]):
         # One more than is placed, so that it is read while a step uses the batch that is returned now.
         for number in range(self.position, self.position + self._prefetch + 1):
             if self._known(number) and number not in self._readings and number not in self._ahead:
-                self._readings[number] = self._reading(number)
+                self._readings[number] = self._reading(number, self._shard)
         for number in range(self.position, self.position + self._prefetch):
             if number in self._readings and self._readings[number].is_ready():
                 self._ahead[number] = self._placed(number)
@@ -167,7 +185,7 @@ class Batches(Iterator[Any]):
     def _placed(self, number: int) -> Any:
         """Return a batch on the devices. After an error it is read again."""
         reading = self._readings.pop(number, None)
-        batch = (reading or self._reading(number)).result()
+        batch = (reading or self._reading(number, self._shard)).result()
         if self._sharding is None:
             return jax.tree.map(jax.device_put, batch)
         put = partial(jax.make_array_from_process_local_data, self._sharding)
@@ -208,7 +226,8 @@ def batches(
 
     Returns:
         An iterator with these attributes: `position` (the number of batches taken), `seek(position)`, `per_epoch` (the
-        number of batches in an epoch), and `[number]`, which returns a batch in the memory of the host.
+        number of batches in an epoch), `[number]`, which returns a batch in the memory of the host, and
+        `first_epoch()`, which iterates over the batches of an epoch as `evaluate` does.
 
     Raises:
         FuncconvError: if the arrays differ in length or have fewer examples than a batch, or an option is out of range.

@@ -68,6 +68,11 @@ def spread_batch(batch: Any, mesh: Mesh) -> Any:
     return lax.with_sharding_constraint(batch, sharding)  # type: ignore[no-untyped-call]
 
 
+def on_every_device(tree: Any, mesh: Mesh) -> Any:
+    """Give every device of the mesh the whole arrays of a tree, while JAX traces a function."""
+    return lax.with_sharding_constraint(tree, NamedSharding(mesh, PartitionSpec()))  # type: ignore[no-untyped-call]
+
+
 def check_batch(batch: Any, parts: int, mesh: Mesh | None) -> None:
     """Refuse a batch that cannot be cut into equal micro-batches, each of which is spread evenly over the devices.
 
@@ -156,13 +161,52 @@ def placed(state: State, state_shardings: State) -> State:
     if processes.together:
         with processes.guard():
             processes.check(digests(state, "state"))
-    put = _from_each_process if jax.process_count() > 1 else jax.device_put
-    spread: State = jax.tree.map(put, state, state_shardings)
+    spread: State = jax.tree.map(_put, state, state_shardings)
     return spread
 
 
+def mesh_of(tree: Any) -> Mesh | None:
+    """Return the mesh on which the arrays of a tree are, or None if they are on one device."""
+    for leaf in jax.tree.leaves(tree):
+        sharding = getattr(leaf, "sharding", None)
+        if isinstance(sharding, NamedSharding) and isinstance(sharding.mesh, Mesh):
+            return sharding.mesh
+    return None
+
+
+def placed_batch(batch: Any, mesh: Mesh) -> Any:
+    """Place a batch of any size on a mesh. Every process passes the whole batch.
+
+    If every entry can be cut evenly along the first axis of the mesh, each device gets its share of the examples.
+    Otherwise, as for a short last batch, each device gets the whole batch. Entries that are already on the devices of
+    the mesh stay where they are.
+
+    Args:
+        batch: a tree of arrays.
+        mesh: the devices.
+
+    Returns:
+        The batch as JAX arrays.
+    """
+    parts = mesh.shape[mesh.axis_names[0]]
+    can_be_cut = all(jnp.ndim(leaf) and not jnp.shape(leaf)[0] % parts for leaf in jax.tree.leaves(batch))
+    axes = mesh.axis_names[:1] if can_be_cut else ()
+    sharding = NamedSharding(mesh, PartitionSpec(*axes))  # type: ignore[no-untyped-call]
+    devices = set(mesh.devices.flat)
+
+    def put(leaf: Any) -> Any:
+        is_there = isinstance(leaf, jax.Array) and leaf.sharding.device_set == devices
+        return leaf if is_there else _put(leaf, sharding)
+
+    return jax.tree.map(put, batch)
+
+
+def _put(leaf: Any, sharding: NamedSharding) -> Any:
+    return _from_each_process(leaf, sharding) if jax.process_count() > 1 else jax.device_put(leaf, sharding)
+
+
 def _from_each_process(leaf: Any, sharding: NamedSharding) -> Any:
-    if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key):
+    if jnp.issubdtype(jnp.result_type(leaf), jax.dtypes.prng_key):
         # A key has no NumPy array, so its data is spread.
         data = _from_each_process(jax.random.key_data(leaf), sharding)
         return jax.random.wrap_key_data(data, impl=jax.random.key_impl(leaf))

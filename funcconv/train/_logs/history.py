@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from ..._common.errors import suggest
-from ..._common.types import Number
+from .values import Value, short
 
 _MAX_LETTERS = 200  # of the metrics, and of `stopped`, in a printed history
 
@@ -18,13 +18,15 @@ class Best(NamedTuple):
 
 
 @dataclass(repr=False)
-class History(Mapping[str, list[Number]]):
+class History(Mapping[str, list[Value]]):
     """The metrics of a run: a mapping from the name of each metric to its values, in order.
+
+    A value is a number. The value of a metric that is an array is a list of numbers, or a list of lists.
 
     Metrics of evaluations have names that begin with `"eval/"`. A name that was never reported raises `KeyError`.
 
     Attributes:
-        records: a dict of numbers with `"step"` for each step and each evaluation.
+        records: a dict of numbers and lists of numbers with `"step"` for each step and each evaluation.
         stopped: why the run ended before its last step; an empty text if it did not.
         compilations: how often the step was compiled.
         best: the best evaluation if `fit` had a `monitor`, a named tuple `(step, value)`; of the whole run, including
@@ -41,12 +43,12 @@ class History(Mapping[str, list[Number]]):
         ({'loss': [0.5, 0.25]}, False)
     """
 
-    records: list[dict[str, Number]] = field(default_factory=list)
+    records: list[dict[str, Value]] = field(default_factory=list)
     stopped: str = ""
     compilations: int = 0
     best: Best | None = None
 
-    def __getitem__(self, name: str) -> list[Number]:
+    def __getitem__(self, name: str) -> list[Value]:
         return [record[name] for record in self._with(name)]
 
     def __iter__(self) -> Iterator[str]:
@@ -82,9 +84,9 @@ class History(Mapping[str, list[Number]]):
         Raises:
             KeyError: if the metric was never reported.
         """
-        return [int(record["step"]) for record in self._with(name)]
+        return [int(record["step"]) for record in self._with(name)]  # type: ignore[arg-type]  # never a list
 
-    def _with(self, name: str) -> list[dict[str, Number]]:
+    def _with(self, name: str) -> list[dict[str, Value]]:
         """Return the records that have a metric."""
         records = [record for record in self.records if name in record] if name != "step" else []
         if not records:
@@ -94,9 +96,9 @@ class History(Mapping[str, list[Number]]):
         return records
 
 
-def _number(value: Number) -> str:
+def _number(value: Value) -> str:
     try:
-        return f"{value:.4g}"
+        return short(value)
     except (TypeError, ValueError, OverflowError):  # a record of the user's own, or an integer beyond float64
         return _shortened(repr(value))
 

@@ -2,7 +2,6 @@
 
 import io
 import json
-import math
 import os
 import re
 import warnings
@@ -15,9 +14,8 @@ import jax
 
 from ..._common.errors import FuncconvError
 from ..._common.files import sync, write_file
-from ..._common.types import Number
+from .values import Value, from_json, to_json
 
-_NOT_FINITE = ("nan", "inf", "-inf")  # as strings, because JSON has no numbers for them
 _RECORD_START = b'{"step": '  # of every line that this file writes
 _MAX_LINE_NUMBERS = 5  # in a warning
 
@@ -37,11 +35,11 @@ class Beginning:
     evaluated: bool
     folder: Path | None
 
-    def keeps(self, record: dict[str, Number]) -> bool:
+    def keeps(self, record: dict[str, Any]) -> bool:
         """Whether a record stays in the log."""
         if record["step"] == self.step and not self.evaluated:
             return not any(name.startswith("eval/") for name in record)
-        return record["step"] <= self.step
+        return bool(record["step"] <= self.step)
 
     def byte(self, log: Path) -> int | None:
         """Return the byte of a log at which this run begins; None if this run has not written to it."""
@@ -87,7 +85,7 @@ class LogFile:
 
     def __init__(self, path: str | os.PathLike[str], beginning: Beginning) -> None:
         self.path = Path(path)
-        self.kept: list[dict[str, Number]] = []
+        self.kept: list[dict[str, Value]] = []
         self._last = (0, b"")  # the byte at which the last line begins, and the line
         try:
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -98,7 +96,7 @@ class LogFile:
         except OSError as error:
             raise self._failure(error) from error
 
-    def __call__(self, record: dict[str, Number]) -> None:
+    def __call__(self, record: dict[str, Value]) -> None:
         """Add a record. It is added once, even if an interrupt or an error ended an earlier call with it."""
         line = _line(record)
         try:
@@ -193,21 +191,20 @@ def _write(file: io.FileIO, data: bytes) -> None:
         data = data[file.write(data) :]
 
 
-def _line(record: dict[str, Number]) -> bytes:
-    written = {name: value if math.isfinite(value) else str(value) for name, value in record.items()}
+def _line(record: dict[str, Value]) -> bytes:
+    written = {name: to_json(value) for name, value in record.items()}
     return (json.dumps(written) + "\n").encode()
 
 
-def _record(line: bytes) -> dict[str, Number] | None:
+def _record(line: bytes) -> dict[str, Value] | None:
     """Return the record of a line; None if the line is not a record."""
     try:
         content = json.loads(line.decode())
+        if not isinstance(content, dict) or type(content.get("step")) is not int or content["step"] < 0:
+            return None
+        return {name: from_json(value) for name, value in content.items()}
     except (ValueError, RecursionError):
         return None
-    if not isinstance(content, dict) or type(content.get("step")) is not int or content["step"] < 0:
-        return None
-    record = {name: float(value) if value in _NOT_FINITE else value for name, value in content.items()}
-    return record if all(type(value) in (int, float) for value in record.values()) else None
 
 
 def _is_torn(line: bytes, beginning: Beginning) -> bool:

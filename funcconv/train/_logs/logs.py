@@ -7,10 +7,10 @@ from typing import Any, TypeAlias
 
 from ..._common.errors import FuncconvError
 from ..._common.paths import checked_path
-from ..._common.types import Number
 from .log_file import Beginning, LogFile
+from .values import Value
 
-Log: TypeAlias = str | os.PathLike[str] | Callable[[dict[str, Number]], object]
+Log: TypeAlias = str | os.PathLike[str] | Callable[[dict[str, Value]], object]
 Logs: TypeAlias = Log | Sequence[Log]
 
 
@@ -51,7 +51,7 @@ class Reports:
         FuncconvError: if a file cannot be written or is not a regular file.
     """
 
-    def __init__(self, logs: list[Any], records: list[dict[str, Number]], beginning: Beginning) -> None:
+    def __init__(self, logs: list[Any], records: list[dict[str, Value]], beginning: Beginning) -> None:
         self._logs: list[Any] = []
         self._records = records
         try:

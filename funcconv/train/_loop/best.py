@@ -6,10 +6,13 @@ from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
+import numpy as np
+
 from ..._checkpoints.folder import Checkpoints
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Number
 from .._logs.history import Best
+from .._logs.values import Value
 from .._state import State
 from .._step.memory import copied
 
@@ -40,7 +43,7 @@ class Monitor:
         """A text that differs if the best values of two monitors cannot be compared."""
         return self.name if self.mode == "min" else f"{self.name} ({self.mode})"
 
-    def value(self, evaluated: Mapping[str, Number]) -> float:
+    def value(self, evaluated: Mapping[str, Value]) -> float:
         """Return the value of the metric.
 
         Raises:
@@ -48,7 +51,14 @@ class Monitor:
         """
         found = self._found(evaluated)
         if len(found) == 1:
-            return float(evaluated[found[0]])
+            value = evaluated[found[0]]
+            if isinstance(value, list):
+                msg = (
+                    f"train: monitor must be the name of one number; {found[0]!r} has shape {np.shape(value)}. Let "
+                    "evaluate also return its mean, and monitor that"
+                )
+                raise FuncconvError(msg)
+            return float(value)
         if found:
             msg = f"train: monitor is {self.given!r}, but evaluate gave {' and '.join(map(repr, found))}. Rename one"
             raise FuncconvError(msg)
@@ -83,7 +93,7 @@ class Monitor:
             )
             raise FuncconvError(msg)
 
-    def _found(self, metrics: Mapping[str, Number]) -> list[str]:
+    def _found(self, metrics: Mapping[str, Value]) -> list[str]:
         return [name for name in dict.fromkeys((self.given, self.name)) if name in metrics]
 
 

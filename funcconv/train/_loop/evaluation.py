@@ -8,16 +8,16 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
-from ..._common.types import Number
+from .._logs.values import Value
 
 _EXPECTED = "train: evaluate must return a dict of numbers"
 
 
-def numbers_of(returned: Any) -> dict[str, Number]:
-    """Return the numbers that `evaluate` returned.
+def numbers_of(returned: Any) -> dict[str, Value]:
+    """Return the numbers that `evaluate` returned, and the lists of its arrays.
 
     Args:
-        returned: a mapping from names to real numbers or to arrays of shape `()`.
+        returned: a mapping from names to real numbers or to arrays of real numbers.
 
     Raises:
         FuncconvError: if it is anything else. The message names the wrong entry.
@@ -32,11 +32,8 @@ def numbers_of(returned: Any) -> dict[str, Number]:
     return {name: _number(name, value) for name, value in returned.items()}
 
 
-def _number(name: str, value: Any) -> float:
-    shape = getattr(value, "shape", ())
-    if shape != ():
-        msg = f"{_EXPECTED}; {name!r} has shape {tuple(shape)}. Return its mean"
-        raise FuncconvError(msg)
+def _number(name: str, value: Any) -> Value:
+    is_list = getattr(value, "shape", ()) != ()
     # NumPy's scalars include complex numbers and dates, so their dtype decides.
     if isinstance(value, np.generic) or not isinstance(value, numbers.Real):
         kind = f"of dtype {value.dtype}" if hasattr(value, "dtype") else f"a {type(value).__name__}"
@@ -45,9 +42,12 @@ def _number(name: str, value: Any) -> float:
         except (TypeError, ValueError) as error:
             msg = f"{_EXPECTED}; {name!r} is {kind}. Convert it with float(...)"
             raise FuncconvError(msg) from error
-        if array.shape != () or not _is_real(array.dtype):
+        if (array.shape != () and not is_list) or not _is_real(array.dtype):
             msg = f"{_EXPECTED}; {name!r} is {kind}. Convert it with float(...)"
             raise FuncconvError(msg)
+        if is_list:
+            values: list[Any] = array.astype(np.float64).tolist()
+            return values
         value = array
     try:
         return float(value)

@@ -59,7 +59,8 @@ def fit(
     every process.
 
     Args:
-        step: the step that `make_step` returned; `fit` compiles it.
+        step: the step that `make_step` returned; `fit` compiles it. `jax.vmap(step, in_axes=(0, None))` trains an
+            ensemble. Each metric is recorded as a number, or a list of numbers if it is an array, with at most 10,000.
         state: the first state, from the `init` that `make_step` returned. It is copied, so you can use it again.
         batches: an iterator over batches, of one of three kinds. The results of `train.batches` and `train.images` are
             set to the right position when a run is resumed. An iterator with `get_state()` and `set_state(state)`, such
@@ -67,8 +68,9 @@ def fit(
             the batches of earlier steps. A list or a loader is not an iterator: pass `iter(loader)`. NumPy arrays are
             copied, so an iterator may reuse its buffers. `train.prefetch` takes batches of a slow iterator ahead.
         steps: the number of steps of the whole run, including those of earlier calls.
-        evaluate: a function `evaluate(state)` that returns a dict of numbers. They are reported under names that begin
-            with `"eval/"`. It may keep the state or parts of it. Default: no evaluation.
+        evaluate: a function `evaluate(state)` that returns a dict of numbers and arrays, such as the result of
+            `train.evaluate(metrics, state, held_out)`. They are reported under names that begin with `"eval/"`. It may
+            keep the state or parts of it. Default: no evaluation.
         every: the number of steps between two evaluations; the state is also evaluated after the last step.
             Default: 100.
         patience: the number of evaluations in a row without a better value of `monitor` after which the run ends. If
@@ -117,11 +119,13 @@ def fit(
 
     Raises:
         FuncconvError: if an option has the wrong type or is out of range; if `batches` is not an iterator; if
-            `evaluate` returns anything but numbers, or not the one of `monitor`; if the checkpoint is of another state
-            or cannot be written; if the checkpoint of the best state is damaged or missing and `keep` is `"best"`,
-            which is checked at the start; if a log cannot be written; if a setting changed and `on_change` is
-            `"raise"`; if a package is missing. With several processes: if they differ, or if one of them failed or is
-            gone. Errors that `batches`, `step`, `evaluate` or a log raise are passed on after the state was saved.
+            `evaluate` returns anything but numbers and arrays, or not the number of `monitor`; if a metric of a step
+            has more than 10,000 numbers; if the members of an ensemble have taken different numbers of steps; if the
+            checkpoint is of another state or cannot be written; if the checkpoint of the best state is damaged or
+            missing and `keep` is `"best"`, which is checked at the start; if a log cannot be written; if a setting
+            changed and `on_change` is `"raise"`; if a package is missing. With several processes: if they differ, or if
+            one of them failed or is gone. Errors that `batches`, `step`, `evaluate` or a log raise are passed on after
+            the state was saved.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax

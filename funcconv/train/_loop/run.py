@@ -9,14 +9,14 @@ import jax
 
 from ..._checkpoints.folder import Checkpoints
 from ..._common.errors import FuncconvError
-from ..._common.types import Number
 from .._data.source import END, Source
 from .._distributed.processes import Processes, of_state
 from .._logs.history import History
 from .._logs.logs import Reports
 from .._logs.progress import Progress
-from .._state import State
-from .._step.compiled import CompiledStep
+from .._logs.values import Value
+from .._state import State, steps_of
+from .._step.compiled import CompiledStep, unpacked
 from .._step.memory import copied_batch, lent, taken_back
 from .best import Best, Monitor, Standing, best_state, recorded
 from .evaluation import numbers_of
@@ -43,7 +43,7 @@ class Moment:
     done: int  # how many steps were taken
     state: State
     evaluated_at: int  # the step after which the last evaluation was made
-    evaluated: Mapping[str, Number] = field(default_factory=dict)  # the result of that evaluation
+    evaluated: Mapping[str, Value] = field(default_factory=dict)  # the result of that evaluation
     standing: Standing = field(default_factory=Standing)  # the best evaluation so far
     records: int = 0  # how many records there are
     pending: tuple[tuple[int, Any], ...] = ()  # step and metrics of further records, which may still be computed
@@ -56,7 +56,8 @@ class Moment:
 
 def begun(state: State) -> Moment:
     """Return the moment at which a run begins; no evaluation is due."""
-    return Moment(int(state.step), state, int(state.step))
+    done = steps_of(state)
+    return Moment(done, state, done)
 
 
 def resumed(state: State, saved: Mapping[str, Any], monitor: Monitor | None) -> Moment:
@@ -67,7 +68,7 @@ def resumed(state: State, saved: Mapping[str, Any], monitor: Monitor | None) -> 
         saved: what `Run` saved with it; empty if `train.save` wrote it.
         monitor: of this call. If the run had another one, its best value is forgotten.
     """
-    done = int(state.step)
+    done = steps_of(state)
     return Moment(done, state, int(saved.get("evaluated_at", done)), standing=recorded(saved, monitor))
 
 
@@ -154,7 +155,8 @@ class Run:
         if compiles:
             self._progress.end_compiling()
             if self._options.monitor:
-                self._options.monitor.check_step(self._step.names)
+                scalars, arrays = metrics[0]
+                self._options.monitor.check_step([*scalars, *(name for name, _ in arrays)])
         self._step.warn_if_compiled_again(done)
         # The call of the first step compiles, so the time of a step is measured from its end.
         self._first = self._first or (done, time.monotonic())
@@ -236,7 +238,8 @@ class Run:
             "place": self._source.place(moment.done),
             **record_of(self._settings, self._program),
         }
-        metrics = moment.evaluated if moment.is_evaluated and moment.evaluated else None
+        scores = {name: value for name, value in moment.evaluated.items() if not isinstance(value, list)}
+        metrics = scores if moment.is_evaluated and scores else None
         self._folder.save(moment.done, moment.state, run, metrics, about=options.about)
         self._saved = moment.done, moment.is_evaluated
 
@@ -245,9 +248,8 @@ class Run:
         self._reports.report(after_error=after_error)
         while len(self.moment.pending) > max_pending:
             step, metrics = self.moment.pending[0]
-            is_step = not isinstance(metrics, dict)
-            named = zip(self._step.names, metrics.tolist(), strict=True) if is_step else metrics.items()
-            record = {"step": step, **dict(named)}
+            is_step = isinstance(metrics, tuple)
+            record = {"step": step, **(unpacked(*metrics) if is_step else metrics)}
             # Assigned to a slice, so that nothing is added twice if an interrupt comes before the next line.
             self._history.records[self.moment.records :] = [record]
             self.moment = replace(self.moment, records=self.moment.records + 1, pending=self.moment.pending[1:])

@@ -1,21 +1,45 @@
 """The compiled step of a run. It counts how often it was traced, and returns its metrics as one array."""
 
+import math
 import warnings
-from typing import Any
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from ..._common.errors import FuncconvError
+from ..._common.types import Array, Shape
 from ..._primitives.tuning import Tuning
 from .._state import State
+from .described import described, is_real
 from .step import Step, chosen_tuning, compile
+
+_MAX_NUMBERS = 10_000  # of a metric, because every step is recorded
+
+
+# The names of the scalar metrics of a step, and the names and shapes of those that are arrays. They belong to a traced
+# program, and can differ for a batch of another shape.
+Layout: TypeAlias = tuple[tuple[str, ...], tuple[tuple[str, Shape], ...]]
+
+
+def unpacked(layout: Layout, numbers: Array) -> dict[str, Any]:
+    """Return the metrics of a step by their names, as numbers and lists of numbers."""
+    scalars, arrays = layout
+    if not arrays:
+        return dict(zip(scalars, numbers.tolist(), strict=True))
+    values = np.asarray(numbers)
+    begin = len(scalars)
+    record = dict(zip(scalars, values[:begin].tolist(), strict=True))
+    for name, shape in arrays:
+        end = begin + math.prod(shape)
+        record[name] = values[begin:end].reshape(shape).tolist()
+        begin = end
+    return record
 
 
 class CompiledStep:
-    """A compiled step that warns when it is compiled again.
-
-    The scalar metrics are returned as one array, because each fetch from a device takes time. `names` has their names
-    in the same order, `times` how often the step was traced.
+    """A compiled step that warns when it is compiled again. `times` says how often it was traced.
 
     Args:
         step: of `make_step`.
@@ -25,12 +49,13 @@ class CompiledStep:
     def __init__(self, step: Step, tuning: Tuning | None = None) -> None:
         self._step, self.times, self._warned_times = step, 0, 1
         self._batch_types: list[Any] = []  # of the last two traces
-        self.names: tuple[str, ...] = ()
         self.jitted: Any = compile(self._traced, chosen_tuning("fit", step, tuning))
 
-    def __call__(self, state: State, batch: Any) -> Any:
-        """Return the next state and the metrics."""
-        return self.jitted(state, batch)
+    def __call__(self, state: State, batch: Any) -> tuple[State, tuple[Layout, Array]]:
+        """Return the next state, and the layout and the numbers of the metrics."""
+        state, metrics = self.jitted(state, batch)
+        ((layout, numbers),) = metrics.items()
+        return state, (layout, numbers)
 
     def warn_if_compiled_again(self, step: int) -> None:
         """Warn if this step was traced and is not the first."""
@@ -49,7 +74,19 @@ class CompiledStep:
         self._batch_types = [*self._batch_types[-1:], batch_type]
         state, metrics = self._step(state, batch)
         scalars = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
-        self.names = tuple(scalars)
-        has_64_bits = any(value.dtype.itemsize > 4 for value in scalars.values())
+        arrays = {name: jnp.asarray(value) for name, value in metrics.items() if name not in scalars}
+        for name, value in arrays.items():
+            if value.size > _MAX_NUMBERS or not is_real(value):
+                msg = (
+                    f"train: fit records each metric in each step, at most {_MAX_NUMBERS} real numbers; {name!r} is "
+                    f"{described(value)}, {value.size} numbers. Return its mean, or leave it out"
+                )
+                raise FuncconvError(msg)
+        has_64_bits = any(value.dtype.itemsize > 4 for value in (scalars | arrays).values())
         dtype = jnp.float64 if has_64_bits else jnp.float32
-        return state, jnp.array([value.astype(dtype) for value in scalars.values()], dtype)
+        numbers = jnp.array([value.astype(dtype) for value in scalars.values()], dtype)
+        if arrays:
+            numbers = jnp.concatenate([numbers, *(value.astype(dtype).ravel() for value in arrays.values())])
+        layout = tuple(scalars), tuple((name, value.shape) for name, value in arrays.items())
+        # JAX stores the keys of a dict with the traced program. An array alone, because each fetch takes time.
+        return state, {layout: numbers}

@@ -44,13 +44,16 @@ def make_step(
     `State.skipped`.
 
     Args:
-        loss: a function `loss(params, batch, *, key, state)` that returns a scalar, the mean over the batch. With
-            `has_aux=True` it returns a pair of the scalar and a dict of metrics. `key` is a new random key for each
-            step. `state` is the model's state, such as running statistics; the loss returns the next one as the entry
+        loss: a function `loss(params, batch, *, key, state)` that returns a scalar, the mean over the batch, or a
+            `train.Weighted(sum, weight)` for a mean over something else, such as tokens or the pixels of a mask. With
+            `has_aux=True` it returns a pair of that and a dict of metrics. `key` is a new random key for each step.
+            `state` is the model's state, such as running statistics; the loss returns the next one as the entry
             `"state"` of the dict.
         optimizer: an optax optimizer, such as `optax.adam(1e-3)`.
         accumulate: the number of micro-batches into which a batch is cut. They are computed one after the other, which
-            saves memory; the gradient is that of the whole batch. Gradients of 16-bit parameters are summed in float32.
+            saves memory; the gradient is that of the whole batch. Of scalars and other metrics the mean over the
+            micro-batches is taken; `Weighted` and `Sum` are added, and divided by the total weight at the end.
+            Gradients of 16-bit parameters are summed in float32.
             Micro-batch `i` of `n` has the examples `i`, `i + n`, `i + 2n`, …, so that each device computes its share of
             each micro-batch. Its key is `jax.random.fold_in(key, i)`. Default: 1.
         ema: the decay `d` of an exponential moving average of the parameters, `ema = d * ema + (1 - d) * params`, from
@@ -89,14 +92,15 @@ def make_step(
         partition: how to spread parameters over the mesh: a dict from patterns of their paths, such as
             `"dense*/kernel"`, to a `jax.sharding.PartitionSpec`. It also applies to their averages and to the
             optimizer's state of them. The first matching pattern counts. Default: all are replicated.
-        has_aux: whether the loss returns a pair of the scalar and a dict. Default: False.
+        has_aux: whether the loss returns a pair of its value and a dict. Default: False.
         tuning: the result of `fc.tune` or `fc.Tuning.load`: measured forms, in which the convolutions and pools of the
             step are computed. `fit` and `compile` also use its compiler options. Default: the usual forms.
 
     Returns:
         `init(params, key, model=None) -> State` and `step(state, batch) -> (state, metrics)`. `init` copies its arrays;
         `model` is the first state of the model. The metrics are `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`,
-        and those that the loss returns.
+        and those that the loss returns, with the mean of each `Weighted` and the value of each `Sum`. If the total
+        weight of the loss is 0, `"loss"` is NaN, and the step changes nothing and is counted in `State.skipped`.
 
     Raises:
         FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter, if a pattern of
@@ -185,10 +189,24 @@ def compile(step: Step, tuning: Tuning | None = None) -> Step:
         >>> int(step(1, 2)[0])
         3
     """
-    chosen = chosen_tuning("compile", step, tuning)
-    options = compiler_options() if chosen is None else chosen.compiler_options
-    traced_with = compiled_with(options) if chosen is None else tuned(chosen)
-    return jax.jit(traced_with(step), donate_argnums=0, compiler_options=options)
+    jitted: Step = compiled(step, chosen_tuning("compile", step, tuning), donate_argnums=0)
+    return jitted
+
+
+def compiled(f: Callable[..., Any], tuning: Tuning | None, **options: Any) -> Any:
+    """Compile a function with the forms and the compiler options of a tuning, or else with the usual ones.
+
+    Args:
+        f: the function.
+        tuning: the tuning, or None.
+        **options: further options of `jax.jit`.
+
+    Returns:
+        The compiled function.
+    """
+    of_compiler = compiler_options() if tuning is None else tuning.compiler_options
+    traced_with = compiled_with(of_compiler) if tuning is None else tuned(tuning)
+    return jax.jit(traced_with(f), compiler_options=of_compiler, **options)
 
 
 def chosen_tuning(op: str, step: Step, tuning: Tuning | None) -> Tuning | None:

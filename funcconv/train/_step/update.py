@@ -1,5 +1,6 @@
 """The state before the first step, and the state after a step."""
 
+from functools import partial
 from typing import Any
 
 import jax
@@ -9,7 +10,7 @@ from jax import lax
 
 from ..._common.errors import FuncconvError
 from ..._common.types import Array
-from .._distributed.partition import placed, shardings, spread_batch
+from .._distributed.partition import on_every_device, placed, shardings, spread_batch
 from .._state import Scale, State
 from .compute_dtypes import check_patterns_of_dtypes
 from .frozen import check_frozen, trained, with_frozen
@@ -17,6 +18,7 @@ from .gradient import gradient
 from .memory import copied
 from .options import StepOptions
 from .sums import averaged, clipped, float32_average, like, scale_and_norm
+from .totals import Weighted
 
 # The dynamic scale of the loss begins high. The first steps halve it until their gradients are finite in 16 bits.
 _FIRST_SCALE = 2.0**15
@@ -66,6 +68,9 @@ def update(options: StepOptions, state: State, batch: Any) -> tuple[State, dict[
         batch = spread_batch(batch, mesh)
     factor: Any = state.scale.factor if state.scale else options.loss_scale
     gradients, loss, metrics, model = gradient(options, state, batch, factor)
+    is_empty = None  # whether there was nothing to take the mean of, which says nothing about the scale
+    if isinstance(loss, Weighted):
+        is_empty, loss = loss.weight == 0, loss.mean
     gradients = jax.tree.map(lambda leaf: leaf / jnp.asarray(factor, leaf.dtype), gradients)
     scale_of_norm, scaled_norm = scale_and_norm(gradients)
     finite = jnp.isfinite(loss) & jnp.isfinite(scaled_norm)
@@ -87,10 +92,15 @@ def update(options: StepOptions, state: State, batch: Any) -> tuple[State, dict[
 
     skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
     scale = state.scale and _next_scale(state.scale, finite)
+    if is_empty is not None:
+        scale = jax.tree.map(lambda old, new: jnp.where(is_empty, old, new), state.scale, scale)
     ema, ema_float32 = averages or (None, None)
     state = State(state.step + 1, params, optimizer_state, state.key, model, ema, scale, skipped, ema_float32)
     if mesh is not None:
         state = lax.with_sharding_constraint(state, shardings(state, mesh, options.partition))  # type: ignore[no-untyped-call]
+        # `fit` reads them in every process. A scalar is on every device anyway.
+        whole = partial(jax.tree.map, lambda leaf: on_every_device(leaf, mesh) if jnp.ndim(leaf) else leaf)
+        metrics = {name: whole(metric) for name, metric in metrics.items()}
     return state, {"loss": loss, "grad_norm": scale_of_norm * scaled_norm, "skipped": skipped, **metrics}
 
 
