@@ -130,10 +130,10 @@ def restore(
     """
     which = checked_which("train.restore", which)
     if into is not None and like is None:
-        step = _best_step(_stored("train.restore", path), path) if which == "best" else which
-        step = None if step == "last" else step
+        best = _best_step(_stored("train.restore", path), path) if which == "best" else None
+        number = best if isinstance(which, str) else which
         return restored_parts(
-            "train.restore", path, into, match=match, missing=missing, mismatched=mismatched, key=key, step=step
+            "train.restore", path, into, match=match, missing=missing, mismatched=mismatched, key=key, step=number
         )
     if like is None or into is not None or (match, missing, mismatched, key) != (None, "raise", "raise", None):
         msg = (

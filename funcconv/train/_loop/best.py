@@ -173,7 +173,8 @@ def best_state(standing: Standing, done: int, state: State, folder: Checkpoints 
         raise _unreadable(best, str(error).removeprefix("train: ")) from error
     if restored is None:
         raise _unreadable(best, f"{folder.folder} has no checkpoint of this step")
-    return restored[1]
+    best_of_folder: State = restored[1]
+    return best_of_folder
 
 
 def _unreadable(best: Best, why: str) -> FuncconvError:

@@ -13,9 +13,10 @@ from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError
+from ..._common.patterns import path_of
 from ..._primitives.tuning import tuning_of_environment
 from .._data.batches import Batches
-from .._distributed.partition import mesh_of, on_every_device, path_of, placed_batch
+from .._distributed.partition import mesh_of, on_every_device, placed_batch
 from .._distributed.processes import digests, of_state
 from .._logs.progress import Progress
 from .._step.described import described, is_real

@@ -11,14 +11,14 @@ from ..._checkpoints.folder import Checkpoints
 from ..._common.errors import FuncconvError
 from .._data.source import END, Source
 from .._distributed.processes import Processes, of_state
-from .._logs.history import History
+from .._logs.history import Best, History
 from .._logs.logs import Reports
 from .._logs.progress import Progress
 from .._logs.values import Value
 from .._state import State, steps_of
 from .._step.compiled import CompiledStep, unpacked
 from .._step.memory import copied_batch, lent, taken_back
-from .best import Best, Monitor, Standing, best_state, recorded
+from .best import Monitor, Standing, best_state, recorded
 from .evaluation import numbers_of
 from .interrupts import Interrupts
 from .options import Options
