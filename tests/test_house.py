@@ -43,6 +43,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "train/_state",
     "train/_data",
     "train/_distributed",
+    "train/_optimizer",
     "train/_step",
     "train/_logs",
     "train/_loop",

@@ -11,8 +11,11 @@ from ._data.images import images as images
 from ._data.prefetch import prefetch as prefetch
 from ._logs.history import History as History
 from ._logs.tensorboard import TensorBoard as TensorBoard
+from ._loop.eval_params import eval_params as eval_params
 from ._loop.evaluate import evaluate as evaluate
 from ._loop.fit import fit as fit
+from ._loop.update_norms import update_norms as update_norms
+from ._optimizer.decay_mask import decay_mask as decay_mask
 from ._state import State as State
 from ._step.confusion import confusion as confusion
 from ._step.step import compile as compile

@@ -39,10 +39,12 @@ class State:
         optimizer: the state of the optimizer.
         key: the random key of the run. The key of a step is folded from it and the number of the step.
         model: the state of the model, such as running statistics.
-        ema: the moving average of the parameters, in their dtypes, or None.
+        ema: the average of the parameters, in their dtypes: the exponential moving average, or the mean if `average`
+            is `"mean"`. None if none is kept.
         scale: the dynamic scale of the loss, or None.
         skipped: how many steps were not finite, or had a total weight of 0, and so were without an update.
-        ema_float32: the moving average before it is rounded to 16 bits; None if no parameter has 16 bits.
+        ema_float32: the average before it is rounded to 16 bits; None if no parameter has 16 bits.
+        average_count: how many steps the mean of the parameters is over; None if no mean is kept.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -66,6 +68,7 @@ class State:
     scale: Scale | None
     skipped: Array
     ema_float32: Any = None
+    average_count: Any = None
 
     def __repr__(self) -> str:
         lines = [f"step={_number(self.step)}, skipped={_number(self.skipped)}"]

@@ -37,13 +37,19 @@ def trained(params: Any, patterns: Sequence[str]) -> Any:
     )
 
 
+def is_masked(leaf: Any) -> bool:
+    """Return whether a node stands in place of a parameter."""
+    return isinstance(leaf, MaskedNode)
+
+
 def with_frozen(part: Any, params: Any) -> Any:
     """Put the frozen parameters of `params` back into a tree of the trained ones, which `trained` returned."""
-
-    def is_masked(leaf: Any) -> bool:
-        return isinstance(leaf, MaskedNode)
-
     return jax.tree.map(lambda leaf, old: old if is_masked(leaf) else leaf, part, params, is_leaf=is_masked)
+
+
+def masked_like(tree: Any, part: Any) -> Any:
+    """Return a tree of all parameters, or of all trained ones, with those masked that are masked in `part`."""
+    return jax.tree.map(lambda own, leaf: own if is_masked(own) else leaf, part, tree, is_leaf=is_masked)
 
 
 def next_model(old: Any, new: Any, params: Any, patterns: Sequence[str]) -> Any:

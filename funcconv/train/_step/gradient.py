@@ -15,6 +15,7 @@ from .frozen import next_model, trained, with_frozen
 from .inputs import cast_inputs
 from .loss import check_signature, check_state, value_and_metrics
 from .options import StepOptions
+from .parameters.average import average_argument
 from .sums import widened
 from .totals import Weighted, divisor, means, over_micro_batches
 
@@ -92,12 +93,12 @@ def _differentiated(
     """
 
     def scaled_loss(trained_params: Any, params: Any, batch: Any, key: Array, model: Any, factor: Any) -> Any:
-        check_signature(options.loss)
+        check_signature(options.loss, average)
         params = with_frozen(trained_params, params)
         if options.compute_dtype is not None:
             params = cast_parameters(params, options.compute_dtype)
             batch = cast_inputs(batch, options.compute_dtype, options.inputs)
-        returned = options.loss(params, batch, key=key, state=model)
+        returned = options.loss(params, batch, key=key, state=model, **average)
         loss, metrics = value_and_metrics(returned, has_aux=options.has_aux)
         new_model = metrics.pop("state", model)
         check_state(model, new_model)
@@ -109,6 +110,7 @@ def _differentiated(
         loss = loss.astype(wide(loss.dtype))
         return loss * jnp.asarray(factor, loss.dtype), (loss, metrics, new_model)
 
+    average = average_argument(options, state)
     trained_params = trained(state.params, options.frozen)
     return jax.grad(scaled_loss, has_aux=True)(trained_params, state.params, batch, key, model, factor)  # type: ignore[no-any-return]
 

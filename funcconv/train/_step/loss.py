@@ -17,14 +17,30 @@ _SIGNATURE = "loss(params, batch, *, key, state)"
 _OWN_METRICS = ("loss", "grad_norm", "skipped", "step")
 
 
-def check_signature(loss: Callable[..., Any]) -> None:
-    """Refuse a loss that cannot be called as a step calls it."""
+def takes_average(loss: Callable[..., Any]) -> bool:
+    """Return whether a loss has a parameter `average` without a default, for the average of the parameters."""
+    try:
+        parameter = inspect.signature(loss).parameters.get("average")
+    except (TypeError, ValueError):  # some callables, such as those written in C, have no known signature
+        return False
+    # With a default, it is an option of the loss that only has the same name.
+    return parameter is not None and parameter.default is parameter.empty
+
+
+def check_signature(loss: Callable[..., Any], average: Mapping[str, Any]) -> None:
+    """Refuse a loss that cannot be called as a step calls it, with the argument `average` if there is one."""
     try:
         signature = inspect.signature(loss)
-    except (TypeError, ValueError):  # some callables, such as those written in C, have no known signature
+    except (TypeError, ValueError):
         return
+    if takes_average(loss) and not average:
+        msg = (
+            "train: the loss has a parameter average, but no average of the parameters is kept. Pass ema=0.99 or "
+            'average="mean" to make_step'
+        )
+        raise FuncconvError(msg)
     try:
-        signature.bind(None, None, key=None, state=None)
+        signature.bind(None, None, key=None, state=None, **average)
     except TypeError as error:
         name = getattr(loss, "__name__", type(loss).__name__)
         msg = (

@@ -12,6 +12,7 @@ from jax.sharding import Mesh
 from ..._common.errors import FuncconvError
 from ..._common.types import DTypeLike, Number
 from .._distributed.partition import Partition, check_options, with_auto_axes
+from .._optimizer.groups import Optimizer, check_optimizer, transform_of
 from .compute_dtypes import ALL, all_dtypes, checked_dtypes
 
 
@@ -20,10 +21,14 @@ class StepOptions:
     """What a training step computes."""
 
     loss: Callable[..., Any]
-    optimizer: optax.GradientTransformation  # as the user gave it
-    transform: optax.GradientTransformationExtraArgs  # the same, which also takes the value of the loss
+    optimizer: Optimizer  # as the user gave it
+    lr_factors: Mapping[str, float]  # by patterns
+    transform: optax.GradientTransformationExtraArgs  # the same as one optimizer, which also takes extra arguments
+    report_learning_rate: bool
     accumulate: int  # the number of micro-batches
     ema: Number | None
+    average: str | None
+    average_start: int
     compute_dtype: Any  # a dtype, a dict of dtypes by pattern, or None
     inputs: tuple[str, ...] | Mapping[str, Any] | None  # patterns, or dtypes by pattern
     loss_scale: Number | str
@@ -39,8 +44,19 @@ class StepOptions:
         """Whether the scale of the loss is part of the state."""
         return self.loss_scale == "dynamic"
 
+    @property
+    def has_average(self) -> bool:
+        """Whether the state has an average of the parameters."""
+        return self.ema is not None or self.average is not None
+
     def recorded(self) -> Mapping[str, Any]:
         """Return the settings that a checkpoint records. Their names and texts are part of its format."""
+        # Checkpoints of funcconv 0.1 have no entries for these options, so they are recorded only if they are used.
+        later = {
+            "lr_factors": dict(self.lr_factors),
+            "average": self.average,
+            "average_start": self.average_start,
+        }
         return {
             "optimizer": self.optimizer,
             "accumulate": self.accumulate,
@@ -52,15 +68,20 @@ class StepOptions:
             "frozen": self.frozen,
             "mesh": self.mesh and dict(self.mesh.shape),
             "partition": {pattern: str(spec) for pattern, spec in self.partition.items()},
+            **{name: value for name, value in later.items() if value},
         }
 
 
 def checked_options(
     loss: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
+    lr_factors: Mapping[str, float] | None,
+    report_learning_rate: bool,
     accumulate: int,
     ema: Number | None,
+    average: str | None,
+    average_start: int,
     compute_dtype: DTypeLike | Mapping[str, DTypeLike] | None,
     inputs: str | Sequence[str] | Mapping[str, DTypeLike] | None,
     loss_scale: Number | str | None,
@@ -85,6 +106,9 @@ def checked_options(
         if not is_valid:
             msg = f"train: {name} must be {expected}; got {value!r}"
             raise FuncconvError(msg)
+    _check_average(ema, average, average_start)
+    lr_factors = {} if lr_factors is None else lr_factors
+    check_optimizer(optimizer, lr_factors)
     check_options(mesh, partition)
     dtypes = None if compute_dtype is None else checked_dtypes("compute_dtype", compute_dtype)
     input_patterns = _checked_inputs(inputs, dtypes)
@@ -94,9 +118,13 @@ def checked_options(
     return StepOptions(
         loss=loss,
         optimizer=optimizer,
-        transform=optax.with_extra_args_support(optimizer),
+        lr_factors=lr_factors,
+        transform=transform_of(optimizer, lr_factors),
+        report_learning_rate=report_learning_rate,
         accumulate=accumulate,
         ema=ema,
+        average=average,
+        average_start=average_start,
         compute_dtype=dtypes,
         inputs=input_patterns,
         loss_scale=loss_scale,
@@ -131,6 +159,21 @@ def _checked_inputs(
         )
         raise FuncconvError(msg)
     return patterns
+
+
+def _check_average(ema: Number | None, average: Any, average_start: Any) -> None:
+    if average not in (None, "mean"):
+        msg = f'train: average must be None or "mean"; got {average!r}'
+        raise FuncconvError(msg)
+    if not isinstance(average_start, int) or average_start < 0:
+        msg = f"train: average_start must be an integer of at least 0; got {average_start!r}"
+        raise FuncconvError(msg)
+    if average is not None and ema is not None:
+        msg = f"train: ema={ema} keeps a moving average and average={average!r} a mean; pass one of them"
+        raise FuncconvError(msg)
+    if average_start and average is None and ema is None:
+        msg = f'train: average_start={average_start} needs an average; pass ema= or average="mean"'
+        raise FuncconvError(msg)
 
 
 def _patterns(patterns: str | Sequence[str]) -> tuple[str, ...]:

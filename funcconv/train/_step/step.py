@@ -2,10 +2,9 @@
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
-import optax
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
 from ..._common.errors import FuncconvError
@@ -13,6 +12,7 @@ from ..._common.types import Array, DTypeLike, Number
 from ..._primitives.compiler import compiled_with, compiler_options
 from ..._primitives.tuning import Tuning, checked_tuning, tuned, tuning_of_environment
 from .._distributed.partition import Partition, check_batch, shardings
+from .._optimizer.groups import Optimizer
 from .._state import State
 from .options import checked_options
 from .update import initial_state, update
@@ -23,10 +23,14 @@ Step: TypeAlias = Callable[[State, Any], tuple[State, dict[str, Array]]]
 
 def make_step(
     loss: Callable[..., Any],
-    optimizer: optax.GradientTransformation,
+    optimizer: Optimizer,
     *,
+    lr_factors: Mapping[str, float] | None = None,
+    report_learning_rate: bool = False,
     accumulate: int = 1,
     ema: Number | None = None,
+    average: Literal["mean"] | None = None,
+    average_start: int = 0,
     compute_dtype: DTypeLike | Mapping[str, DTypeLike] | None = None,
     inputs: str | Sequence[str] | Mapping[str, DTypeLike] | None = None,
     loss_scale: Number | str | None = None,
@@ -48,8 +52,27 @@ def make_step(
             `train.Weighted(sum, weight)` for a mean over something else, such as tokens or the pixels of a mask. With
             `has_aux=True` it returns a pair of that and a dict of metrics. `key` is a new random key for each step.
             `state` is the model's state, such as running statistics; the loss returns the next one as the entry
-            `"state"` of the dict.
-        optimizer: an optax optimizer, such as `optax.adam(1e-3)`.
+            `"state"` of the dict. If the loss has a parameter `average` without a default, it also gets the average of
+            the parameters before the step (of `ema` or `average`), for example as the target network of BYOL; no
+            gradient is computed for it.
+        optimizer: an optax optimizer, such as `optax.adam(1e-3)`, or a dict from patterns to optimizers, such as
+            `{"trunk/*": optax.sgd(0.1), "*": optax.adam(1e-3)}`. The first pattern that matches the path of a parameter
+            counts; `*` stands for any text. Each trained parameter needs a pattern, and each pattern a parameter.
+            Optimizers that take `value`, `grad`, `value_fn`, `grad_fn` or `obj_fn` get them: the loss of the step and
+            its gradient, and functions that compute them for other parameters, with the same batch, key, state of the
+            model and options. So `optax.lbfgs`, `optax.contrib.sam` and `optax.contrib.sophia` work as they are.
+            `optax.lookahead` keeps its slow parameters in its state; `train.eval_params` returns them.
+        lr_factors: factors of the learning rate for groups of parameters, as a dict such as
+            `{"trunk/*": 0.1, "*": 1.0}` with patterns as above. They multiply the updates of the optimizer, which for
+            `optax.adamw` include the weight decay. Optimizers that continue from their own updates (line searches,
+            schedule-free, lookahead, mechanize, SAM without `opaque_mode`) raise an error; use a dict of optimizers.
+            Default: None, no factors.
+        report_learning_rate: whether the metrics have the learning rate of the step: `"learning_rate"`, or one for each
+            pattern of `optimizer` or `lr_factors`, such as `"learning_rate/trunk/*"`. It is read from the state of
+            `optax.inject_hyperparams`, from the constant or the schedule with which an optimizer of optax scales its
+            updates at last, from a line search, and includes the factor of `optax.contrib.reduce_on_plateau`. If it is
+            not known in this way, there is no such metric; `optax.inject_hyperparams(optax.rprop)(0.1)` makes it known.
+            Default: False.
         accumulate: the number of micro-batches into which a batch is cut. They are computed one after the other, which
             saves memory; the gradient is that of the whole batch. Of scalars and other metrics the mean over the
             micro-batches is taken; `Weighted` and `Sum` are added, and divided by the total weight at the end.
@@ -58,7 +81,11 @@ def make_step(
             each micro-batch. Its key is `jax.random.fold_in(key, i)`. Default: 1.
         ema: the decay `d` of an exponential moving average of the parameters, `ema = d * ema + (1 - d) * params`, from
             0 to below 1. It is `State.ema`, and has the dtypes of the parameters; for 16-bit parameters a copy is also
-            kept in float32. Default: no average.
+            kept in float32. Default: no moving average.
+        average: `"mean"` keeps the mean of the parameters after each step instead (stochastic weight averaging), also
+            as `State.ema`. Batch norms need new statistics for it, from `train.update_norms`. Default: None, no mean.
+        average_start: the number of steps after which the average begins. Until then, it is equal to the parameters.
+            Default: 0; a moving average then begins with the first parameters, and a mean with those after step 1.
         compute_dtype: the dtype in which the model computes, such as `"bfloat16"`. Floating parameters and floating
             inputs are cast to it before the loss is called. Targets, the model's state, stored parameters, gradients
             and the optimizer keep their dtypes. Or a dict from patterns of parameters to dtypes, such as
@@ -99,14 +126,16 @@ def make_step(
     Returns:
         `init(params, key, model=None) -> State` and `step(state, batch) -> (state, metrics)`. `init` copies its arrays;
         `model` is the first state of the model. The metrics are `"loss"`, `"grad_norm"` (before `clip`), `"skipped"`,
-        and those that the loss returns, with the mean of each `Weighted` and the value of each `Sum`. If the total
-        weight of the loss is 0, `"loss"` is NaN, and the step changes nothing and is counted in `State.skipped`.
+        the learning rates, and those that the loss returns, with the mean of each `Weighted` and the value of each
+        `Sum`. If the total weight of the loss is 0, `"loss"` is NaN, and the step changes nothing and is counted in
+        `State.skipped`.
 
     Raises:
-        FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter, if a pattern of
-            `compute_dtype` only matches what earlier ones match, or if a parameter cannot be spread as `partition`
-            says; from `step`, if a batch cannot be cut or spread evenly, if it is not clear which entries are inputs,
-            or if the loss has the wrong arguments or result.
+        FuncconvError: if an option is out of range; from `init`, if a pattern matches no parameter or a parameter no
+            pattern, if a pattern of `compute_dtype` only matches what earlier ones match, if the state of the optimizer
+            has entries that are no arrays, or if a parameter cannot be spread as `partition` says; from `step`, if a
+            batch cannot be cut or spread evenly, if it is not clear which entries are inputs, or if the loss has the
+            wrong arguments or result.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -124,8 +153,12 @@ def make_step(
     options = checked_options(
         loss,
         optimizer,
+        lr_factors=lr_factors,
+        report_learning_rate=report_learning_rate,
         accumulate=accumulate,
         ema=ema,
+        average=average,
+        average_start=average_start,
         compute_dtype=compute_dtype,
         inputs=inputs,
         loss_scale=loss_scale,

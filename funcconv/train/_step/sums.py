@@ -56,8 +56,8 @@ def float32_average(params: Any) -> Any:
     return None if is_same else in_float32
 
 
-def averaged(params: Any, average: Any, in_float32: Any, decay: Number) -> tuple[Any, Any]:
-    """Return the next moving average `decay * average + (1 - decay) * params`, and the same in float32.
+def averaged(params: Any, average: Any, in_float32: Any, weight: Number | Array) -> tuple[Any, Any]:
+    """Return the next average `average + weight * (params - average)`, and the same in float32.
 
     A small change is lost if it is added to a 16-bit number. So the average of such parameters is kept in float32, and
     rounded to 16 bits at each step.
@@ -66,7 +66,11 @@ def averaged(params: Any, average: Any, in_float32: Any, decay: Number) -> tuple
     def average_leaf(leaf: Array, old: Array) -> Array:
         if not jnp.issubdtype(old.dtype, jnp.inexact):
             return leaf
-        return old + (1 - decay) * (leaf.astype(old.dtype) - old)
+        leaf = leaf.astype(old.dtype)
+        if not isinstance(weight, jax.Array):
+            return old + weight * (leaf - old)
+        # The sum could differ from the parameters in the last digit where it should be equal to them.
+        return jnp.where(weight == 1, leaf, old + weight.astype(old.dtype) * (leaf - old))
 
     new_average = jax.tree.map(average_leaf, params, average if in_float32 is None else in_float32)
     return like(new_average, average), None if in_float32 is None else new_average

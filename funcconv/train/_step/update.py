@@ -1,23 +1,30 @@
 """The state before the first step, and the state after a step."""
 
+from dataclasses import replace
 from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
 
 from ..._common.errors import FuncconvError
+from ..._common.patterns import path_of
 from ..._common.types import Array
 from .._distributed.partition import on_every_device, placed, shardings, spread_batch
+from .._optimizer.call import update_with
+from .._optimizer.learning_rate import learning_rates
 from .._state import Scale, State
 from .compute_dtypes import check_patterns_of_dtypes
 from .frozen import check_frozen, trained, with_frozen
 from .gradient import gradient
 from .memory import copied
 from .options import StepOptions
-from .sums import averaged, clipped, float32_average, like, scale_and_norm
+from .parameters.average import first_average, next_average
+from .parameters.callbacks import Callbacks
+from .sums import clipped, like, scale_and_norm
 from .totals import Weighted
 
 # The dynamic scale of the loss begins high. The first steps halve it until their gradients are finite in 16 bits.
@@ -45,17 +52,18 @@ def initial_state(options: StepOptions, params: Any, key: Array, model: Any) -> 
     params, model = copied(params), copied({} if model is None else model)
     check_frozen(params, model, options.frozen)
     check_patterns_of_dtypes(params, options.compute_dtype)
-    has_average = options.ema is not None
+    transform_state = options.transform.init(trained(params, options.frozen))
+    _check_optimizer_state(transform_state)
+    average = first_average(options, params)
     state = State(
         step=_zero(),
         params=params,
-        optimizer=copied(options.transform.init(trained(params, options.frozen))),
+        optimizer=copied(transform_state),
         key=copied(key),
         model=model,
-        ema=copied(params) if has_average else None,
         skipped=_zero(),
         scale=Scale(jnp.float32(_FIRST_SCALE), _zero()) if options.has_dynamic_scale else None,
-        ema_float32=float32_average(copied(params)) if has_average else None,
+        **({"ema": None} | average),
     )
     mesh = options.mesh
     return state if mesh is None else placed(state, shardings(state, mesh, options.partition))
@@ -78,30 +86,56 @@ def update(options: StepOptions, state: State, batch: Any) -> tuple[State, dict[
     if options.clip is not None:
         gradients = clipped(gradients, options.clip, scale_of_norm, scaled_norm)
     gradients = like(gradients, trained_params)
-    updates, optimizer_state = options.transform.update(
-        gradients, state.optimizer, trained_params, value=loss, grad=gradients
-    )
+    callbacks = Callbacks(options, state, batch, factor)
+    offered = {"value": loss, "grad": gradients, **callbacks.offered()}
+    updates, optimizer_state = update_with(options.transform, gradients, state.optimizer, trained_params, offered)
+    if callbacks.called:  # the functions return other values and gradients, which may not be finite
+        finite &= jnp.isfinite(scale_and_norm(updates)[1])
     params = with_frozen(optax.apply_updates(trained_params, updates), state.params)
-    averages = None if options.ema is None else averaged(params, state.ema, state.ema_float32, options.ema)
+    average = next_average(options, state, params)
 
     # A step that is not finite changes nothing, so that one bad batch does not end the run with NaN everywhere.
-    old_averages = None if options.ema is None else (state.ema, state.ema_float32)
-    old = (state.params, state.optimizer, state.model, old_averages)
-    new = (params, optimizer_state, model, averages)
-    params, optimizer_state, model, averages = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
+    old = (state.params, state.optimizer, state.model, {name: getattr(state, name) for name in average})
+    new = (params, optimizer_state, model, average)
+    params, optimizer_state, model, average = jax.tree.map(lambda a, b: jnp.where(finite, a, b), new, old)
 
     skipped = state.skipped + jnp.where(finite, 0, 1).astype(jnp.int32)
     scale = state.scale and _next_scale(state.scale, finite)
     if is_empty is not None:
         scale = jax.tree.map(lambda old, new: jnp.where(is_empty, old, new), state.scale, scale)
-    ema, ema_float32 = averages or (None, None)
-    state = State(state.step + 1, params, optimizer_state, state.key, model, ema, scale, skipped, ema_float32)
+    state = replace(
+        state,
+        step=state.step + 1,
+        params=params,
+        optimizer=optimizer_state,
+        model=model,
+        scale=scale,
+        skipped=skipped,
+        **average,
+    )
     if mesh is not None:
         state = lax.with_sharding_constraint(state, shardings(state, mesh, options.partition))  # type: ignore[no-untyped-call]
         # `fit` reads them in every process. A scalar is on every device anyway.
         whole = partial(jax.tree.map, lambda leaf: on_every_device(leaf, mesh) if jnp.ndim(leaf) else leaf)
         metrics = {name: whole(metric) for name, metric in metrics.items()}
-    return state, {"loss": loss, "grad_norm": scale_of_norm * scaled_norm, "skipped": skipped, **metrics}
+    own = {"loss": loss, "grad_norm": scale_of_norm * scaled_norm, "skipped": skipped}
+    if options.report_learning_rate:
+        own |= learning_rates(options.optimizer, options.lr_factors, old[1], new[1])
+    if clash := own.keys() & metrics.keys():
+        msg = f"train: the loss returned a metric {sorted(clash)[0]!r}, which the step reports itself; rename it"
+        raise FuncconvError(msg)
+    return state, own | metrics
+
+
+def _check_optimizer_state(state: Any) -> None:
+    """Refuse a state that has other leaves than arrays and numbers, which no step and no checkpoint could take."""
+    for path, leaf in jax.tree.leaves_with_path(state):
+        if not isinstance(leaf, jax.Array | np.ndarray | np.generic | bool | int | float | complex):
+            msg = (
+                f"train: the state of an optimizer must have only arrays and numbers; its entry {path_of(path)!r} is a "
+                f"{type(leaf).__name__}. Let the optimizer close over it instead"
+            )
+            raise FuncconvError(msg)
 
 
 def _zero() -> Array:
