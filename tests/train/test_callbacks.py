@@ -170,6 +170,21 @@ def test_the_functions_are_the_loss_of_the_step(network, batch, options, dtype):
         jax.tree.map(partial(same, dtype=dtype), without_masks(seen["curvature"]), expected)
 
 
+@pytest.mark.parametrize("accumulate", [1, 3])
+def test_the_functions_of_a_weighted_loss_are_its_mean(network, batch, accumulate):
+    def loss(params, batch, *, key, state):
+        del key, state
+        weights = jnp.abs(batch["y"][:, 0])
+        errors = jnp.square(network(params, batch["x"]) - batch["y"]).mean(-1)
+        return fc.train.Weighted((errors * weights).sum(), weights.sum())
+
+    init, step = fc.train.make_step(loss, probe(), accumulate=accumulate)
+    state, metrics = jax.jit(step)(init(network.init(jax.random.key(0)), jax.random.key(1)), batch)
+    close(state.optimizer["value_fn"], metrics["loss"])
+    for name in ("of_value", "of_grad_fn"):
+        jax.tree.map(partial(same, dtype=F32), state.optimizer[name], state.optimizer["grad"])
+
+
 def without_masks(tree):
     return {name: entry for name, entry in tree.items() if jax.tree.leaves(entry)}
 
