@@ -88,6 +88,8 @@ def main() -> None:
         figure.savefig(out / f"course-{name}.png", dpi=80)
     for page, written, name in (
         ("siamese.md", "siamese.png", "siamese-digits.png"),
+        ("course/factors.md", "factors.png", "course-factors.png"),
+        ("course/kernels.md", "kernels.png", "course-kernels.png"),
         ("recipes/image_folder.md", "predictions.png", "recipe-image-folder.png"),
         ("recipes/augmentation.md", "augmented.png", "recipe-augmentation.png"),
         ("recipes/schedules.md", "schedules.png", "recipe-schedules.png"),
