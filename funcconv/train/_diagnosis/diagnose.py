@@ -10,7 +10,7 @@ import numpy as np
 from jax.extend import core
 
 from .._distributed.partition import path_of
-from .._state import State
+from .._state import State, steps_of
 from .._step.step import Step
 from .loops import first_bad_pass
 from .operations import KINDS, Operation, Operations, kinds_of, scope_of
@@ -70,7 +70,7 @@ def diagnose(step: Step, state: Any, batch: Any) -> Diagnosis:
     bad = [i for i, name in enumerate(results) if kinds.of(program.results[i]) and name not in before]
     losses = [i for i in bad if results[i] == "loss"]
     causes = _causes(program, kinds, args, bad, losses, names, ())
-    number = int(state.step) + 1 if isinstance(state, State) else None
+    number = steps_of(state) + 1 if isinstance(state, State) else None
     return Diagnosis(number, tuple(sorted((results[i] for i in bad), key=_loss_first)), (*before.values(),), causes)
 
 

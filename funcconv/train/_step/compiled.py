@@ -2,12 +2,8 @@
 
 import math
 import warnings
-<<<<<<< HEAD
-from typing import Any, TypeAlias
-=======
 from collections.abc import Mapping
-from typing import Any
->>>>>>> 849dc94 (Name the step of a batch that raises or differs in errors)
+from typing import Any, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -54,22 +50,13 @@ class CompiledStep:
 
     def __init__(self, step: Step, tuning: Tuning | None = None) -> None:
         self._step, self.times, self._warned_times = step, 0, 1
-<<<<<<< HEAD
-        self._batch_types: list[Any] = []  # of the last two traces
-        self.jitted: Any = compile(self._traced, chosen_tuning("fit", step, tuning))
-
-    def __call__(self, state: State, batch: Any) -> tuple[State, tuple[Layout, Array]]:
-        """Return the next state, and the layout and the numbers of the metrics."""
-        state, metrics = self.jitted(state, batch)
-        ((layout, numbers),) = metrics.items()
-        return state, (layout, numbers)
-=======
         self._batch_types: list[dict[str, str]] = []  # of the last two traces
-        self.names: tuple[str, ...] = ()
         self.jitted: Any = compile(self._traced, chosen_tuning("fit", step, tuning))
 
-    def __call__(self, state: State, batch: Any, number: int) -> Any:
-        """Return the next state and the metrics. The note of an error says how the batch differs from earlier ones.
+    def __call__(self, state: State, batch: Any, number: int) -> tuple[State, tuple[Layout, Array]]:
+        """Return the next state, and the layout and the numbers of the metrics.
+
+        The note of an error says how the batch differs from those of earlier steps.
 
         Args:
             state: before the step.
@@ -77,12 +64,13 @@ class CompiledStep:
             number: of the step, for the note.
         """
         try:
-            return self.jitted(state, batch)
+            state, metrics = self.jitted(state, batch)
         except Exception as error:
             if self._batch_types and (changes := _changes(self._batch_types[-1], _types(batch))):
                 error.add_note(f"train: the batch of step {number} differs from those before: {changes}")
             raise
->>>>>>> 849dc94 (Name the step of a batch that raises or differs in errors)
+        ((layout, numbers),) = metrics.items()
+        return state, (layout, numbers)
 
     def warn_if_compiled_again(self, step: int) -> None:
         """Warn if this step was traced and is not the first."""
@@ -97,7 +85,6 @@ class CompiledStep:
         self.times += 1
         state, metrics = self._step(state, batch)
         scalars = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
-<<<<<<< HEAD
         arrays = {name: jnp.asarray(value) for name, value in metrics.items() if name not in scalars}
         for name, value in arrays.items():
             if value.size > _MAX_NUMBERS or not is_real(value):
@@ -112,14 +99,9 @@ class CompiledStep:
         if arrays:
             numbers = jnp.concatenate([numbers, *(value.astype(dtype).ravel() for value in arrays.values())])
         layout = tuple(scalars), tuple((name, value.shape) for name, value in arrays.items())
+        self._batch_types = [*self._batch_types[-1:], _types(batch)]
         # JAX stores the keys of a dict with the traced program. An array alone, because each fetch takes time.
         return state, {layout: numbers}
-=======
-        self.names = tuple(scalars)
-        self._batch_types = [*self._batch_types[-1:], _types(batch)]
-        has_64_bits = any(value.dtype.itemsize > 4 for value in scalars.values())
-        dtype = jnp.float64 if has_64_bits else jnp.float32
-        return state, jnp.array([value.astype(dtype) for value in scalars.values()], dtype)
 
 
 def _types(batch: Any) -> dict[str, str]:
@@ -138,4 +120,3 @@ def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
     """Return how the types of the entries of two batches differ, or an empty text."""
     names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
     return ", ".join(f"{name} was {old.get(name, 'missing')}, is {new.get(name, 'missing')}" for name in names)
->>>>>>> 849dc94 (Name the step of a batch that raises or differs in errors)
