@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jax.extend import core
 
-from .._distributed.partition import path_of
+from ..._common.patterns import path_of
 from .._state import State, steps_of
 from .._step.step import Step
 from .loops import first_bad_pass

@@ -10,9 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
+from ..._common.patterns import path_of
 from ..._common.types import Array, Shape
 from ..._primitives.tuning import Tuning
-from .._distributed.partition import path_of
 from .._state import State
 from .described import described, is_real
 from .step import Step, chosen_tuning, compile
