@@ -1,4 +1,4 @@
-"""Training: what `fit` costs beside a bare loop, whether the device waits for data, and steps spread over devices."""
+"""Training: what `fit` and its checkpoints cost, whether the device waits for data, and steps spread over devices."""
 
 import contextlib
 import io
@@ -23,6 +23,7 @@ import funcconv as fc
 from .tables import Table
 
 WARM = 50  # steps that are not timed, compilation among them
+DEVICE_SECONDS = 0.05  # of a step on a device that is not the host
 
 
 def problem(batch: int, channels: int, mesh: Any = None) -> tuple[Any, Any, Any]:
@@ -70,13 +71,15 @@ def bare(step: Any, state: Any, data: Any, steps: int) -> float:
     return 1e3 * (time.perf_counter() - begun) / (steps - WARM)
 
 
-def fitted(step: Any, state: Any, data: Any, steps: int) -> float:
-    """Return the milliseconds of a step in `fit`, with its progress bar."""
+def fitted(step: Any, state: Any, data: Any, steps: int, *, log: Any = None, **options: Any) -> float:
+    """Return the milliseconds of a step in `fit`, by default with its progress bar."""
     at = {}
+
+    def note(record: dict[str, Any]) -> None:
+        at[record["step"]] = time.perf_counter()
+
     with contextlib.redirect_stderr(io.StringIO()):
-        fc.train.fit(
-            step, state, data, steps=steps, log=lambda record: at.update({record["step"]: time.perf_counter()})
-        )
+        fc.train.fit(step, state, data, steps=steps, log=[note, *([log] if log else [])], **options)
     return 1e3 * (at[steps] - at[WARM]) / (steps - WARM)
 
 
@@ -146,6 +149,61 @@ def waiting(*, quick: bool) -> Table:
     return table
 
 
+def empty(*, quick: bool) -> Table:
+    """Return the microseconds of the host for a step that computes next to nothing, in both loops."""
+
+    def loss(params: Any, batch: Any, *, key: Any, state: Any) -> Any:
+        del key, state
+        return (params["w"] * batch).mean()
+
+    init, step = fc.train.make_step(loss, optax.sgd(0.1))
+    state, steps, rounds = init({"w": jnp.ones(())}, jax.random.key(0)), 1000 if quick else 4000, 3 if quick else 9
+    us: dict[str, list[float]] = {name: [] for name in ("a bare loop", "fit", "with a progress bar", "with a log file")}
+    with tempfile.TemporaryDirectory() as folder:
+        for i in range(rounds):
+            log = Path(folder) / f"{i}.jsonl"
+            us["a bare loop"].append(bare(step, state, endless(), steps))
+            us["fit"].append(fitted(step, state, endless(), steps, progress=False))
+            us["with a progress bar"].append(fitted(step, state, endless(), steps))
+            us["with a log file"].append(fitted(step, state, endless(), steps, progress=False, log=log))
+    return {name: {"host, us": 1e3 * statistics.median(values)} for name, values in us.items()}
+
+
+def endless() -> Iterator[Any]:
+    """Return the same batch again and again."""
+    return itertools.repeat(jnp.ones(4))
+
+
+def saved(*, quick: bool) -> Table:
+    """Return what a checkpoint every ten steps costs, where a step takes 50 ms on a device that is not the host.
+
+    The device is a thread that sleeps, so that nothing but the checkpoints keeps the host busy.
+    """
+    table: Table = {}
+    for megabytes in (1, 10) if quick else (1, 10, 100):
+        params = {f"w{i}": jnp.ones((megabytes * 250_000 // 50,)) for i in range(50)}
+
+        def loss(params: Any, batch: Any, *, key: Any, state: Any) -> Any:
+            del key, state
+            slept = jax.pure_callback(lambda x: (time.sleep(DEVICE_SECONDS), x)[1], jax.typeof(batch), batch)
+            return jax.lax.stop_gradient(slept).mean() + sum(leaf.sum() for leaf in jax.tree.leaves(params))
+
+        init, step = fc.train.make_step(loss, optax.sgd(0.1))
+        state, steps = init(params, jax.random.key(0)), WARM + (20 if quick else 100)
+        ms: dict[str, list[float]] = {"without": [], "with": []}
+        for _ in range(1 if quick else 3):
+            ms["without"].append(fitted(step, state, endless(), steps, progress=False))
+            with tempfile.TemporaryDirectory() as folder:
+                ms["with"].append(fitted(step, state, endless(), steps, progress=False, checkpoint=folder))
+        medians = {name: statistics.median(values) for name, values in ms.items()}
+        table[f"{megabytes} MB"] = {
+            "without, ms": medians["without"],
+            "with, ms": medians["with"],
+            "more, %": 100 * (medians["with"] / medians["without"] - 1),
+        }
+    return table
+
+
 def spread(*, quick: bool) -> Table:
     """Return what a step takes over so many devices of the CPU, which share its cores, and how long it compiles."""
     table = {}
@@ -161,6 +219,8 @@ def results(*, quick: bool = False) -> dict[str, Table]:
     return {
         "a step in fit and in a bare loop": overhead(quick=quick),
         "a step in fit, by what its batches take": waiting(quick=quick),
+        "an empty step": empty(quick=quick),
+        "a checkpoint every 10 steps of 50 ms": saved(quick=quick),
         "a step over devices": spread(quick=quick),
     }
 

@@ -240,7 +240,7 @@ def join(process: str, coordinator: str) -> None:
     if not (index.isdigit() and count.isdigit() and int(index) < int(count) and PAIRS % int(count) == 0):
         msg = f"--process must be I/N with I below N, which divides {PAIRS}; got {process!r}"
         raise fc.FuncconvError(msg)
-    jax.distributed.initialize(coordinator, int(count), int(index))
+    jax.distributed.initialize(coordinator, int(count), int(index), heartbeat_timeout_seconds=30)
 
 
 def run(options: argparse.Namespace) -> int:

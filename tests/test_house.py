@@ -47,6 +47,7 @@ PACKAGES = [  # a module imports from its own package and from those above it, n
     "train/_step",
     "train/_logs",
     "train/_loop",
+    "train/_diagnosis",
     "train",
     "interop",
     "spatial",

@@ -90,7 +90,8 @@ class Checkpoints(StoredCheckpoints):
     ) -> None:
         """Write a state. Once it is written, it replaces an earlier one of this step.
 
-        The state is copied immediately, so that the next step may overwrite its memory.
+        The state is copied immediately, so that the next step may overwrite its memory. The rest is done in a thread.
+        Several processes begin to write before this method returns, because they exchange messages.
 
         Args:
             step: the number of steps that were taken.
@@ -105,27 +106,19 @@ class Checkpoints(StoredCheckpoints):
         """
         self.wait()
         step = checked_step("train", step)
+        self._check_path(step)
         state = snapshot(state, step)
-        record = {
-            "arrays": described(state),
-            "paths": paths(state),
-            "keys": keys(state),
-            "digest": digest(state),
+        described_run = {
             "run": as_json(dict(run or {})),
             "about": as_json(dict(about or {})),
             "metrics": as_json(dict(metrics or {})),
-            "versions": versions(),
         }
-        try:
-            _check_path(self.folder / str(step))
-            finish = self._start(step, state)
-        except FuncconvError:
-            raise
-        except Exception as error:
-            if jax.process_index() == 0:
-                discard(self.folder, step)
-            raise self._failed(step, error) from error
-        self._writing = self._thread.submit(self._finish, step, record, finish, next(_save_numbers))
+        number = next(_save_numbers)
+        if jax.process_count() == 1:
+            self._writing = self._thread.submit(self._write, step, state, described_run, number)
+        else:  # the processes exchange messages here, which must not come between those of the next steps
+            record, finish = self._begin(step, state, described_run)
+            self._writing = self._thread.submit(self._finish, step, record, finish, number)
         if not self._asynchronous:
             self.wait()
 
@@ -151,6 +144,40 @@ class Checkpoints(StoredCheckpoints):
             self._thread.shutdown()
             if jax.process_index() == 0:
                 self._release()
+
+    def _check_path(self, step: int) -> None:
+        path = self.folder / str(step)
+        try:
+            is_in_the_way = os.path.lexists(path) and not is_checkpoint(path)
+        except OSError as error:
+            raise self._failed(step, error) from error
+        if is_in_the_way:
+            msg = f"train: {path} is not a checkpoint, so none can be written to this path. Rename or move it"
+            raise FuncconvError(msg)
+
+    def _write(self, step: int, state: Any, described_run: Mapping[str, Any], number: int) -> None:
+        """Write a checkpoint from beginning to end."""
+        record, finish = self._begin(step, state, described_run)
+        self._finish(step, record, finish, number)
+
+    def _begin(
+        self, step: int, state: Any, described_run: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Callable[[], None]]:
+        """Begin to write the arrays; return the record, and a function that waits until the arrays are written."""
+        record = {
+            "arrays": described(state),
+            "paths": paths(state),
+            "keys": keys(state),
+            "digest": digest(state),
+            **described_run,
+            "versions": versions(),
+        }
+        try:
+            return record, self._start(step, state)
+        except Exception as error:
+            if jax.process_index() == 0:
+                discard(self.folder, step)
+            raise self._failed(step, error) from error
 
     def _start(self, step: int, state: Any) -> Callable[[], None]:
         """Begin to write the arrays; return a function that waits until they are written."""
@@ -223,12 +250,6 @@ class Checkpoints(StoredCheckpoints):
     def _failed(self, step: int, error: Exception) -> FuncconvError:
         why = str(error).splitlines() or [type(error).__name__]
         return FuncconvError(f"train: the checkpoint of step {step} could not be written to {self.folder}: {why[0]}")
-
-
-def _check_path(path: Path) -> None:
-    if os.path.lexists(path) and not is_checkpoint(path):
-        msg = f"train: {path} is not a checkpoint, so none can be written to this path. Rename or move it"
-        raise FuncconvError(msg)
 
 
 def _on_process_0(action: Callable[[], None]) -> None:

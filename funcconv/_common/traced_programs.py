@@ -34,3 +34,9 @@ def called(eqn: Any) -> Any:
 def is_call(eqn: Any) -> bool:
     """Return whether an operation is a call of a program, not a loop or a single operation."""
     return eqn.primitive.name in _CALLS
+
+
+def is_transposed(eqn: Any) -> bool:
+    """Return whether an operation is part of a backward pass, which JAX makes by transposition."""
+    # With the parenthesis, because a node may be called "conv_transpose1".
+    return "transpose(" in str(eqn.source_info.name_stack)

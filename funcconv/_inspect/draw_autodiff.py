@@ -11,7 +11,7 @@ from jax.extend import core
 from jax.interpreters import partial_eval
 
 from .._common.errors import FuncconvError
-from .._common.traced_programs import called, is_call
+from .._common.traced_programs import called, is_call, is_transposed
 from . import picture as _picture
 from .picture import MARKED, PLAIN, TINTS, Arrow, Box, Picture
 from .render import Drawing
@@ -109,7 +109,7 @@ class _Program:
         source = dict(start)
         for eqn in jaxpr.eqns:
             # JAX names the operations that it transposes, which are those of the backward pass.
-            later = backward or "transpose" in str(eqn.source_info.name_stack)
+            later = backward or is_transposed(eqn)
             inner = called(eqn) if self._opened else None
             if inner is not None:
                 self._calls += 1

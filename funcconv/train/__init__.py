@@ -9,6 +9,8 @@ from ._data.batches import batches as batches
 from ._data.idx import read_idx as read_idx
 from ._data.images import images as images
 from ._data.prefetch import prefetch as prefetch
+from ._diagnosis.diagnose import diagnose as diagnose
+from ._diagnosis.report import Diagnosis as Diagnosis
 from ._logs.history import History as History
 from ._logs.tensorboard import TensorBoard as TensorBoard
 from ._loop.eval_params import eval_params as eval_params

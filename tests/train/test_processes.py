@@ -197,8 +197,10 @@ def test_the_other_process_says_which_one_is_gone(tmp_path, victim):
     assert "is gone. To resume, start all processes again with the same arguments. They go on from the last" in said
     assert f"checkpoint in {folder['checkpoint']}." in said
     assert f"process {victim} was ended by a signal or by JAX. " in trouble[victim]
-    (resumed,), (same,) = together([{**folder, "steps": 24}], [{**folder, "steps": 24}])[1]
-    assert resumed == same
+    again = [{**folder, "steps": 24}, {"steps": 24}]
+    (resumed, whole), results_there = together(again, again)[1]
+    assert [resumed, whole] == results_there
+    assert resumed == whole, "they resumed from the last checkpoint, which is one for both"
     assert resumed["step"] == 24
 
 

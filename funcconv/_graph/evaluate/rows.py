@@ -88,6 +88,12 @@ def evaluate(
                 value, state = run_masked(row.op, entry, state, operands, **options)
             else:
                 value, state = row.op.run(entry, state, *operands, **options)
+            # Profilers show this name, and `train.diagnose` reports it.
+            with jax.named_scope(row.name):
+                if any(isinstance(operand, Masked) for operand in operands):
+                    value, state = run_masked(row.op, entry, state, operands, **options)
+                else:
+                    value, state = row.op.run(entry, state, *operands, **options)
         # A message of funcconv is complete with the node's name. The traceback of another error must stay, so it gets a
         # note instead.
         except FuncconvError as error:

@@ -55,14 +55,14 @@ class Source:
         else:
             if not self._set_state(state) and state is not None:
                 pass_over = done  # the state is that of another kind of iterator, so count from the beginning
-            for _ in range(pass_over):
-                self._next()
+            for number in range(done - pass_over, done):
+                self._next(number + 1)
         self._taken, self._known = done, (done - pass_over, None)
 
     def take(self) -> Any:
         """Return the batch of the next step, or `END`."""
         self._taken += 1
-        return self._next()
+        return self._next(self._taken)
 
     def note(self, done: int) -> None:
         """Remember the state of the iterator after a step, unless a later batch was already taken."""
@@ -80,10 +80,14 @@ class Source:
         if self._settable:
             self.go_to(done, self.place(done))
 
-    def _next(self) -> Any:
-        if self._iterator is None:
-            self._iterator = iter(self._batches)
-        return next(self._iterator, END)
+    def _next(self, step: int) -> Any:
+        try:
+            if self._iterator is None:
+                self._iterator = iter(self._batches)
+            return next(self._iterator, END)
+        except Exception as error:
+            error.add_note(f"train: batches raised this error for the batch of step {step}")
+            raise
 
     def _state(self) -> Any:
         if isinstance(self._batches, Batches):

@@ -125,7 +125,8 @@ def fit(
             missing and `keep` is `"best"`, which is checked at the start; if a log cannot be written; if a setting
             changed and `on_change` is `"raise"`; if a package is missing. With several processes: if they differ, or if
             one of them failed or is gone. Errors that `batches`, `step`, `evaluate` or a log raise are passed on after
-            the state was saved.
+            the state was saved. A note names the step if `batches` raised the error, or if the batch has other
+            entries, shapes or dtypes than earlier ones.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, numpy as np, optax

@@ -150,7 +150,7 @@ class Run:
         if compiles:
             self._progress.begin_compiling()
             self._check_program(batch)
-        state, metrics = self._step(state, copied_batch(batch))
+        state, metrics = self._step(state, copied_batch(batch), done)
         self.moment = replace(self.moment, done=done, state=state, pending=(*self.moment.pending, (done, metrics)))
         if compiles:
             self._progress.end_compiling()

@@ -2,6 +2,7 @@
 
 import math
 import warnings
+from collections.abc import Mapping
 from typing import Any, TypeAlias
 
 import jax
@@ -9,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from ..._common.errors import FuncconvError
+from ..._common.patterns import path_of
 from ..._common.types import Array, Shape
 from ..._primitives.tuning import Tuning
 from .._state import State
@@ -48,12 +50,25 @@ class CompiledStep:
 
     def __init__(self, step: Step, tuning: Tuning | None = None) -> None:
         self._step, self.times, self._warned_times = step, 0, 1
-        self._batch_types: list[Any] = []  # of the last two traces
+        self._batch_types: list[dict[str, str]] = []  # of the last two traces
         self.jitted: Any = compile(self._traced, chosen_tuning("fit", step, tuning))
 
-    def __call__(self, state: State, batch: Any) -> tuple[State, tuple[Layout, Array]]:
-        """Return the next state, and the layout and the numbers of the metrics."""
-        state, metrics = self.jitted(state, batch)
+    def __call__(self, state: State, batch: Any, number: int) -> tuple[State, tuple[Layout, Array]]:
+        """Return the next state, and the layout and the numbers of the metrics.
+
+        The note of an error says how the batch differs from those of earlier steps.
+
+        Args:
+            state: before the step.
+            batch: of the step.
+            number: of the step, for the note.
+        """
+        try:
+            state, metrics = self.jitted(state, batch)
+        except Exception as error:
+            if self._batch_types and (changes := _changes(self._batch_types[-1], _types(batch))):
+                error.add_note(f"train: the batch of step {number} differs from those before: {changes}")
+            raise
         ((layout, numbers),) = metrics.items()
         return state, (layout, numbers)
 
@@ -61,17 +76,13 @@ class CompiledStep:
         """Warn if this step was traced and is not the first."""
         if self.times > self._warned_times:
             self._warned_times = self.times
-            old, new = self._batch_types
-            msg = (
-                f"the step was compiled again at step {step} ({self.times} times by now): the batch was {old}, is {new}"
-            )
+            changes = _changes(*self._batch_types) or "shapes and dtypes are the same, but not the sharding"
+            msg = f"the step was compiled again at step {step} ({self.times} times by now): in its batch, {changes}"
             warnings.warn(msg, stacklevel=4)
 
     def _traced(self, state: State, batch: Any) -> Any:
         # Python runs this function only while JAX traces it.
         self.times += 1
-        batch_type = jax.tree.map(lambda leaf: f"{leaf.dtype}{list(leaf.shape)}", batch)
-        self._batch_types = [*self._batch_types[-1:], batch_type]
         state, metrics = self._step(state, batch)
         scalars = {name: jnp.asarray(value) for name, value in metrics.items() if jnp.ndim(value) == 0}
         arrays = {name: jnp.asarray(value) for name, value in metrics.items() if name not in scalars}
@@ -88,5 +99,24 @@ class CompiledStep:
         if arrays:
             numbers = jnp.concatenate([numbers, *(value.astype(dtype).ravel() for value in arrays.values())])
         layout = tuple(scalars), tuple((name, value.shape) for name, value in arrays.items())
+        self._batch_types = [*self._batch_types[-1:], _types(batch)]
         # JAX stores the keys of a dict with the traced program. An array alone, because each fetch takes time.
         return state, {layout: numbers}
+
+
+def _types(batch: Any) -> dict[str, str]:
+    """Return the dtype and shape of each entry of a batch by its path; its Python type if it is no array."""
+    return {path_of(path) or "the batch": _type(leaf) for path, leaf in jax.tree.leaves_with_path(batch)}
+
+
+def _type(leaf: Any) -> str:
+    try:
+        return f"{jnp.result_type(leaf)}{list(jnp.shape(leaf))}"
+    except (TypeError, ValueError):  # a text, or an object
+        return type(leaf).__name__
+
+
+def _changes(old: Mapping[str, str], new: Mapping[str, str]) -> str:
+    """Return how the types of the entries of two batches differ, or an empty text."""
+    names = [name for name in dict.fromkeys([*old, *new]) if old.get(name) != new.get(name)]
+    return ", ".join(f"{name} was {old.get(name, 'missing')}, is {new.get(name, 'missing')}" for name in names)
