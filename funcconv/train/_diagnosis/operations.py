@@ -107,7 +107,7 @@ class Operations:
 def kinds_of(values: Iterable[Any]) -> set[str]:
     """Return which of NaN and infinity arrays or numbers have."""
     tests = np.array([_tests(value) for value in values]).reshape(-1, 2)
-    return {name for name, has_any in zip(KINDS, tests.any(0), strict=True) if has_any}
+    return {name for name, has_any in zip(KINDS, tests.any(0).tolist(), strict=True) if has_any}
 
 
 def _tests(value: Any) -> tuple[Any, Any]:
