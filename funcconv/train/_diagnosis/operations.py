@@ -106,8 +106,8 @@ class Operations:
 
 def kinds_of(values: Iterable[Any]) -> set[str]:
     """Return which of NaN and infinity arrays or numbers have."""
-    tests = np.array([_tests(value) for value in values]).reshape(-1, 2)
-    return {name for name, has_any in zip(KINDS, tests.any(0).tolist(), strict=True) if has_any}
+    found: Any = np.array([_tests(value) for value in values]).reshape(-1, 2).any(0)
+    return {name for name, is_found in zip(KINDS, found, strict=True) if is_found}
 
 
 def _tests(value: Any) -> tuple[Any, Any]:
