@@ -81,16 +81,12 @@ def evaluate(
         state = states.get(str(row.params)) if row.op.stateful else None
         operands = [readers[i]() for i in row.inputs]
         try:
-            if row.op.copies:
-                value, state, found = row.op.run_inside(entry, state, *operands, **options, inside=inside.of(row.name))
-                inside.put(row.name, found)
-            elif any(isinstance(operand, Masked) for operand in operands):
-                value, state = run_masked(row.op, entry, state, operands, **options)
-            else:
-                value, state = row.op.run(entry, state, *operands, **options)
-            # Profilers show this name, and `train.diagnose` reports it.
-            with jax.named_scope(row.name):
-                if any(isinstance(operand, Masked) for operand in operands):
+            with jax.named_scope(row.name):  # profilers show this name, and `train.diagnose` reports it
+                if row.op.copies:
+                    within = inside.of(row.name)
+                    value, state, found = row.op.run_inside(entry, state, *operands, **options, inside=within)
+                    inside.put(row.name, found)
+                elif any(isinstance(operand, Masked) for operand in operands):
                     value, state = run_masked(row.op, entry, state, operands, **options)
                 else:
                     value, state = row.op.run(entry, state, *operands, **options)
