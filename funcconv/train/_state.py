@@ -45,6 +45,7 @@ class State:
         skipped: how many steps were not finite, or had a total weight of 0, and so were without an update.
         ema_float32: the average before it is rounded to 16 bits; None if no parameter has 16 bits.
         average_count: how many steps the mean of the parameters is over; None if no mean is kept.
+        monitored: the last monitored value, for the optimizer, infinity before the first; None if it gets the loss.
 
     Example:
         >>> import funcconv as fc, jax, jax.numpy as jnp, optax
@@ -69,6 +70,7 @@ class State:
     skipped: Array
     ema_float32: Any = None
     average_count: Any = None
+    monitored: Any = None
 
     def __repr__(self) -> str:
         lines = [f"step={_number(self.step)}, skipped={_number(self.skipped)}"]

@@ -19,6 +19,7 @@ from .._step.memory import copied
 from .._step.step import Step
 from .best import LAST_WITH_BEST, Mode, best_state
 from .interrupts import Interrupts
+from .monitored import check_monitored
 from .options import Options, checked
 from .run import Evaluate, Moment, Parts, Run, begun, resumed
 from .settings import Changes, OnChange, settings_of
@@ -243,6 +244,7 @@ def _first_moment(
     folder: Checkpoints | None,
 ) -> Moment:
     """Return where the run begins or goes on, and set the batches to that place."""
+    check_monitored(state, options.monitor)
     if restored:
         _, restored_state, saved = restored
         moment = resumed(restored_state, saved, options.monitor)

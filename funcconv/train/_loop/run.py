@@ -21,6 +21,7 @@ from .._step.memory import copied_batch, lent, taken_back
 from .best import Monitor, Standing, best_state, recorded
 from .evaluation import numbers_of
 from .interrupts import Interrupts
+from .monitored import is_monitored, with_monitored
 from .options import Options
 from .settings import Changes, program_of, record_of
 
@@ -57,7 +58,8 @@ class Moment:
 def begun(state: State) -> Moment:
     """Return the moment at which a run begins; no evaluation is due."""
     done = steps_of(state)
-    return Moment(done, state, done)
+    # Nothing is due, unless the optimizer waits for the value of an evaluation.
+    return Moment(done, state, -1 if is_monitored(state) else done)
 
 
 def resumed(state: State, saved: Mapping[str, Any], monitor: Monitor | None) -> Moment:
@@ -167,7 +169,7 @@ class Run:
     def evaluate_if_due(self) -> None:
         """Evaluate the state, unless this was done after the same step."""
         done, monitor = self.moment.done, self._options.monitor
-        due = done % self._options.every == 0 or done == self._options.steps
+        due = done % self._options.every == 0 or done == self._options.steps or self.moment.evaluated_at < 0
         if self._evaluate is None or not due or self.moment.is_evaluated:
             return
         self._settle()
@@ -175,6 +177,7 @@ class Run:
         state, standing = taken_back(self.moment.state), self.moment.standing
         if monitor:
             value = monitor.value(evaluated)
+            state = with_monitored(state, value, monitor)
             self._processes.check({f"{monitor.name} of evaluate": repr(value)})  # else they would not stop together
             copy = self._options.keep == "best" and self._folder is None
             standing = standing.after(Best(done, value), monitor, state, copy=copy)

@@ -25,6 +25,7 @@ class StepOptions:
     lr_factors: Mapping[str, float]  # by patterns
     transform: optax.GradientTransformationExtraArgs  # the same as one optimizer, which also takes extra arguments
     report_learning_rate: bool
+    optimizer_value: str  # "loss" or "monitor"
     accumulate: int  # the number of micro-batches
     ema: Number | None
     average: str | None
@@ -56,6 +57,7 @@ class StepOptions:
             "lr_factors": dict(self.lr_factors),
             "average": self.average,
             "average_start": self.average_start,
+            "optimizer_value": self.optimizer_value if self.optimizer_value != "loss" else None,
         }
         return {
             "optimizer": self.optimizer,
@@ -78,6 +80,7 @@ def checked_options(
     *,
     lr_factors: Mapping[str, float] | None,
     report_learning_rate: bool,
+    optimizer_value: str,
     accumulate: int,
     ema: Number | None,
     average: str | None,
@@ -96,12 +99,14 @@ def checked_options(
     Raises:
         FuncconvError: if one is of the wrong type or out of range.
     """
+    is_value = optimizer_value in ("loss", "monitor")
     is_scale = loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and 0 < loss_scale < math.inf)
     for name, value, is_valid, expected in (
         ("accumulate", accumulate, isinstance(accumulate, int) and accumulate >= 1, "an integer of at least 1"),
         ("ema", ema, ema is None or 0 <= ema < 1, "a decay from 0 to below 1"),
         ("clip", clip, clip is None or clip > 0, "above 0"),
         ("loss_scale", loss_scale, is_scale, 'finite and above 0, or "dynamic"'),
+        ("optimizer_value", optimizer_value, is_value, '"loss" or "monitor"'),
     ):
         if not is_valid:
             msg = f"train: {name} must be {expected}; got {value!r}"
@@ -121,6 +126,7 @@ def checked_options(
         lr_factors=lr_factors,
         transform=transform_of(optimizer, lr_factors),
         report_learning_rate=report_learning_rate,
+        optimizer_value=optimizer_value,
         accumulate=accumulate,
         ema=ema,
         average=average,

@@ -27,6 +27,7 @@ def make_step(
     *,
     lr_factors: Mapping[str, float] | None = None,
     report_learning_rate: bool = False,
+    optimizer_value: Literal["loss", "monitor"] = "loss",
     accumulate: int = 1,
     ema: Number | None = None,
     average: Literal["mean"] | None = None,
@@ -73,6 +74,10 @@ def make_step(
             updates at last, from a line search, and includes the factor of `optax.contrib.reduce_on_plateau`. If it is
             not known in this way, there is no such metric; `optax.inject_hyperparams(optax.rprop)(0.1)` makes it known.
             Default: False.
+        optimizer_value: which number is the `value` of optimizers that take one. `"loss"`: the loss of the step.
+            `"monitor"`: the last value of `monitor` of `fit`, or minus it for `mode="max"`, as
+            `optax.contrib.reduce_on_plateau(accumulation_size=every)` needs it; `fit` then evaluates before the first
+            step too. It is `state.monitored`. A line search needs the loss. Default: `"loss"`.
         accumulate: the number of micro-batches into which a batch is cut. They are computed one after the other, which
             saves memory; the gradient is that of the whole batch. Of scalars and other metrics the mean over the
             micro-batches is taken; `Weighted` and `Sum` are added, and divided by the total weight at the end.
@@ -155,6 +160,7 @@ def make_step(
         optimizer,
         lr_factors=lr_factors,
         report_learning_rate=report_learning_rate,
+        optimizer_value=optimizer_value,
         accumulate=accumulate,
         ema=ema,
         average=average,

@@ -63,6 +63,7 @@ def initial_state(options: StepOptions, params: Any, key: Array, model: Any) -> 
         model=model,
         skipped=_zero(),
         scale=Scale(jnp.float32(_FIRST_SCALE), _zero()) if options.has_dynamic_scale else None,
+        monitored=jnp.float32(jnp.inf) if options.optimizer_value == "monitor" else None,
         **({"ema": None} | average),
     )
     mesh = options.mesh
@@ -87,7 +88,8 @@ def update(options: StepOptions, state: State, batch: Any) -> tuple[State, dict[
         gradients = clipped(gradients, options.clip, scale_of_norm, scaled_norm)
     gradients = like(gradients, trained_params)
     callbacks = Callbacks(options, state, batch, factor)
-    offered = {"value": loss, "grad": gradients, **callbacks.offered()}
+    value = loss if state.monitored is None else state.monitored.astype(loss.dtype)
+    offered = {"value": value, "grad": gradients, **callbacks.offered()}
     updates, optimizer_state = update_with(options.transform, gradients, state.optimizer, trained_params, offered)
     if callbacks.called:  # the functions return other values and gradients, which may not be finite
         finite &= jnp.isfinite(scale_and_norm(updates)[1])
