@@ -9,6 +9,7 @@ import pytest
 INSTALL = {
     "PIL": "pip install '.[images]'",
     "datasets": "pip install datasets",
+    "captum": "pip install captum==0.9.0",
     "grain": "pip install grain",
     "jax2onnx": "pip install '.[onnx]'",
     "lineax": "pip install '.[curvature]'",

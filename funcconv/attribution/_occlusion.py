@@ -140,7 +140,7 @@ def _map(scores: Scores, whole: Array, i: int, fill: Array, grid: _Grid, batch_s
 
     counts = [len(starts) for starts in grid.starts]
     starts = np.array(list(product(*grid.starts)), np.int32).reshape(math.prod(counts), len(counts))
-    falls = whole - lax.map(covered, jnp.asarray(starts), batch_size=min(batch_size, len(starts)))
+    falls = whole[None] - lax.map(covered, jnp.asarray(starts), batch_size=min(batch_size, len(starts)))
     falls = jnp.moveaxis(falls, 0, -1).reshape(*batch, *counts)
     for axis in range(len(counts)):  # each contracts the first axis that is left, and appends the positions
         averages = jnp.asarray(grid.averages(axis), falls.dtype)

@@ -49,7 +49,7 @@ def is_relu(method: str, row: Row, entry: Any, xs: Sequence[Any], batch: Shape) 
 
 def _kind(op: Function, entry: Any, xs: Any, batch: Shape) -> str:
     """Return "whole" for a function that is a ReLU, "part" for one that computes one among others, or "none"."""
-    if _computes_relu(op, xs, batch):
+    if op.op in (jax.nn.relu, jax.nn.relu6) or _computes_relu(op, xs, batch):
         return "whole"
     if is_elementwise(op.op) or takes_batch_axes(op.op):
         return "none"
@@ -66,7 +66,7 @@ def _computes_relu(op: Function, xs: Any, batch: Shape) -> bool:
     x = ((np.arange(math.prod(shape)) * 13 % 33 - 16) / 2).reshape(shape).astype(xs[0].dtype)
     try:
         with jax.ensure_compile_time_eval():
-            y = jax.vmap(op.op)(x)
+            y = jax.jit(jax.vmap(op.op))(x)
         return any(y.dtype == x.dtype and np.array_equal(np.asarray(y), form(x)) for form in _FORMS)
     except Exception:  # the function is the user's, and may take other shapes only
         return False

@@ -102,7 +102,8 @@ def _is_written_for_a_batch(of: Callable[[Any], Any], one: Any) -> bool:
 
 def _returns(of: Callable[[Any], Any], y: Any, shape: Shape) -> bool:
     try:
-        result = jax.eval_shape(of, y)
+        with jax.numpy_rank_promotion("allow"):  # one of the meanings may promote ranks, and the other not
+            result = jax.eval_shape(of, y)
     except Exception:  # the function is the user's: whatever it raises, it is not written for this
         return False
     return jax.tree_util.all_leaves([result]) and result.shape == shape
