@@ -34,7 +34,8 @@ def grad_cam(
     $$m_i = \max\Bigl(\sum_c w_c\, a_{i,c},\; 0\Bigr), \qquad
     w_c = \frac 1 n \sum_{j=1}^n \frac{\partial s}{\partial a_{j,c}}$$
 
-    where `a` is the value of the node, with `n` positions.
+    where `a` is the value of the node, with `n` positions. Channels must be last, in the node and in the inputs: to
+    import a module of PyTorch, use `fc.interop.trace_torch(..., layout="NHWC")`.
 
     Args:
         graph: the graph.
@@ -99,12 +100,12 @@ def grad_cam(
     weights = slopes.astype(wide(dtype)).mean(positions, keepdims=True)
     total: Array = jax.nn.relu((weights * value.astype(weights.dtype)).sum(-1))
     if upsample is not False:
-        size = _input_size(inputs, value.shape[batch:-1], upsample, at)
+        size = _input_size(inputs, at, value.shape[batch:-1], upsample=upsample)
         total = resize(total[..., None], size, method="linear")[..., 0]
     return total.astype(dtype)
 
 
-def _input_size(inputs: Inputs, spatial: Shape, upsample: bool | str, at: str) -> Shape:  # noqa: FBT001
+def _input_size(inputs: Inputs, at: str, spatial: Shape, *, upsample: bool | str) -> Shape:
     """Return the spatial sizes of an input that has as many spatial axes as the node."""
     sizes = {name: x.shape[len(inputs.batch) : -1] for name, x in zip(inputs.names, inputs.arrays, strict=True)}
     chosen = {size for name, size in sizes.items() if upsample in (True, name) and len(size) == len(spatial)}

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from .._common.errors import FuncconvError
 from .._common.types import Params
@@ -136,8 +137,7 @@ def _by_rule(
         return rule
 
     entries = checked_entries(graph, scores.params, inputs.arrays)
-    of_outputs = lambda outputs: scores.of([unmasked(output) for output in outputs])  # noqa: E731
-    cotangents = backward_by_rows(graph, entries, inputs.xs, scores.mode, inputs.batch, rule_of, of_outputs)
+    cotangents = backward_by_rows(graph, entries, inputs.xs, scores.mode, inputs.batch, rule_of, scores.of)
     if not relus:
         names = [graph.nodes[i] for i in sorted(needed(graph))]
         msg = (
@@ -148,7 +148,7 @@ def _by_rule(
     results: list[Any] = [None] * len(inputs.xs)
     for i in inputs.moving:
         array, own = inputs.arrays[i], cotangents[i]
-        results[i] = jax.numpy.zeros_like(array) if own is None else own[0].astype(array.dtype)
+        results[i] = jnp.zeros_like(array) if own is None else own[0].astype(array.dtype)
     return inputs.structured(results)
 
 

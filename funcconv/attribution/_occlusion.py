@@ -35,8 +35,9 @@ def occlusion(
     $$m_i = \frac{1}{|W_i|} \sum_{w \in W_i} \bigl(s(x) - s(x \text{ covered in } w)\bigr)$$
 
     where `W_i` are the windows over position `i`. They begin at 0, `stride`, `2 * stride` and so on along each axis,
-    until one reaches the end, beyond which it is cropped. A window covers all channels. All windows are computed by one
-    loop, which is one program inside of `jax.jit`.
+    until one reaches the end, beyond which it is cropped. A window covers all channels, which must be last: to import a
+    module of PyTorch, use `fc.interop.trace_torch(..., layout="NHWC")`. All windows are computed by one loop, which is
+    one program inside of `jax.jit`.
 
     Args:
         graph: the graph.

@@ -1,7 +1,7 @@
 """Which nodes of a graph are ReLUs."""
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import Any
 
@@ -17,7 +17,8 @@ from .._graph.declare.inference import remembered, spec
 from .._graph.declare.known_functions import is_elementwise, takes_batch_axes
 from .._graph.name.flatten import Row
 
-_FORMS = (lambda x: np.maximum(x, 0), lambda x: np.clip(x, 0, 6))  # ReLU, ReLU6
+# ReLU and ReLU6.
+_FORMS: Sequence[Callable[[Any], Any]] = (lambda x: np.maximum(x, 0), lambda x: np.clip(x, 0, 6))
 
 
 def is_relu(method: str, row: Row, entry: Any, xs: Sequence[Any], batch: Shape) -> bool:
@@ -36,8 +37,8 @@ def is_relu(method: str, row: Row, entry: Any, xs: Sequence[Any], batch: Shape) 
     op = row.op
     if not isinstance(op, Function):
         return False
-    types = jax.tree.map(spec, (entry, tuple(xs)))
-    kind = remembered(op, f"relu {batch}", types, lambda: _kind(op, *types, batch))
+    own, operands = jax.tree.map(spec, (entry, tuple(xs)))
+    kind = remembered(op, f"relu {batch}", (own, operands), lambda: _kind(op, own, operands, batch))
     if kind == "part":
         msg = (
             f"{method}: node {row.name!r}: {op!r} computes max(x, 0) among other operations, so its rule cannot be "

@@ -35,15 +35,14 @@ class Scores(NamedTuple):
         return self.of([values[i] for i in self.graph._results])
 
     def values(self, arrays: Sequence[Array], edits: Mapping[int, Callable[[Any], Any]] = _NONE) -> list[Any]:
-        """Return the values of all nodes, without masks."""
+        """Return the values of all nodes."""
         entries = checked_entries(self.graph, self.params, arrays)
         xs = self.inputs.with_arrays(arrays)
-        return [
-            unmasked(value) for value in evaluate(self.graph._rows, entries, xs, self.inputs.batch, self.mode, edits)[0]
-        ]
+        return evaluate(self.graph._rows, entries, xs, self.inputs.batch, self.mode, edits)[0]
 
     def of(self, outputs: Sequence[Any]) -> Array:
         """Return the numbers (*batch) for these outputs."""
+        outputs = [unmasked(output) for output in outputs]
         return self.select(jax.tree.unflatten(self.graph._tree, outputs), self.inputs.batch)
 
     def gradient(self, arrays: Sequence[Array]) -> list[Any]:

@@ -1,5 +1,6 @@
 """What is attributed: one number for each example, from the outputs of a graph or a channel of a node."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeAlias
@@ -46,7 +47,7 @@ def with_target(graph: Graph, of: Of, method: str) -> tuple[Graph, Select]:
         return from_parts(type(graph), *parts), partial(_of_channel, method, node, channel)
     batched = of.batched if isinstance(of, Function) else None  # fc.node(f, batched=True)
     function = of.op if isinstance(of, Function) else of
-    return graph, partial(_of_function, method, function, batched)
+    return graph, partial(_of_function, method, function, batched=batched)
 
 
 def _of_channel(method: str, node: str, channel: Any, value: Any, batch: Shape) -> Array:
@@ -72,16 +73,15 @@ def _of_channel(method: str, node: str, channel: Any, value: Any, batch: Shape) 
     return _checked(method, chosen.astype(wide(chosen.dtype)).sum(range(len(batch), value.ndim)), batch)
 
 
-def _of_function(method: str, of: Callable[[Any], Any], batched: bool | None, outputs: Any, batch: Shape) -> Array:  # noqa: FBT001
+def _of_function(method: str, of: Callable[[Any], Any], outputs: Any, batch: Shape, *, batched: bool | None) -> Array:
     """Return the numbers of a function that is written for the outputs of one example, or for those of a batch."""
     if not batch and not batched:
         return _checked(method, of(outputs), batch)
     if batched is None:
-        batched = _is_written_for_a_batch(
-            of, jax.tree.map(lambda y: spec(y).update(shape=y.shape[len(batch) :]), outputs)
-        )
+        one = jax.tree.map(lambda y: spec(y).update(shape=y.shape[len(batch) :]), outputs)
+        batched = _is_written_for_a_batch(of, one)
     if batched:
-        size = int(np.prod(batch))
+        size = math.prod(batch)
         numbers = of(jax.tree.map(lambda y: y.reshape(size, *y.shape[len(batch) :]), outputs))
         return _checked(method, numbers, (size,)).reshape(batch)
     for _ in batch:
