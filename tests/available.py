@@ -8,8 +8,8 @@ import pytest
 
 INSTALL = {
     "PIL": "pip install '.[images]'",
-    "datasets": "pip install datasets",
     "captum": "pip install captum==0.9.0",
+    "datasets": "pip install datasets",
     "grain": "pip install grain",
     "jax2onnx": "pip install '.[onnx]'",
     "lineax": "pip install '.[curvature]'",
