@@ -139,10 +139,11 @@ def _by_rule(
     entries = checked_entries(graph, scores.params, inputs.arrays)
     cotangents = backward_by_rows(graph, entries, inputs.xs, scores.mode, inputs.batch, rule_of, scores.of)
     if not relus:
-        names = [graph.nodes[i] for i in sorted(needed(graph))]
+        outputs, wanted = ", ".join(map(repr, graph.outputs)), needed(graph)
+        labels = dict.fromkeys(row.op.label for i, row in enumerate(graph._rows, len(inputs.xs)) if i in wanted)
         msg = (
-            f"{method}: of must depend on at least one ReLU; it depends on the nodes {names}, none of which computes "
-            "max(x, 0). Use attribution.gradient"
+            f"{method}: of must depend on at least one ReLU; it depends on node {outputs}, which is computed by "
+            f"{', '.join(labels)}, and none of these nodes computes max(x, 0). Use attribution.gradient"
         )
         raise FuncconvError(msg)
     results: list[Any] = [None] * len(inputs.xs)
