@@ -136,7 +136,8 @@ def _map(scores: Scores, whole: Array, i: int, fill: Array, grid: _Grid, batch_s
     arrays, batch = scores.inputs.arrays, scores.inputs.batch
 
     def covered(start: Array) -> Array:
-        inside = grid.inside(start).reshape((1,) * len(batch) + grid.size + (1,))
+        channels = arrays[i].ndim - len(batch) - len(grid.size)  # axes of channels: 1, or 0 for single numbers
+        inside = grid.inside(start).reshape((1,) * len(batch) + grid.size + (1,) * channels)
         return scores([jnp.where(inside, fill, x) if k == i else x for k, x in enumerate(arrays)])
 
     counts = [len(starts) for starts in grid.starts]

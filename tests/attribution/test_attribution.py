@@ -506,6 +506,20 @@ def test_occlusion_by_a_loop(name, window, stride, fill):
         close(found, total / covers)
 
 
+def test_single_numbers_are_inputs_too():
+    a, b = fc.Input("a", ()), fc.Input("b", ())
+    graph = fc.Graph((a, b), fc.serial(jax.nn.relu)(a) * b)
+    x = jnp.array([2.0, 3.0]), jnp.array([5.0, -1.0])
+    options = {"of": lambda y: y, "window": 1, "fill": (1, 0)}
+    falls = attribution.occlusion(graph, {}, x, **options)
+    assert [fall.tolist() for fall in falls] == [[5, -2], [10, -3]]
+    by_rule = attribution.guided(graph, {}, x, of=lambda y: y)
+    assert [g.tolist() for g in by_rule] == [[5, 0], [2, 3]]
+    attributions, gap = attribution.integrated_gradients(graph, {}, x, of=lambda y: y, steps=2)
+    close(attributions[0] + attributions[1], [10.0, -3.0])
+    close(gap, [0.0, 0.0])
+
+
 def test_occlusion_is_one_loop():
     *_, x = problem("images")
     program = jax.make_jaxpr(function("occlusion", "images"))(x)
