@@ -18,6 +18,7 @@ import funcconv as fc
 
 sys.path.append(str(Path(__file__).parents[1] / "examples"))
 import digits
+import gallery
 
 
 def dag() -> fc.Graph:
@@ -63,6 +64,34 @@ def pools(digit: np.ndarray) -> plt.Figure:
     return figure
 
 
+def attributions(train: digits.Split, digit: np.ndarray, label: int) -> plt.Figure:
+    """Draw which pixels the score of a digit depends on, by seven methods."""
+    image = fc.Input("image", (28, 28, 1))
+    layers = [fc.Conv(8, 5), jax.nn.relu, fc.max_pool, fc.Conv(32, 3), jax.nn.relu, fc.Conv(64, 3), jax.nn.relu]
+    graph = fc.Graph(image, fc.serial(*layers, fc.global_pool, fc.Dense(10))(image))
+    params = gallery.trained(graph, train, 400)
+    methods = {
+        "gradient": {},
+        "smooth_grad": {"key": jax.random.key(0), "noise": 0.15},
+        "integrated_gradients": {},
+        "grad_cam": {"at": "relu3"},
+        "guided": {},
+        "deconvolution": {},
+        "occlusion": {"window": 5, "stride": 1},
+    }
+    figure, axes = plt.subplots(2, 4, figsize=(10, 5.2), layout="constrained")
+    axes.flat[0].imshow(digit[..., 0], cmap="gray", vmin=0, vmax=1)
+    axes.flat[0].set_title(f"a {label}", fontsize=10)
+    axes.flat[0].set_axis_off()
+    for ax, (name, options) in zip(axes.flat[1:], methods.items(), strict=True):
+        result = getattr(fc.attribution, name)(graph, params, digit, of=lambda y: y[label], **options)
+        array = result.attributions if name == "integrated_gradients" else result
+        fc.plot.saliency(array, digit, signed=True, ax=ax)
+        figure.axes[-1].remove()  # the colour bar
+        ax.set_title(name, fontsize=10)
+    return figure
+
+
 def from_page(page: str, picture: str) -> tuple[bytes, dict[str, Any]]:
     """Run the blocks of a page in an empty folder. Return the picture that they write, and their variables."""
     text, names = (Path(__file__).parent / page).read_text(), {}
@@ -82,9 +111,15 @@ def main() -> None:
     fc.draw(dag(), out / "course-dag.svg")
     fc.draw_autodiff(jax.grad(norm), jnp.ones(3), path=out / "course-norm.svg", direction="LR")
     fc.draw_autodiff(product, jnp.ones(3), jnp.ones(3), path=out / "course-hvp.svg")
-    digit = digits.load(None)[1].images[0]
+    train, test = digits.load(None)
+    digit, seven = test.images[0], int(np.flatnonzero(test.labels == 7)[0])
     windows = fc.plot.windows((7, 7), 3, stride=2, padding=1, position=(1, 2))
-    for name, figure in (("matrix", matrices()), ("pools", pools(digit)), ("windows", windows)):
+    for name, figure in (
+        ("attribution", attributions(train, test.images[seven], 7)),
+        ("matrix", matrices()),
+        ("pools", pools(digit)),
+        ("windows", windows),
+    ):
         figure.savefig(out / f"course-{name}.png", dpi=80)
     for page, written, name in (
         ("siamese.md", "siamese.png", "siamese-digits.png"),

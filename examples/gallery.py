@@ -140,7 +140,7 @@ def main() -> None:
     save("learned-filters.png", fc.plot.filters(params["conv1"]))
     save("activations.png", fc.plot.activations(graph, params, digit, most=8))
     label = int(test.labels[0])
-    save("saliency.png", fc.plot.saliency(lambda x: graph(params, x)[label], digit))
+    save("saliency.png", fc.plot.saliency(fc.attribution.gradient(graph, params, digit, of=lambda y: y[label]), digit))
     save("windows.png", fc.plot.windows((7, 7), 3, stride=2, padding=1, position=(1, 2)))
 
     photo = photograph()

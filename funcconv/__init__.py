@@ -116,13 +116,14 @@ from ._ops.pooling.unpool import max_unpool as max_unpool
 from ._inspect.versions import versions as versions
 
 if _typing.TYPE_CHECKING:
+    from . import attribution as attribution
     from . import interop as interop
     from . import plot as plot
     from . import spatial as spatial
     from . import train as train
     from . import zoo as zoo
 else:  # these take as long as the rest
-    __getattr__, __dir__ = _lazy_modules(__name__, ("interop", "plot", "spatial", "train", "zoo"))
+    __getattr__, __dir__ = _lazy_modules(__name__, ("attribution", "interop", "plot", "spatial", "train", "zoo"))
 
 _registered_by("funcconv.torch.", "funcconv.interop")  # functions in files of traced modules
 _registered_by("funcconv.zoo.", "funcconv.zoo")  # initializers in files of ready-made networks

@@ -8,6 +8,7 @@ import pytest
 
 INSTALL = {
     "PIL": "pip install '.[images]'",
+    "captum": "pip install captum==0.9.0",
     "datasets": "pip install datasets",
     "grain": "pip install grain",
     "jax2onnx": "pip install '.[onnx]'",

@@ -1,4 +1,4 @@
-"""Pictures of filters, activations, gradients, windows and runs, drawn on matplotlib axes."""
+"""Pictures of filters, activations, attributions, windows and runs, drawn on matplotlib axes."""
 
 from ._curves import history as history
 from ._images import activations as activations

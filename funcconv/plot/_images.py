@@ -1,14 +1,12 @@
-"""Pictures of kernels, activations and gradients."""
+"""Pictures of kernels, activations and attributions."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-import jax
-import jax.numpy as jnp
 import numpy as np
 
 from .._common.errors import FuncconvError, suggest
-from .._common.types import Array, Params
+from .._common.types import Params
 from .._graph.use.graph import Graph
 from ._axes import as_image, axes_for, remove_frame, tiled
 
@@ -123,42 +121,53 @@ def activations(
     return ax.figure
 
 
-def saliency(f: Callable[[Array], Array], x: Any, *, ax: Any = None) -> Any:
-    """Draw the sensitivity of a number to each pixel over an image: the largest absolute gradient over the channels.
+def saliency(attributions: Any, x: Any, *, signed: bool = False, ax: Any = None) -> Any:
+    """Draw attributions over an image: of each pixel the largest absolute value over the channels, or their sum.
 
     Args:
-        f: a function of the image that returns a scalar. For example, `lambda x: graph(params, x)[3]` is the score of
-            class 3.
-        x: an image `(height, width, channels)`.
+        attributions: an array of one example, `(height, width, channels)`, such as `fc.attribution.gradient` returns,
+            or a map `(height, width)`, such as `fc.attribution.grad_cam` returns.
+        x: the image, `(height, width, channels)`.
+        signed: whether to draw the sum over the channels, positive in red and negative in blue, so that less strong
+            colours are closer to zero. Default: False, the largest absolute value over the channels.
         ax: matplotlib axes to draw on. Default: a new figure.
 
     Returns:
         The figure.
 
     Raises:
-        FuncconvError: if the function does not return a scalar, or matplotlib is not installed.
+        FuncconvError: if the attributions do not have the height and width of the image, or matplotlib is not
+            installed.
 
-    Source: Simonyan, Vedaldi and Zisserman 2014, "Deep Inside Convolutional Networks".
+    Source: Simonyan, Vedaldi and Zisserman 2014, "Deep Inside Convolutional Networks", for the largest absolute value.
 
     Example:
-        >>> import funcconv as fc, jax.numpy as jnp
-        >>> figure = fc.plot.saliency(lambda x: (x[2:4] ** 2).sum(), jnp.ones((8, 8, 1)))
+        >>> import funcconv as fc, jax, jax.numpy as jnp
+        >>> image = jnp.ones((8, 8, 1))
+        >>> gradient = jax.grad(lambda x: (x[2:4] ** 2).sum())(image)
+        >>> figure = fc.plot.saliency(gradient, image)
         >>> figure.axes[0].images[1].get_array()[:, 0].tolist()
         [0.0, 0.0, 2.0, 2.0, 0.0, 0.0, 0.0, 0.0]
     """
-    shape = jax.eval_shape(f, x).shape  # check the result before anything is computed
-    if shape != ():
-        msg = f"plot.saliency: f must return a scalar; it returned shape {shape}. Select one number of the result"
-        raise FuncconvError(msg)
     image = as_image("plot.saliency", x)
-    gradient = np.abs(np.asarray(jax.grad(f)(jnp.asarray(x)), np.float64))
-    size = gradient.max(-1) if gradient.ndim == 3 else gradient
+    values = np.asarray(attributions, np.float64)
+    if values.ndim not in (2, 3) or values.shape[:2] != image.shape[:2]:
+        msg = (
+            f"plot.saliency: the attributions must be (height, width, channels) or (height, width) with the sizes "
+            f"{image.shape[:2]} of the image; got {values.shape}. Omit the batch axis, or resize them with fc.resize"
+        )
+        raise FuncconvError(msg)
+    values = values[..., None] if values.ndim == 2 else values
+    drawn_values = values.sum(-1) if signed else np.abs(values).max(-1)
+    largest = np.abs(drawn_values).max() or 1.0
     ax = axes_for("plot.saliency", ax, (4.5, 4))
-    ax.imshow(image, cmap="gray", interpolation="nearest")
-    largest = size.max() or 1.0
+    # A pale image leaves the colours of both signs visible.
+    ax.imshow((1 + image) / 2 if signed else image, cmap="gray", vmin=0, vmax=1, interpolation="nearest")
     # The opacity is limited, so that the image stays visible everywhere.
-    drawn = ax.imshow(size, cmap="inferno", alpha=np.clip(size / largest, 0.15, 0.85), interpolation="nearest")
-    ax.figure.colorbar(drawn, ax=ax, label="|derivative|", shrink=0.8)
+    options = {"alpha": np.clip(np.abs(drawn_values) / largest, 0.15, 0.85), "interpolation": "nearest"}
+    limits = {"cmap": "RdBu_r", "vmin": -largest, "vmax": largest} if signed else {"cmap": "inferno"}
+    drawn = ax.imshow(drawn_values, **options, **limits)
+    ax.figure.colorbar(drawn, ax=ax, label="attribution" if signed else "|attribution|", shrink=0.8)
     remove_frame(ax)
     return ax.figure
 

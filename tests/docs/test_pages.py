@@ -104,7 +104,7 @@ def test_links_lead_somewhere(page):
         assert not anchor or anchor in anchors(there), f"{target}#{anchor}"
     for file in re.findall(r"`((?:tests|examples|benchmarks|docs)/[\w/.-]*)`", text):
         assert (HOME / file).exists(), file
-    for file in re.findall(r"`((?:_|train/|interop/|plot/|spatial/|zoo/)[\w/]*\.py)`", text):
+    for file in re.findall(r"`((?:_|attribution/|train/|interop/|plot/|spatial/|zoo/)[\w/]*\.py)`", text):
         assert (PACKAGE / file).exists(), file
 
 

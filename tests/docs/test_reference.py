@@ -35,7 +35,7 @@ def listed():
 
 def test_the_namespaces_are_those_that_are_public():
     found = {module.__name__.partition(".")[2] for module in NAMESPACES}
-    assert found == {"interop", "plot", "spatial", "train", "zoo"}
+    assert found == {"attribution", "interop", "plot", "spatial", "train", "zoo"}
 
 
 def test_every_public_name_is_there_once():

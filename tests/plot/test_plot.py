@@ -54,10 +54,19 @@ def test_activations(rng):
 
 def test_saliency(rng):
     weights = rng.normal(size=(6, 7, 3))
-    figure = fc.plot.saliency(lambda x: (weights * x).sum(), rng.uniform(size=(6, 7, 3)))
-    np.testing.assert_allclose(figure.axes[0].images[1].get_array(), np.abs(weights).max(-1))
-    with pytest.raises(fc.FuncconvError, match=r"f must return a scalar; it returned shape \(7, 3\)"):
-        fc.plot.saliency(lambda x: x.sum(0), rng.uniform(size=(6, 7, 3)))
+    image = rng.uniform(size=(6, 7, 3))
+    drawn = fc.plot.saliency(weights, image).axes[0].images[1]
+    np.testing.assert_allclose(drawn.get_array(), np.abs(weights).max(-1))
+    drawn = fc.plot.saliency(weights, image, signed=True).axes[0].images[1]
+    np.testing.assert_allclose(drawn.get_array(), weights.sum(-1))
+    assert drawn.get_clim() == (-np.abs(weights.sum(-1)).max(), np.abs(weights.sum(-1)).max())
+    np.testing.assert_allclose(
+        fc.plot.saliency(weights[..., 0], image).axes[0].images[1].get_array(), abs(weights[..., 0])
+    )
+    with pytest.raises(
+        fc.FuncconvError, match=r"with the sizes \(6, 7\) of the image; got \(1, 6, 7, 3\). Omit the batch"
+    ):
+        fc.plot.saliency(weights[None], image)
 
 
 def faces(ax):
@@ -107,7 +116,7 @@ def test_axes_are_taken(rng):
         (
             lambda ax: fc.plot.filters(rng.normal(size=(3, 3, 1, 2)), ax=ax),
             lambda ax: fc.plot.windows((5, 5), 3, ax=ax),
-            lambda ax: fc.plot.saliency(lambda x: x.sum(), np.ones((4, 4, 1)), ax=ax),
+            lambda ax: fc.plot.saliency(np.ones((4, 4)), np.ones((4, 4, 1)), ax=ax),
         ),
         strict=True,
     ):
