@@ -11,6 +11,13 @@ import funcconv as fc
 EVERY = 4
 
 
+@pytest.fixture(autouse=True)
+def standard():
+    """`optax.contrib.reduce_on_plateau` mixes dtypes."""
+    with jax.numpy_dtype_promotion("standard"):
+        yield
+
+
 def loss(params, batch, *, key, state):
     del key, state
     return jnp.square(params["w"][None] - batch).mean()
