@@ -99,14 +99,13 @@ def checked_options(
     Raises:
         FuncconvError: if one is of the wrong type or out of range.
     """
-    is_value = optimizer_value in ("loss", "monitor")
     is_scale = loss_scale in (None, "dynamic") or (not isinstance(loss_scale, str) and 0 < loss_scale < math.inf)
     for name, value, is_valid, expected in (
         ("accumulate", accumulate, isinstance(accumulate, int) and accumulate >= 1, "an integer of at least 1"),
         ("ema", ema, ema is None or 0 <= ema < 1, "a decay from 0 to below 1"),
         ("clip", clip, clip is None or clip > 0, "above 0"),
         ("loss_scale", loss_scale, is_scale, 'finite and above 0, or "dynamic"'),
-        ("optimizer_value", optimizer_value, is_value, '"loss" or "monitor"'),
+        ("optimizer_value", optimizer_value, optimizer_value in ("loss", "monitor"), '"loss" or "monitor"'),
     ):
         if not is_valid:
             msg = f"train: {name} must be {expected}; got {value!r}"

@@ -14,7 +14,7 @@ from ..._primitives.tuning import Tuning, checked_tuning, tuned, tuning_of_envir
 from .._distributed.partition import Partition, check_batch, shardings
 from .._optimizer.groups import Optimizer
 from .._state import State
-from .options import checked_options
+from .options import StepOptions, checked_options
 from .update import initial_state, update
 
 Init: TypeAlias = Callable[..., State]
@@ -190,18 +190,24 @@ def make_step(
             check_batch(batch, accumulate, mesh)
         if mesh is None or not has_explicit_axes:
             return update(options, state, batch)
-        # The types of the results say how they are sharded; inside, XLA decides.
-        replicated = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
-        out_shardings = shardings(state, mesh, options.partition), replicated
-        update_with_auto_axes = jax.sharding.auto_axes(
-            lambda state, batch: update(options, state, batch), axes=mesh.axis_names, out_sharding=out_shardings
-        )
-        results: tuple[State, dict[str, Array]] = update_with_auto_axes(state, batch)
-        return results
+        return _update_with_auto_axes(options, mesh, state, batch)
 
     step.options = options.recorded()  # type: ignore[attr-defined]  # `fit` compares them when a run is resumed
     step.tuning = tuning  # type: ignore[attr-defined]  # `compile` uses its compiler options
     return init, step
+
+
+def _update_with_auto_axes(
+    options: StepOptions, mesh: Mesh, state: State, batch: Any
+) -> tuple[State, dict[str, Array]]:
+    """Return the next state and the metrics, whose types say how they are sharded; inside, XLA decides."""
+    replicated = NamedSharding(mesh, PartitionSpec())  # type: ignore[no-untyped-call]
+    out_shardings = shardings(state, mesh, options.partition), replicated
+    update_with_auto_axes = jax.sharding.auto_axes(
+        lambda state, batch: update(options, state, batch), axes=mesh.axis_names, out_sharding=out_shardings
+    )
+    results: tuple[State, dict[str, Array]] = update_with_auto_axes(state, batch)
+    return results
 
 
 def compile(step: Step, tuning: Tuning | None = None) -> Step:
