@@ -95,8 +95,10 @@ def _cut(diagonal: Array, below: Array, basis: Array, scale: Array) -> tuple[Arr
 
 def ritz_pairs(diagonal: Array, below: Array) -> tuple[Array, Array]:
     """Return the eigenvalues `(m,)` and the eigenvectors `(m, m)`, in columns, of a tridiagonal matrix."""
-    values, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(below, -1) + jnp.diag(below, 1))
-    return values, vectors
+    matrix = jnp.diag(diagonal) + jnp.diag(below, -1) + jnp.diag(below, 1)
+    scale = scale_of(matrix)  # eigh may square its entries
+    values, vectors = jnp.linalg.eigh(matrix / scale)
+    return values * scale, vectors
 
 
 def quadrature(where: str, operator: LinearMap, key: Array, order: int, samples: int) -> tuple[Array, Array]:
