@@ -151,9 +151,9 @@ def test_programs_are_compiled_for_shapes_of_batches_alone(compilations):
 
     fc.hessian(counted, PARAMS, batches=BATCHES).eigsh(1, tol=0.1)
     assert sorted(traces) == [3, 4]  # one shape for the full batches, and one for the last
+    points = [jax.tree.map(lambda p, step=step: p * (1 + step / 10), PARAMS) for step in range(3)]
     compilations.clear()
-    for step in range(3):
-        params = jax.tree.map(lambda p, step=step: p * (1 + step / 10), PARAMS)
+    for params in points:
         fc.hessian(counted, params, batches=Counted(BATCHES[::-1])).eigsh(1, tol=0.1)
     assert not compilations
     assert len(traces) == 2
