@@ -141,8 +141,8 @@ class Operator(SpectralMap):
     def deflated(self, vectors: Tree) -> "Operator":
         """Remove known vectors, such as eigenvectors of large eigenvalues: `P A P`, with `P` orthogonal to the vectors.
 
-        The vectors are mapped to 0. The other eigenvalues and eigenvectors stay if the vectors are eigenvectors. The
-        estimates of a trace and a density have smaller errors without large eigenvalues.
+        The vectors are mapped to 0. If they are eigenvectors, the other eigenvalues and eigenvectors stay. An
+        estimate of the trace has a smaller error without a few eigenvalues that are much larger than the others.
 
         Args:
             vectors: a tree in which each leaf has an axis in front, `(vectors, *shape)`, such as `eigsh` returns. They
@@ -161,7 +161,7 @@ class Operator(SpectralMap):
             >>> h.deflated(vectors).dense().round(3).tolist()
             [[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
         """
-        product: Any = deflated_product(f"{self.name}.deflated", self, vectors)
+        product = deflated_product(f"{self.name}.deflated", self, vectors)
         return Operator(f"{self.name}.deflated", self.rows, self.columns, product, self.semidefinite)
 
     def block(self, row: str, column: str | None = None) -> Any:

@@ -29,23 +29,24 @@ def scipy_operator(where: str, symmetric: LinearMap) -> Any:
             msg = f"{where}: SciPy needs the values of arrays, which are not known inside jax.jit. Use mv there"
             raise FuncconvError(msg) from error
 
-    # A product that reads data compiles its own parts.
-    one, several = (times_vector, _columns) if reads_data(symmetric) else (_compiled_vector, _compiled_columns)
+    one, several = _compiled(symmetric)
 
     def matvec(x: Any) -> Any:
         return called(one, x.reshape(-1))  # (n,), or (n, 1)
 
     def matmat(xs: Any) -> Any:
-        return called(several, xs)
+        return called(several, xs.T).T
 
     return LinearOperator(symmetric.shape, matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.dtype(dtype))
 
 
-def _columns(symmetric: LinearMap, xs: Array) -> Array:
-    return times_vectors(symmetric, xs.T).T
+_COMPILED = jax.jit(times_vector), jax.jit(times_vectors)
 
 
-_compiled_vector, _compiled_columns = jax.jit(times_vector), jax.jit(_columns)
+def _compiled(symmetric: LinearMap) -> tuple[Any, Any]:
+    """Return compiled functions that multiply by one vector and by several."""
+    # A product that reads data compiles its own parts.
+    return (times_vector, times_vectors) if reads_data(symmetric) else _COMPILED
 
 
 def eigenpairs(
@@ -88,6 +89,6 @@ def eigenpairs(
 def residual_norms(symmetric: LinearMap, values: Array, vectors: Tree) -> Array:
     """Return the norms `||A x - lambda x||`, `(k,)`, of eigenvalues `(k,)` and a tree of eigenvectors `(k, *shape)`."""
     rows = jax.vmap(Flat(symmetric.rows).ravel)(vectors)
-    differences = times_vectors(symmetric, rows) - values.astype(rows.dtype)[:, None] * rows
+    differences = _compiled(symmetric)[1](symmetric, rows) - values.astype(rows.dtype)[:, None] * rows
     scale = scale_of(differences)  # large numbers are squared below
     return jnp.linalg.norm(differences / scale, axis=1) * scale

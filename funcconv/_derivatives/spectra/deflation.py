@@ -1,5 +1,7 @@
 """Operators from which known vectors are removed."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -11,7 +13,7 @@ from ..trees import Flat, Partial, Tree, check_like, leading_size
 from .krylov import eps
 
 
-def deflated_product(where: str, operator: LinearMap, vectors: Tree) -> object:
+def deflated_product(where: str, operator: LinearMap, vectors: Tree) -> Callable[[Tree], Tree]:
     """Return the product with `P A P`, where `P` projects onto what is orthogonal to all vectors."""
     count = leading_size(where, "vectors", vectors)
     rows = jax.vmap(Flat(operator.rows).ravel)(check_like(where, "vectors", vectors, operator.rows, (count,)))
@@ -36,6 +38,6 @@ def _projected(basis: Array, v: Tree) -> Tree:
     return flat.unravel(vector - jnp.matmul(along, basis.astype(flat.dtype), precision=highest))
 
 
-def _after(project: Partial, v: Tree, product: Tree) -> Tree:
+def _after(project: Callable[[Tree], Tree], v: Tree, product: Tree) -> Tree:
     del v
     return project(product)

@@ -51,14 +51,14 @@ def _lanczos(operator: LinearMap, probes: Array, order: int) -> tuple[Array, ...
     """Return the diagonals, the entries below, the bases and the scales, for all probes."""
     count, size = probes.shape
     basis = jnp.zeros((count, order, size), probes.dtype).at[:, 0].set(_unit(probes)[0])
-    diagonals, belows, scale = [], [], None
+    diagonals, off_diagonals, scale = [], [], None
     for j in range(order):
         products = times_vectors(operator, basis[:, j])
         scale = jax.vmap(scale_of)(products) if scale is None else scale
         basis, diagonal, below = _extended(basis, jnp.asarray(j), products / scale[:, None])
         diagonals.append(diagonal)
-        belows.append(below)
-    return jnp.stack(diagonals, 1), jnp.stack(belows, 1)[:, :-1], basis, scale
+        off_diagonals.append(below)
+    return jnp.stack(diagonals, 1), jnp.stack(off_diagonals, 1)[:, :-1], basis, scale
 
 
 @partial(jax.jit, donate_argnums=0)
