@@ -91,4 +91,5 @@ def residual_norms(symmetric: LinearMap, values: Array, vectors: Tree) -> Array:
     rows = jax.vmap(Flat(symmetric.rows).ravel)(vectors)
     differences = _compiled(symmetric)[1](symmetric, rows) - values.astype(rows.dtype)[:, None] * rows
     scale = scale_of(differences)  # large numbers are squared below
-    return jnp.linalg.norm(differences / scale, axis=1) * scale
+    norms: Array = jnp.linalg.norm(differences / scale, axis=1) * scale
+    return norms

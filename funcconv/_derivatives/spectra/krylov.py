@@ -47,7 +47,7 @@ def over_krylov_spaces(
     return jax.vmap(lambda *matrix: read(*_cut(*matrix)))(*matrices)
 
 
-def _lanczos(operator: LinearMap, probes: Array, order: int) -> tuple[Array, ...]:
+def _lanczos(operator: LinearMap, probes: Array, order: int) -> tuple[Any, ...]:
     """Return the diagonals, the entries below, the bases and the scales, for all probes."""
     count, size = probes.shape
     basis = jnp.zeros((count, order, size), probes.dtype).at[:, 0].set(_unit(probes)[0])
