@@ -35,7 +35,7 @@ for operator in (h, funcconv.gauss_newton(model, loss, params), funcconv.fisher(
     jax.eval_shape(lambda: (operator.block("trunk").diag(), operator.block("trunk", "dense1").mv(params["dense1"])))
     jax.eval_shape(lambda: (operator.log_det(key), operator.inv_sqrt_mv(params), operator.exp_mv(params, -1)))
 over_data = funcconv.fisher(lambda w, x: x * w, 1.0, "gaussian", batches=[np.ones((3, 1)), np.ones((2, 1))], weight=len)
-over_data.density(key), over_data.log_det(key), over_data.exp_mv(np.float32(1)), over_data.diag("hutchinson", key=key)
+over_data.density(key), over_data.log_det(key), over_data.exp_mv(1.0), over_data.diag("hutchinson", key=key)
 operator.deflated(operator.eigsh(1, residuals=True)[1]), over_data.shifted(1).dense()
 operator.eigsh(1), operator.to_scipy(), operator.to_lineax(), funcconv.hvp(lambda x: x * x, 1.0, 2.0)
 jax.eval_shape(funcconv.value_and_grad_in_batches(lambda w, x: (w * x).mean(), 2), 1.0, np.ones(3))
