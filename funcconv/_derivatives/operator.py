@@ -93,7 +93,8 @@ class Operator(SpectralMap):
         Args:
             method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
                 `z * A z` over random signs `z`. Default: `"exact"`.
-            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            chunk: how many products are computed at once, which bounds the memory. With `batches`, each chunk is one
+                pass over the data. Default: 32.
             key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
             samples: how many vectors of random signs, at least 2. Default: 64.
 
@@ -121,7 +122,8 @@ class Operator(SpectralMap):
         Args:
             method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
                 `<z, A z>` over random signs `z`. Default: `"exact"`.
-            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            chunk: how many products are computed at once, which bounds the memory. With `batches`, each chunk is one
+                pass over the data. Default: 32.
             key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
             samples: how many vectors of random signs, at least 2. Default: 64.
 
