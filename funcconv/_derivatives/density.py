@@ -1,17 +1,16 @@
 """The spectral density of a symmetric operator, by stochastic Lanczos quadrature."""
 
 import math
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
-from .._common.dtypes import scale_of
 from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 from .._common.types import Array
-from .linear_map import positive
+from .linear_map import LinearMap, positive
+from .spectra.krylov import eps, quadrature
 from .trees import in_short
 
 # exp(-8² / 2) is about 1e-14, so in float32 nothing of the integral is lost at the ends of the grid.
@@ -24,6 +23,8 @@ class Density(NamedTuple):
     Attributes:
         grid: equidistant eigenvalues, `(points,)`.
         density: the density at each of them, `(points,)`.
+        error: the standard error of each density, `(points,)`, from the spread over the vectors of random signs; NaN if
+            there was one vector. It does not include the error of a finite `order`. Default: None, not known.
 
     Example:
         >>> import funcconv as fc, jax
@@ -31,16 +32,20 @@ class Density(NamedTuple):
         >>> density = h.density(jax.random.key(0), order=8, samples=2, points=128)
         >>> density.grid.shape, density.density.shape
         ((128,), (128,))
+        >>> density.error.shape
+        (128,)
     """
 
     grid: Array
     density: Array
+    error: Array | None = None
 
     def __repr__(self) -> str:
-        return f"Density(grid={in_short(self.grid)}, density={in_short(self.density)})"
+        error = "" if self.error is None else f", error={in_short(self.error)}"
+        return f"Density(grid={in_short(self.grid)}, density={in_short(self.density)}{error})"
 
     def plot(self, ax: Any = None, **options: Any) -> Any:
-        """Draw the density with matplotlib.
+        """Draw the density with matplotlib, and a band of two standard errors around it.
 
         Args:
             ax: matplotlib axes to draw on. Default: None, a new figure.
@@ -57,42 +62,31 @@ class Density(NamedTuple):
             with needs("draw", "Density.plot"):
                 import matplotlib.pyplot as plt
             ax = plt.subplots()[1]
-        ax.plot(self.grid, self.density, **options)
+        (line,) = ax.plot(self.grid, self.density, **options)
+        if self.error is not None:
+            low, high = jnp.maximum(self.density - 2 * self.error, 0), self.density + 2 * self.error
+            ax.fill_between(self.grid, low, high, color=line.get_color(), alpha=0.2, linewidth=0)
         ax.set(xlabel="eigenvalue", ylabel="density")
         return ax
 
 
 def lanczos_density(
-    where: str,
-    product: Callable[[Array], Array],
-    like: Array,
-    key: Array,
-    *,
-    order: int,
-    samples: int,
-    smoothing: float,
-    points: int,
+    where: str, operator: LinearMap, key: Array, *, order: int, samples: int, smoothing: float, points: int
 ) -> Density:
     """Estimate the density; see `Operator.density`."""
-    with needs("curvature", where):
-        from matfree import decomp, stochtrace
-    order = min(positive(f"{where}: order", order), like.size)
-    sampler = stochtrace.sampler_signs(like, num=positive(f"{where}: samples", samples))
+    positive(f"{where}: samples", samples)
     check_points(where, smoothing, points)
-    # Its sibling tridiag_sym averages with an entry that is rounding noise, or nan, once the Krylov space is exhausted.
-    factorise = decomp.hessenberg(order, reortho="full", custom_vjp=False)
-
-    def quadrature(probe: Array) -> tuple[Array, Array]:
-        scale = scale_of(product(probe))  # the factorization squares what the product returns
-        nodes, weights = _nodes_and_weights(factorise(lambda v: product(v) / scale, probe).J_small)
-        return nodes * scale, weights
-
-    nodes, weights = jax.lax.map(quadrature, sampler(key))  # (samples, order); one Krylov space at a time
+    nodes, weights = quadrature(where, operator, key, order, samples)  # (samples, order)
     low, high = nodes.min(), nodes.max()
     width = smoothing * _scale(low, high)
     unit = jnp.linspace(0, 1, points, dtype=nodes.dtype)
     grid = low - _REACH * width + (high - low + 2 * _REACH * width) * unit
-    return Density(grid, _smoothed(grid, nodes.ravel(), weights.ravel() / samples, width))
+    heights = _smoothed(grid, nodes, weights, width)  # (points, samples)
+    mean = heights.mean(1)
+    squares = ((heights - mean[:, None]) ** 2).sum(1)
+    # One sample says nothing of its error.
+    error = jnp.sqrt(squares / (samples - 1) / samples) if samples > 1 else jnp.full_like(mean, jnp.nan)
+    return Density(grid, mean, error)
 
 
 def check_points(where: str, smoothing: float, points: int) -> None:
@@ -109,40 +103,20 @@ def check_points(where: str, smoothing: float, points: int) -> None:
         raise FuncconvError(msg)
 
 
-def _nodes_and_weights(hessenberg: Array) -> tuple[Array, Array]:
-    """Return the quadrature of Lanczos: the eigenvalues of its matrix, and what of the probe lies along each.
-
-    Where the Krylov space is exhausted, the next vector is rounding noise or 0 / 0. The matrix is cut there.
-    """
-    diagonal, below = jnp.diagonal(hessenberg), jnp.diagonal(hessenberg, -1)
-    size = jax.lax.cummax(jnp.abs(diagonal[:-1])) + jax.lax.cummax(jnp.abs(below))
-    whole = jnp.cumprod(below > len(diagonal) * _eps(below) * size).astype(bool)  # nan is not larger
-    below = jnp.where(whole, below, 0)
-    # What is cut off has no weight; the first entry, which is within the spectrum, stands for it.
-    diagonal = diagonal.at[1:].set(jnp.where(whole, diagonal[1:], diagonal[0]))
-    nodes, vectors = jnp.linalg.eigh(jnp.diag(diagonal) + jnp.diag(below, -1) + jnp.diag(below, 1))
-    return nodes, vectors[0] ** 2
-
-
 def _scale(low: Array, high: Array) -> Array:
     """Return the width of a spectrum; where all eigenvalues are equal, their size, or 1, stands for it."""
     size = jnp.maximum(jnp.abs(low), jnp.abs(high))
     # Equal eigenvalues differ by rounding, and peaks as narrow as rounding errors would show only these.
-    equal = high - low <= math.sqrt(_eps(size)) * size
+    equal = high - low <= math.sqrt(eps(size)) * size
     return jnp.where(equal, jnp.where(size > 0, size, jnp.ones_like(size)), high - low)
 
 
 def _smoothed(grid: Array, nodes: Array, weights: Array, width: Array) -> Array:
-    """Return the sum of normal densities (points,), one at each node."""
+    """Return the sums of normal densities, one at each node, for each sample: `(points, samples)`."""
 
     def one(point: Array) -> Array:
-        return weights @ jnp.exp(-(((point - nodes) / width) ** 2) / 2)
+        return (weights * jnp.exp(-(((point - nodes) / width) ** 2) / 2)).sum(1)
 
     # 256 points at a time bound the memory to 256 numbers for each node.
     height: Array = jax.lax.map(one, grid, batch_size=256) / (width * math.sqrt(2 * math.pi))
     return height
-
-
-def _eps(x: Array) -> float:
-    info: Any = jnp.finfo
-    return float(info(x.dtype).eps)

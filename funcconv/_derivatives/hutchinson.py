@@ -1,6 +1,5 @@
 """Estimates of a trace and a diagonal by random signs, with their standard errors."""
 
-from collections.abc import Callable
 from typing import NamedTuple, TypeAlias
 
 import jax
@@ -9,8 +8,8 @@ import jax.numpy as jnp
 from .._common.errors import FuncconvError
 from .._common.optional_packages import needs
 from .._common.types import Array
-from .linear_map import positive
-from .trees import Tree, in_short
+from .linear_map import LinearMap, positive, reads_data, times_vectors
+from .trees import Flat, Tree, in_short
 
 _Moments: TypeAlias = tuple[Array, Array, Array]  # the count, the mean, the sum of squared deviations from it
 
@@ -37,12 +36,10 @@ class Estimate(NamedTuple):
         return f"Estimate(value={in_short(self.value)}, error={in_short(self.error)})"
 
 
-def hutchinson(
-    where: str, of: str, product: Callable[[Array], Array], like: Array, key: Array | None, samples: int, chunk: int
-) -> Estimate:
+def hutchinson(where: str, of: str, operator: LinearMap, key: Array | None, samples: int, chunk: int) -> Estimate:
     """Return the mean of `<z, A z>`, the `"trace"`, or of `z * A z`, the `"diagonal"`, over random signs `z`.
 
-    matfree draws and averages the signs of one chunk; chunks are merged here, so that memory is that of one.
+    matfree draws the signs of one chunk; chunks are merged here, so that memory is that of one.
     """
     with needs("curvature", where):
         from matfree import stochtrace
@@ -51,20 +48,25 @@ def hutchinson(
         raise FuncconvError(msg)
     positive(f"{where}: samples", samples, least=2)  # one sample says nothing of its error
     full, rest = divmod(samples, min(positive(f"{where}: chunk", chunk), samples))
-    integrand = stochtrace.monte_carlo_trace() if of == "trace" else stochtrace.monte_carlo_diagonal()
+    like = Flat(operator.rows).zeros()
 
     def moments(key: Array, count: int) -> _Moments:
-        sampler = stochtrace.sampler_signs(like, num=count)
-        mean, error = stochtrace.estimator_monte_carlo_mean_and_sem(integrand, sampler)(product, key)
-        # matfree divides by the count where the std of a sample has one less: its error is sqrt(squares) / count.
-        return jnp.asarray(count, like.dtype), mean, (error * count) ** 2
+        signs = stochtrace.sampler_signs(like, num=count)(key)  # (count, size)
+        values = signs * times_vectors(operator, signs)
+        values = values.sum(1) if of == "trace" else values
+        mean = values.mean(0)
+        return jnp.asarray(count, like.dtype), mean, ((values - mean[None]) ** 2).sum(0)
 
     keys = jax.random.split(key, full + 1)
     chunk = (samples - rest) // full
     zero = jnp.zeros((), like.dtype) if of == "trace" else jnp.zeros_like(like)
     # A count of 0 makes the first merge take the other moments as they are.
-    start = (jnp.zeros((), like.dtype), zero, zero)
-    total, _ = jax.lax.scan(lambda sofar, key: (_merged(sofar, moments(key, chunk)), None), start, keys[:full])
+    total = jnp.zeros((), like.dtype), zero, zero
+    if reads_data(operator):
+        for chunk_key in keys[:full]:
+            total = _merged(total, moments(chunk_key, chunk))
+    else:
+        total, _ = jax.lax.scan(lambda sofar, key: (_merged(sofar, moments(key, chunk)), None), total, keys[:full])
     count, mean, squares = _merged(total, moments(keys[full], rest)) if rest else total
     return Estimate(mean, jnp.sqrt(squares / (count - 1) / count))
 

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 
 from .._common.errors import FuncconvError
 from .._common.types import Array
+from .data_set.products import DataProduct, many
 from .trees import Flat, Tree, check_like, leading_size
 
 Kind = TypeVar("Kind")
@@ -77,7 +78,7 @@ class LinearMap:
         return self.product(check_like(f"{self.name}.mv", "v", v, self.columns))
 
     def mm(self, vs: Tree) -> Tree:
-        """Multiply by several vectors at once, with `jax.vmap`.
+        """Multiply by several vectors at once, with `jax.vmap`. An operator with `batches` reads the data once for all.
 
         Args:
             vs: a tree like `columns`, in which each leaf has one more axis in front: `(vectors, *shape)`.
@@ -89,7 +90,7 @@ class LinearMap:
             FuncconvError: if the structure, a shape or a dtype differs.
         """
         count = leading_size(f"{self.name}.mm", "vs", vs)
-        return jax.vmap(self.product)(check_like(f"{self.name}.mm", "vs", vs, self.columns, (count,)))
+        return many(self.product, check_like(f"{self.name}.mm", "vs", vs, self.columns, (count,)))
 
     def __matmul__(self, v: Tree) -> Tree:
         return self.mv(v)
@@ -122,17 +123,38 @@ class LinearMap:
         return over_basis(self, lambda column, _: column, chunk).T
 
 
+def times_vector(linear: LinearMap, vector: Array) -> Array:
+    """Multiply by one vector `(columns,)`, which is the tree in the order of `jax.flatten_util.ravel_pytree`."""
+    return Flat(linear.rows).ravel(linear.product(Flat(linear.columns).unravel(vector)))
+
+
+def times_vectors(linear: LinearMap, vectors: Array) -> Array:
+    """Multiply by several vectors at once: `(vectors, columns)` to `(vectors, rows)`."""
+    products: Array = jax.vmap(Flat(linear.rows).ravel)(
+        many(linear.product, jax.vmap(Flat(linear.columns).unravel)(vectors))
+    )
+    return products
+
+
+def reads_data(linear: LinearMap) -> bool:
+    """Return whether a product reads a data set in Python, so that JAX cannot trace it."""
+    return isinstance(linear.product, DataProduct)
+
+
 def over_basis(linear: LinearMap, read: Callable[[Array, Array], Array], chunk: int) -> Array:
     """Return `read(A e_i, i)` for every basis vector `e_i`, stacked; `chunk` of them are in memory at a time."""
-    rows, columns = Flat(linear.rows), Flat(linear.columns)
+    columns = Flat(linear.columns)
     positive(f"{linear.name}: chunk", chunk)
 
-    def one(i: Array) -> Array:
-        basis = (jnp.arange(columns.size) == i).astype(columns.dtype)
-        return read(rows.ravel(linear.product(columns.unravel(basis))), i)
+    def basis(i: Array) -> Array:
+        return (jnp.arange(columns.size) == i).astype(columns.dtype)
 
-    stacked: Array = jax.lax.map(one, jnp.arange(columns.size), batch_size=min(chunk, columns.size))
-    return stacked
+    if not reads_data(linear):
+        numbers, size = jnp.arange(columns.size), min(chunk, columns.size)
+        stacked: Array = jax.lax.map(lambda i: read(times_vector(linear, basis(i)), i), numbers, batch_size=size)
+        return stacked
+    chunks = (jnp.arange(first, min(first + chunk, columns.size)) for first in range(0, columns.size, chunk))
+    return jnp.concatenate([jax.vmap(read)(times_vectors(linear, jax.vmap(basis)(i)), i) for i in chunks])
 
 
 def positive(what: str, number: Any, least: int = 1) -> int:

@@ -1,10 +1,6 @@
-"""A symmetric operator on trees: its products, diagonal, trace, spectrum, blocks, and what other libraries call it.
+"""A symmetric operator on trees: its products, diagonal, trace, blocks, and what other libraries call it."""
 
-The class is longer than others because it documents nine public methods; the methods themselves are short.
-"""
-
-from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import jax
@@ -14,24 +10,29 @@ from .._common.errors import FuncconvError, suggest
 from .._common.optional_packages import needs
 from .._common.types import Array
 from .blocks import part
-from .density import Density, lanczos_density
+from .data_set.products import around
 from .hutchinson import Estimate, hutchinson
-from .linear_map import LinearMap, as_pytree, over_basis
-from .scipy import eigenpairs, scipy_operator
-from .trees import Flat, Partial, Tree, described, is_float
+from .linear_map import LinearMap, as_pytree, over_basis, reads_data
+from .scipy import scipy_operator
+from .spectra.deflation import deflated_product
+from .spectra.spectral_map import SpectralMap
+from .trees import Flat, Partial, Tree, real_number
 
 _METHODS = ("exact", "hutchinson")
 
 
 @as_pytree
 @dataclass(frozen=True, eq=False, repr=False)
-class Operator(LinearMap):
+class Operator(SpectralMap):
     """A symmetric linear operator on trees, known by its products: a Hessian, a Gauss–Newton matrix, a Fisher matrix.
 
     `hessian`, `gauss_newton` and `fisher` return one. They evaluate the network once, and a product repeats only the
     linear part. All methods except `eigsh` and `to_scipy` work inside `jax.jit`. An operator is a pytree, so a compiled
     function can return it: `jax.jit(lambda params: fc.hessian(f, params))` is compiled once for all points. `A @ v` is
     `A.mv(v)`.
+
+    With `batches`, each product reads a data set once, for any number of vectors. The methods then work outside of
+    `jax.jit` only, and `to_lineax` does not.
 
     Vectors are trees like the parameters. The rows and columns of the matrix are in the order of
     `jax.flatten_util.ravel_pytree`, in the widest dtype of the leaves, and at least float32.
@@ -78,13 +79,11 @@ class Operator(LinearMap):
         Raises:
             FuncconvError: if the damping is not one real number.
         """
-        if not (is_float(damping) or isinstance(damping, int)) or jnp.shape(damping) != ():
-            msg = f"{self.name}.shifted: damping must be one real number; got {described(damping)}"
-            raise FuncconvError(msg)
+        damping = real_number(f"{self.name}.shifted", "damping", damping)
         # A traced number has no sign yet, so it is taken to be positive.
         negative = not isinstance(damping, jax.core.Tracer) and bool(damping < 0)
-        product = Partial(_shifted, self.product, jnp.asarray(damping))
-        return replace(self, product=product, semidefinite=self.semidefinite and not negative)
+        product = around(self.product, Partial(_same), Partial(_shifted, damping))
+        return Operator(self.name, self.rows, self.columns, product, self.semidefinite and not negative)
 
     def diag(
         self, method: str = "exact", *, chunk: int = 32, key: Array | None = None, samples: int = 64
@@ -94,7 +93,8 @@ class Operator(LinearMap):
         Args:
             method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
                 `z * A z` over random signs `z`. Default: `"exact"`.
-            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            chunk: how many products are computed at once, which bounds the memory. With `batches`, each chunk is one
+                pass over the data. Default: 32.
             key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
             samples: how many vectors of random signs, at least 2. Default: 64.
 
@@ -111,7 +111,7 @@ class Operator(LinearMap):
         flat = Flat(self.rows)
         if self._is_exact("diag", method):
             return flat.unravel(over_basis(self, _entry, chunk))
-        estimate = hutchinson(f"{self.name}.diag", "diagonal", self._on_vectors, flat.zeros(), key, samples, chunk)
+        estimate = hutchinson(f"{self.name}.diag", "diagonal", self, key, samples, chunk)
         return Estimate(*map(flat.unravel, estimate))
 
     def trace(
@@ -122,7 +122,8 @@ class Operator(LinearMap):
         Args:
             method: `"exact"` multiplies by every basis vector, `size` products; `"hutchinson"` estimates by the mean of
                 `<z, A z>` over random signs `z`. Default: `"exact"`.
-            chunk: how many products are computed at once, which bounds the memory. Default: 32.
+            chunk: how many products are computed at once, which bounds the memory. With `batches`, each chunk is one
+                pass over the data. Default: 32.
             key: a JAX random key for the random signs; `"hutchinson"` needs it. Default: None.
             samples: how many vectors of random signs, at least 2. Default: 64.
 
@@ -137,69 +138,33 @@ class Operator(LinearMap):
         """
         if self._is_exact("trace", method):
             return over_basis(self, _entry, chunk).sum()
-        zeros = Flat(self.rows).zeros()
-        return hutchinson(f"{self.name}.trace", "trace", self._on_vectors, zeros, key, samples, chunk)
+        return hutchinson(f"{self.name}.trace", "trace", self, key, samples, chunk)
 
-    def eigsh(self, k: int, which: str = "LA", *, tol: float = 0.0, maxiter: int | None = None) -> tuple[Array, Tree]:
-        """Compute some eigenvalues and eigenvectors, by `scipy.sparse.linalg.eigsh` on the compiled product.
+    def deflated(self, vectors: Tree) -> "Operator":
+        """Remove known vectors, such as eigenvectors of large eigenvalues: `P A P`, with `P` orthogonal to the vectors.
 
-        Args:
-            k: the number of eigenvalues, from 1 to `size`.
-            which: which eigenvalues: `"LA"` the largest, `"SA"` the smallest, `"LM"` and `"SM"` the largest and
-                smallest in absolute value, `"BE"` half from each end of the spectrum. Default: `"LA"`.
-            tol: the relative accuracy of the eigenvalues. Default: 0, the accuracy of the dtype.
-            maxiter: the maximum number of restarts of the Lanczos iteration. Default: None, `10 * size`.
-
-        Returns:
-            `(eigenvalues, eigenvectors)`: an array `(k,)` in ascending order, and a tree like the parameters in which
-            each leaf has an axis of `k` in front. The eigenvectors are orthonormal.
-
-        Raises:
-            FuncconvError: if `k` is not from 1 to `size`, if `which` is unknown, if a product is not finite, if an
-                eigenvalue does not converge, if scipy is not installed, or inside `jax.jit`.
-
-        Source: Lehoucq, Sorensen and Yang, "ARPACK users' guide", 1998.
-        """
-        return eigenpairs(f"{self.name}.eigsh", self, k, which, tol=tol, maxiter=maxiter)
-
-    def density(
-        self, key: Array, *, order: int = 64, samples: int = 8, smoothing: float = 0.01, points: int = 1024
-    ) -> Density:
-        """Estimate the density of the eigenvalues by stochastic Lanczos quadrature.
-
-        For each of `samples` vectors of random signs, `order` Lanczos steps give the nodes and weights of a quadrature.
-        Each node becomes a normal density, and the result is the mean over the samples.
+        The vectors are mapped to 0. If they are eigenvectors, the other eigenvalues and eigenvectors stay. An
+        estimate of the trace has a smaller error without a few eigenvalues that are much larger than the others.
 
         Args:
-            key: a JAX random key for the random signs.
-            order: the number of Lanczos steps for each vector of signs, with one product and one vector in memory each;
-                at most `size` are made. Default: 64.
-            samples: the number of vectors of random signs, at least 1. Default: 8.
-            smoothing: the standard deviation of the normal densities, relative to the width of the spectrum, above 0
-                and at most 1. If all eigenvalues are equal, it is relative to their absolute value, or to 1 if all are
-                zero. Default: 0.01.
-            points: the number of points of the grid, which extends beyond the spectrum by 8 standard deviations on both
-                sides. Default: 1024.
+            vectors: a tree in which each leaf has an axis in front, `(vectors, *shape)`, such as `eigsh` returns. They
+                need not be orthogonal or of norm 1; vectors that depend on others have no effect.
 
         Returns:
-            A `Density` with `grid` and `density`, both `(points,)`. `.plot(ax)` draws it.
+            An operator of the same size, with at least as many eigenvalues 0 as there are independent vectors.
 
         Raises:
-            FuncconvError: if a number is out of range, if the points are too few for the smoothing, or if matfree is
-                not installed.
+            FuncconvError: if the structure, a shape or a dtype differs from the parameters'.
 
-        Source: Lin, Saad and Yang, "Approximating spectral densities of large matrices", SIAM Review 58, 2016.
+        Example:
+            >>> import funcconv as fc, jax.numpy as jnp
+            >>> h = fc.hessian(lambda x: (x**3).sum() / 6, jnp.array([1.0, 2.0, 50.0]))
+            >>> values, vectors = h.eigsh(1)
+            >>> h.deflated(vectors).dense().round(3).tolist()
+            [[1.0, 0.0, 0.0], [0.0, 2.0, 0.0], [0.0, 0.0, 0.0]]
         """
-        return lanczos_density(
-            f"{self.name}.density",
-            self._on_vectors,
-            Flat(self.rows).zeros(),
-            key,
-            order=order,
-            samples=samples,
-            smoothing=smoothing,
-            points=points,
-        )
+        product = deflated_product(f"{self.name}.deflated", self, vectors)
+        return Operator(f"{self.name}.deflated", self.rows, self.columns, product, self.semidefinite)
 
     def block(self, row: str, column: str | None = None) -> Any:
         """Return a block of the operator, for parameters that are nested dicts.
@@ -225,10 +190,14 @@ class Operator(LinearMap):
         """
         where = f"{self.name}.block"
         rows, columns = part(where, self.rows, row), part(where, self.rows, row if column is None else column)
-        form, whole = columns.taken(self.columns), self.product
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
-        # Linearised again, the product forgets the derivatives by all that is zero.
-        product = jax.linearize(lambda v: rows.taken(whole(columns.among_zeros(v, self.columns))), zeros)[1]
+        form = columns.taken(self.columns)
+        product = around(
+            self.product, lambda v: columns.among_zeros(v, self.columns), lambda _, product: rows.taken(product)
+        )
+        if not reads_data(self):
+            zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form)
+            # Linearised again, the product forgets the derivatives by all that is zero.
+            product = jax.linearize(product, zeros)[1]
         if rows == columns:
             return Operator(f"{self.name}.block({row!r})", form, form, product, self.semidefinite)
         return LinearMap(f"{self.name}.block({row!r}, {column!r})", rows.taken(self.rows), form, product)
@@ -266,10 +235,6 @@ class Operator(LinearMap):
         tags = (lineax.symmetric_tag, *[lineax.positive_semidefinite_tag][: int(positive)])
         return lineax.FunctionLinearOperator(self.product, self.rows, tags)
 
-    def _on_vectors(self, vector: Array) -> Array:
-        flat = Flat(self.rows)
-        return flat.ravel(self.product(flat.unravel(vector)))
-
     def _is_exact(self, what: str, method: str) -> bool:
         if method not in _METHODS:
             msg = f"{self.name}.{what}: unknown method {method!r}{suggest(method, _METHODS)}"
@@ -281,5 +246,9 @@ def _entry(column: Array, i: Array) -> Array:
     return column[i]
 
 
-def _shifted(product: Callable[[Tree], Tree], damping: Array, v: Tree) -> Tree:
-    return jax.tree.map(lambda a, x: a + damping.astype(x.dtype) * x, product(v), v)
+def _same(v: Tree) -> Tree:
+    return v
+
+
+def _shifted(damping: Array, v: Tree, product: Tree) -> Tree:
+    return jax.tree.map(lambda a, x: a + damping.astype(x.dtype) * x, product, v)

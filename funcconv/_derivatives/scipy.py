@@ -6,10 +6,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from .._common.dtypes import scale_of
 from .._common.errors import FuncconvError, suggest
 from .._common.optional_packages import needs
 from .._common.types import Array
-from .linear_map import LinearMap, positive
+from .linear_map import LinearMap, positive, reads_data, times_vector, times_vectors
 from .trees import Flat, Tree
 
 _WHICH = ("LA", "SA", "LM", "SM", "BE")
@@ -28,31 +29,30 @@ def scipy_operator(where: str, symmetric: LinearMap) -> Any:
             msg = f"{where}: SciPy needs the values of arrays, which are not known inside jax.jit. Use mv there"
             raise FuncconvError(msg) from error
 
+    one, several = _compiled(symmetric)
+
     def matvec(x: Any) -> Any:
-        return called(_multiplied, x.reshape(-1))  # (n,), or (n, 1)
+        return called(one, x.reshape(-1))  # (n,), or (n, 1)
 
     def matmat(xs: Any) -> Any:
-        return called(_all_multiplied, xs)
+        return called(several, xs.T).T
 
     return LinearOperator(symmetric.shape, matvec, rmatvec=matvec, matmat=matmat, rmatmat=matmat, dtype=np.dtype(dtype))
 
 
-@jax.jit
-def _multiplied(symmetric: LinearMap, x: Array) -> Array:
-    flat = Flat(symmetric.rows)
-    return flat.ravel(symmetric.product(flat.unravel(x)))
+_COMPILED = jax.jit(times_vector), jax.jit(times_vectors)
 
 
-@jax.jit
-def _all_multiplied(symmetric: LinearMap, xs: Array) -> Array:
-    ys: Array = jax.vmap(lambda x: _multiplied(symmetric, x), 1, 1)(xs)
-    return ys
+def _compiled(symmetric: LinearMap) -> tuple[Any, Any]:
+    """Return compiled functions that multiply by one vector and by several."""
+    # A product that reads data compiles its own parts.
+    return (times_vector, times_vectors) if reads_data(symmetric) else _COMPILED
 
 
 def eigenpairs(
-    where: str, symmetric: LinearMap, k: int, which: str, *, tol: float, maxiter: int | None
-) -> tuple[Array, Tree]:
-    """Return `k` eigenvalues and eigenvectors; see `Operator.eigsh`."""
+    where: str, symmetric: LinearMap, k: int, which: str, *, tol: float, maxiter: int | None, residuals: bool
+) -> tuple[Any, ...]:
+    """Return `k` eigenvalues and eigenvectors, and their residuals; see `Operator.eigsh`."""
     if which not in _WHICH:
         msg = f"{where}: unknown which {which!r}{suggest(which, _WHICH)}"
         raise FuncconvError(msg)
@@ -82,4 +82,14 @@ def eigenpairs(
             msg = f"{where}: {len(error.eigenvalues)} of {k} eigenvalues converged; raise maxiter= or tol="
             raise FuncconvError(msg) from error
     order = np.argsort(values)
-    return jnp.asarray(values[order]), jax.vmap(Flat(symmetric.rows).unravel)(jnp.asarray(vectors.T[order]))
+    pairs = jnp.asarray(values[order]), jax.vmap(Flat(symmetric.rows).unravel)(jnp.asarray(vectors.T[order]))
+    return (*pairs, residual_norms(symmetric, *pairs)) if residuals else pairs
+
+
+def residual_norms(symmetric: LinearMap, values: Array, vectors: Tree) -> Array:
+    """Return the norms `||A x - lambda x||`, `(k,)`, of eigenvalues `(k,)` and a tree of eigenvectors `(k, *shape)`."""
+    rows = jax.vmap(Flat(symmetric.rows).ravel)(vectors)
+    differences = _compiled(symmetric)[1](symmetric, rows) - values.astype(rows.dtype)[:, None] * rows
+    scale = scale_of(differences)  # large numbers are squared below
+    norms: Array = jnp.linalg.norm(differences / scale, axis=1) * scale
+    return norms

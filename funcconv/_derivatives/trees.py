@@ -50,8 +50,22 @@ def in_short(tree: Tree) -> str:
 
 def is_float(leaf: Any) -> bool:
     """Return whether a leaf is real and floating."""
+    return _is(leaf, jnp.floating)
+
+
+def is_real(leaf: Any) -> bool:
+    """Return whether a leaf is real and floating, or an integer."""
+    return _is(leaf, jnp.floating) or _is(leaf, jnp.integer)
+
+
+def is_array(leaf: Any) -> bool:
+    """Return whether a leaf is an array or a number that JAX knows."""
+    return _is(leaf, jnp.generic)
+
+
+def _is(leaf: Any, kind: Any) -> bool:
     try:
-        return bool(jnp.issubdtype(jnp.result_type(leaf), jnp.floating))
+        return bool(jnp.issubdtype(jnp.result_type(leaf), kind))
     except TypeError:
         return False
 
@@ -97,6 +111,14 @@ def check_like(where: str, what: str, tree: Tree, form: Tree, batch: tuple[int, 
             )
             raise FuncconvError(msg)
     return jax.tree.map(jnp.asarray, tree)
+
+
+def real_number(where: str, what: str, number: Any) -> Array:
+    """Return one real number as a floating array; it may be traced."""
+    if not is_real(number) or jnp.shape(number) != ():
+        msg = f"{where}: {what} must be one real number; got {described(number)}"
+        raise FuncconvError(msg)
+    return jnp.asarray(number)
 
 
 def scalar(where: str, what: str, f: Callable[..., Any]) -> Callable[..., Array]:

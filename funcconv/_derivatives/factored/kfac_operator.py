@@ -10,7 +10,8 @@ from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Array
 from ..linear_map import as_pytree
 from ..operator import Operator
-from ..trees import Partial, Tree, described, is_float
+from ..scipy import residual_norms
+from ..trees import Partial, real_number
 from . import eigen_blocks
 from .eigen_blocks import EigenBlock
 
@@ -67,7 +68,7 @@ class Kfac(Operator):
         """
         return super().trace(method, **options) if method != "exact" else self.eigenvalues().sum()
 
-    def log_det(self, damping: Any = 0.0) -> Array:
+    def log_det(self, damping: Any = 0.0) -> Array:  # type: ignore[override]  # exact, without a key
         """Return the logarithm of the determinant of the matrix plus a multiple of the identity.
 
         Args:
@@ -90,8 +91,14 @@ class Kfac(Operator):
         return jnp.exp(self.log_det(damping))
 
     def eigsh(
-        self, k: int = 6, which: str = "LM", *, tol: float = 0.0, maxiter: int | None = None
-    ) -> tuple[Array, Tree]:
+        self,
+        k: int = 6,
+        which: str = "LM",
+        *,
+        tol: float = 0.0,
+        maxiter: int | None = None,
+        residuals: bool = False,
+    ) -> tuple[Any, ...]:
         """Return eigenvalues and eigenvectors.
 
         Args:
@@ -99,10 +106,12 @@ class Kfac(Operator):
             which: `"LM"` or `"LA"` for the largest, `"SM"` or `"SA"` for the smallest. Default: `"LM"`.
             tol: not used, because the result is exact.
             maxiter: not used.
+            residuals: whether to return the residuals too. Default: False.
 
         Returns:
             `(eigenvalues, eigenvectors)`: an array `(k,)` in ascending order, and a tree like the parameters in which
-            each leaf has an axis of `k` in front.
+            each leaf has an axis of `k` in front. With `residuals`, a third result, the norms `(k,)` of
+            `A x - eigenvalue * x`.
 
         Raises:
             FuncconvError: if `k` is not from 1 to `size`, or `which` is unknown.
@@ -114,7 +123,8 @@ class Kfac(Operator):
         if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= self.size:
             msg = f"{self.name}.eigsh: k must be from 1 to {self.size}; got {k!r}"
             raise FuncconvError(msg)
-        return eigen_blocks.largest(self.blocks, self.rows, _ORDERS[which], k)
+        pairs = eigen_blocks.largest(self.blocks, self.rows, _ORDERS[which], k)
+        return (*pairs, residual_norms(self, *pairs)) if residuals else pairs
 
     def inverse(self, damping: Any, split: str = "pi") -> "Kfac":
         """Return the inverse of the damped matrix, for a step of a second-order method.
@@ -138,9 +148,7 @@ class Kfac(Operator):
         if split not in _SPLITS:
             msg = f"{self.name}.inverse: unknown split={split!r}{suggest(split, _SPLITS)}"
             raise FuncconvError(msg)
-        if not (is_float(damping) or isinstance(damping, int)) or jnp.shape(damping) != ():
-            msg = f"{self.name}.inverse: damping must be one real number; got {described(damping)}"
-            raise FuncconvError(msg)
-        blocks = [block.inverse(jnp.asarray(damping, block.values.dtype), split) for block in self.blocks]
+        damping = real_number(f"{self.name}.inverse", "damping", damping)
+        blocks = [block.inverse(damping.astype(block.values.dtype), split) for block in self.blocks]
         product = Partial(eigen_blocks.product, blocks)
         return Kfac(f"{self.name}.inverse", self.rows, self.columns, product, semidefinite=True)

@@ -1,0 +1,1 @@
+"""Curvature over a data set: products that read all batches."""

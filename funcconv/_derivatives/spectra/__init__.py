@@ -1,0 +1,1 @@
+"""Spectra of symmetric maps: Krylov spaces, functions of matrices, deflation."""
