@@ -144,7 +144,11 @@ def test_a_network(rng):
 
     train, test = (images[:4], labels[:4]), (images[4:], labels[4:])
     estimate = fc.influence(loss, params, train, test, damping=2.0, tol=1e-12, batch_size=3)
-    whole = fc.hessian(lambda p: jax.vmap(loss, (None, 0, 0))(p, *train).mean(), params).dense()
+
+    def mean(params):
+        return jax.vmap(loss, (None, 0, 0))(params, *train).mean()
+
+    whole = jax.jit(lambda params: fc.hessian(mean, params).dense())(params)
     of_train, of_test = (
         jnp.concatenate([g.reshape(len(g), -1) for g in jax.tree.leaves(fc.per_example_grad(loss)(params, *data))], 1)
         for data in (train, test)

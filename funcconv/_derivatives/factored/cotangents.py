@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import jax
 import jax.numpy as jnp
@@ -15,7 +15,7 @@ Fisher: TypeAlias = Literal["type-2", "mc", "empirical"]
 
 
 def cotangents_of(
-    loss: Callable[..., Array], fisher: Fisher, samples: int, z: Array, y: Tree, key: Array | None = None
+    loss: Callable[..., Array], fisher: Fisher, samples: int, z: Array, y: Tree, key: Any = None
 ) -> Array:
     """Return vectors `(vectors, outputs)` whose outer products add up to the curvature of one example's loss."""
 

@@ -131,12 +131,13 @@ def _inverse(
         raise FuncconvError(msg)
     steps = 10 * Flat(params).size if maxiter is None else positive("influence: maxiter", maxiter)
     shift = jnp.asarray(damping)
+    conjugate_gradients: Any = jax.scipy.sparse.linalg.cg  # JAX leaves it without types
 
     def damped(v: Tree) -> Tree:
         return jax.tree.map(lambda a, b: a + shift.astype(b.dtype) * b, curved(v), v)
 
     def solve(v: Tree) -> tuple[Tree, Array]:
-        solution, _ = jax.scipy.sparse.linalg.cg(damped, v, tol=tol, maxiter=steps)
+        solution, _ = conjugate_gradients(damped, v, tol=tol, maxiter=steps)
         residual = jax.tree.map(jnp.subtract, damped(solution), v)
         size, of = jnp.linalg.norm(_ravel(residual)), jnp.linalg.norm(_ravel(v))
         return solution, jnp.where(of > 0, size / jnp.where(of > 0, of, 1), 0)

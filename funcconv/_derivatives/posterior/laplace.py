@@ -30,7 +30,7 @@ def laplace(
     model: Model,
     loss: Callable[[Array, Tree], Any],
     params: Tree,
-    data: Any,
+    data: tuple[Tree, Tree] | list[tuple[Tree, Tree]],
     *,
     structure: Structure = "kron",
     prior_precision: Any = 1.0,
@@ -145,7 +145,7 @@ def _check_size(entry: Part, params: Tree, structure: Structure, max_size: int) 
         raise FuncconvError(msg)
 
 
-def _joined(data: Any) -> tuple[Tree, Tree]:
+def _joined(data: tuple[Tree, Tree] | list[tuple[Tree, Tree]]) -> tuple[Tree, Tree]:
     """Return a pair or a list of pairs as one pair."""
     pairs = [data] if isinstance(data, tuple) else data
     if not isinstance(pairs, list) or not pairs or any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):

@@ -126,8 +126,9 @@ class Laplace:
             products = [leaf @ leaf.T if covariance else jnp.square(leaf).sum(1) for leaf in flat]
             return jnp.stack(_in_one_dtype(products)).sum(0)
 
-        result = lax.map(jax.vmap(of_one), blocks.arrays)
-        return result.reshape(-1, *result.shape[2:])[: blocks.examples].reshape(-1, *shape * (2 if covariance else 1))
+        result: Array = lax.map(jax.vmap(of_one), blocks.arrays)
+        result = result.reshape(-1, *result.shape[2:])[: blocks.examples]
+        return result.reshape(-1, *shape * (2 if covariance else 1))
 
     def sample(self, key: Array, n: int) -> Tree:
         """Draw parameters from the distribution.
