@@ -192,6 +192,7 @@ def test_16_bit_parameters_are_summed_in_float32(structure, rng):
         (lambda: posterior_of("full", BATCH, max_size=60), "would be 69 x 69, .*max_size is 60"),
         (lambda: posterior_of("full", BATCH, batch_size=0), "batch_size must be an integer"),
         (lambda: posterior_of("full", [*BATCH]), r"a tuple \(x, y\).*a list of ArrayImpl"),
+        (lambda: posterior_of("full", []), "got a list of nothing"),
         (lambda: posterior_of("full", BATCH[0]), r"a tuple \(x, y\).*; got ArrayImpl"),
         (lambda: posterior_of("full", (BATCH[0], BATCH[1][:1])), "share one leading axis"),
         (lambda: posterior_of("full", [BATCH, (BATCH[0][:, :4], BATCH[1])]), "equal shapes"),

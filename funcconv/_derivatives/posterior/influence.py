@@ -50,7 +50,8 @@ def influence(
         test: the test examples, a tuple such as `(x, y)`. Each leaf is `(m, *shape)`.
         solver: how to multiply by `H^-1`. `"cg"`: by conjugate gradients with Hessian-vector products, which need a
             positive definite `H`. Or an `Operator` that is an inverse of the curvature of the mean loss, such as
-            `fc.kfac(...).inverse(damping)`; or a function from a tree like `params` to a tree like `params`.
+            `fc.kfac(...).inverse(damping)`; or a function from a tree like `params` to a tree like `params`. The
+            `covariance` of `fc.laplace` is the inverse for the sum of the losses, so multiply the result by `n`.
             Default: `"cg"`.
         damping: the penalty in the training loss, or a number that makes `H` positive definite. For `"cg"` only; an
             operator has its own. At least 0. Default: 0.

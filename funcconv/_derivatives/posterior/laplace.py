@@ -149,9 +149,10 @@ def _joined(data: tuple[Tree, Tree] | list[tuple[Tree, Tree]]) -> tuple[Tree, Tr
     """Return a pair or a list of pairs as one pair."""
     pairs = [data] if isinstance(data, tuple) else data
     if not isinstance(pairs, list) or not pairs or any(not isinstance(p, tuple) or len(p) != 2 for p in pairs):
-        got = f"a list of {', '.join(type(p).__name__ for p in pairs[:3])}" if isinstance(pairs, list) else ""
-        msg = "laplace: data must be a tuple (x, y) of examples and targets, or a list of such tuples; got "
-        raise FuncconvError(msg + (got or type(data).__name__))
+        kinds = sorted({type(p).__name__ for p in pairs}) if isinstance(pairs, list) else []
+        got = f"a list of {' and '.join(kinds) or 'nothing'}" if isinstance(pairs, list) else type(data).__name__
+        msg = f"laplace: data must be a tuple (x, y) of examples and targets, or a list of such tuples; got {got}"
+        raise FuncconvError(msg)
     for pair in pairs:
         leading_size("laplace", "the data", pair)
     forms = {str(jax.tree.map(lambda leaf: (jnp.shape(leaf)[1:], jnp.result_type(leaf)), pair)) for pair in pairs}
