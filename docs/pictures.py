@@ -125,6 +125,7 @@ def main() -> None:
         ("siamese.md", "siamese.png", "siamese-digits.png"),
         ("course/factors.md", "factors.png", "course-factors.png"),
         ("course/kernels.md", "kernels.png", "course-kernels.png"),
+        ("course/uncertainty.md", "uncertainty.png", "course-uncertainty.png"),
         ("recipes/image_folder.md", "predictions.png", "recipe-image-folder.png"),
         ("recipes/augmentation.md", "augmented.png", "recipe-augmentation.png"),
         ("recipes/schedules.md", "schedules.png", "recipe-schedules.png"),

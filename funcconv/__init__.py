@@ -46,6 +46,9 @@ from ._derivatives.factored.kfac import kfac as kfac
 from ._derivatives.factored.tangent_kernel import linearize as linearize
 from ._derivatives.factored.tangent_kernel import ntk as ntk
 from ._derivatives.factored.tangent_kernel import ntk_operator as ntk_operator
+from ._derivatives.posterior.influence import influence as influence
+from ._derivatives.posterior.laplace_posterior import Laplace as Laplace
+from ._derivatives.posterior.laplace import laplace as laplace
 from ._graph.use.graph import Graph as Graph
 from ._ops.init import init_conv as init_conv
 from ._ops.init import init_conv_transpose as init_conv_transpose

@@ -23,12 +23,20 @@ class Part:
         leaves = jax.tree.leaves(tree)
         return jax.tree.unflatten(self.structure, [leaves[place] for place in self.places])
 
+    def put(self, part: Tree, tree: Tree) -> Tree:
+        """Return the tree with this part replaced."""
+        leaves, structure = jax.tree.flatten(tree)
+        new = dict(zip(self.places, jax.tree.leaves(part), strict=True))
+        return jax.tree.unflatten(structure, [new.get(place, leaf) for place, leaf in enumerate(leaves)])
+
     def among_zeros(self, part: Tree, form: Tree) -> Tree:
         """Return a tree of the given form that has this part, and zeros elsewhere."""
-        leaves = dict(zip(self.places, jax.tree.leaves(part), strict=True))
-        all_forms, structure = jax.tree.flatten(form)
-        zeros = ((place, jnp.zeros(leaf.shape, leaf.dtype)) for place, leaf in enumerate(all_forms))
-        return jax.tree.unflatten(structure, [leaves.get(place, zero) for place, zero in zeros])
+        return self.put(part, jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), form))
+
+
+def whole(tree: Tree) -> Part:
+    """Return the part that is the tree itself."""
+    return Part(tuple(range(len(jax.tree.leaves(tree)))), jax.tree.structure(tree))
 
 
 def part(where: str, tree: Tree, name: str) -> Part:
@@ -36,7 +44,7 @@ def part(where: str, tree: Tree, name: str) -> Part:
     leaves, structure = jax.tree.flatten(tree)
     subtree: Any = jax.tree.unflatten(structure, range(len(leaves)))
     # Numbers stand for the leaves, so that the structure tells which leaves belong to a subtree.
-    known = list(_names(subtree))
+    known = list(names(subtree))
     if name not in known:
         msg = f"{where}: params have no entry {name!r}"
         raise FuncconvError(msg + (suggest(name, known) or "; they are not a nested dict"))
@@ -46,8 +54,9 @@ def part(where: str, tree: Tree, name: str) -> Part:
     return Part(tuple(places), structure)
 
 
-def _names(tree: Tree, before: str = "") -> Iterator[str]:
+def names(tree: Tree, before: str = "") -> Iterator[str]:
+    """Return the paths of all entries of nested dicts that have leaves."""
     for key, value in tree.items() if isinstance(tree, Mapping) else ():
         if jax.tree.leaves(value):
             yield f"{before}{key}"
-            yield from _names(value, f"{before}{key}/")
+            yield from names(value, f"{before}{key}/")

@@ -21,6 +21,7 @@ import newton_cg
 import numpy as np
 import pytest
 import siamese_mnist
+import uncertainty
 from compare import STEP, close, close_to_differences, rounding
 from flax import serialization
 
@@ -205,6 +206,7 @@ EXPERIMENTS = {
     hessian_spectrum: r"loss=(\S+) outliers=(\S+) gap=(\S+) near_zero=(\S+) seconds=(\S+)",
     newton_cg: r"newton=(\S+) momentum=(\S+) adam=(\S+) seconds=(\S+)",
     maml: r"maml=(\S+) joint=(\S+) random=(\S+) seconds=(\S+)",
+    uncertainty: r"upright=(\S+) rotated=(\S+) alone=(\S+) calibrated=(\S+) seconds=(\S+)",
 }
 experiments = pytest.mark.parametrize("module", EXPERIMENTS, ids=lambda module: module.__name__)
 
@@ -217,6 +219,7 @@ def test_experiment_runs_and_draws(tmp_path, module, monkeypatch, climate_of_a_u
     monkeypatch.setattr(maml, "ASKED", 10)
     monkeypatch.setattr(maml, "RATES", (0.1,))
     monkeypatch.setattr(maml, "INNER_STEPS", 2)
+    monkeypatch.setattr(uncertainty, "ANGLES", (0, 90))
     folder, out = write_set(tmp_path / "set", classes=6, count=10), tmp_path / "out"
     steps = 30 if module is newton_cg else 1
     status = module.main(["--data", str(folder), "--steps", str(steps), "--out", str(out)])
@@ -234,7 +237,7 @@ def test_experiment_runs_and_draws(tmp_path, module, monkeypatch, climate_of_a_u
 def test_experiment_says_in_one_line_what_is_wrong_with_a_file(tmp_path, capsys, module, what):
     folder, message = damage(write_set(tmp_path / "set"), what)
     if what == "few classes":
-        if module is newton_cg:
+        if module in (newton_cg, uncertainty):
             pytest.skip("any number of classes will do")
         for part in ("train", "t10k"):
             write_idx(folder / f"{part}-labels-idx1-ubyte", (np.arange(200) % 2).astype(np.uint8))
@@ -332,6 +335,15 @@ def test_idx_of_every_type(tmp_path, code, dtype):
     np.testing.assert_array_equal(stored, array)
 
 
+def test_images_are_rotated_and_calibration_is_measured():
+    images = jnp.asarray(np.random.default_rng(0).random((3, 7, 7, 1)), jnp.float32)
+    close(uncertainty.rotate(images, 0), images)
+    close(uncertainty.rotate(images, 90), jnp.rot90(images, 1, (1, 2)))
+    confidence, correct = np.array([0.25, 0.25, 1.0, 0.95]), np.array([True, False, True, True])
+    assert uncertainty.bins(confidence, correct) == [(0.5, 0.25, 0.5), (0.5, 0.975, 1)]
+    close(uncertainty.calibration_error(confidence, correct), (0.25 + 0.025) / 2)
+
+
 def test_the_bundled_digits():
     training, held_out = digits.load(None)
     assert training.images.shape == (4000, 28, 28, 1)
@@ -344,7 +356,9 @@ def test_the_bundled_digits():
     assert sum(image.tobytes() in seen for image in held_out.images) == 0
 
 
-@pytest.mark.parametrize("name", ["gallery", "hessian_spectrum", "maml", "newton_cg", "siamese_mnist", "train_cnn"])
+@pytest.mark.parametrize(
+    "name", ["gallery", "hessian_spectrum", "maml", "newton_cg", "siamese_mnist", "train_cnn", "uncertainty"]
+)
 def test_examples_write_to_a_folder_that_git_ignores(name, monkeypatch, capsys):
     """By default, to `runs/NAME`, and `.gitignore` has `/runs/`."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", "--help"])

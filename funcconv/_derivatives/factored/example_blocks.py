@@ -1,9 +1,11 @@
 """Examples in blocks of one size, so that a loop over many of them is one program."""
 
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from ..._common.types import Array
 from ..trees import Tree, leading_size
@@ -21,6 +23,17 @@ class ExampleBlocks(NamedTuple):
         """Return which examples are not there to fill up the last block, `(blocks, size)`."""
         number = len(jax.tree.leaves(self.arrays)[0])
         return (jnp.arange(number * self.size) < self.examples).reshape(number, self.size)
+
+    def total(self, of_block: Callable[..., Tree], *others: Tree) -> Tree:
+        """Return the sum over the blocks of `of_block(arrays, real, *others)`; one block is in memory at a time."""
+        pieces = self.arrays, self.real, *others
+        shapes = jax.eval_shape(of_block, *jax.tree.map(lambda leaf: leaf[0], pieces))
+        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
+
+        def add(sums: Any, piece: Any) -> tuple[Any, None]:
+            return jax.tree.map(jnp.add, sums, of_block(*piece)), None
+
+        return lax.scan(add, zeros, pieces)[0]
 
 
 def example_blocks(where: str, what: str, x: Tree, batch_size: int) -> ExampleBlocks:

@@ -5,29 +5,28 @@ The gradient of one example by a kernel is a sum over places, `sum_r a_r g_r^T` 
 matrices. The examples are taken in blocks, and only sums are kept.
 """
 
-import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Literal, NamedTuple, TypeAlias
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.extend import core
 
 from ..._common.dtypes import wide
 from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Array
 from ..linear_map import positive
-from ..trees import Partial, Tree, described, float_tree, is_float, leading_size, like, scalar
+from ..trees import Partial, Tree, float_tree, like, scalar
 from . import eigen_blocks
+from .cotangents import Fisher, cotangents_of
 from .eigen_blocks import EigenBlock
 from .example_blocks import example_blocks
 from .factors import Sum, gradients_as_sums
 from .kfac_operator import Kfac
+from .outputs import outputs
 
 Approximation: TypeAlias = Literal["expand", "reduce"]
-Fisher: TypeAlias = Literal["type-2", "mc", "empirical"]
 _LARGEST_EXACT = 4096  # numbers of an array without factors whose block is exact
 
 
@@ -115,21 +114,16 @@ def kfac(
         raise FuncconvError(msg)
     blocks = example_blocks("kfac", "the batch", tuple(batch), batch_size)
     keys = jax.random.split(jax.random.key(0) if key is None else key, len(blocks.real))
-    cotangents = partial(_cotangents, scalar("kfac", "loss", loss), fisher, samples)
+    cotangents = partial(cotangents_of, scalar("kfac", "loss", loss), fisher, samples)
     followed = partial(_followed, model, cotangents, params)
-    pieces = blocks.arrays, blocks.real, keys
 
-    def total(of_piece: Callable[[Any], Any]) -> Any:
-        """Return the mean over the examples of what is summed over each piece."""
-        shapes = jax.eval_shape(of_piece, jax.tree.map(lambda leaf: leaf[0], pieces))
-        zeros = jax.tree.map(lambda leaf: jnp.zeros(leaf.shape, leaf.dtype), shapes)
-        sums, _ = lax.scan(lambda sums, piece: (jax.tree.map(jnp.add, sums, of_piece(piece)), None), zeros, pieces)
-        return jax.tree.map(lambda leaf: leaf / blocks.examples, sums)
+    def mean(of_block: Callable[..., Any]) -> Any:
+        return jax.tree.map(lambda leaf: leaf / blocks.examples, blocks.total(of_block, keys))
 
-    moments = total(lambda piece: [_moments(gradient, approximation) for gradient in followed(*piece)])
+    moments = mean(lambda *piece: [_moments(gradient, approximation) for gradient in followed(*piece)])
     result = [_block(moment) for moment in moments]
     if corrected:
-        squares = total(lambda piece: [_squares(*pair) for pair in zip(followed(*piece), result, strict=True)])
+        squares = mean(lambda *piece: [_squares(*pair) for pair in zip(followed(*piece), result, strict=True)])
         result = [
             block if square is None else EigenBlock(block.left, block.right, square)
             for block, square in zip(result, squares, strict=True)
@@ -164,23 +158,6 @@ class _Moments(NamedTuple):
     diagonal: Array | None = None
 
 
-def _cotangents(loss: Callable[..., Array], fisher: Fisher, samples: int, z: Array, y: Tree, key: Array) -> Array:
-    """Return vectors `(vectors, outputs)` whose outer products add up to the curvature of one example's loss."""
-
-    def of_flat(flat: Array) -> Array:
-        return loss(flat.reshape(z.shape).astype(z.dtype), y).astype(flat.dtype)
-
-    flat = z.ravel().astype(wide(z.dtype))
-    if fisher == "empirical":
-        slope: Array = jax.grad(of_flat)(flat)
-        return slope[None]
-    values, vectors = jnp.linalg.eigh(jax.hessian(of_flat)(flat))
-    roots: Array = (vectors * jnp.sqrt(jnp.maximum(values, 0))[None]).T
-    if fisher == "mc":
-        roots = jax.random.normal(key, (samples, len(flat)), flat.dtype) @ roots / math.sqrt(samples)
-    return roots
-
-
 def _followed(
     model: Callable[[Tree, Tree], Array],
     cotangents: Callable[[Array, Tree, Array], Array],
@@ -191,13 +168,8 @@ def _followed(
 ) -> list[_Factors | Array]:
     """Return the gradients of a block of examples by each leaf, along each of their vectors."""
     x, y = batch
-    count = leading_size("kfac", "the batch", x)
-    z = model(params, x)
-    if not hasattr(z, "shape") or z.shape[:1] != (count,) or not is_float(z):
-        got = described(z) if hasattr(z, "shape") else f"a {type(z).__name__}"
-        msg = f"kfac: model(params, x) must return one floating array ({count}, *outputs); got {got}"
-        raise FuncconvError(msg)
-    vectors = jax.vmap(cotangents)(z, y, jax.random.split(key, count))
+    z = outputs("kfac", model, params, x)
+    vectors = jax.vmap(cotangents)(z, y, jax.random.split(key, len(z)))
     vectors = vectors * real[:, None, None].astype(vectors.dtype)
     number = vectors.shape[1]
 

@@ -10,6 +10,7 @@ many places, its gradients are formed, which is cheaper.
 
 import math
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -21,12 +22,12 @@ from ..._common.errors import FuncconvError, suggest
 from ..._common.types import Array
 from ..linear_map import positive
 from ..operator import Operator
-from ..trees import Partial, Tree, described, float_tree, is_float, leading_size, like
+from ..trees import Partial, Tree, float_tree, like
 from .example_blocks import example_blocks
 from .factors import Sum, gradients_as_sums
+from .outputs import Model, outputs
 
 _KINDS = ("trace", "full", "pseudo")
-Model = Callable[[Tree, Tree], Array]
 
 
 def ntk(
@@ -80,7 +81,7 @@ def ntk(
     params = float_tree("ntk", "params", params)
     first = example_blocks("ntk", "x1", x1, batch_size)
     second = first if x2 is None else example_blocks("ntk", "x2", x2, batch_size)
-    out = _outputs("ntk", model, params, x1)
+    out = jax.eval_shape(partial(outputs, "ntk", model), params, x1)
     count = math.prod(out.shape[1:])
 
     def kernel(cotangents: Array) -> Array:
@@ -138,7 +139,7 @@ def ntk_operator(model: Model, params: Tree, x: Tree) -> Operator:
         [[5.0], [3.0]]
     """
     params = float_tree("ntk_operator", "params", params)
-    out = _outputs("ntk_operator", model, params, x)
+    out = jax.eval_shape(partial(outputs, "ntk_operator", model), params, x)
     push = jax.linearize(lambda params: model(params, x), params)[1]
     product = Partial(_there_and_back, push, like(params))
     return Operator("ntk_operator", like(out), like(out), product, semidefinite=True)
@@ -184,17 +185,6 @@ class _Gradients(NamedTuple):
 
     a: Array
     g: Array | None  # None if they are formed
-
-
-def _outputs(where: str, model: Model, params: Tree, x: Tree) -> Any:
-    """Return the shape and dtype of a model's outputs."""
-    count = leading_size(where, "the examples", x)
-    out = jax.eval_shape(model, params, x)
-    if not jax.tree_util.all_leaves([out]) or out.shape[:1] != (count,) or not is_float(out):
-        got = described(out) if jax.tree_util.all_leaves([out]) else f"a {type(out).__name__}"
-        msg = f"{where}: model(params, x) must return one floating array ({count}, *outputs); got {got}"
-        raise FuncconvError(msg)
-    return out
 
 
 def _gradients(model: Model, params: Tree, x: Tree, cotangents: Array) -> list[_Gradients]:

@@ -1,0 +1,1 @@
+"""Statistics from the curvature at the end of training: uncertainty of parameters, influence of training examples."""
