@@ -79,7 +79,7 @@ def load(folder: Path) -> tuple[list[Place], list[dict[str, Any]]]:
     """Return the results of the suites by place, CPUs first, and the records of `python -m benchmarks --gpu`."""
     results: list[Result] = []
     records: list[dict[str, Any]] = []
-    for path in sorted(folder.glob("*.json")):
+    for path in sorted(folder.glob("*-jax*.json")):
         content = json.loads(path.read_text())
         if "parts" in content:
             records.append(content)

@@ -127,9 +127,7 @@ class EditableNetwork(NetworkWithParts):
         """
         return fold_norms(self, params, state)
 
-    def prune(
-        self: Same, params: Params, keep: Mapping[str, Any], state: Mapping[str, Any] | None = None
-    ) -> Pruned[Same]:
+    def prune(self: Same, params: Params, keep: Mapping[str, Any], state: Mapping[str, Any] | None = None) -> Pruned:
         """Remove channels, with all parameters that belong to them.
 
         Channels are followed through the graph. With a channel, the parameters of norms for it and the part of each

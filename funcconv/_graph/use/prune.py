@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
-from typing import Any, Generic, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,12 +20,9 @@ from ..name import entries as _entries
 from ..prune.follow import GraphChannels, follow_channels
 from ..prune.layers import name_of
 from .editing import with_rows
-from .structure import GraphStructure
-
-Same = TypeVar("Same", bound=GraphStructure)
 
 
-class Pruned(NamedTuple, Generic[Same]):
+class Pruned(NamedTuple):
     """A graph without some channels.
 
     Attributes:
@@ -35,13 +32,13 @@ class Pruned(NamedTuple, Generic[Same]):
         removed: the removed channels of each node with a kernel, counted as before.
     """
 
-    graph: Same
+    graph: Any
     params: dict[str, Any]
     state: dict[str, Any]
     removed: dict[str, tuple[int, ...]]
 
 
-def prune(graph: Same, params: Params, keep: Mapping[str, Any], state: Mapping[str, Any] | None) -> Pruned[Same]:
+def prune(graph: Any, params: Params, keep: Mapping[str, Any], state: Mapping[str, Any] | None) -> Pruned:
     """Return the graph without the channels that are not kept, and without those that go with them."""
     checked_entries(graph, params)
     mode_of(graph, state)
