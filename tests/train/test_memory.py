@@ -82,10 +82,10 @@ def test_arrays_that_cannot_change_are_not_copied(tmp_path):
     written = np.arange(6.0)
     for array, options in ((mapped, {}), (mapped[1:], {}), (fixed, {}), (written, {"copy": False})):
         data = fc.train.batches(array, 2, **options)
-        assert np.shares_memory(data._arrays, array)
-    assert not np.shares_memory(fc.train.batches(written, 2)._arrays, written)
+        assert np.shares_memory(data._examples._arrays, array)
+    assert not np.shares_memory(fc.train.batches(written, 2)._examples._arrays, written)
     on_device = jnp.arange(6.0)
-    assert np.shares_memory(fc.train.batches(on_device, 2)._arrays, np.asarray(on_device))
+    assert np.shares_memory(fc.train.batches(on_device, 2)._examples._arrays, np.asarray(on_device))
 
 
 def test_a_state_has_memory_of_its_own():
