@@ -13,6 +13,7 @@ from .._graph.evaluate.call import number_of
 from .._graph.use.graph import Graph
 from .._ops.masks import Masked
 from .._ops.resampling.resize import resize
+from ._channels import check_channels_last
 from ._inputs import Inputs
 from ._rows import needed
 from ._scores import scores_of
@@ -61,7 +62,8 @@ def grad_cam(
     Raises:
         FuncconvError: if the parameters, the state or the inputs are not those of the graph, if there is no such node
             or channel, if `of` does not give one real number per example or does not depend on the node, if the value
-            of the node has no spatial axes, if no single input has as many, or if an input is `fc.Masked`.
+            of the node has no spatial axes, if no single input has as many, if a node moves the last axis of an input
+            elsewhere, or if an input is `fc.Masked`.
 
     Source: Selvaraju, Cogswell, Das, Vedantam, Parikh and Batra 2017, "Grad-CAM: Visual Explanations from Deep Networks
     via Gradient-based Localization", https://arxiv.org/abs/1610.02391.
@@ -100,6 +102,7 @@ def grad_cam(
     weights = slopes.astype(wide(dtype)).mean(positions, keepdims=True)
     total: Array = jax.nn.relu((weights * value.astype(weights.dtype)).sum(-1))
     if upsample is not False:
+        check_channels_last(graph, method)
         size = _input_size(inputs, at, value.shape[batch:-1], upsample=upsample)
         total = resize(total[..., None], size, method="linear")[..., 0]
     return total.astype(dtype)

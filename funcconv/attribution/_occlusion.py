@@ -14,6 +14,7 @@ from .._common.types import Array, Params, Shape
 from .._derivatives.linear_map import positive
 from .._graph.use.graph import Graph
 from .._windows.geometry import per_axis
+from ._channels import check_channels_last
 from ._scores import Scores, scores_of
 from ._target import Of
 
@@ -66,7 +67,8 @@ def occlusion(
     Raises:
         FuncconvError: if the parameters, the state or the inputs are not those of the graph, if there is no such node
             or channel, if `of` does not give one real number per example, if the window is larger than the input or
-            smaller than the stride, if `fill` does not broadcast to `x`, or if `batch_size` is not a positive integer.
+            smaller than the stride, if a node moves the last axis of an input elsewhere, if `fill` does not broadcast
+            to `x`, or if `batch_size` is not a positive integer.
 
     Source: Zeiler and Fergus 2014, "Visualizing and Understanding Convolutional Networks",
     https://arxiv.org/abs/1311.2901.
@@ -81,6 +83,7 @@ def occlusion(
     """
     method = "attribution.occlusion"
     positive(f"{method}: batch_size", batch_size)
+    check_channels_last(graph, method)
     scores = scores_of(graph, params, x, of, state, method)
     inputs = scores.inputs
     windows = inputs.for_each("window", window, by_position=False)
